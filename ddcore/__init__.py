@@ -1,0 +1,49 @@
+"""ddcore: dataset distillation with composable plugins. What authors and users import; nothing here imports torch early."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ddcore.hookspecs import hookimpl
+from ddcore.plugins import Plugin, option
+
+if TYPE_CHECKING:
+    from ddcore.artifact import Artifact, load_artifact
+    from ddcore.errors import DdcoreError, InputError, PluginError
+    from ddcore.types import Batch, Cost, Learn, Loss, Progress, Row, Segment, Sequential, Task, Transform
+
+__version__ = "0.1.0"
+
+_LATER = {
+    **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
+    **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
+    **dict.fromkeys(
+        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Transform"), "ddcore.types"
+    ),
+}
+
+__all__ = [
+    "Artifact",
+    "Batch",
+    "Cost",
+    "DdcoreError",
+    "InputError",
+    "Learn",
+    "Loss",
+    "Plugin",
+    "PluginError",
+    "Progress",
+    "Row",
+    "Segment",
+    "Sequential",
+    "Task",
+    "Transform",
+    "hookimpl",
+    "load_artifact",
+    "option",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'ddcore' has no attribute {name!r}")

@@ -1,0 +1,268 @@
+"""Differentiable augmentations, drawn first and applied then, so that a draw can be replayed or shared.
+
+The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's because the
+field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are normalised, so the zeros
+that move in from outside are the data's mean colour. All operations keep dtype and device and are differentiable in the
+images; parameters are 1-D, one entry an image, or one entry for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddcore.errors import OptionError, near
+from ddcore.types import Batch
+
+OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+DSA_COLOUR: tuple[str, ...] = OPS
+DSA_DIGITS: tuple[str, ...] = tuple(op for op in OPS if op != "flip")
+MNIST_OPS = ("shift", "zoom", "turn")
+
+BRIGHTNESS = 1.0
+SATURATION = 2.0
+CONTRAST = 0.5
+CROP = 0.125
+CUTOUT = 0.5
+FLIP = 0.5
+SCALE = 1.2
+DEGREES = 15.0
+MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES = 4, 0.2, 45.0
+
+
+def brightness(images: Tensor, b: Tensor) -> Tensor:
+    """x + b, in normalised units."""
+    return images + _column(b, images)
+
+
+def saturation(images: Tensor, s: Tensor) -> Tensor:
+    """m + s (x - m), m the mean over channels of each pixel: 0 is grey, 1 the identity; grey images stay as they are."""
+    mean = images.mean(dim=1, keepdim=True)
+    return mean + _column(s, images) * (images - mean)
+
+
+def contrast(images: Tensor, k: Tensor) -> Tensor:
+    """mu + k (x - mu), mu the mean of each image over channels and pixels: 1 is the identity."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + _column(k, images) * (images - mean)
+
+
+def crop(images: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Shift by whole pixels: output pixel (i, j) is input pixel (i + dx, j + dy), zero outside.
+
+    Args:
+        dx, dy: int64, along rows and along columns, as in the authors' code.
+    """
+    count, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device) + _rows(dx, images).long()[:, None]
+    columns = torch.arange(width, device=images.device) + _rows(dy, images).long()[:, None]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    at = torch.arange(count, device=images.device)[:, None, None]
+    taken = images.permute(0, 2, 3, 1)[at, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    return taken.permute(0, 3, 1, 2) * inside[:, None].to(images)
+
+
+def cutout(images: Tensor, cx: Tensor, cy: Tensor, side: int) -> Tensor:
+    """Zero a square of ``side`` pixels that begins at (cx - side // 2, cy - side // 2); what lies outside is clipped."""
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device) - (_rows(cx, images).long() - side // 2)[:, None]
+    columns = torch.arange(width, device=images.device) - (_rows(cy, images).long() - side // 2)[:, None]
+    hole = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    return images * (~hole)[:, None].to(images)
+
+
+def flip(images: Tensor, where: Tensor) -> Tensor:
+    """Mirror left to right the images where ``where`` (bool) is true."""
+    return torch.where(_rows(where, images).bool()[:, None, None, None], images.flip(3), images)
+
+
+def scale(images: Tensor, sx: Tensor, sy: Tensor) -> Tensor:
+    """Resample at factors sx across and sy down: below 1 zooms in, above 1 out with a zero border."""
+    zero = torch.zeros_like(_rows(sx, images))
+    return _affine(images, _rows(sx, images), zero, zero, _rows(sy, images))
+
+
+def rotate(images: Tensor, theta: Tensor) -> Tensor:
+    """Resample under the matrix [[cos t, -sin t], [sin t, cos t]], t in radians, with a zero border."""
+    theta = _rows(theta, images)
+    return _affine(images, theta.cos(), -theta.sin(), theta.sin(), theta.cos())
+
+
+def _affine(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    zero = torch.zeros_like(a)
+    matrix = torch.stack([torch.stack([a, b, zero], 1), torch.stack([c, d, zero], 1)], 1).to(images)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=True)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _rows(parameter: Tensor, images: Tensor) -> Tensor:
+    """One entry an image, on the images' device."""
+    if len(parameter) not in (1, len(images)):
+        raise ValueError(f"{len(parameter)} parameters for {len(images)} images")
+    return parameter.to(images.device).expand(len(images))
+
+
+def _column(parameter: Tensor, images: Tensor) -> Tensor:
+    return _rows(parameter, images).to(images)[:, None, None, None]
+
+
+Parameters = Mapping[str, Tensor]
+_APPLY: dict[str, Callable[[Tensor, Parameters], Tensor]] = {
+    "color": lambda x, p: contrast(saturation(brightness(x, p["b"]), p["s"]), p["k"]),
+    "crop": lambda x, p: crop(x, p["dx"], p["dy"]),
+    "cutout": lambda x, p: cutout(x, p["cx"], p["cy"], int(p["side"])),
+    "flip": lambda x, p: flip(x, p["where"]),
+    "scale": lambda x, p: scale(x, p["sx"], p["sy"]),
+    "rotate": lambda x, p: rotate(x, p["theta"]),
+}
+
+
+@frozen(eq=False)
+class Drawn:
+    """Drawn operations and their parameters, in the order they are applied: a ``Transform`` that can be replayed.
+
+    Attributes:
+        operations: (name, parameters), each parameter with one entry a row, or one for all (``shared``).
+    """
+
+    operations: tuple[tuple[str, Parameters], ...]
+    count: int
+    shared: bool
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its images augmented; row i uses set i."""
+        return batch.with_inputs(self.images(batch.inputs))
+
+    def images(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) augmented.
+
+        Raises:
+            ValueError: more rows than were drawn for.
+        """
+        if not self.shared and len(images) > self.count:
+            raise ValueError(f"an augmentation drawn for {self.count} rows cannot serve {len(images)}: draw for as many rows")
+        for name, parameters in self.operations:
+            rows = {k: v if v.dim() == 0 or self.shared else v[: len(images)] for k, v in parameters.items()}
+            images = _APPLY[name](images, rows)
+        return images
+
+
+def parse_strategy(text: str) -> tuple[str, ...]:
+    """Operations from a string such as ``color_crop_cutout_flip_scale_rotate``; ``none`` or nothing is no augmentation.
+
+    Raises:
+        OptionError: an unknown operation.
+    """
+    names = [name for name in text.lower().split("_") if name and name != "none"]
+    for name in names:
+        if name not in OPS:
+            raise OptionError(f"augmentation strategy {text!r} names {name!r}: {near(name, OPS)}")
+    return tuple(names)
+
+
+def draw(
+    strategy: Sequence[str],
+    count: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    shared: bool,
+    mode: Literal["single", "all"] = "single",
+    flip_first: bool = False,
+) -> Drawn:
+    """Draw once for a batch.
+
+    Args:
+        strategy: operations to choose from; empty is the identity.
+        count: rows; with ``shared`` one parameter set serves any number of rows (Siamese).
+        mode: ``single`` chooses one operation for the whole batch, ``all`` applies each in order.
+        flip_first: FYI's family: a mirror image first, with probability 0.5 at every call, then one of the others.
+    """
+    count = 1 if shared else count
+    names = [name for name in strategy if not (flip_first and name == "flip")]
+    chosen = list(names)
+    if mode == "single" and names:
+        chosen = [names[int(torch.randint(len(names), (), generator=generator))]]
+    if flip_first and "flip" in strategy:
+        chosen = ["flip", *chosen]
+    return Drawn(tuple((name, _parameters(name, count, size, generator)) for name in chosen), count, shared)
+
+
+def _parameters(name: str, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+
+    def whole(low: int, high: int) -> Tensor:
+        return torch.randint(low, high + 1, (count,), generator=generator)
+
+    height, width = size
+    if name == "color":
+        return {
+            "b": BRIGHTNESS * uniform(-0.5, 0.5),
+            "s": SATURATION * uniform(0, 1),
+            "k": CONTRAST + uniform(0, 1),
+        }
+    if name == "crop":
+        down, across = int(CROP * height + 0.5), int(CROP * width + 0.5)
+        return {"dx": whole(-down, down), "dy": whole(-across, across)}
+    if name == "cutout":
+        side = int(CUTOUT * height + 0.5)
+        return {"cx": whole(0, height - side % 2), "cy": whole(0, width - side % 2), "side": torch.tensor(side)}
+    if name == "flip":
+        return {"where": uniform(0, 1) < FLIP}
+    if name == "scale":
+        return {"sx": uniform(1 / SCALE, SCALE), "sy": uniform(1 / SCALE, SCALE)}
+    return {"theta": uniform(-math.radians(DEGREES), math.radians(DEGREES))}
+
+
+@frozen(eq=False)
+class DrawnForDigits:
+    """DC's own augmentation of MNIST students: each image is shifted, or zoomed, or turned."""
+
+    which: Tensor
+    dx: Tensor
+    dy: Tensor
+    sx: Tensor
+    sy: Tensor
+    theta: Tensor
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its images augmented."""
+        return batch.with_inputs(self.images(batch.inputs))
+
+    def images(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), at most as many as were drawn for."""
+        n = len(images)
+        candidates = (
+            crop(images, self.dx[:n], self.dy[:n]),
+            scale(images, 1 / self.sx[:n], 1 / self.sy[:n]),
+            rotate(images, self.theta[:n]),
+        )
+        which = self.which[:n].to(images.device)
+        return torch.stack(candidates)[which, torch.arange(n, device=images.device)]
+
+
+def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) -> DrawnForDigits:
+    """One of: shift by up to 4 pixels, zoom by 0.8 to 1.2 a side, turn by up to 45 degrees; drawn for each image.
+
+    The authors resize by nearest neighbour and rotate by cubic splines; here both are bilinear.
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+
+    turn = math.radians(MNIST_DEGREES)
+    return DrawnForDigits(
+        which=torch.randint(len(MNIST_OPS), (count,), generator=generator),
+        dx=torch.randint(-MNIST_SHIFT, MNIST_SHIFT + 1, (count,), generator=generator),
+        dy=torch.randint(-MNIST_SHIFT, MNIST_SHIFT + 1, (count,), generator=generator),
+        sx=uniform(1 - MNIST_SCALE, 1 + MNIST_SCALE),
+        sy=uniform(1 - MNIST_SCALE, 1 + MNIST_SCALE),
+        theta=uniform(-turn, turn),
+    )

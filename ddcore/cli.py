@@ -1,0 +1,287 @@
+"""The command line: parse, call, print. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+import ddcore
+from ddcore.errors import DdcoreError, OptionError
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One machine-readable object on standard output.")
+
+
+def main() -> None:
+    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
+    raise SystemExit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line in this process and return its exit code."""
+    try:
+        ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return 3
+    except click.ClickException as error:
+        return _refuse(error.format_message(), 2, arguments)
+    except DdcoreError as error:
+        return _refuse(str(error), error.exit_code, arguments)
+    except KeyboardInterrupt:
+        return _refuse("interrupted; what was finished is kept", 3, arguments)
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
+    click.echo(f"{'stopped' if code == 3 else 'error'}: {sentence}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    return code
+
+
+def emit(as_json: bool, value: Any, text: str | Callable[[], str]) -> None:
+    """A command's answer on standard output: JSON for machines, text for people."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        click.echo(text() if callable(text) else text)
+
+
+@click.group(name="ddcore", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(ddcore.__version__, prog_name="ddcore")
+def ddcore_command() -> None:
+    """Dataset distillation with composable plugins.
+
+    \b
+    ddcore run --plugin fyi --plugin datm        distil, label, evaluate, save
+    ddcore plugins                               what can be composed
+    ddcore inspect runs/NAME/artifact            what a distilled set holds
+    """
+
+
+class RunCommand(click.Command):
+    """``run``: its options are the shared ones and those of the plugins that the same line selects."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Find the selected plugins first, then parse with their options."""
+        from ddcore.assembly import select
+        from ddcore.options import unselected
+
+        wants_help = any(flag in args for flag in context.help_option_names)
+        selection = context.meta["ddcore.selection"] = select(args, os.environ, strict=not wants_help)
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            if sentence := unselected(error.option_name, selection.groups):
+                raise OptionError(sentence) from error
+            raise
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """The fixed options, then the shared ones, then the plugins'."""
+        from ddcore.options import click_options
+
+        selection = context.meta.get("ddcore.selection")
+        made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
+        fixed = super().get_params(context)
+        return [*fixed[:-1], *made, fixed[-1]]
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Group the options by what they belong to."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record:
+                group = parameter.name.partition("__")[0] if parameter.name and "__" in parameter.name else ""
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(f"Options of {group}" if group else "Options"):
+                formatter.write_dl(records)
+
+
+@ddcore_command.command(cls=RunCommand)
+@click.option("--plan-only", is_flag=True, help="Show who does what, and an estimate of time and memory; do nothing.")
+@click.option("--explain", is_flag=True, help="Show every value and where it came from; do nothing.")
+@AS_JSON
+@click.pass_context
+def run(context: click.Context, plan_only: bool, explain: bool, as_json: bool, **values: Any) -> None:
+    """Distil a data set: --plugin a matcher, and any enhancements."""
+    from ddcore.assembly import begin, setup_from
+    from ddcore.options import explain as explained
+    from ddcore.tables import table
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n)}
+    setup = setup_from(context.meta["ddcore.selection"], given, dict(os.environ))
+    if explain:
+        rows = explained(setup.resolved)
+        emit(as_json, [dict(zip(("name", "value", "source"), row, strict=True)) for row in rows],
+             lambda: table(["option", "value", "source"], [[str(c) for c in row] for row in rows]))
+        return
+    made = begin(setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
+    if plan_only:
+        from ddcore.estimate import estimate
+
+        costs = estimate(made)
+        emit(as_json, {**made.plan.as_json(), "estimate": costs.as_json()}, lambda: "\n".join([*made.plan.lines(), costs.sentence()]))
+        return
+    _finish(made, as_json)
+
+
+def _on_command_line(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _finish(made: Any, as_json: bool) -> None:
+    from ddcore.distil import distil
+    from ddcore.tables import scores_table
+
+    rows = distil(made)
+    answer = {"run": made.place.url, "artifact": (made.place / "artifact").url, "rows": [r.as_json() for r in rows]}
+    emit(as_json, {**answer, "warnings": made.reporter.warnings}, lambda: scores_table(rows))
+    if not as_json:
+        made.say(f"run: {made.place.url} (artifact/, scores.json, report.html)")
+
+
+@ddcore_command.command()
+@click.argument("run_folder", metavar="RUN")
+@AS_JSON
+def resume(run_folder: str, as_json: bool) -> None:
+    """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
+    from ddcore.assembly import reopen
+
+    _finish(reopen(run_folder), as_json)
+
+
+@ddcore_command.command()
+@click.argument("artifact")
+@click.option("--protocol", multiple=True, help="Evaluation recipe; repeatable. Default: the artifact's.")
+@click.option("--eval-network", multiple=True, help="Network to train; repeatable (cross-architecture).")
+@click.option("--eval-seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a row.")
+@click.option("--dataset", default=None, help="Test data. Default: those the artifact was distilled from.")
+@click.option("--data-root", default=None, help="Folder that holds data sets by name.")
+@click.option("--out", default=None, help="Where scores.json goes. Default: only printed.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; their number changes the bits.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@AS_JSON
+def evaluate(artifact: str, as_json: bool, **options: Any) -> None:
+    """Train students on an artifact, beside the honest baselines."""
+    from ddcore.assembly import evaluate_folder
+    from ddcore.tables import scores_table
+
+    rows = evaluate_folder(artifact, {k: v for k, v in options.items() if v not in (None, ())})
+    emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+
+
+@ddcore_command.command()
+@click.argument("artifact")
+@AS_JSON
+def inspect(artifact: str, as_json: bool) -> None:
+    """Say what a distilled set holds, where it came from and what it costs in bytes."""
+    from ddcore.artifact import load_artifact
+    from ddcore.exports import describe
+    from ddcore.exports import inspect as inspected
+
+    loaded = load_artifact(artifact)
+    emit(as_json, inspected(loaded), lambda: describe(loaded))
+
+
+@ddcore_command.command()
+@click.argument("artifact")
+@click.option("--to", type=click.Choice(["folder", "parquet", "pt"]), required=True, help="What to write.")
+@click.option("--out", required=True, help="Where: a folder or file, or a URL.")
+@AS_JSON
+def export(artifact: str, to: str, out: str, as_json: bool) -> None:
+    """Write a distilled set in a form that other tools read."""
+    from ddcore.artifact import load_artifact
+    from ddcore.exports import export as exported
+
+    exported(load_artifact(artifact), to, out)
+    emit(as_json, {"out": out, "format": to}, f"wrote {to}: {out}")
+
+
+@ddcore_command.command()
+@click.argument("run_folder", metavar="RUN")
+@AS_JSON
+def report(run_folder: str, as_json: bool) -> None:
+    """Write report.html of a finished run again: one file that opens anywhere."""
+    from ddcore.report import write_report
+    from ddcore.storage import Place
+
+    url = write_report(Place.at(run_folder))
+    emit(as_json, {"report": url}, url)
+
+
+@ddcore_command.group(invoke_without_command=True)
+@AS_JSON
+@click.pass_context
+def plugins(context: click.Context, as_json: bool) -> None:
+    """List the installed plugins; `show NAME` says all about one."""
+    if context.invoked_subcommand is None:
+        from ddcore.inspection import listing, listing_text
+
+        found = listing()
+        emit(as_json, found, lambda: listing_text(found))
+
+
+@plugins.command("show")
+@click.argument("name")
+@AS_JSON
+def show_plugin(name: str, as_json: bool) -> None:
+    """Paper, options with defaults, presets, hooks and file of one plugin."""
+    from ddcore.inspection import show, show_text
+
+    found = show(name)
+    emit(as_json, found, lambda: show_text(found))
+
+
+@ddcore_command.group()
+def data() -> None:
+    """Real data sets: what can be loaded, and what a name holds."""
+
+
+@data.command("list")
+@AS_JSON
+def list_data(as_json: bool) -> None:
+    """Names that --dataset takes."""
+    from ddcore.data import known_sources
+    from ddcore.tables import table
+
+    known = [{"name": name, "what": what} for name, what in known_sources()]
+    emit(as_json, known, lambda: table(["name", "what"], [[k["name"], k["what"]] for k in known]))
+
+
+@data.command("show")
+@click.argument("name")
+@click.option("--data-root", default=None, help="Folder that holds data sets by name.")
+@click.option("--split", default=None, help="Which split of a single file.")
+@click.option("--resize", type=click.IntRange(min=1), default=None, help="Height and width to bring images to.")
+@AS_JSON
+def show_data(name: str, as_json: bool, **options: Any) -> None:
+    """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""
+    from ddcore.data import open_source
+
+    summary = open_source(name, **options).summary()
+    emit(as_json, summary, lambda: summary_text(summary))
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """A data set's facts, one a line."""
+    return "\n".join(f"{name:<18} {_plain(value)}" for name, value in summary.items() if value not in (None, "", [], {}))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(v) for v in value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+

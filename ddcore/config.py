@@ -1,0 +1,43 @@
+"""The shared options of a run, one field each: its name on the command line, its type, its default, its help."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen
+from attrs.validators import and_, ge, instance_of, lt, optional
+
+
+def _shared(default: Any, help: str, validator: Any = None) -> Any:  # noqa: A002
+    return field(default=default, validator=validator, metadata={"help": help})
+
+
+@frozen(kw_only=True)
+class Config:
+    """What ``ddcore run`` takes besides plugins' own options."""
+
+    plugins: tuple[str, ...] = _shared((), "Plugin to use, NAME or DISTRIBUTION/NAME; repeatable.")
+    plugin_path: tuple[str, ...] = _shared((), "Local .py file with one plugin, to try an idea; repeatable.")
+    dataset: str = _shared("digits", "Real data: a name or URL, see `ddcore data list`.")
+    data_root: str | None = _shared(None, "Folder that holds data sets by name.")
+    split: str | None = _shared(None, "Which split of a single file; the rest of it is the test set.")
+    resize: int | None = _shared(None, "Height and width to bring images to, in pixels.", optional(ge(1)))
+    normalise: Literal["mean-std", "zca", "none"] = _shared("mean-std", "How pixels are normalised; its inverse is in the artifact.")
+    ipc: int = _shared(1, "Images per class.", ge(1))
+    network: str = _shared("auto", "Network to match and train with; auto: ConvNet, of width 32 on a CPU and 128 on CUDA.")
+    steps: int | None = _shared(None, "Outer steps of the distillation; default: the matcher's.", optional(ge(0)))
+    seed: int = _shared(0, "Seed of everything.", instance_of(int))
+    device: Literal["auto", "cpu", "cuda"] = _shared("auto", "Where to compute.")
+    out: str | None = _shared(None, "Run folder, a path or URL; default: runs/NAME.")
+    init: str | None = _shared(None, "Initial images: real, noise, kcenter, or what a plugin offers.")
+    labels: str | None = _shared(None, "Labels: hard, or what a plugin offers; default: learned, or the matcher's.")
+    protocol: tuple[str, ...] = _shared(("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable.")
+    eval_network: tuple[str, ...] = _shared((), "Network to evaluate with; repeatable (cross-architecture).")
+    eval_seeds: int = _shared(3, "Students a row.", ge(1))
+    jobs: int = _shared(1, "Tasks at a time.", ge(1))
+    executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
+    threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))
+    dtype: Literal["float32", "float64"] = _shared("float32", "Type to compute with.")
+    storage_dtype: Literal["float32", "float16", "uint8"] = _shared("float32", "Type to store pixels with; float32 costs four times a real uint8 image.")
+    cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
+

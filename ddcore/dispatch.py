@@ -1,0 +1,128 @@
+"""Asking hooks, in the five ways that ``hookspecs`` names. Written once, over pluggy's public calls.
+
+pluggy calls the last registered plugin first, lets it win silently, and cannot fold a value through plugins; here the
+order is the command line's, two answers where one is due are an error that names both, and chains fold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pluggy
+
+from ddcore.errors import PluginError
+from ddcore.hookspecs import KINDS
+
+CORE = "core"
+Asked = Callable[[Any], bool]
+
+
+class Hooks:
+    """The selected plugins' hooks.
+
+    Attributes:
+        asked: how often each plugin was asked, to find one that a run never uses.
+    """
+
+    def __init__(self, manager: pluggy.PluginManager, describe: Mapping[str, str]) -> None:
+        """``describe`` says for messages what a plugin is: name to "'dm' (ddcore-dm 0.1.0)"."""
+        self._manager = manager
+        self._describe = describe
+        self.asked: Counter[str] = Counter()
+
+    def providers(self, hook: str) -> list[pluggy.HookImpl]:
+        """Implementations in command-line order, the core's first."""
+        caller = getattr(self._manager.hook, hook)
+        return list(caller.get_hookimpls())
+
+    def names(self, hook: str) -> list[str]:
+        """Names of the plugins that implement a hook, in command-line order."""
+        return [impl.plugin_name for impl in self.providers(hook)]
+
+    def who(self, plugin: str) -> str:
+        """A plugin as messages name it."""
+        return self._describe.get(plugin, "the core" if plugin == CORE else repr(plugin))
+
+    def by_name(self, hook: str, **arguments: Any) -> Any:
+        """The answer of the one plugin that knows ``arguments["name"]``, or None.
+
+        Raises:
+            PluginError: two plugins answer the same name.
+        """
+        self._check(hook, "by_name")
+        answers = [(impl.plugin_name, self._call(impl, arguments)) for impl in self.providers(hook)]
+        given = [(plugin, answer) for plugin, answer in answers if answer is not None]
+        if len(given) > 1:
+            both = " and ".join(self.who(plugin) for plugin, _ in given)
+            raise PluginError(f"{both} both answer {hook} for {arguments.get('name')!r}: select one of them only")
+        return given[0][1] if given else None
+
+    def sole(self, hook: str) -> pluggy.HookImpl | None:
+        """The one implementation of a hook of which a run has at most one.
+
+        Raises:
+            PluginError: a second one, naming both.
+        """
+        self._check(hook, "one")
+        providers = self.providers(hook)
+        if len(providers) > 1:
+            both = " and ".join(self.who(impl.plugin_name) for impl in providers)
+            raise PluginError(f"{both} both provide {hook}, of which a run has one: keep one of them")
+        return providers[0] if providers else None
+
+    def one(self, hook: str, **arguments: Any) -> Any:
+        """The answer of the only implementation; None when there is none."""
+        impl = self.sole(hook)
+        return None if impl is None else self._call(impl, arguments)
+
+    def chain(self, hook: str, value: Any, *, only: Asked | None = None, **arguments: Any) -> Any:
+        """Fold ``value`` through the plugins in command-line order; a plugin that answers None leaves it.
+
+        Args:
+            only: asks just the plugins for which this is true.
+            arguments: the same for every plugin, or a function of the plugin's name where each needs its own.
+        """
+        self._check(hook, "chain")
+        for impl in self.providers(hook):
+            if only is not None and not only(impl.plugin):
+                continue
+            own = {k: v(impl.plugin_name) if isinstance(v, PerPlugin) else v for k, v in arguments.items()}
+            answer = self._call(impl, {self._first(hook): value, **own})
+            value = value if answer is None else answer
+        return value
+
+    def collect(self, hook: str, **arguments: Any) -> dict[str, Any]:
+        """Every plugin's answer by plugin name; None is left out."""
+        self._check(hook, "collect")
+        answers = {impl.plugin_name: self._call(impl, arguments) for impl in self.providers(hook)}
+        return {plugin: answer for plugin, answer in answers.items() if answer is not None}
+
+    def observe(self, hook: str, **arguments: Any) -> None:
+        """Tell every plugin."""
+        self._check(hook, "observe")
+        for impl in self.providers(hook):
+            self._call(impl, arguments)
+
+    def _call(self, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+        self.asked[impl.plugin_name] += 1
+        return impl.function(**{name: arguments[name] for name in impl.argnames})
+
+    def _check(self, hook: str, kind: str) -> None:
+        if KINDS[hook] != kind:
+            raise TypeError(f"{hook} is a {KINDS[hook]} hook, asked as {kind}")
+
+    def _first(self, hook: str) -> str:
+        spec = getattr(self._manager.hook, hook).spec
+        return str(spec.argnames[0])
+
+
+class PerPlugin:
+    """An argument that is different for each plugin of a chain: a function of its name."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        self._make = make
+
+    def __call__(self, plugin: str) -> Any:
+        return self._make(plugin)

@@ -1,0 +1,146 @@
+"""A run, top to bottom: data, plan, experts, tasks, labels, artifact, scores. The whole of it is a function of
+(configuration, seed); every part that takes long is a task whose result is a file, so that any of it can be resumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ddcore.artifact import Artifact, load_artifact, save_artifact
+from ddcore.decoders import Decoder
+from ddcore.errors import InputError
+from ddcore.evaluate import recipe_for
+from ddcore.labels import Labels, SoftLabels
+from ddcore.plan import TRAJECTORIES
+from ddcore.report import write_report
+from ddcore.types import Row, Task
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+
+@frozen(eq=False)
+class Synthetic:
+    """What distillation learned, before it is saved: tensors by name, their roles, and how they become samples."""
+
+    tensors: Mapping[str, Tensor]
+    roles: Mapping[str, str]
+    decoder: list[dict[str, Any]]
+    classes: Tensor
+
+    def of_role(self, role: str) -> Tensor | None:
+        """The tensor of a role, if one was learned."""
+        return next((self.tensors[name] for name, of in self.roles.items() if of == role), None)
+
+
+def distil(run: Run) -> list[Row]:
+    """Do a run, or what is left of it; returns the rows of ``scores.json``."""
+    began = time.time()
+    check_data(run)
+    task = distillation_task(run)
+    with run.stoppable():
+        if TRAJECTORIES in run.plan.needs:
+            run.say(f"experts: {run.trajectories.count} of {run.trajectories.epochs} epochs")
+        run.map([task])
+        synthetic = assemble(run, task)
+        run.artifact = save(run, synthetic, label(run, synthetic))
+        rows = evaluate(run)
+    write_report(run.place)
+    run.log("done", seconds=round(time.time() - began, 3))
+    return rows
+
+
+def check_data(run: Run) -> None:
+    """Refuse data that the plan cannot use; warn of what the plugins assume and these data are not.
+
+    Raises:
+        InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
+    """
+    source, ipc = run.source, run.config.ipc
+    if source.modality not in run.matcher.modality:
+        raise InputError(f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}")
+    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+    smallest = min(range(len(counts)), key=counts.__getitem__)
+    if ipc > counts[smallest]:
+        name = source.classes[smallest]
+        raise InputError(f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc")
+    for warning in run.warnings:
+        run.warn(warning)
+
+
+def distillation_task(run: Run) -> Task:
+    """The work to do: one task that holds every class ``ipc`` times, class by class."""
+    classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
+    return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)
+
+
+def assemble(run: Run, task: Task) -> Synthetic:
+    """The tasks' results as one set."""
+    header = run.checkpoints.header(task.key)
+    assert task.classes is not None
+    return Synthetic(run.checkpoints.result(task.key), header["roles"], header["decoder"], task.classes)
+
+
+def label(run: Run, synthetic: Synthetic) -> Labels:
+    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's, of the decoded images."""
+    learned = synthetic.of_role("labels")
+    if learned is not None and run.config.labels is None:
+        return SoftLabels(learned, synthetic.classes)
+    decoder = Decoder(synthetic.decoder)
+    images = decoder.sample(synthetic.tensors, torch.arange(decoder.count(synthetic.tensors)))
+    return run.label(images.to(run.device), synthetic.classes.to(run.device))
+
+
+def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
+    """Write the artifact, unless an earlier part of this run did."""
+    place = run.place / "artifact"
+    if (place / "manifest.json").exists():
+        return load_artifact(place)
+    rate = synthetic.of_role("rate")
+    pixels = {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}
+    artifact = save_artifact(
+        place,
+        tensors=pixels,
+        decoder=synthetic.decoder,
+        labels=labels,
+        classes=run.source.classes,
+        normalisation=run.normalisation,
+        recipe=recipe_for(run, labels, None if rate is None else float(rate)),
+        provenance=provenance(run),
+        source=run.source.summary(),
+        notes=run.warnings,
+        storage_dtype=run.config.storage_dtype,
+    )
+    run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
+    return artifact
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """How an artifact came to be; everything in it is the same whenever the same run is done again."""
+    import ddcore
+
+    return {
+        "ddcore": ddcore.__version__,
+        "seed": run.seed,
+        "ipc": run.config.ipc,
+        "steps": run.plan.steps,
+        "network": run.network_name,
+        **run.setup.as_json(),
+        "plan": run.plan.as_json(),
+        "method": " + ".join([run.plan.matcher, *(n for n in run.plugins if n != run.plan.matcher)]),
+        "papers": [plugin.paper for plugin in run.plugins.values() if plugin.paper],
+    }
+
+
+def evaluate(run: Run) -> list[Row]:
+    """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
+    answers = run.hooks.collect("ddcore_evaluate", run=run)
+    rows = [row for answer in answers.values() for row in answer]
+    scores = {"dataset": run.source.summary(), "rows": [row.as_json() for row in rows], "warnings": run.reporter.warnings}
+    (run.place / "scores.json").write_json(scores)
+    return rows

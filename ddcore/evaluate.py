@@ -1,0 +1,380 @@
+"""The honest rows: what a finished set is worth, beside what one gets for nothing at the same cost.
+
+For every protocol, network and seed a fresh student is trained on the distilled set; on as many random real images; on
+as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all real images. All but the last
+make the same number of optimiser steps under the same augmentation. Every row exists with hard labels; a set with soft
+labels is also set beside real images with the same labeller's soft labels, and beside itself with hard ones. The last
+epoch counts, on the whole test set; nothing is chosen on it.
+
+Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from ddcore import augment, randomness
+from ddcore.artifact import Artifact, load_artifact
+from ddcore.baselines import kcenter_index, random_index, real_bytes
+from ddcore.labels import HardLabels, Labels
+from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
+from ddcore.storage import sha256_of
+from ddcore.training import Augment, Descent, Epoch, Generators, Keeper, Samples, accuracy, is_finite, train_student
+from ddcore.types import EVALUATE, Progress, Row, Sequential, Task, Transform
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+VERSION = 1
+DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
+HARD, SOFT = "hard", "soft"
+SELECT = "select"
+Result = Mapping[str, Tensor]
+
+
+@frozen
+class Arm:
+    """One thing a student is trained on: which set, under which labels, by which protocol, in which network."""
+
+    set: str
+    labels: str
+    protocol: str
+    network: str
+
+    def task(self, student: int, artifact: str) -> Task:
+        """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
+        options = {**attrs.asdict(self), "student": student, "artifact": artifact}
+        name = sha256_of(_canonical(options))[:12]
+        key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
+        return Task("evaluate", key, 1, index=student, options=options)
+
+
+@frozen(eq=False)
+class Data:
+    """What one student is trained on."""
+
+    images: Tensor | Samples
+    labels: Labels
+    bytes: Mapping[str, int] = field(factory=dict)
+
+
+# ---- the driver's side -----------------------------------------------------------------------------------------------
+
+
+def evaluate_artifact(run: Run) -> list[Row]:
+    """Train every student that has no result yet, and make the rows."""
+    artifact = artifact_of(run)
+    identity = identify(artifact)
+    arms = arms_of(run, artifact)
+    selected = selection_task(identity)
+    run.map([selected])
+    seeds = range(run.config.eval_seeds)
+    run.say(f"evaluation: {len(arms) * len(seeds)} students; all of a protocol make the same number of steps, but full")
+    tasks = [arm.task(student, identity) for arm in arms for student in seeds]
+    results = run.map(tasks, "evaluate", "students")
+    rows = []
+    for at, arm in enumerate(arms):
+        own = results[at * len(seeds) : (at + 1) * len(seeds)]
+        rows.append(row_of(run, artifact, arm, own, on_features=_flag(run, selected)))
+    return rows
+
+
+def resolved_protocols(run: Run) -> list[Protocol]:
+    """What ``--protocol`` means for this run: for the artifact once there is one, else for what will be learned."""
+    return [protocol(_auto(run) if name == "auto" else name) for name in run.config.protocol or ("auto",)]
+
+
+def _auto(run: Run) -> str:
+    if run.artifact is not None:
+        rate, labels = run.artifact.learned_rate is not None, run.artifact.labels.kind != HARD
+    else:
+        learns = run.matcher.learns
+        rate, labels = "rate" in learns, "labels" in learns and run.config.labels is None
+    return auto_protocol(run.source, learned_rate=rate, learned_labels=labels)
+
+
+def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
+    """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
+    recipe = resolved_protocols(run)[0]
+    return {
+        "protocol": recipe.name,
+        "network": run.network_name,
+        "epochs": recipe.epochs + 1,
+        "optimizer": "sgd",
+        "rate": student_rate(recipe, rate)[0],
+        "learned_rate": rate,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+        "batch": recipe.batch,
+        "drop_after_epoch": recipe.epochs // 2 + 1,
+        "drop": recipe.drop,
+        "augment": list(strategy_of(recipe, run)),
+        "labels": dict(labels.recipe),
+    }
+
+
+def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
+    """The rows to be, in the order of the table."""
+    pairs = [(name, HARD) for name in (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)]
+    if artifact.labels.kind != HARD:
+        soft = [(DISTILLED, SOFT)]
+        if run.labeller == HARD:
+            run.warn("no rule gives real images the set's soft labels, so random and kcenter have hard labels only")
+        else:
+            soft += [(RANDOM, SOFT), (KCENTER, SOFT)]
+        pairs = [*soft, *pairs]
+    networks = run.config.eval_network or (run.network_name,)
+    return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
+
+
+def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], *, on_features: bool) -> Row:
+    """One line of ``scores.json`` from its seeds' results."""
+    first = {name: float(value) for name, value in results[0].items()}
+    used = Row(
+        set=arm.set,
+        protocol=arm.protocol,
+        network=arm.network,
+        labels=artifact.labels.kind if arm.labels == SOFT else HARD,
+        ipc=first["images"] / len(run.real.classes),
+        bytes={part: int(first[f"bytes.{part}"]) for part in ("images", "labels", "models", "total")},
+        values=tuple(float(result["accuracy"]) for result in results),
+        steps=int(first["steps"]),
+        seconds=sum(float(result["seconds"]) for result in results) / len(results),
+        extra={"images": int(first["images"]), "rate": first["rate"]},
+    )
+    notes = notes_on(run, artifact, arm, results, on_features)
+    return attrs.evolve(used, note="; ".join(notes))
+
+
+def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], on_features: bool) -> list[str]:
+    """What a reader of this row has to know."""
+    notes = []
+    if arm.set == KCENTER:
+        notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
+    if arm.set == RANDOM_BYTES:
+        notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+    if arm.set == FULL:
+        notes.append("all real images, at least as many steps as the other rows")
+    if arm.labels == SOFT and arm.set != DISTILLED:
+        notes.append(f"labelled by the rule {run.labeller!r}")
+    if arm.set == DISTILLED and (problem := student_rate(protocol(arm.protocol), artifact.learned_rate)[1]):
+        notes.append(problem)
+    if diverged := sum(int(result["diverged"]) for result in results):
+        notes.append(f"{diverged} of {len(results)} students diverged (weights not finite)")
+    return notes
+
+
+# ---- one task --------------------------------------------------------------------------------------------------------
+
+
+def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
+    """Train and test one student, or choose the k-center images that students share.
+
+    Returns:
+        ``accuracy``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``steps``, ``images``, ``diverged``, ``bytes.*``,
+        0-d int64.
+        Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
+    """
+    options = dict(task.options)
+    if options.get("what") == SELECT:
+        index, on_features = kcenter_index(run, artifact_of(run))
+        return {"index": index, **_whole({"on_features": int(on_features)})}
+    arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
+    student, artifact = int(options["student"]), artifact_of(run)
+    recipe = protocol(arm.protocol)
+    schedule = recipe.schedule(len(artifact))
+    if arm.set == FULL:
+        return full(run, arm, student, recipe, schedule, task.key)
+    data = data_for(run, arm, student, artifact, options["artifact"])
+    rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
+    generator = partial(run.generator, "evaluate", student)
+    result = train_and_test(run, arm.network, data, recipe, schedule, rate, generator, task.key)
+    return {**result, **_sizes(data)}
+
+
+def train_and_test(
+    run: Run,
+    network_name: str,
+    data: Data,
+    recipe: Protocol,
+    schedule: Schedule,
+    rate: float,
+    generator: Generators,
+    key: str,
+) -> dict[str, Tensor]:
+    """One fresh student by the protocol."""
+    network = run.network(generator("init"), network_name)
+    descent = Descent(
+        steps=schedule.steps,
+        batch=recipe.batch,
+        rate=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        drop_at=schedule.drop_at,
+        drop=recipe.drop,
+    )
+    last: list[Epoch] = []
+    began = time.perf_counter()
+    train_student(
+        network,
+        data.images,
+        data.labels,
+        descent,
+        generator=generator,
+        augment=augmentation(recipe, run, generator, schedule.steps),
+        keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
+        on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
+    )
+    seconds = time.perf_counter() - began
+    loss = last[0].loss if last else math.nan
+    numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
+    counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
+    return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+
+
+def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
+    """The distilled set's rate under a protocol, and what is to be said about it (usually nothing)."""
+    if not recipe.learned_rate or learned is None:
+        return recipe.rate, ""
+    if not (math.isfinite(learned) and learned > 0):
+        return FIELD_RATE, f"the learned rate {learned:g} cannot train anything, {FIELD_RATE:g} was used"
+    return learned, ""
+
+
+def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
+    """The protocol's augmentations for these data: mirroring is left out where it changes the class."""
+    if recipe.augment == "none":
+        return ()
+    if recipe.augment == "mnist":
+        return augment.MNIST_OPS
+    return augment.DSA_COLOUR if run.source.mirror_symmetric else augment.DSA_DIGITS
+
+
+def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int) -> Augment | None:
+    """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``."""
+    strategy = strategy_of(recipe, run)
+    plugins = bool(run.augmenters(EVALUATE))
+    if not strategy and not plugins:
+        return None
+
+    def draw(count: int, step: int) -> Transform:
+        transforms: list[Transform] = []
+        if strategy:
+            transforms.append(_draw(recipe, run, strategy, count, generator("augment", step)))
+        if plugins:
+            progress = Progress(step, steps)
+            transforms.append(run.draw(EVALUATE, key=("evaluate", step), count=count, progress=progress))
+        return transforms[0] if len(transforms) == 1 else Sequential(tuple(transforms))
+
+    return draw
+
+
+def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, generator: torch.Generator) -> Transform:
+    size = (run.source.size, run.source.size)
+    if recipe.augment == "mnist":
+        return augment.draw_mnist(count, size, generator)
+    first = recipe.augment == "fyi" and run.source.mirror_symmetric
+    return augment.draw(strategy, count, size, generator, shared=False, flip_first=first)
+
+
+# ---- what students are trained on ------------------------------------------------------------------------------------
+
+
+def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> Data:
+    """The images and labels of every set but ``full``."""
+    if arm.set == DISTILLED:
+        labels = artifact.labels if arm.labels == SOFT else _hard(artifact.labels.classes, run)
+        sizes = dict(artifact.nbytes)
+        if arm.labels != artifact.labels.kind and arm.labels == HARD:
+            sizes["labels"] = labels.payload_bytes
+            sizes["total"] = sizes["images"] + sizes["labels"] + sizes.get("models", 0)
+        return Data(artifact.images().to(run.device, run.dtype), labels, sizes)
+    if arm.set == KCENTER:
+        index = run.checkpoints.result(selection_task(identity).key)["index"]
+    else:
+        index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
+    images, classes = run.real.train.inputs(index), run.real.train.labels[index]
+    labels = run.label(images, classes) if arm.labels == SOFT else _hard(classes, run)
+    return Data(images, labels, real_bytes(run, len(index), labels))
+
+
+def selection_task(identity: str) -> Task:
+    """Choosing the k-center images, once for all students."""
+    return Task("evaluate", f"evaluate-{KCENTER}-{identity}", 1, options={"what": SELECT, "artifact": identity})
+
+
+# ---- full data, cached between runs ----------------------------------------------------------------------------------
+
+
+def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key: str) -> dict[str, Tensor]:
+    """All real images, for as many steps as the others make or ``full_epochs`` epochs, whichever is more."""
+    count = len(run.real.train)
+    schedule = base.stretched(recipe.steps_of(recipe.full_epochs, count))
+    labels = _hard(run.real.train.labels, run)
+    data = Data(run.real.train, labels, real_bytes(run, count, labels))
+    shaped = {
+        "version": VERSION,
+        "data": run.source.fingerprint,
+        "normalisation": run.real.normalisation.header(),
+        "protocol": recipe.as_json(),
+        "schedule": attrs.asdict(schedule),
+        "network": arm.network,
+        "student": student,
+        "dtype": str(run.dtype),
+        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.augmenters(EVALUATE)],
+    }
+    place = run.cache / "full" / f"{sha256_of(_canonical(shaped))[:20]}.json"
+    if not place.exists():
+        generator = partial(randomness.generator, student, "full")
+        trained = train_and_test(run, arm.network, data, recipe, schedule, recipe.rate, generator, key)
+        numbers = {n: float(v) if math.isfinite(float(v)) else None for n, v in trained.items()}
+        place.write_json({"shaped by": json.loads(_canonical(shaped)), "result": numbers})
+    numbers = place.read_json()["result"]
+    result = {n: torch.tensor(math.nan if v is None else v, dtype=torch.float64) for n, v in numbers.items()}
+    return {**result, **_sizes(data)}
+
+
+# ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def artifact_of(run: Run) -> Artifact:
+    """The run's artifact, read from its folder where this process did not make it."""
+    if run.artifact is None:
+        run.artifact = load_artifact(run.place / "artifact")
+    return run.artifact
+
+
+def identify(artifact: Artifact) -> str:
+    """Twelve letters that tell this artifact from others."""
+    return sha256_of(_canonical(artifact.manifest))[:12]
+
+
+def _flag(run: Run, selected: Task) -> bool:
+    return bool(run.checkpoints.result(selected.key)["on_features"])
+
+
+def _hard(classes: Tensor, run: Run) -> HardLabels:
+    return HardLabels(classes.cpu(), len(run.real.classes))
+
+
+def _sizes(data: Data) -> dict[str, Tensor]:
+    sizes = {part: int(data.bytes.get(part, 0)) for part in ("images", "labels", "models", "total")}
+    return _whole({"images": len(data.images), **{f"bytes.{part}": n for part, n in sizes.items()}})
+
+
+def _whole(counts: Mapping[str, int]) -> dict[str, Tensor]:
+    return {name: torch.tensor(count, dtype=torch.int64) for name, count in counts.items()}
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()

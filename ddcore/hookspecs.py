@@ -1,0 +1,296 @@
+"""Every hook, top to bottom in the order a run calls them.
+
+A hook answers in one of five ways, marked by its decorator:
+
+* ``by_name``: many plugins may answer different names; the run picks one name (by flag, else suggested).
+* ``one``: exactly one selected plugin may implement it; a second is an error that names both.
+* ``chain``: folded over the selected plugins in command-line order; the first parameter is the value, None leaves it.
+* ``collect``: every selected plugin is asked; answers are kept by plugin name.
+* ``observe``: every selected plugin is told; nothing is expected back.
+
+Every argument is passed by name and an implementation takes only those it needs. Arguments without defaults are
+mandatory for the caller, and an implementation must not give defaults. Besides those listed, ``state`` in an
+implementation's signature is the plugin's own mutable state of the current task, saved in checkpoints. Tensors live on
+``run.device``; generators are CPU generators, and the only randomness allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from ddcore.data import Source
+    from ddcore.decoders import Operation
+    from ddcore.executors import Executor
+    from ddcore.labels import Labels
+    from ddcore.run import Run
+    from ddcore.types import Batch, Learn, Loss, Progress, Row, Task, Transform
+
+API_VERSION = "1.0"
+Kind = Literal["by_name", "one", "chain", "collect", "observe"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+hookspec = pluggy.HookspecMarker("ddcore")
+hookimpl = pluggy.HookimplMarker("ddcore")
+KINDS: dict[str, Kind] = {}
+
+
+def _kind(kind: Kind) -> Callable[[F], F]:
+    def mark(spec: F) -> F:
+        KINDS[spec.__name__] = kind
+        return hookspec(spec)
+
+    return mark
+
+
+@_kind("by_name")
+def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | None:  # type: ignore[empty-body]
+    """Load the real data that a name stands for.
+
+    Called once in the driver and once in every worker, before anything else; autograd does not matter.
+
+    Args:
+        name: what stands before the first colon of ``--dataset``, or all of it: ``digits``, ``parquet``, ``smiles``.
+        rest: what follows the colon: a path or URL, possibly empty.
+        options: ``data_root`` (str or None), ``split`` (str or None) and ``resize`` (int or None) of the run.
+
+    Returns:
+        The source, train and test; None when the name is not yours. Two answers for one name are an error.
+
+    Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_network(name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:  # type: ignore[empty-body]
+    """Build a freshly initialised classifier.
+
+    Called whenever a network is needed: often (dm builds one a step), so stay quick.
+
+    Args:
+        name: of the network, from ``--network`` or ``--eval-network``.
+        channels: of an input image.
+        size: its height and width in pixels.
+        classes: number of logits.
+        generator: all randomness of the initialisation; torch's global one already draws from it during the call.
+
+    Returns:
+        A module on the CPU, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
+        flattened input (B, D) of its last linear layer. None when the name is not yours.
+
+    Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
+    """Where independent tasks run.
+
+    Called once, in the driver. The executor sees tasks only as JSON and results only as files, so that every executor
+    gives the same bits.
+
+    Returns:
+        An object with ``map(tasks, jobs)``; None when the name is not yours.
+
+    Implemented by the core (``here``, ``processes``). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_decoder(name: str) -> Operation | None:  # type: ignore[empty-body]
+    """Turn stored tensors into samples, for ever: in the run, in the artifact, in everybody's loader.
+
+    Called when a decoder is built from its list of operations. An operation is stateless, gives random access by
+    sample index and is differentiable in the stored tensors.
+
+    Implemented by the core (``rows``, ``dequantise``). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_label_kind(name: str) -> type[Labels] | None:  # type: ignore[empty-body]
+    """The class that reads a label kind from an artifact.
+
+    Called when an artifact is loaded whose labels the core does not know; the manifest names kind and distribution, so
+    that the error can say what to install.
+
+    Implemented by the core (``hard``, ``soft``). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:  # type: ignore[empty-body]
+    """Images for the given classes, and nothing else, so that any initialiser serves any matcher.
+
+    Called once at a task's start, and again, identically, at each resume; grad off.
+
+    Args:
+        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``.
+        classes: (N,) int64 on the CPU, the class of each image wanted, in any order, with repeats.
+        task: the task that will learn from them.
+        generator: the only source of randomness allowed.
+
+    Returns:
+        Images (N, C, H, W) float32, normalised like ``run.real``; None when the name is not yours. A plugin that offers
+        a name lists it in its class attribute ``initializers``; the first listed is what the plugin suggests.
+
+    Do not make labels or learning rates, and do not assume one image a class.
+    Implemented by the core (``real``, ``noise``, ``kcenter``) and ``datm`` (``correct``). New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type: ignore[empty-body]
+    """Make what a task learns: tensors, their roles, their optimisers.
+
+    Called once at each task's start and once at each resume, before the checkpoint is loaded: always with the initial
+    images, and it must build the same thing again. Grad on.
+
+    Args:
+        images: initial images (N, C, H, W) float32 on ``run.device``, yours to keep: call ``requires_grad_()`` on them.
+            None when ``task.classes`` is None.
+
+    Returns:
+        ``Learn``. Its optimisers hold leaf tensors only; whatever the matcher keeps across steps is in ``state``.
+
+    Implemented by the matcher (dm, mtt, datm). New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Iterator[Loss]:  # type: ignore[empty-body]
+    """Score how well the synthetic set imitates the real one, in as many pieces as memory likes.
+
+    A generator, called once per outer step with grad on. Everything with an inner loop calls the run's services itself:
+    ``run.view``, ``run.draw``, ``run.setting``, ``run.real``, ``run.network``, ``run.trajectories``.
+
+    Args:
+        step: 0-based, of ``task.steps``.
+        learn: tensors, state and fixed things made by ``ddcore_learn``; write to ``learn.state`` only.
+
+    Yields:
+        ``Loss``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
+        ``update`` the named optimisers step on it immediately. One step uses an optimiser in one of the two ways.
+        Yielding nothing skips the step: nothing moves, momentum included.
+
+    Never yield inside ``no_grad``. Do not call ``backward`` on learned tensors or ``step``: the loop does.
+    Implemented by the matcher (dm, mtt, datm). New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: ignore[empty-body]
+    """Change one named number of a stage, for example on a schedule.
+
+    Called by the stage that owns the number, each time it is needed; must be a pure function of its arguments.
+
+    Args:
+        value: the matcher's, or what the plugin before made of it.
+        name: one of ``ddcore.types.SETTINGS``; a plugin lists those it changes in its class attribute ``settings``.
+
+    Returns:
+        The new value, of the same type; None leaves it.
+
+    Implemented by ``fyi`` (halves ``student_step.batch``). New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_view(batch: Batch, phase: str, run: Run) -> Batch:  # type: ignore[empty-body]
+    """A transient change of the synthetic batch while distilling: never stored, never at evaluation, never on real data.
+
+    Called by the matcher before augmentation, many times a step, with autograd on; deterministic, so that an exact
+    recompute sees the same batch.
+
+    Args:
+        batch: synthetic rows; do not modify in place.
+        phase: ``match``, ``inner`` or ``student_step``; a plugin lists those it changes in ``view_phases``, and is not
+            called for others.
+
+    Returns:
+        A batch of the same axes, differentiable in the inputs, possibly with more rows: then ``targets`` and ``index``
+        repeat alike. None leaves it. Group rows by ``targets["class"]``, never by position.
+
+    Implemented by ``fyi``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_augment(transform: Transform, phase: str, count: int, size: tuple[int, int], shared: bool, symmetric: bool, progress: Progress, generator: Generator) -> Transform:  # type: ignore[empty-body]
+    """Draw an augmentation that can be replayed.
+
+    Called whenever a stage needs a fresh draw; cheap. Each plugin gets a generator of its own, so that one plugin's
+    draws never move another's.
+
+    Args:
+        transform: what the plugins before drew; return one that applies it first, then yours.
+        phase: one of ``ddcore.types.PHASES``; a plugin lists those it augments in ``augment_phases``.
+        count: how many parameter sets; 1 if ``shared``.
+        size: height and width in pixels.
+        shared: every row of any batch gets the same parameters (Siamese); else row i gets set i.
+        symmetric: whether a mirror image keeps its class in this data (false for digits).
+        progress: of the stage, for schedules.
+
+    Returns:
+        A transform that keeps the number of rows; when not shared it may mix rows' targets. None leaves it.
+
+    Implemented by ``dsa``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_project(after: Tensor, before: Tensor, name: str, role: str, task: Task, run: Run) -> Tensor:  # type: ignore[empty-body]
+    """Put a learned tensor back where it belongs after its optimiser moved it.
+
+    Called after each optimiser step, once for each moved tensor of ``Learn.tensors``; grad off. The matcher's own
+    implementation runs last, so that its bounds hold whatever enhancements did.
+
+    Args:
+        after: the tensor as the optimiser, and the plugins before, left it; do not modify in place.
+        before: as it was before the step.
+        name: of the tensor.
+        role: one of ``ddcore.types.ROLES``, or empty.
+
+    Returns:
+        The tensor to keep, same shape and dtype; None leaves it.
+
+    Implemented by ``mtt`` and ``datm`` (a floor under the learned rate). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:  # type: ignore[empty-body]
+    """Label any images, because the baselines' real images are labelled by the same rule.
+
+    Called after distillation, grad off, for the distilled set (unless its labels were learned) and for baselines.
+
+    Args:
+        name: from ``--labels``, else what the only enhancement suggests, else the matcher, else ``hard``.
+        images: (N, C, H, W) float32, normalised.
+        classes: (N,) int64.
+
+    Returns:
+        Labels of N samples; None when the name is not yours. A plugin that offers a name lists it in its class
+        attribute ``labellers``; the first listed is what the plugin suggests.
+
+    Implemented by the core (``hard``) and ``datm`` (``experts``). New in 1.0.
+    """
+
+
+@_kind("collect")
+def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
+    """Score the finished artifact; rows go to ``scores.json`` and the table.
+
+    Called once after the artifact is saved, in the driver. Never choose anything on the test set.
+
+    Returns:
+        Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
+        ``full``).
+
+    Implemented by the core (the honest rows). New in 1.0.
+    """

@@ -1,0 +1,146 @@
+"""One distillation task: from initial images to finished tensors. The loop never knows a batch: the matcher does.
+
+A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived from
+them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ddcore.errors import NonFiniteLoss, PluginError
+from ddcore.types import Learn, Loss, Task
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+
+def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run every step that is left of a task.
+
+    Returns:
+        The learned tensors, detached on the CPU; and ``roles`` and ``decoder`` to go with them.
+
+    Raises:
+        NonFiniteLoss: a loss or a learned tensor became NaN or infinite; the last good checkpoint stays.
+        Interrupted: the run was told to stop; the checkpoint is saved.
+    """
+    learn = begin(task, run)
+    state = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
+    first = run.checkpoints.load(task.key, state)
+    with run.progress("distil", task.steps, "steps") as tick:
+        tick(first)
+        for step in range(first, task.steps):
+            start = time.perf_counter()
+            loss = outer_step(task, step, learn, run)
+            run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
+            tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
+            if step == first:
+                run.refuse_idle_plugins()
+            if run.stopping or run.checkpoints.due():
+                require_finite(learn.tensors, step, run)
+                run.checkpoints.save(task.key, step + 1, state)
+                run.check_stop()
+    require_finite(learn.tensors, task.steps - 1, run)
+    finished = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
+    return finished, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+
+
+def begin(task: Task, run: Run) -> Learn:
+    """What the task learns, made from its initial images; the same at its start and at each resume."""
+    images = None if task.classes is None else run.initialize(task.classes, task)
+    learn: Learn = run.hooks.one("ddcore_learn", task=task, images=images, run=run)
+    if not isinstance(learn, Learn):
+        raise PluginError(f"{run.matcher_name} returned {type(learn).__name__} from ddcore_learn: return Learn(tensors, optimizers)")
+    return learn
+
+
+def outer_step(task: Task, step: int, learn: Learn, run: Run) -> float | None:
+    """One outer step: move the synthetic set along every loss that the matcher yields.
+
+    Returns:
+        The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
+    """
+    pending: set[str] = set()
+    moved: set[str] = set()
+    total: float | None = None
+    every = list(learn.optimizers)
+    _clear(learn.optimizers.values())
+    for loss in run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run):
+        value = _checked(loss, step, run)
+        total = value if total is None else total + value
+        names = list(loss.update) or every
+        backward(loss.value, [learn.optimizers[name] for name in names])
+        if loss.update:
+            moved.update(names)
+            move(learn, names, task, run)
+        else:
+            pending.update(names)
+        if both := pending & moved:
+            way_out = "yield all of an optimiser's losses with update=..., or none"
+            raise PluginError(f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}")
+    move(learn, [name for name in every if name in pending], task, run)
+    return total
+
+
+def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
+    """Add the gradient of ``value`` to the optimisers' parameters, and to nothing else."""
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def move(learn: Learn, names: Iterable[str], task: Task, run: Run) -> None:
+    """Step optimisers, then let plugins put what moved back where it belongs."""
+    for name in names:
+        optimizer = learn.optimizers[name]
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        moved = {n: t for n, t in learn.tensors.items() if id(t) in held}
+        before = {n: t.detach().clone() for n, t in moved.items()} if run.projects else {}
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for tensor_name, old in before.items():
+            with torch.no_grad():
+                tensor = moved[tensor_name]
+                tensor.copy_(run.project(tensor.detach(), old, tensor_name, learn.roles.get(tensor_name, ""), task))
+
+
+def _clear(optimizers: Iterable[Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _checked(loss: object, step: int, run: Run) -> float:
+    if not torch.is_grad_enabled():
+        raise PluginError(f"{run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield")
+    if not isinstance(loss, Loss) or loss.value.numel() != 1:
+        raise PluginError(f"{run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)")
+    value = float(loss.value.detach())
+    if not torch.isfinite(loss.value.detach()).all():
+        raise NonFiniteLoss(
+            f"the loss of {run.matcher_name} became {value} at step {step}; the last good checkpoint is kept: "
+            f"try a smaller learning rate (`ddcore plugins show {run.plan.matcher}` lists it), then run again into a new --out"
+        )
+    return value
+
+
+def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:
+    """Keep a tensor that has gone bad out of the checkpoint.
+
+    Raises:
+        NonFiniteLoss: naming tensor and step.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteLoss(
+                f"{name} became NaN or infinite by step {step} under {run.matcher_name}; the last good checkpoint is kept: "
+                f"try a smaller learning rate, then run again into a new --out"
+            )

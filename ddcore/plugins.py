@@ -1,0 +1,304 @@
+"""Finding plugins: by entry point, one by one, and only those that were named. Nothing here imports torch.
+
+A plugin is an attrs class: its fields are the method's hyper-parameters, its ``@hookimpl`` methods are the method. What
+else ddcore has to know about it before a run stands in class attributes of ``Plugin``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import attrs
+import pluggy
+from attrs import field, frozen
+
+from ddcore import hookspecs
+from ddcore.errors import PluginError, near
+
+GROUP = "ddcore"
+CORE_DISTRIBUTION = "ddcore-torch"
+FIRST_PARTY = ("datm", "dm", "dsa", "fyi", "mtt")
+ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
+
+
+class Plugin:
+    """What every plugin class is derived from; override what is not so.
+
+    Attributes:
+        role: one of ``ROLES``; a run has exactly one matcher.
+        summary: one line.
+        paper: title, venue, arXiv id.
+        modality: what the data may be: images, graphs, features.
+        view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
+        initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
+        asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
+        learns: of a matcher: roles of what it learns.
+        steps: of a matcher: default outer steps.
+        needs: what has to be there: ``trajectories``, or words of a matcher's ``asks`` or ``provides``.
+        provides: words that other plugins' ``needs`` may name.
+        conflicts: plugin name to the reason why the two do not go together.
+        assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
+        neutral: option values under which the plugin changes nothing.
+        presets: TOML resource in the plugin's package with settings per data set and images per class.
+        api: hook API version it was written for.
+    """
+
+    role: ClassVar[str] = "enhancement"
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    modality: ClassVar[frozenset[str]] = frozenset({"images"})
+    view_phases: ClassVar[tuple[str, ...]] = ()
+    augment_phases: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[tuple[str, ...]] = ()
+    initializers: ClassVar[tuple[str, ...]] = ()
+    labellers: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[tuple[str, ...]] = ()
+    learns: ClassVar[tuple[str, ...]] = ()
+    steps: ClassVar[int | None] = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ()
+    conflicts: ClassVar[Mapping[str, str]] = {}
+    assumes: ClassVar[Mapping[str, str]] = {}
+    neutral: ClassVar[Mapping[str, object]] = {}
+    presets: ClassVar[str | None] = None
+    api: ClassVar[str] = hookspecs.API_VERSION
+
+    def cost(self, run: Any) -> Any:
+        """Of a matcher: what an outer step costs (``ddcore.Cost``), for the estimate before a run."""
+        from ddcore.types import Cost
+
+        return Cost()
+
+
+def option(
+    default: Any,
+    *,
+    help: str,  # noqa: A002
+    symbol: str = "",
+    unit: str = "",
+    validator: Callable[..., Any] | None = None,
+    secret: bool = False,
+) -> Any:
+    """A hyper-parameter of a plugin: a field of its attrs class.
+
+    Args:
+        default: the paper's.
+        help: one line for ``--help``.
+        symbol: the paper's.
+        unit: steps, epochs, images, pixels, a step.
+        validator: attrs', for the range.
+        secret: never written to a record.
+    """
+    metadata_ = {"help": help, "symbol": symbol, "unit": unit, "secret": secret}
+    return field(default=default, validator=validator, metadata=metadata_)
+
+
+@frozen
+class Offer:
+    """Where a plugin comes from.
+
+    Attributes:
+        name: on the command line.
+        distribution, version: of the package; of a local file: its name and the first letters of its hash.
+        value: the entry point, ``module:Class``.
+        path: of a local file (``--plugin-path``), else empty.
+        sha256: of that file.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+    path: str = ""
+    sha256: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Distribution and version, for records and messages."""
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def request(self) -> str:
+        """What ``load_class`` finds exactly this plugin by."""
+        return f"{self.distribution}/{self.name}"
+
+    def as_json(self) -> dict[str, str]:
+        """Plain values."""
+        return {**attrs.asdict(self), "identity": self.identity, "request": self.request}
+
+
+def installed() -> dict[str, list[Offer]]:
+    """All installed plugins by name, from metadata alone: nothing is imported."""
+    found: dict[str, dict[str, Offer]] = {}
+    for distribution in metadata.distributions():
+        for point in distribution.entry_points:
+            if point.group == GROUP:
+                about = distribution.metadata  # one that was half uninstalled has neither name nor version
+                origin = about["Name"] if "Name" in about else "a distribution without a name"
+                offer = Offer(point.name, origin, about["Version"] if "Version" in about else "of no version", point.value)
+                found.setdefault(point.name, {}).setdefault(origin, offer)
+    return {name: [found[name][d] for d in sorted(found[name])] for name in sorted(found)}
+
+
+def find(request: str) -> Offer:
+    """The installed plugin ``NAME`` or ``DISTRIBUTION/NAME``.
+
+    Raises:
+        PluginError: there is none, or two distributions offer the name.
+    """
+    distribution, _, name = request.rpartition("/")
+    known = installed()
+    offers = [o for o in known.get(name, []) if not distribution or _normal(distribution) == _normal(o.distribution)]
+    if len(offers) > 1:
+        both = " and ".join(f"{o.distribution} {o.version}" for o in offers)
+        raise PluginError(f"{both} both offer a plugin named {name!r}: uninstall one, or say --plugin {offers[0].request}")
+    if offers:
+        return offers[0]
+    if name in FIRST_PARTY:
+        raise PluginError(f"plugin {name!r} is not installed: pip install ddcore-{name}")
+    raise PluginError(f"no plugin is named {request!r}: {near(name, {*known, *FIRST_PARTY})}")
+
+
+def load_class(request: str) -> tuple[type, Offer]:
+    """Import one plugin, and no other.
+
+    Raises:
+        PluginError: not found, or broken: the sentence names plugin, distribution, version and cause.
+    """
+    offer = find(request)
+    module, _, attribute = offer.value.partition(":")
+    who = f"plugin {offer.name!r} ({offer.identity})"
+    try:
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): upgrade or uninstall {offer.distribution}") from error
+    if not hasattr(imported, attribute):
+        raise PluginError(f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}")
+    return checked(getattr(imported, attribute), who), offer
+
+
+def load_path(path: str) -> tuple[type, Offer]:
+    """Import a plugin from one local file: the only class in it derived from ``Plugin``; its name is the file's.
+
+    Raises:
+        PluginError: no such file, it cannot be imported, or it holds no plugin or several.
+    """
+    file = Path(path)
+    who = f"plugin file {path}"
+    if not file.is_file():
+        raise PluginError(f"{who} does not exist: give --plugin-path the path of a .py file")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    name = file.stem.removeprefix("ddcore_").replace("_", "-")
+    try:
+        module = _import_file(file, f"ddcore_local_{digest[:12]}")
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): mend it") from error
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Plugin) and c.__module__ == module.__name__]
+    if len(classes) != 1:
+        raise PluginError(f"{who} holds {len(classes)} plugin classes: define exactly one class derived from ddcore.Plugin")
+    offer = Offer(name, file.name, digest[:12], classes[0].__name__, str(file.resolve()), digest)
+    return checked(classes[0], who), offer
+
+
+def checked(cls: object, who: str) -> type:
+    """Refuse what is no plugin class, or one for a newer hook API.
+
+    Raises:
+        PluginError: what is wrong and how it should be.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, Plugin) or "__attrs_attrs__" not in vars(cls):
+        raise PluginError(f"{who} is not an attrs class derived from ddcore.Plugin: write @frozen(kw_only=True, eq=False) class X(Plugin)")
+    if cls.__eq__ is not object.__eq__:
+        raise PluginError(f"{who} compares by value, so two runs' instances collide: write @frozen(kw_only=True, eq=False)")
+    if not re.fullmatch(r"\d+\.\d+", str(cls.api)):
+        raise PluginError(f"{who} has api {cls.api!r}: write the hook API version it was written for, {hookspecs.API_VERSION!r}")
+    theirs, ours = (tuple(int(n) for n in version.split(".")) for version in (cls.api, hookspecs.API_VERSION))
+    if theirs[0] != ours[0] or theirs > ours:
+        raise PluginError(f"{who} was written for hook API {cls.api}, this ddcore offers {hookspecs.API_VERSION}: upgrade {CORE_DISTRIBUTION}")
+    if cls.role not in ROLES:
+        raise PluginError(f"{who} has role {cls.role!r}: {near(cls.role, ROLES)}")
+    check_hooks(cls, who)
+    return cls
+
+
+def check_hooks(cls: type, who: str) -> None:
+    """Refuse misspelt hooks, arguments that the spec does not have, defaults, and ordering marks.
+
+    Raises:
+        PluginError: naming hook and remedy.
+    """
+    for name, function in inspect.getmembers(cls, inspect.isfunction):
+        marks = getattr(function, "ddcore_impl", None)
+        if marks is None:
+            if name.startswith("ddcore_"):
+                raise PluginError(f"{who} defines {name} without @hookimpl, so it would never be called: add the decorator")
+            continue
+        spec = getattr(hookspecs, name, None)
+        if name not in hookspecs.KINDS or spec is None:
+            raise PluginError(f"{who} implements {name}, which is no hook: {near(name, hookspecs.KINDS)}")
+        if any(marks.get(mark) for mark in ("tryfirst", "trylast", "wrapper", "hookwrapper")):
+            raise PluginError(f"{who} marks {name} as tryfirst, trylast or wrapper: order is the command line's, use a plain @hookimpl")
+        due = list(inspect.signature(spec).parameters)
+        for parameter in list(inspect.signature(function).parameters.values())[1:]:
+            if parameter.name not in due:
+                raise PluginError(f"{who} asks {name} for {parameter.name!r}, which it does not get: take some of {', '.join(due)}")
+            if parameter.default is not inspect.Parameter.empty:
+                raise PluginError(f"{who} gives {name}'s argument {parameter.name!r} a default: remove it, the core always passes it")
+
+
+def manager(plugins: Mapping[str, object], offers: Mapping[str, Offer], core: object | None = None) -> pluggy.PluginManager:
+    """A plugin manager with the core first, then the plugins in the order given.
+
+    Raises:
+        PluginError: pluggy refuses one.
+    """
+    made = pluggy.PluginManager(GROUP)
+    made.add_hookspecs(hookspecs)
+    if core is not None:
+        made.register(core, "core")
+    for name, plugin in plugins.items():
+        try:
+            made.register(plugin, name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            who = offers[name].identity if name in offers else "no distribution"
+            raise PluginError(f"plugin {name!r} ({who}) cannot be registered: {_one_line(error)}") from error
+    try:
+        made.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"a selected plugin implements an unknown hook: {_one_line(error)}") from error
+    return made
+
+
+def installed_matchers() -> list[str]:
+    """Names of installed matchers, as far as their source tells without importing them."""
+    from ddcore.inspection import listing
+
+    return [row["name"] for row in listing() if row.get("role") == "matcher"]
+
+
+def _import_file(file: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _normal(distribution: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

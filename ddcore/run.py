@@ -1,0 +1,389 @@
+"""The services of one run, all that a plugin needs besides its arguments. See ``distil.py`` for what a run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ddcore import randomness
+from ddcore.checkpoints import Checkpoints
+from ddcore.data import Real, Source
+from ddcore.dispatch import CORE, Hooks, PerPlugin
+from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError
+from ddcore.normalisation import Normalisation, fit
+from ddcore.passes import lay_out
+from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
+from ddcore.progress import Reporter, Tick
+from ddcore.storage import Place
+from ddcore.types import SETTINGS, Batch, Progress, Sequential, Task, Transform, check_batch
+
+if TYPE_CHECKING:
+    from ddcore.artifact import Artifact
+    from ddcore.experts import Trajectories
+    from ddcore.labels import Labels
+    from ddcore.record import Setup
+
+CPU_WIDTH = 32
+
+
+class Run:
+    """One run: its configuration, plugins, data, randomness and files."""
+
+    def __init__(self, setup: Setup, place: Place, reporter: Reporter | None = None) -> None:
+        """Open a run without doing anything yet.
+
+        Args:
+            setup: configuration, plugin instances and where every value came from.
+            place: the run directory.
+        """
+        self.setup, self.place = setup, place
+        self.config, self.options, self.plugins = setup.config, setup.options, setup.plugins
+        self.seed = int(setup.config.seed)
+        self.address = place.address
+        self.device = _device(setup.config.device)
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[setup.config.dtype]
+        torch.set_num_threads(setup.config.threads)
+        self.hooks = Hooks(setup.manager(), setup.described())
+        self.reporter = reporter or Reporter(quiet=True)
+        self.checkpoints = Checkpoints(place / "checkpoints", _seconds_between_checkpoints())
+        self.cache = Place.at(setup.config.cache or default_cache())
+        self.artifact: Artifact | None = None
+        self.stopping = False
+
+    @classmethod
+    def open(cls, url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
+        """Rebuild a run from its ``run.json``, in another process or on another day.
+
+        Raises:
+            InputError: no run there, other data than it was begun with, or other plugin versions.
+        """
+        from ddcore.record import Setup
+
+        place = Place.at(url)
+        if not (place / "run.json").exists():
+            raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
+        record = (place / "run.json").read_json()
+        run = cls(Setup.from_json(record), place, reporter)
+        if run.source.fingerprint != record["data"]["fingerprint"]:
+            raise InputError(f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run")
+        return run
+
+    # ---- what a run is about -------------------------------------------------------------------------------------
+
+    @cached_property
+    def source(self) -> Source:
+        """The real data as loaded."""
+        name, _, rest = self.config.dataset.partition(":")
+        options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
+        source = self.hooks.by_name("ddcore_data", name=name, rest=rest, options=options)
+        if source is None:
+            raise InputError(unknown_dataset(self.config.dataset))
+        return source  # type: ignore[no-any-return]
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Fitted on the train split, or given by the source."""
+        return fit(self.config.normalise, self.source, self.cache)
+
+    @cached_property
+    def real(self) -> Real:
+        """The real data, normalised, on the run's device."""
+        return Real(self.source, self.normalisation, self.device, self.dtype)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Who does what."""
+        from ddcore.plugins import installed_matchers
+
+        choices = Choices(self.config.steps, self.network_name, self.config.init, self.config.labels)
+        plan = resolve(self.hooks, self.plugins, choices, installed_matchers())
+        return plan
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about these plugins on these data."""
+        return data_warnings(self.plugins, {"mirror_symmetric": self.source.mirror_symmetric})
+
+    @property
+    def matcher_name(self) -> str:
+        """The matcher as messages name it."""
+        return self.hooks.who(self.plan.matcher)
+
+    @property
+    def matcher(self) -> Any:
+        """The matcher's plugin instance."""
+        return self.plugins[self.plan.matcher]
+
+    @property
+    def network_name(self) -> str:
+        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours."""
+        if self.config.network != "auto":
+            return str(self.config.network)
+        return "convnet" if self.device.type == "cuda" else f"convnet-w{CPU_WIDTH}"
+
+    @property
+    def labeller(self) -> str:
+        """Which rule labels images whose labels were not learned."""
+        return self.plan.labeller
+
+    # ---- randomness ----------------------------------------------------------------------------------------------
+
+    def generator(self, *key: randomness.Key) -> torch.Generator:
+        """A fresh CPU generator for this run's seed and a key such as ("dm", "network", step)."""
+        return randomness.generator(self.seed, *key)
+
+    # ---- services that a matcher calls ---------------------------------------------------------------------------
+
+    def network(self, generator: torch.Generator, name: str | None = None) -> nn.Module:
+        """A freshly initialised classifier for these data, on the run's device, in train mode."""
+        name = name or self.network_name
+        real = self.source
+        with randomness.drawing_from(generator):
+            built = self.hooks.by_name(
+                "ddcore_network",
+                name=name,
+                channels=real.channels,
+                size=real.size,
+                classes=len(real.classes),
+                generator=generator,
+            )
+        if built is None:
+            from ddcore.networks import unknown_network
+
+            raise InputError(unknown_network(name))
+        return lay_out(built.to(device=self.device, dtype=self.dtype))
+
+    def initialize(self, classes: Tensor, task: Task) -> Tensor:
+        """Initial images (N, C, H, W) for these classes, on the run's device."""
+        name = self.plan.initializer
+        given = {"name": name, "classes": classes, "task": task, "run": self}
+        with torch.no_grad():
+            images = self.hooks.by_name("ddcore_initialize", generator=self.generator("initialize", name, task.slot), **given)
+        due = (len(classes), self.source.channels, self.source.size, self.source.size)
+        if not isinstance(images, Tensor) or tuple(images.shape) != due or not torch.isfinite(images).all():
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise PluginError(f"initializer {name!r} returned {got} where finite images {due} are due: return one a class given")
+        return images.detach().clone().to(device=self.device, dtype=self.dtype)
+
+    def view(self, batch: Batch, phase: str) -> Batch:
+        """The synthetic batch as enhancements show it to the matcher in this phase."""
+        for impl in self.hooks.providers("ddcore_view"):
+            if phase in impl.plugin.view_phases:
+                self.hooks.asked[impl.plugin_name] += 1
+                given = {"batch": batch, "phase": phase, "run": self}
+                answer = impl.function(**{name: given[name] for name in impl.argnames})
+                source = f"ddcore_view of {self.hooks.who(impl.plugin_name)}"
+                batch = batch if answer is None else check_batch(answer, batch, source, same_rows=False)
+        return batch
+
+    def draw(
+        self,
+        phase: str,
+        *,
+        key: Sequence[randomness.Key],
+        count: int = 1,
+        shared: bool = False,
+        progress: Progress | None = None,
+    ) -> Transform:
+        """Draw an augmentation for one batch, or (``shared``) for any number of batches alike.
+
+        Args:
+            key: names this draw; the same key draws the same again.
+            count: rows of the batch; 1 if shared.
+        """
+        return self.hooks.chain(  # type: ignore[no-any-return]
+            "ddcore_augment",
+            Sequential(),
+            only=lambda plugin: phase in plugin.augment_phases,
+            phase=phase,
+            count=1 if shared else count,
+            size=(self.source.size, self.source.size),
+            shared=shared,
+            symmetric=self.source.mirror_symmetric,
+            progress=progress or Progress(0, 1),
+            generator=PerPlugin(lambda plugin: self.generator(*key, phase, plugin)),
+        )
+
+    @cached_property
+    def projects(self) -> bool:
+        """Whether any selected plugin bounds learned tensors."""
+        return bool(self.hooks.providers("ddcore_project"))
+
+    def project(self, after: Tensor, before: Tensor, name: str, role: str, task: Task) -> Tensor:
+        """A learned tensor as plugins put it back after its optimiser's step; the matcher's bounds last."""
+        given: dict[str, Any] = {"before": before, "name": name, "role": role, "task": task, "run": self}
+        for own in (False, True):
+            last = {"only": lambda plugin, own=own: (plugin is self.matcher) == own}
+            after = self.hooks.chain("ddcore_project", after, **last, **given)
+        return after
+
+    def setting(self, name: str, value: Any, progress: Progress | None = None) -> Any:
+        """A number of a stage, as enhancements change it; ``name`` is one of ``ddcore.types.SETTINGS``."""
+        if name not in SETTINGS:
+            raise ValueError(f"setting {name!r} is not one of {sorted(SETTINGS)}")
+        progress = progress or Progress(0, 1)
+        only = {"only": lambda plugin: name in plugin.settings}
+        return self.hooks.chain("ddcore_setting", value, name=name, progress=progress, **only)
+
+    def augmenters(self, phase: str) -> list[tuple[str, Any]]:
+        """The selected plugins that augment in a phase, in order: part of what shapes experts."""
+        return [(name, plugin) for name, plugin in self.plugins.items() if f"augment:{phase}" in offers(plugin)]
+
+    def label(self, images: Tensor, classes: Tensor) -> Labels:
+        """Label any images (N, C, H, W) by the run's rule."""
+        with torch.no_grad():
+            labels = self.hooks.by_name("ddcore_label", name=self.labeller, images=images, classes=classes, run=self)
+        if labels is None:
+            raise PluginError(f"no selected plugin labels by the rule {self.labeller!r}: give --labels hard")
+        return labels  # type: ignore[no-any-return]
+
+    @cached_property
+    def trajectories(self) -> Trajectories:
+        """Experts trained on the real data, with their weights along the way; trained at the first use."""
+        from ddcore.experts import trajectories
+
+        return trajectories(self)
+
+    # ---- tasks ---------------------------------------------------------------------------------------------------
+
+    def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
+        """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
+        from ddcore.work import describe, forget, remember
+
+        left = [task for task in tasks if not self.checkpoints.finished(task.key)]
+        executor = self.hooks.by_name("ddcore_executor", name=self.executor_name)
+        if executor is None:
+            from ddcore.executors import EXECUTORS
+
+            raise OptionError(f"no executor is named {self.executor_name!r}: use one of {', '.join(EXECUTORS)}")
+        remember(self)
+        shown = self.progress(label, len(tasks), unit) if label else _nothing()
+        try:
+            with shown as tick:
+                tick(len(tasks) - len(left))
+                executor.map(self.address, [describe(task) for task in left], self.config.jobs, lambda key: tick(1))
+        finally:
+            forget(self)
+        return [self.checkpoints.result(task.key) for task in tasks]
+
+    @property
+    def executor_name(self) -> str:
+        """``--executor``; more than one job means processes."""
+        name = str(self.config.executor)
+        return "processes" if name == "here" and self.config.jobs > 1 else name
+
+    def check_evaluation(self) -> None:
+        """Refuse unknown protocols and networks before any work.
+
+        Raises:
+            OptionError, InputError: naming the nearest known one.
+        """
+        from ddcore.evaluate import resolved_protocols
+
+        resolved_protocols(self)
+        for name in {self.network_name, *self.config.eval_network}:
+            self.network(self.generator("check"), name)
+
+    def refuse_idle_plugins(self) -> None:
+        """Stop a run in which a selected plugin has not been asked anything by the end of its first step.
+
+        What is only asked later (labels, rows, student augmentation) counts as asked.
+        """
+        later = {"label", "evaluate", "augment:evaluate", "initialize"}
+        for name, plugin in self.plugins.items():
+            if not self.hooks.asked[name] and not offers(plugin) & later and name != self.plan.matcher:
+                raise PluginError(f"{self.hooks.who(name)} was asked nothing in the first step: leave out --plugin {name}")
+
+    # ---- talking and stopping ------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """One line of information."""
+        self.reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        """One warning: shown, logged and kept for the report."""
+        self.reporter.warn(text)
+
+    def progress(self, label: str, total: int, unit: str = "steps") -> AbstractContextManager[Tick]:
+        """A context manager that yields ``tick(n=1, note="")``."""
+        return self.reporter.progress(label, total, unit)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """One line of ``log.jsonl``; numbers that are not finite become null."""
+        finite = {k: None if isinstance(v, float) and v != v else v for k, v in fields.items()}
+        (self.place / "log.jsonl").append_line(json.dumps({"event": event, "time": round(time.time(), 3), **finite}))
+
+    def check_stop(self) -> None:
+        """Call once a step or epoch, after saving.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came.
+        """
+        if self.stopping:
+            raise Interrupted(f"stopped as asked; everything so far is kept: go on with `ddcore resume {self.place.url}`")
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into a clean stop at the next step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            self.say("stopping at the next step (once more: at once)")
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _nothing() -> Iterator[Tick]:
+    yield lambda n=1, note="": None
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise OptionError("--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
+
+
+def _seconds_between_checkpoints() -> float:
+    text = os.environ.get("DDCORE_CHECKPOINT_SECONDS", "10")
+    try:
+        return float(text)
+    except ValueError as error:
+        raise OptionError(f"DDCORE_CHECKPOINT_SECONDS is {text!r}: give a number of seconds") from error
+
+
+def default_cache() -> str:
+    """Where experts and full-data rows are kept between runs: ``DDCORE_CACHE``, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("DDCORE_CACHE") or os.path.join(home, "ddcore")
+
+
+def unknown_dataset(name: str) -> str:
+    """One sentence for a data name that nobody answers."""
+    from ddcore.data import known_sources
+    from ddcore.errors import near
+
+    return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"
+
+

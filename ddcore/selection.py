@@ -1,0 +1,48 @@
+"""Choosing real images by their features: k-center, as the field's baselines use it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kcenter(features_ND: Tensor, count: int) -> Tensor:
+    """Start with the row nearest to the mean, then always add the row farthest from its nearest chosen one.
+
+    Ties go to the lowest index. With ``count`` 1 this is herding's first choice too.
+
+    Args:
+        features_ND: float.
+        count: at most N.
+
+    Returns:
+        (count,) int64, in the order chosen.
+
+    Raises:
+        ValueError: more rows asked for than there are.
+
+    References:
+        Sener and Savarese, ICLR 2018, arXiv:1708.00489; the start as described by DC's authors.
+
+    >>> kcenter(torch.tensor([[0.0], [1.0], [2.0], [10.0]]), 3)
+    tensor([2, 3, 0])
+    """
+    if count > len(features_ND):
+        raise ValueError(f"{count} centers asked of {len(features_ND)} rows")
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    features = features_ND.detach()
+    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+    nearest = (features - features[chosen[0]]).square().sum(1)
+    while len(chosen) < count:
+        nearest[chosen[-1]] = -1.0
+        chosen.append(int(nearest.argmax()))
+        new = (features - features[chosen[-1]]).square().sum(1)
+        nearest = torch.minimum(nearest, new)
+        nearest[chosen] = -1.0
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def random_choice(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different numbers below ``total``, (count,) int64."""
+    return torch.randperm(total, generator=generator)[:count]

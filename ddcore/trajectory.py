@@ -1,0 +1,128 @@
+"""Matching one stretch of an expert's training with an unrolled student: what mtt, datm and their kin share.
+
+    L = ||student_N - expert_{t+M}||^2 / ||expert_t - expert_{t+M}||^2
+
+(Cazenavette et al., CVPR 2022, arXiv:2203.11932). Which stretch, which labels and whether the step counts is the
+method's own affair. Every draw is keyed by (owner, slot, step, inner step), so an exact recompute draws the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ddcore.errors import OptionError
+from ddcore.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task
+from ddcore.unroll import unrolled_loss
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+Mode = Literal["adjoint", "tesla", "full"]
+BatchAt = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@frozen
+class Unroll:
+    """How the student is unrolled.
+
+    Attributes:
+        owner: plugin name, the first part of every random key.
+        steps: N, SGD steps of the student.
+        batch: |b|, distinct images an inner step; None is all of them.
+        mode: exact adjoint, TESLA's truncated gradient, or the full graph.
+        micro_batch: images whose second-order graph is alive at once.
+    """
+
+    owner: str
+    steps: int
+    batch: int | None
+    mode: Mode
+    micro_batch: int
+
+
+def choose_segment(run: Run, owner: str, task: Task, step: int, low: int, high: int, ahead: int) -> Segment:
+    """The next expert of a shuffled pass over all of them, from a start epoch drawn uniformly from ``low`` to ``high`` - 1.
+
+    Raises:
+        OptionError: the stretch would read past the last epoch of the experts.
+    """
+    experts = run.trajectories
+    if not 0 <= low < high or high - 1 + ahead > experts.epochs:
+        raise OptionError(
+            f"{owner}: start epochs {low} to {high - 1} plus {ahead} expert epochs do not fit in trajectories of "
+            f"{experts.epochs} epochs: raise --experts.epochs to {high - 1 + ahead} or lower the start epochs"
+        )
+    round_, place = divmod(step, experts.count)
+    order = torch.randperm(experts.count, generator=run.generator(owner, "experts", task.slot, round_))
+    epoch = torch.randint(low, high, (), generator=run.generator(owner, "start", task.slot, step))
+    return experts.segment(int(order[place]), int(epoch), ahead)
+
+
+def inner_indices(count: int, batch: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Which rows each inner step sees: permutations of all rows cut into batches, a short remainder first.
+
+    >>> [len(i) for i in inner_indices(5, 2, 4, torch.Generator())]
+    [1, 2, 2, 1]
+    """
+    chunks: list[Tensor] = []
+    chosen = []
+    for _ in range(steps):
+        if not chunks:
+            chunks = list(torch.randperm(count, generator=generator).split(batch))
+        chosen.append(chunks.pop())
+    return chosen
+
+
+def student_batches(run: Run, unroll: Unroll, task: Task, step: int, learn: Learn) -> BatchAt:
+    """A function from the inner step to its images and targets, differentiable in the learned tensors.
+
+    Targets are probabilities (B, K) when the labels are learned, class ids (B,) otherwise.
+    """
+    progress = Progress(step, task.steps)
+    pixels = learn.tensors["pixels"]
+    assert task.classes is not None
+    classes = task.classes.to(pixels.device)
+    logits = learn.tensors.get("labels")
+    batch = unroll.batch or len(pixels)
+    batch = max(1, int(run.setting("student_step.batch", batch, progress)))
+    rows = inner_indices(len(pixels), batch, unroll.steps, run.generator(unroll.owner, "batches", task.slot, step))
+
+    def batch_at(inner: int) -> tuple[Tensor, Tensor]:
+        index = rows[inner].to(pixels.device)
+        targets = {"class": classes[index]} | ({} if logits is None else {"logits": logits[index]})
+        shown = run.view(Batch(pixels[index], targets, index), STUDENT_STEP)
+        key = (unroll.owner, "augment", task.slot, step, inner)
+        shown = run.draw(STUDENT_STEP, key=key, count=len(shown), progress=progress)(shown)
+        soft = shown.targets.get("logits")
+        return shown.inputs, shown.targets["class"] if soft is None else soft.softmax(1)
+
+    return batch_at
+
+
+def unroll_cost(run: Run, steps: int, batch: int | None) -> Cost:
+    """N inner steps of |b| images, each once forward and once in the sweep back; all N weights are kept."""
+    rows = len(run.source.classes) * run.config.ipc
+    images = steps * min(batch or rows, rows)
+    return Cost(backward=images, second_order=images, weights_kept=steps + 4)
+
+
+def trajectory_loss(run: Run, unroll: Unroll, task: Task, step: int, learn: Learn, segment: Segment) -> Tensor:
+    """The loss above for one segment; its gradient reaches pixels, learned labels and the learned rate."""
+    network = learn.fixed["network"]
+    leaves = [learn.tensors[name] for name in ("pixels", "labels") if name in learn.tensors]
+    batch_at = student_batches(run, unroll, task, step, learn)
+    return unrolled_loss(
+        network,
+        segment,
+        batch_at,
+        learn.tensors["rate"],
+        unroll.steps,
+        leaves,
+        mode=unroll.mode,
+        micro_batch=unroll.micro_batch,
+    )

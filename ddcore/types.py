@@ -1,0 +1,254 @@
+"""The values that pass through hooks. Shape letters: B rows of a batch, N stored rows, C H W pixels, K classes, P weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import torch
+from attrs import field, frozen
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ddcore.errors import DdcoreError
+
+MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
+EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
+PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
+"""Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
+unrolled student (mtt); training experts; labelling; training students on a finished set."""
+
+SETTINGS = frozenset({"student_step.batch"})
+"""Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``."""
+
+TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
+"""The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;
+mixed (B,) int64 second class and lam (B,) share of the first; distance (B, 2); embedding (B, D); weight (B,)."""
+
+ROLES = ("pixels", "labels", "rate")
+"""What a learned tensor is, whatever its name: enhancements address roles."""
+
+
+@frozen(eq=False)
+class Batch:
+    """Rows that belong together.
+
+    Attributes:
+        inputs: images (B, C, H, W) float, normalised as the data set says; or a graph batch, or features (B, D).
+        targets: tensors with leading axis B under the names of ``TARGETS``.
+        index: (B,) int64, which stored row each row came from; repeats when a view copies rows.
+    """
+
+    inputs: Any
+    targets: Mapping[str, Tensor]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def with_inputs(self, inputs: Any) -> Batch:
+        """The same rows with other inputs, row for row."""
+        return attrs.evolve(self, inputs=inputs)
+
+    def rows(self, where: Tensor) -> Batch:
+        """The rows at ``where`` (indices or a boolean mask); every target follows."""
+        targets = {name: value[where] for name, value in self.targets.items()}
+        return Batch(self.inputs[where], targets, self.index[where])
+
+    def joined(self, other: Batch) -> Batch:
+        """These rows, then the other's; both have the same targets."""
+        targets = {name: torch.cat([value, other.targets[name]]) for name, value in self.targets.items()}
+        return Batch(torch.cat([self.inputs, other.inputs]), targets, torch.cat([self.index, other.index]))
+
+
+class Transform(Protocol):
+    """A drawn change of a batch that can be replayed: same number of rows, same axes, differentiable in the inputs."""
+
+    def __call__(self, batch: Batch) -> Batch: ...
+
+
+@frozen(eq=False)
+class Sequential:
+    """Transforms one after the other; none is the identity."""
+
+    transforms: tuple[Transform, ...] = ()
+
+    def __call__(self, batch: Batch) -> Batch:
+        for transform in self.transforms:
+            batch = transform(batch)
+        return batch
+
+
+@frozen
+class Progress:
+    """How far a stage is: ``step`` of ``steps``, both counted from 0."""
+
+    step: int
+    steps: int
+
+    @property
+    def fraction(self) -> float:
+        """In [0, 1)."""
+        return self.step / max(1, self.steps)
+
+
+@frozen(eq=False)
+class Loss:
+    """One loss that a matcher yields.
+
+    Attributes:
+        value: scalar with a gradient path to learned tensors. May be a sum that was already cut into parts.
+        update: names of optimisers to step at once, on this loss alone (bi-level, min-max). Empty: the gradient
+            accumulates, and all optimisers step once when the matcher has yielded everything.
+    """
+
+    value: Tensor
+    update: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Learn:
+    """What one task learns, made by the matcher at the task's start and again, identically, at each resume.
+
+    Attributes:
+        tensors: what is stored in the end, leaf tensors on the run's device; learned ones require a gradient.
+        optimizers: by name; each holds some of ``tensors`` (or tensors of ``state``); the loop steps them.
+        roles: tensor name to one of ``ROLES``; enhancements address tensors by role.
+        state: what else the matcher keeps across steps (tensors, numbers, strings, Modules), saved in checkpoints.
+        fixed: what this function can make again (initial networks, teachers), not saved.
+        decoder: how stored tensors become samples, a list of operations (see ``ddcore.decoders``).
+
+    A tensor of role ``labels`` is logits (N, K) and is saved as soft labels; one of role ``rate`` is the student's
+    learning rate (scalar), saved for evaluation.
+    """
+
+    tensors: dict[str, Tensor]
+    optimizers: dict[str, Optimizer]
+    roles: Mapping[str, str] = field(factory=dict)
+    state: dict[str, Any] = field(factory=dict)
+    fixed: Mapping[str, Any] = field(factory=dict)
+    decoder: Sequence[Mapping[str, Any]] = ({"op": "rows", "tensor": "pixels"},)
+
+    def named(self, role: str) -> dict[str, Tensor]:
+        """The tensors of one role."""
+        return {name: self.tensors[name] for name, of in self.roles.items() if of == role}
+
+
+@frozen(eq=False)
+class Task:
+    """An independent piece of work: a pure function of (config, seed, kind, key, digests of assets and data).
+
+    Attributes:
+        kind: ``distil``, ``expert``, ``label`` or ``evaluate``.
+        key: names the task's files and its random streams.
+        index: position among its siblings; for order only, never for randomness.
+        steps: outer steps (distillation), epochs (training).
+        classes: (N,) int64, the class of each synthetic row; None when the task makes its own rows (mining).
+        slot: what siblings share (for example one committee a slot); part of a random key where methods need it.
+        options: plain JSON values that say what to do, for kinds other than ``distil``.
+    """
+
+    kind: str
+    key: str
+    steps: int
+    index: int = 0
+    slot: int = 0
+    classes: Tensor | None = None
+    options: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen(eq=False)
+class Segment:
+    """A stretch of an expert's training that an unrolled student has to imitate.
+
+    Attributes:
+        start: (P,) flat weights where the student begins.
+        targets: (weights (P,), share) by inner step, counted from 1: usually one entry at the last step. The loss is
+            the share-weighted sum of squared distances over the expert's own squared move to the same target.
+        momentum: of the student's SGD.
+        expert: which expert, and ``epoch`` where it starts: for the record.
+    """
+
+    start: Tensor
+    targets: Mapping[int, tuple[Tensor, float]]
+    momentum: float = 0.0
+    expert: int = 0
+    epoch: int = 0
+
+
+@frozen
+class Cost:
+    """What one outer step of a matcher costs, for the estimate before a run.
+
+    Attributes:
+        forward: images passed without gradients.
+        backward: images passed with gradients.
+        second_order: images passed with second-order gradients.
+        weights_kept: copies of the network's weights held at once.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    second_order: int = 0
+    weights_kept: int = 1
+
+    @property
+    def forward_passes(self) -> int:
+        """In units of one image forward."""
+        return self.forward + 3 * self.backward + 9 * self.second_order
+
+
+class Network(Protocol):
+    """A classifier of the zoo: logits by calling it, features by ``embed``."""
+
+    def __call__(self, inputs: Any) -> Tensor: ...
+
+    def embed(self, inputs: Any) -> Tensor: ...
+
+
+@frozen(eq=False)
+class Row:
+    """One line of ``scores.json``; accuracies are fractions in [0, 1]."""
+
+    set: str
+    protocol: str
+    network: str
+    labels: str
+    ipc: float
+    bytes: Mapping[str, int]
+    values: tuple[float, ...]
+    steps: int
+    seconds: float
+    note: str = ""
+    extra: Mapping[str, Any] = field(factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value."""
+        values = torch.tensor(self.values, dtype=torch.float64)
+        std = float(values.std()) if len(values) > 1 else 0.0
+        accuracy = {"mean": float(values.mean()), "std": std, "values": list(self.values)}
+        known = {k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")}
+        return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **self.extra}
+
+
+def check_batch(batch: object, before: Batch, source: str, *, same_rows: bool) -> Batch:
+    """Refuse what a view or an augmenter must not return, naming its plugin.
+
+    Raises:
+        DdcoreError: not a batch; targets that do not follow the rows; rows added or dropped where they must stay.
+    """
+    if not isinstance(batch, Batch):
+        raise DdcoreError(f"{source} returned {type(batch).__name__} where a Batch is due: return the batch it was given, changed")
+    lengths = {len(batch.index), *(len(v) for v in batch.targets.values())}
+    if isinstance(batch.inputs, Tensor):
+        lengths.add(len(batch.inputs))
+        expected = before.inputs.shape[1:]
+        if batch.inputs.shape[1:] != expected:
+            got, due = tuple(batch.inputs.shape[1:]), tuple(expected)
+            raise DdcoreError(f"{source} returned images of shape {got} where {due} is due: keep the axes of what comes in")
+    if len(lengths) != 1 or set(batch.targets) != set(before.targets):
+        raise DdcoreError(f"{source} changed rows without their targets or index: repeat or permute all of them alike")
+    if same_rows and len(batch) != len(before):
+        raise DdcoreError(f"{source} turned {len(before)} rows into {len(batch)}: only ddcore_view may change their number")
+    return batch

@@ -1,0 +1,45 @@
+"""Import torchvision, also beside a CPU build of torch.
+
+torchvision wheels from the usual index are built against CUDA; beside a CPU torch their import fails because the compiled
+operators are missing. Their Python parts (models, data sets) need only the schemas of two operators to be declared.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from ddcore.errors import InputError
+
+SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision; the normal import first, and nothing else if that works.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported either way.
+    """
+    try:
+        import torchvision
+    except ModuleNotFoundError as error:
+        raise InputError("this needs torchvision, which is not installed: pip install torchvision") from error
+    except RuntimeError:
+        _declare_operators()
+        try:
+            import torchvision
+        except RuntimeError as error:
+            raise InputError(f"torchvision does not fit this torch ({error}): install the two as a pair, see constraints.txt") from error
+    return torchvision  # type: ignore[no-any-return]
+
+
+def _declare_operators() -> None:
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        try:
+            library.define(f"{name}{SCHEMA}")
+        except RuntimeError:
+            continue
+    _declared.append(library)

@@ -1,0 +1,97 @@
+"""A checkpoint gives back every kind of state, in place, and a damaged one is one sentence."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddcore.checkpoints import Checkpoints, flatten, restore
+from ddcore.errors import InputError
+from ddcore.storage import Place
+
+
+def trained(seed: int) -> dict:
+    with torch.random.fork_rng():
+        torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    pixels = torch.ones(2, 3) * seed
+    pixels.requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.1)
+    for _ in range(seed):
+        optimizer.zero_grad()
+        network(pixels).square().sum().backward()
+        optimizer.step()
+    return {"pixels": pixels, "network": network, "adam": optimizer, "count": seed, "names": ["a", None, True, 0.5]}
+
+
+def test_everything_comes_back_in_place(tmp_path):
+    saved, fresh = trained(3), trained(1)
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    checkpoints.save("task", 7, saved)
+    pixels = fresh["pixels"]
+    assert checkpoints.load("task", fresh) == 7
+    assert fresh["pixels"] is pixels
+    torch.testing.assert_close(pixels, saved["pixels"])
+    assert (fresh["count"], fresh["names"]) == (3, ["a", None, True, 0.5])
+    for name, value in saved["network"].state_dict().items():
+        torch.testing.assert_close(fresh["network"].state_dict()[name], value)
+    moments, due = fresh["adam"].state[pixels], saved["adam"].state[saved["pixels"]]
+    torch.testing.assert_close(moments["exp_avg"], due["exp_avg"])
+    assert moments["step"] == due["step"] == 3
+
+
+def test_two_that_went_on_from_one_checkpoint_take_the_same_step(tmp_path):
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    original = trained(3)
+    checkpoints.save("task", 1, original)
+    resumed = trained(1)
+    checkpoints.load("task", resumed)
+    for state in (original, resumed):
+        state["adam"].zero_grad()
+        state["pixels"].square().sum().backward()
+        state["adam"].step()
+    assert torch.equal(original["pixels"], resumed["pixels"])
+
+
+def test_without_a_file_a_task_begins_at_zero(tmp_path):
+    assert Checkpoints(Place.at(tmp_path)).load("task", {"a": torch.zeros(1)}) == 0
+
+
+def test_flatten_and_restore_are_inverse_for_plain_values():
+    state = {"a": {"b": [1, 2.5, None, "x", True, torch.arange(3)]}}
+    tensors, tree = flatten(state)
+    back = restore(tree, tensors)
+    assert back["a"]["b"][:5] == [1, 2.5, None, "x", True]
+    assert torch.equal(back["a"]["b"][5], torch.arange(3))
+
+
+def test_a_state_of_another_shape_is_refused_with_the_file_and_the_way_out(tmp_path):
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    checkpoints.save("task", 7, {"pixels": torch.zeros(3)})
+    for other in ({"pixels": torch.zeros(4)}, {"pixels": torch.zeros(3), "labels": torch.zeros(3)}):
+        with pytest.raises(InputError, match=r"task.safetensors does not fit this run.*remove the file"):
+            checkpoints.load("task", other)
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    checkpoints.save("task", 7, {"pixels": torch.zeros(300)})
+    file = tmp_path / "task.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(InputError, match="task.safetensors"):
+        checkpoints.load("task", {"pixels": torch.zeros(300)})
+
+
+def test_what_cannot_be_saved_without_pickle_is_named():
+    with pytest.raises(TypeError, match="state 'a.b' is a set"):
+        flatten({"a": {"b": {1, 2}}})
+
+
+def test_finishing_keeps_the_result_and_drops_the_unfinished_state(tmp_path):
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    checkpoints.save("task", 7, {"pixels": torch.zeros(3)})
+    assert not checkpoints.finished("task")
+    checkpoints.finish("task", {"pixels": torch.ones(3)}, {"roles": {"pixels": "pixels"}})
+    assert checkpoints.finished("task")
+    assert checkpoints.header("task") == {"roles": {"pixels": "pixels"}}
+    assert torch.equal(checkpoints.result("task")["pixels"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["task.done.safetensors"]

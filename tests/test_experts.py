@@ -1,0 +1,253 @@
+"""Experts: their snapshots, their digest, their resumption, and that two runs share them."""
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from torch.nn import functional as F
+
+from ddcore import experts, randomness
+from ddcore.checkpoints import Checkpoints
+from ddcore.data import Real, Source, Split
+from ddcore.errors import InputError, Interrupted, NonFiniteLoss
+from ddcore.experts import Experts, Trajectories, digest, missing, snapshot_place, train_expert, trajectories
+from ddcore.labels import HardLabels
+from ddcore.networks import build
+from ddcore.normalisation import fit
+from ddcore.passes import lay_out
+from ddcore.storage import Place, read_metadata
+from ddcore.training import accuracy
+from ddcore.types import Sequential
+from ddcore.unroll import flat_weights
+
+
+def a_source(train=60, test=30):
+    """Three classes of 8x8 images that differ in brightness."""
+    g = randomness.generator(0, "source")
+
+    def split(count):
+        labels = torch.arange(count) % 3
+        images = labels[:, None, None, None] * 80 + torch.randint(0, 60, (count, 1, 8, 8), generator=g)
+        return Split(images.to(torch.uint8), labels)
+
+    return Source(name="toy", train=split(train), test=split(test), classes=("a", "b", "c"))
+
+
+class Stand:
+    """The services of a run that experts use."""
+
+    def __init__(self, folder, cache=None, network="mlp", seed=0, source=None, plugins=(), **options):
+        self.source = source or a_source()
+        self.config = SimpleNamespace(dtype="float32")
+        self.options = {"experts": Experts(**{"count": 2, "epochs": 3, "lr": 0.05, "batch": 25, **options})}
+        self.seed, self.network_name, self.device = seed, network, torch.device("cpu")
+        self.real = Real(self.source, fit("mean-std", self.source), self.device)
+        self.place, self.cache = Place.at(folder), Place.at(cache or folder / "cache")
+        self.checkpoints = Checkpoints(self.place / "checkpoints")
+        self.generator = partial(randomness.generator, seed)
+        self.plugins, self.stopping, self.said, self.events, self.done = plugins, False, [], [], []
+        self.say = self.said.append
+
+    def network(self, generator, name=None):
+        real = self.real
+        return lay_out(build(name or self.network_name, real.channels, real.size, len(real.classes), generator))
+
+    def augmenters(self, phase):
+        return list(self.plugins)
+
+    def draw(self, phase, *, key, count, progress):
+        return Sequential()
+
+    def log(self, event, **fields):
+        self.events.append((event, fields))
+
+    def check_stop(self):
+        if self.stopping:
+            raise Interrupted("stopped")
+
+    def map(self, tasks, label="", unit=""):
+        for task in tasks:
+            if not self.checkpoints.finished(task.key):
+                self.done.append(task.key)
+                self.checkpoints.finish(task.key, train_expert(task, self), {})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Stand(tmp_path)
+
+
+def test_snapshots_are_copies_not_the_living_weights(run):
+    found = trajectories(run)
+    weights = [found.weights(0, epoch) for epoch in range(4)]
+    assert torch.equal(weights[0], flat_weights(run.network(run.generator("expert", 0, "init"))))
+    for a, b in zip(weights, weights[1:], strict=False):
+        assert (a - b).norm() > 1e-3
+    assert torch.equal(found.weights(0, -1), weights[3])
+    assert weights[0].dtype == torch.float32 and weights[0].dim() == 1
+
+
+def test_an_expert_makes_the_moves_of_plain_sgd(run):
+    found = trajectories(run)
+    network = run.network(run.generator("expert", 1, "init"))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    labels = run.real.train.labels
+    for epoch in range(3):
+        for view in HardLabels(labels, 3).views(epoch, 60, 25, run.generator("expert", 1, "order", epoch)):
+            optimizer.zero_grad()
+            F.cross_entropy(network(run.real.train.inputs(view.index)), labels[view.index]).backward()
+            optimizer.step()
+    start = found.weights(1, 0)
+    torch.testing.assert_close(found.weights(1, 3) - start, flat_weights(network) - start, rtol=1e-3, atol=1e-6)
+
+
+def test_experts_differ_and_learn(run):
+    found = trajectories(run)
+    assert not torch.equal(found.weights(0, 0), found.weights(1, 0))
+    scores = [fields for event, fields in run.events if event == "expert" and fields["expert"] == 0]
+    assert scores[-1]["loss"] < scores[0]["loss"]
+    assert scores[-1]["accuracy"] > 0.6
+
+
+def test_the_recorded_accuracy_is_that_of_the_stored_network(run):
+    network = trajectories(run).network(run, 0)
+    recorded = read_metadata(snapshot_place(experts.folder(run), 0, 3))
+    assert not network.training
+    assert accuracy(network, run.real.test) == float(recorded["accuracy"])
+    assert recorded["epoch"] == "3"
+
+
+def test_batch_statistics_come_back_with_a_network(tmp_path):
+    run = Stand(tmp_path, network="convnet-bn-w8", count=1)
+    network = trajectories(run).network(run, 0)
+    recorded = float(read_metadata(snapshot_place(experts.folder(run), 0, 3))["accuracy"])
+    assert accuracy(network, run.real.test) == recorded
+    assert any(name.endswith("running_mean") and value.abs().sum() > 0 for name, value in network.named_buffers())
+
+
+@frozen(eq=False)
+class Augmenter:
+    strength: float = 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.06},
+        {"epochs": 4},
+        {"momentum": 0.5},
+        {"batch": 30},
+        {"seed": 1},
+        {"network": "convnet-w8"},
+        {"source": a_source(train=63)},
+        {"plugins": (("x", Augmenter()),)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_shapes_experts_is_in_their_digest(tmp_path, run, change):
+    assert digest(Stand(tmp_path / "other", **change)) != digest(run)
+
+
+def test_an_augmenters_options_are_in_the_digest_and_the_count_is_not(tmp_path, run):
+    weak = Stand(tmp_path / "a", plugins=(("x", Augmenter(1.0)),))
+    strong = Stand(tmp_path / "b", plugins=(("x", Augmenter(2.0)),))
+    assert digest(weak) != digest(strong)
+    assert digest(Stand(tmp_path / "c", count=7)) == digest(run)
+    assert json.loads(json.dumps(experts.recipe(run))) == experts.recipe(run)
+
+
+def test_runs_share_experts_and_train_only_those_that_are_missing(tmp_path):
+    first = Stand(tmp_path / "1", tmp_path / "cache")
+    assert missing(first) == [0, 1]
+    trajectories(first)
+    second = Stand(tmp_path / "2", tmp_path / "cache", count=3)
+    assert missing(second) == [2]
+    assert trajectories(second).count == 3
+    assert len(first.done) == 2 and len(second.done) == 1
+
+
+def test_experts_removed_from_the_cache_are_trained_again(run):
+    before = trajectories(run).weights(0, 3)
+    run.cache.remove()
+    assert experts.at_hand(run) is None
+    assert torch.equal(trajectories(run).weights(0, 3), before)
+
+
+def stopped_after(run, epochs):
+    """Train expert 0 and stop the run after so many epochs."""
+    log = run.log
+
+    def stopping(event, **fields):
+        log(event, **fields)
+        run.stopping = fields["epoch"] == epochs
+
+    run.log = stopping
+    with pytest.raises(Interrupted):
+        trajectories(run)
+    run.log, run.stopping = log, False
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_stopped_expert_goes_on_bit_for_bit_in_another_run(tmp_path, momentum):
+    whole = trajectories(Stand(tmp_path / "whole", momentum=momentum))
+    first = Stand(tmp_path / "first", tmp_path / "cache", momentum=momentum)
+    stopped_after(first, 2)
+    second = Stand(tmp_path / "second", tmp_path / "cache", momentum=momentum)
+    again = trajectories(second)
+    for epoch in range(4):
+        assert torch.equal(again.weights(0, epoch), whole.weights(0, epoch))
+    assert [f["epoch"] for _, f in second.events if f["expert"] == 0] == [3]
+
+
+def test_weights_are_readable_while_the_expert_is_still_training(run):
+    seen = []
+    place = experts.folder(run)
+    run.log = lambda event, **f: seen.append(Trajectories(place, 2, 3).weights(f["expert"], f["epoch"]))
+    found = trajectories(run)
+    assert torch.equal(seen[1], found.weights(0, 2))
+
+
+def test_a_segment_joins_two_epochs_and_ends_at_the_last_step(run):
+    found = trajectories(run)
+    segment = found.segment(1, 1, 2)
+    target, share = segment.targets[-1]
+    assert torch.equal(segment.start, found.weights(1, 1)) and torch.equal(target, found.weights(1, 3))
+    assert (share, segment.expert, segment.epoch) == (1.0, 1, 1)
+
+
+@pytest.mark.parametrize(("epoch", "ahead"), [(2, 2), (-1, 1), (4, 0)])
+def test_a_segment_past_the_end_is_refused(run, epoch, ahead):
+    with pytest.raises(InputError, match="--experts.epochs"):
+        Trajectories(run.cache, 2, 3).segment(0, epoch, ahead)
+
+
+@pytest.mark.parametrize(("expert", "epoch"), [(2, 0), (0, 4), (0, -2)])
+def test_an_expert_or_epoch_that_is_not_there_is_refused(run, expert, epoch):
+    with pytest.raises(InputError, match="there is no epoch"):
+        Trajectories(run.cache, 2, 3).weights(expert, epoch)
+
+
+def test_an_expert_that_diverges_names_its_rate(tmp_path):
+    with pytest.raises(NonFiniteLoss, match="lower --experts.lr, which is 1e\\+20"):
+        trajectories(Stand(tmp_path, lr=1e20))
+
+
+def test_one_process_at_a_time_trains_an_expert(run, tmp_path):
+    place = Place.at(tmp_path / "expert-000")
+    place.make_folder()
+    with experts.sole_trainer(place, run):
+        run.stopping = True
+        with pytest.raises(Interrupted), experts.sole_trainer(place, run):
+            pass
+    assert "waiting for another process" in run.said[0]
+    with experts.sole_trainer(place, run):
+        pass
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"epochs": 0}, {"lr": 0}, {"batch": 0}, {"momentum": -1}])
+def test_impossible_recipes_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        evolve(Experts(), **wrong)

@@ -1,0 +1,43 @@
+"""Plugins import ddcore, never each other; ddcore imports no plugin; listing and help do without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
+MODULES = {f"ddcore_{name.replace('-', '_')}" for name in PLUGINS}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("ddcore/**/*.py")), ids=lambda p: p.name)
+def test_the_core_imports_no_plugin(path):
+    assert not imported(path) & MODULES
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_imports_no_other(name):
+    own = f"ddcore_{name.replace('-', '_')}"
+    files = [p for p in (ROOT / "plugins" / name).rglob("*.py") if "tests" not in p.parts]
+    assert files
+    for path in files:
+        assert not imported(path) & (MODULES - {own}), path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["run", "--help"]], ids=" ".join)
+def test_help_and_listing_do_not_import_torch(arguments):
+    code = f"import sys; from ddcore.cli import invoke; invoke({arguments!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,155 @@
+"""The plan: who does what, suggestions, and refusals before torch does any work."""
+
+import pluggy
+import pytest
+from attrs import frozen
+
+from ddcore import Plugin, hookimpl, hookspecs
+from ddcore.dispatch import Hooks
+from ddcore.errors import PluginError
+from ddcore.plan import Choices, data_warnings, refusal, resolve
+
+ANY = Choices(steps=None, network="convnet", init=None, labels=None)
+
+
+@frozen(kw_only=True, eq=False)
+class Matcher(Plugin):
+    role = "matcher"
+    steps = 10
+    learns = ("pixels",)
+    asks = ("initialize", "view:match", "augment:match")
+
+    @hookimpl
+    def ddcore_learn(self, task):
+        """Nothing."""
+
+    @hookimpl
+    def ddcore_matching_loss(self, task):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Trajectories(Matcher):
+    learns = ("pixels", "labels", "rate")
+    needs = ("trajectories",)
+    asks = ("initialize", "view:student_step", "setting:student_step.batch")
+    initializers = ("correct",)
+    labellers = ("experts",)
+
+
+@frozen(kw_only=True, eq=False)
+class Mirror(Plugin):
+    role = "enhancement"
+    view_phases = ("match", "student_step")
+    assumes = {"mirror_symmetric": "digits are not"}
+
+    @hookimpl
+    def ddcore_view(self, batch):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Patches(Plugin):
+    role = "enhancement"
+    initializers = ("patches",)
+
+
+@frozen(kw_only=True, eq=False)
+class Crops(Plugin):
+    role = "enhancement"
+    settings = ("student_step.batch",)
+
+
+def planned(choices: Choices = ANY, **plugins: Plugin):
+    manager = pluggy.PluginManager("ddcore")
+    manager.add_hookspecs(hookspecs)
+    for name, plugin in plugins.items():
+        manager.register(plugin, name)
+    hooks = Hooks(manager, {name: f"{name!r} (ddcore-{name} 1.0)" for name in plugins})
+    return resolve(hooks, plugins, choices, ["dm", "mtt"])
+
+
+def test_order_of_plugins_does_not_change_who_does_what():
+    one, other = planned(fyi=Mirror(), dm=Matcher()), planned(dm=Matcher(), fyi=Mirror())
+    assert one == other
+    assert one.matcher == "dm"
+    match = next(stage for stage in one.stages if stage.name == "match")
+    assert (match.what, match.provider, match.changed_by) == ("10 steps", "dm", ("fyi",))
+
+
+def test_a_matcher_brings_its_initialiser_labels_and_assets():
+    plan = planned(datm=Trajectories())
+    assert (plan.initializer, plan.labeller, plan.needs) == ("correct", "experts", ("trajectories",))
+    assert [stage.name for stage in plan.stages][:3] == ["experts", "initialize", "match"]
+    assert "learned, soft" in [stage.what for stage in plan.stages]
+
+
+def test_an_enhancement_that_suggests_an_initialiser_wins_over_the_matcher_and_the_flag_over_both():
+    assert planned(datm=Trajectories(), nrr=Patches()).initializer == "patches"
+    chosen = Choices(steps=None, network="convnet", init="real", labels=None)
+    assert planned(chosen, datm=Trajectories(), nrr=Patches()).initializer == "real"
+
+
+def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
+    two = {"datm": Trajectories(), "a": Patches(), "b": Patches()}
+    with pytest.raises(PluginError, match=r"'a' \(ddcore-a 1.0\) and 'b' \(ddcore-b 1.0\) each suggest.*--init patches"):
+        planned(**two)
+    planned(Choices(steps=None, network="convnet", init="noise", labels=None), **two)
+
+
+def test_an_unknown_initialiser_is_refused_with_a_near_match():
+    with pytest.raises(PluginError, match="--init 'nois'.*did you mean 'noise'"):
+        planned(Choices(steps=None, network="convnet", init="nois", labels=None), dm=Matcher())
+
+
+def test_two_matchers_are_refused_by_name():
+    with pytest.raises(PluginError, match=r"'dm' \(ddcore-dm 1.0\) and 'mtt' \(ddcore-mtt 1.0\)"):
+        planned(dm=Matcher(), mtt=Matcher())
+
+
+def test_no_matcher_is_refused_with_a_command_that_works():
+    with pytest.raises(PluginError, match=r"matchers here: dm, mtt; try ddcore run --plugin fyi --plugin dm"):
+        planned(fyi=Mirror())
+
+
+def test_an_enhancement_that_the_matcher_would_never_ask_is_refused():
+    with pytest.raises(PluginError, match="'crops' changes setting:student_step.batch, none of which 'dm' asks for"):
+        planned(dm=Matcher(), crops=Crops())
+    planned(mtt=Trajectories(), crops=Crops())
+
+
+def test_needs_that_the_matcher_does_not_offer_are_named():
+    @frozen(kw_only=True, eq=False)
+    class Needy(Mirror):
+        needs = ("teachers:match",)
+
+    assert "needs teachers:match, which 'dm' does not offer" in (refusal(Needy(), "needy", Matcher(), "dm") or "")
+
+
+def test_a_declared_conflict_gives_its_reason_whichever_side_declares_it():
+    @frozen(kw_only=True, eq=False)
+    class Shy(Mirror):
+        conflicts = {"dm": "both mirror already"}
+
+    for plugins in ({"dm": Matcher(), "shy": Shy()}, {"shy": Shy(), "dm": Matcher()}):
+        with pytest.raises(PluginError, match="both mirror already"):
+            planned(**plugins)
+
+
+def test_another_modality_is_refused():
+    @frozen(kw_only=True, eq=False)
+    class Graphs(Matcher):
+        modality = frozenset({"graphs"})
+
+    with pytest.raises(PluginError, match="'fyi' works on images, 'mirage' on graphs"):
+        planned(mirage=Graphs(), fyi=Mirror())
+
+
+def test_steps_on_the_command_line_win():
+    assert planned(Choices(steps=3, network="convnet", init=None, labels=None), dm=Matcher()).steps == 3
+
+
+def test_what_a_plugin_assumes_and_the_data_are_not_is_a_warning_with_its_reason():
+    assert data_warnings({"fyi": Mirror()}, {"mirror_symmetric": True}) == ()
+    (warning,) = data_warnings({"fyi": Mirror()}, {"mirror_symmetric": False})
+    assert "fyi assumes" in warning and "digits are not" in warning

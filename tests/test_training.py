@@ -1,0 +1,239 @@
+"""The one training loop: against plain torch, its rate trace, its resumption, its accuracy."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ddcore import randomness
+from ddcore.checkpoints import Checkpoints
+from ddcore.errors import Interrupted
+from ddcore.labels import HardLabels, SoftLabels
+from ddcore.protocols import protocol
+from ddcore.storage import Place
+from ddcore.training import Descent, Keeper, accuracy, is_finite, train_student
+from ddcore.types import Sequential
+
+CLASSES = torch.arange(10) % 3
+HARD = HardLabels(CLASSES, 3)
+KEY = partial(randomness.generator, 0)
+
+
+@pytest.fixture
+def images():
+    return (
+        torch.randn(10, 1, 4, 4, generator=randomness.generator(1), dtype=torch.float64) + CLASSES[:, None, None, None]
+    )
+
+
+def a_network(dtype=torch.float64):
+    with randomness.drawing_from(randomness.generator(2)):
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).to(
+            dtype
+        )
+
+
+def descent(epochs=6, batch=4, rate=0.05, images=10, **changes):
+    p = protocol(f"dsa-{epochs}")
+    steps, drop_at = (epochs + 1) * -(-images // batch), (epochs // 2 + 2) * -(-images // batch)
+    settings = {"momentum": p.momentum, "weight_decay": p.weight_decay, "drop_at": drop_at, **changes}
+    return Descent(steps=steps, batch=batch, rate=rate, **settings)
+
+
+def trained(images, labels=HARD, settings=None, **more):
+    network = more.pop("network", None) or a_network(images.dtype)
+    return train_student(network, images, labels, settings or descent(), generator=KEY, **more)
+
+
+def plain(images, epochs=6, batch=4, rate=0.05, new_optimizer=True):
+    """The field's loop as its code has it, whole batches, on the same orders."""
+    network = a_network(images.dtype)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(epochs + 1):
+        for view in HARD.views(epoch, len(images), batch, KEY("order", epoch)):
+            optimizer.zero_grad()
+            F.cross_entropy(network(images[view.index]), CLASSES[view.index]).backward()
+            optimizer.step()
+        if epoch == epochs // 2 + 1:
+            rate *= 0.1
+            if new_optimizer:
+                optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+            optimizer.param_groups[0]["lr"] = rate
+    return network
+
+
+def moves(network, start):
+    return torch.cat(
+        [(a - b).flatten().detach() for a, b in zip(network.parameters(), start.parameters(), strict=True)]
+    )
+
+
+def test_it_makes_the_moves_of_the_plain_loop(images):
+    torch.testing.assert_close(moves(trained(images), a_network()), moves(plain(images), a_network()))
+
+
+def test_the_rate_drop_empties_the_momentum(images):
+    keeping = moves(plain(images, new_optimizer=False), a_network())
+    assert (moves(trained(images), a_network()) - keeping).abs().max() > 1e-4
+
+
+def test_the_rate_trace_is_the_protocols(images):
+    seen = []
+    trained(images, on_epoch=lambda e: seen.append(e.rate))
+    # E = 6: epochs 0 ... 4 at the full rate, 5 and 6 at a tenth
+    assert seen == pytest.approx([0.05] * 5 + [0.005] * 2)
+
+
+def test_the_last_short_batch_is_kept_and_every_image_is_seen_once_an_epoch(images):
+    seen = []
+
+    def augment(count, step):
+        def keep(batch):
+            seen.append(batch.index)
+            return batch
+
+        return keep
+
+    trained(images, settings=descent(epochs=1), augment=augment)
+    assert [len(i) for i in seen] == [4, 4, 2, 4, 4, 2]
+    assert torch.cat(seen[:3]).sort().values.tolist() == list(range(10))
+    assert torch.cat(seen[:3]).tolist() != torch.cat(seen[3:]).tolist()
+
+
+def test_augmentation_is_drawn_once_for_each_mini_batch(images):
+    drawn = []
+
+    def augment(count, step):
+        drawn.append((count, step))
+        return Sequential()
+
+    trained(images, settings=descent(epochs=0, batch=8), augment=augment)
+    assert drawn == [(8, 0), (2, 1)]
+
+
+def test_steps_may_end_within_an_epoch(images):
+    seen = []
+    trained(images, settings=Descent(steps=4, batch=4, rate=0.1), on_epoch=lambda e: seen.append((e.number, e.steps)))
+    assert seen == [(0, 3), (1, 4)]
+
+
+def test_the_reported_loss_is_the_mean_over_images_before_each_step(images):
+    seen = []
+    network = a_network()
+    due = F.cross_entropy(network(images), CLASSES).item()
+    trained(images, settings=descent(epochs=0, batch=10), network=network, on_epoch=lambda e: seen.append(e.loss))
+    assert seen == pytest.approx([due])
+
+
+@pytest.mark.parametrize("hot", [60.0, 1e3])
+def test_hard_labels_and_large_one_hot_logits_give_the_same_curve(images, hot):
+    soft = SoftLabels(hot * F.one_hot(CLASSES, 3).float(), CLASSES)
+    curves = {"hard": [], "soft": []}
+    trained(images, HARD, on_epoch=lambda e: curves["hard"].append(e.loss))
+    trained(images, soft, on_epoch=lambda e: curves["soft"].append(e.loss))
+    assert curves["soft"] == pytest.approx(curves["hard"], rel=1e-6)
+    assert all(a > b for a, b in pairwise(curves["hard"]))
+
+
+def test_batches_cut_into_parts_make_the_same_moves_as_whole_ones():
+    images = torch.randn(90, 1, 4, 4, generator=randomness.generator(1), dtype=torch.float64)
+    classes = torch.arange(90) % 3
+    settings = descent(epochs=2, batch=90, images=90)
+    network = trained(images, HardLabels(classes, 3), settings)
+    twin = a_network()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(twin(images), classes).backward()
+        optimizer.step()
+    torch.testing.assert_close(moves(network, a_network()), moves(twin, a_network()))
+
+
+class Stored:
+    """Real samples: fetched by index."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def inputs(self, index):
+        return self.images[index]
+
+
+def test_samples_fetched_by_index_train_like_a_tensor(images):
+    stored = train_student(a_network(), Stored(images, CLASSES), HARD, descent(), generator=KEY)
+    held = trained(images)
+    assert torch.equal(moves(stored, a_network()), moves(held, a_network()))
+
+
+@pytest.mark.parametrize("stop_after", [1, 5])
+def test_a_stopped_training_goes_on_bit_for_bit(images, tmp_path, stop_after):
+    # the rate drops between epochs 4 and 5, so that both optimisers are met on the way
+    told = {"stop": False}
+
+    def check_stop():
+        if told["stop"]:
+            raise Interrupted("stopped")
+
+    def stop_at(epoch):
+        told["stop"] = epoch.number + 1 == stop_after
+
+    keeper = Keeper(Checkpoints(Place.at(tmp_path)), "student", lambda: told["stop"], check_stop)
+    with pytest.raises(Interrupted):
+        trained(images, keeper=keeper, on_epoch=stop_at)
+    told["stop"] = False
+    epochs = []
+    resumed = trained(images, keeper=keeper, on_epoch=lambda e: epochs.append(e.number))
+    assert epochs == list(range(stop_after, 7))
+    assert torch.equal(moves(resumed, a_network()), moves(trained(images), a_network()))
+
+
+def test_a_student_that_diverges_is_trained_to_the_end_and_known_by_its_weights(images):
+    assert is_finite(trained(images))
+    lost = trained(images, settings=descent(rate=1e300))
+    assert not is_finite(lost)
+    assert 0 <= accuracy(lost, Stored(images, CLASSES)) <= 1
+
+
+def test_accuracy_by_hand():
+    # logits are the first two pixels: rows say 0, 1, 1, 0 where 0, 1, 0, 0 is right
+    images = torch.tensor([[2.0, 1], [0, 3], [1, 2], [5, 4]]).view(4, 1, 1, 2)
+    network = nn.Flatten().train()
+    samples = Stored(images, torch.tensor([0, 1, 0, 0]))
+    assert accuracy(network, samples) == 0.75
+    assert accuracy(network, samples, index=torch.tensor([2])) == 0.0
+    assert network.training
+
+
+def test_constant_images_teach_nothing(images):
+    blank = torch.zeros(9, 1, 4, 4, dtype=torch.float64)
+    labels = torch.arange(9) % 3
+    network = trained(blank, HardLabels(labels, 3), descent(images=9))
+    # three equal classes: whatever one answer it gives to the blank image is right for a third of them
+    assert accuracy(network, Stored(blank, labels)) == pytest.approx(1 / 3)
+
+
+def test_batch_normalisation_sees_whole_batches():
+    images = torch.randn(60, 1, 4, 4, generator=randomness.generator(3), dtype=torch.float64)
+    classes = torch.arange(60) % 3
+
+    def network():
+        with randomness.drawing_from(randomness.generator(4)):
+            return nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+            ).double()
+
+    ours = trained(images, HardLabels(classes, 3), Descent(steps=2, batch=60, rate=0.1), network=network())
+    twin = network()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(twin(images), classes).backward()
+        optimizer.step()
+    torch.testing.assert_close(moves(ours, network()), moves(twin, network()))
+    torch.testing.assert_close(ours[1].running_mean, twin[1].running_mean)
