@@ -4,17 +4,16 @@
     distilled = load_artifact("runs/mine/artifact")
     for images, targets in distilled.loader(batch_size=64, seed=0): ...
 
-``manifest.json`` is written last, so a folder without it is not an artifact; it holds a checksum of every other file. Nothing
-in a folder is executed when it is read, and nothing is a pickle.
+The manifest is written last, so a folder without it is not an artifact; it holds a checksum of every other file. Nothing in
+a folder is executed when it is read, and nothing is a pickle. Shape letters: N samples, B of a batch, C H W pixels, K classes.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack, final
 
 import torch
 from torch import Tensor
@@ -22,26 +21,30 @@ from torch.utils.data import Dataset
 
 from ddcore import randomness
 from ddcore.card import card
-from ddcore.decoders import Decoder
-from ddcore.errors import DdcoreError, InputError
-from ddcore.labels import KINDS, Labels, View
+from ddcore.decoders import Decoder, quantise
+from ddcore.errors import DdcoreError, InputError, near
+from ddcore.labels import KINDS, Labels, View, smallest_type
+from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, read_manifest
 from ddcore.normalisation import Normalisation
 from ddcore.preview import preview_png
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
+PREVIEW, CARD = "preview.png", "README.md"
 PARTS = {IMAGES: "images", LABELS: "labels", NORMALISATION: "normalisation"}
-STORAGE = {"float32": torch.float32, "float16": torch.float16}
+FLOATS = {"float32": torch.float32, "float16": torch.float16}
+UINT8 = "uint8"
 
 
+@final
 class Artifact(Dataset[tuple[Tensor, Tensor]]):
-    """A distilled set, loaded. As a ``Dataset`` it gives (image, target) pairs: the target is a class id under hard labels
-    and class probabilities (K,) under soft ones. Images are float32 and normalised as training wants them.
+    """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that ``torch.nn.functional.cross_entropy``
+    takes: images float32, normalised as training wants them; targets class ids under hard labels, and under soft ones
+    class probabilities (K,), softened by the labels' temperature.
 
     Attributes:
-        manifest: all that is known about it, plain values.
+        place: where it lies.
+        manifest: all that it says of itself, plain values.
         tensors: stored tensors by name, as they lie on storage.
         labels: of the decoded samples.
         classes: names, in the order of class ids.
@@ -50,13 +53,14 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
+        place: Place,
         manifest: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         labels: Labels,
         normalisation: Normalisation,
     ) -> None:
         """See ``load_artifact`` and ``save_artifact``, which make these."""
-        self.manifest, self.tensors = manifest, dict(tensors)
+        self.place, self.manifest, self.tensors = place, manifest, dict(tensors)
         self.labels, self.normalisation = labels, normalisation
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.decoder = Decoder(manifest["decoder"])
@@ -68,38 +72,47 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         if not -len(self) <= at < len(self):
             raise IndexError(f"sample {at} of {len(self)}")
         index = torch.tensor([at % len(self)])
-        return self.images(index)[0], self._answers(index)[0]
+        images = self.images(index)
+        return images[0], self._answers(View(index), images)[0]
 
     def images(self, index: Tensor | None = None) -> Tensor:
-        """Normalised images (B, C, H, W) float32 at ``index`` (B,); all of them without it."""
+        """Normalised images (B, C, H, W) float32 at ``index`` (B,) int64; all of them without it."""
         index = torch.arange(len(self)) if index is None else index
         return self.decoder.sample(self.tensors, index).float()
 
     def pixels(self, index: Tensor | None = None) -> Tensor:
-        """The same images de-normalised and clipped to [0, 1], to be looked at."""
+        """The same images without normalisation, clipped to [0, 1]: to be looked at."""
         return self.normalisation.inverse(self.images(index)).clamp(0, 1)
 
-    def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled batches of (images, targets), the last of an epoch possibly short; the same for the same seed."""
-        for epoch in range(epochs):
-            for view in self.labels.views(epoch, len(self), batch_size, randomness.generator(seed, "loader", epoch)):
-                yield self.images(view.index), self._answers(view.index)
+    def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Loader:
+        """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
 
-    def _answers(self, index: Tensor) -> Tensor:
-        targets = self.labels.targets(View(index), None)
+        Args:
+            batch_size: images of a batch; the last of an epoch may be short.
+            epochs: how many of them one iteration goes through.
+        """
+        return Loader(self, batch_size, seed, epochs)
+
+    def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch in the labels' order."""
+        for view in self.labels.views(number, len(self), batch_size, generator):
+            images = self.images(view.index)
+            yield images, self._answers(view, images)
+
+    def _answers(self, view: View, images: Tensor) -> Tensor:
+        targets = self.labels.targets(view, images)
         if "logits" in targets:
-            temperature = float(self.labels.recipe.get("temperature", 1.0))
-            return (targets["logits"] / temperature).softmax(1)
+            return (targets["logits"] / float(self.labels.recipe["temperature"])).softmax(1)
         return targets["class"]
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes on storage: ``images``, ``labels``, ``models`` and their ``total``; ``normalisation`` stands apart."""
+        """Bytes on storage: ``images``, ``labels``, ``models`` and their ``total``; ``normalisation`` is not part of it."""
         return {part: int(size) for part, size in self.manifest["bytes"].items()}
 
     @property
     def payload_bytes(self) -> int:
-        """What images and labels cost by formula, without the files' headers."""
+        """What images and labels cost without their files' headers."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values()) + self.labels.payload_bytes
 
     @property
@@ -110,10 +123,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     @property
     def equivalent_ipc(self) -> float:
         """Real images per class, uint8 with a hard label each, that cost as many bytes."""
-        sample = 1
-        for length in self.manifest["shape"]:
-            sample *= int(length)
-        return self.nbytes["total"] / (sample + 1) / len(self.classes)
+        real: int = math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
+        return self.nbytes["total"] / real / len(self.classes)
 
     @property
     def learned_rate(self) -> float | None:
@@ -121,96 +132,161 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         rate = self.manifest["recipe"].get("learned_rate")
         return None if rate is None else float(rate)
 
-    @cached_property
+    @property
     def method(self) -> str:
         """Which plugins made it."""
-        return str(self.manifest["provenance"].get("method", "unknown"))
+        return str(self.manifest["provenance"].get("method", "an unnamed method"))
+
+    def altered(self) -> list[str]:
+        """Files that are missing or no longer what was written. Those that hold data were checked when they were read;
+        card and preview are for people, who may change them."""
+        there = set(self.place.names())
+        files = self.manifest["files"].items()
+        return [n for n, f in files if n not in there or sha256_of((self.place / n).read_bytes()) != f["sha256"]]
 
 
-def save_artifact(
-    url: str | PathLike[str] | Place,
-    *,
-    tensors: Mapping[str, Tensor],
-    decoder: Sequence[Mapping[str, Any]],
-    labels: Labels,
-    classes: Sequence[str],
-    normalisation: Normalisation,
-    recipe: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    source: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    storage_dtype: str = "float32",
-) -> Artifact:
-    """Write an artifact folder, its manifest last; the folder is one only then.
+@final
+class Loader:
+    """What ``Artifact.loader`` gives. Each iteration goes on with the epochs after those of the iteration before."""
 
-    Args:
-        tensors: what the decoder reads; float images are stored as ``storage_dtype``.
-        source: the real data's ``summary()``.
-        recipe: how to train on it.
-        provenance: how it was made.
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
+        self._following = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first, self._following = self._following, self._following + self._epochs
+        for number in range(first, first + self._epochs):
+            generator = randomness.generator(self._seed, "order", number)
+            yield from self._artifact.epoch(number, self._batch_size, generator)
+
+
+class Contents(TypedDict):
+    """What an artifact is made of.
+
+    ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set and
+    ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known gaps;
+    ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
     """
-    place = Place.at(url)
-    place.make_folder()
-    stored, decoder = as_stored(tensors, decoder, storage_dtype)
-    save_tensors(place / IMAGES, stored)
-    save_tensors(place / LABELS, labels.tensors())
-    if normalisation.tensors():
-        save_tensors(place / NORMALISATION, normalisation.tensors())
+
+    tensors: Mapping[str, Tensor]
+    decoder: Sequence[Mapping[str, Any]]
+    labels: Labels
+    classes: Sequence[str]
+    normalisation: Normalisation
+    recipe: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    source: Mapping[str, Any]
+    notes: NotRequired[Sequence[str]]
+    storage_dtype: NotRequired[str]
+
+
+def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
+    """Write an artifact folder, its manifest last, in place of one that was there.
+
+    Returns:
+        What a reader gets, stored types and all.
+
+    Raises:
+        InputError: values that are not finite, labels of another number of samples, an unknown storage type.
+    """
+    place, labels, normalisation = Place.at(url), contents["labels"], contents["normalisation"]
+    storage_dtype = contents.get("storage_dtype", "float32")
+    stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
-        "kind": source.get("modality", "images"),
-        "classes": list(classes),
-        "shape": list(source["shape"]),
-        "decoder": [dict(op) for op in decoder],
+        "kind": KIND,
+        "classes": list(contents["classes"]),
         "storage_dtype": storage_dtype,
-        "value_range": [float(min(t.min() for t in tensors.values())), float(max(t.max() for t in tensors.values()))],
         "normalisation": normalisation.header(),
+        "decoder": operations,
         "labels": {"kind": labels.kind, **labels.header()},
-        "recipe": dict(recipe),
-        "provenance": dict(provenance),
-        "source": {k: source[k] for k in ("name", "origin", "licence", "fingerprint", "train") if k in source},
-        "notes": list(notes),
+        "recipe": dict(contents["recipe"]),
+        "provenance": dict(contents["provenance"]),
+        "source": {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")},
+        "notes": list(contents.get("notes", ())),
     }
-    made = Artifact(manifest, stored, labels, normalisation)
-    (place / "preview.png").write_bytes(preview_of(made))
-    manifest["bytes"] = sizes(place)
-    (place / "README.md").write_bytes(card(made, labels.payload_bytes).encode())
-    names = [n for n in (IMAGES, LABELS, NORMALISATION, "preview.png", "README.md") if (place / n).exists()]
-    manifest["files"] = {n: {"bytes": (place / n).size(), "sha256": sha256_of((place / n).read_bytes())} for n in names}
+    artifact = Artifact(place, manifest, stored, labels, normalisation)
+    if len(artifact) != len(labels):
+        raise InputError(f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample")
+    manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
+    place.make_folder()
+    (place / MANIFEST).remove()
+    manifest["files"] = files = _write_data(artifact)
+    manifest["bytes"] = bytes_of(files, PARTS)
+    for name, content in ((PREVIEW, preview_of(artifact)), (CARD, card(artifact).encode())):
+        (place / name).write_bytes(content)
+        files[name] = {"bytes": len(content), "sha256": sha256_of(content)}
     (place / MANIFEST).write_json(manifest)
-    return made
+    return load_artifact(place)
+
+
+def _write_data(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    held = {IMAGES: artifact.tensors, LABELS: artifact.labels.tensors(), NORMALISATION: artifact.normalisation.tensors()}
+    files = {}
+    for name, tensors in held.items():
+        place = artifact.place / name
+        if tensors or name != NORMALISATION:
+            size = save_tensors(place, tensors)
+            files[name] = {"bytes": size, "sha256": sha256_of(place.read_bytes())}
+        else:
+            place.remove()
+    return files
+
+
+def _ranges(artifact: Artifact) -> dict[str, list[float]]:
+    """Least and largest value of all samples, normalised and without normalisation."""
+    images = artifact.images()
+    pixels = artifact.normalisation.inverse(images)
+    return {name: [float(t.min()), float(t.max())] for name, t in (("normalised", images), ("pixels", pixels))}
 
 
 def as_stored(
-    tensors: Mapping[str, Tensor], decoder: Sequence[Mapping[str, Any]], storage_dtype: str
+    tensors: Mapping[str, Tensor], decoder: Sequence[Mapping[str, Any]], storage_dtype: str, normalisation: Normalisation
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 
-    ``uint8`` quantises each channel of a tensor of images to 256 levels between its own least and largest value.
+    uint8 is for images that ``rows`` decodes. Its levels go from black to white where a channel stays within [0, 1], so
+    that real 8-bit images lose nothing; else from the channel's least to its largest value. ZCA takes the latter.
+
+    Raises:
+        InputError: an unknown type, one that these tensors cannot have, values that are not finite.
     """
-    stored: dict[str, Tensor] = {}
     operations = [dict(op) for op in decoder]
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu()
-        if storage_dtype != "uint8" or tensor.dim() != 4:
-            kept = tensor.to(STORAGE.get(storage_dtype, torch.float32)) if tensor.is_floating_point() else tensor
-            stored[name] = kept.contiguous()
-            continue
-        low, high = tensor.amin(dim=(0, 2, 3)).float(), tensor.amax(dim=(0, 2, 3)).float()
-        scale = ((high - low) / 255).clamp(min=1e-12)
-        levels = ((tensor.float() - low[:, None, None]) / scale[:, None, None]).round().clamp(0, 255)
-        stored |= {name: levels.to(torch.uint8).contiguous(), f"{name}.scale": scale, f"{name}.offset": low}
-        for at, op in enumerate(operations):
-            if op.get("op") == "rows" and op.get("tensor") == name:
-                operations[at] = {"op": "dequantise", "tensor": name, "scale": f"{name}.scale", "offset": f"{name}.offset"}
-    return stored, operations
+    if storage_dtype not in (*FLOATS, UINT8):
+        raise InputError(f"no storage type is named {storage_dtype!r}: {near(storage_dtype, (*FLOATS, UINT8))}")
+    kept = {name: _finite(name, t.detach().cpu()) for name, t in tensors.items()}
+    if storage_dtype in FLOATS:
+        dtype = FLOATS[storage_dtype]
+        small = {name: t.to(dtype) if t.is_floating_point() else t for name, t in kept.items()}
+        return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
+    for at, op in enumerate(operations):
+        name = op.get("tensor")
+        if op.get("op") == "rows" and name in kept and kept[name].dim() == 4 and kept[name].is_floating_point():
+            scale, offset = f"{name}.scale", f"{name}.offset"
+            kept[name], kept[scale], kept[offset] = quantise(kept[name], *_level_range(kept[name], normalisation))
+            operations[at] = {"op": "dequantise", "tensor": name, "scale": scale, "offset": offset}
+    if operations == [dict(op) for op in decoder]:
+        raise InputError("storage type uint8 needs images that the decoder reads as rows: use float16 or float32")
+    return {name: t.float() if t.dtype == torch.float64 else t for name, t in kept.items()}, operations
 
 
-def sizes(place: Place) -> dict[str, int]:
-    """Bytes on storage by part; the normalisation's matrices, which real images need too, are not in the total."""
-    found = {part: (place / name).size() for name, part in PARTS.items() if (place / name).exists()}
-    counted = {part: found.get(part, 0) for part in ("images", "labels", "models")}
-    return {**counted, "total": sum(counted.values()), "normalisation": found.get("normalisation", 0)}
+def _level_range(images: Tensor, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    if not normalisation.pixelwise:
+        return low, high
+    ends = torch.tensor([0.0, 1.0], dtype=images.dtype)[:, None, None, None].expand(2, images.shape[1], 1, 1)
+    black, white = normalisation.apply(ends).flatten(1)
+    inside = (low >= black - 1e-5) & (high <= white + 1e-5)
+    return torch.where(inside, black, low), torch.where(inside, white, high)
+
+
+def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        where = f" as {dtype}: use float32" if dtype else ": go back to a checkpoint before it diverged"
+        raise InputError(f"tensor {name!r} of the set has values that are not finite{where}")
+    return tensor
 
 
 def preview_of(artifact: Artifact) -> bytes:
@@ -224,76 +300,58 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
 
     Raises:
         InputError: no artifact; a file is missing, truncated or altered; a newer schema; labels or a decoder of a plugin
-            that is not here (names its distribution).
+            (names its distribution).
     """
     place = Place.at(url)
     manifest = read_manifest(place)
+    kind = _label_class(manifest, place)
     try:
-        images, labels = (load_tensors(place / n, sha256=_recorded(manifest, n, place)) for n in (IMAGES, LABELS))
-        extra: dict[str, Tensor] = {}
-        if NORMALISATION in manifest["files"]:
-            extra = load_tensors(place / NORMALISATION, sha256=_recorded(manifest, NORMALISATION, place))
-        kind = manifest["labels"]["kind"]
-        made = label_class(manifest, place).load(manifest["labels"], labels)
-        artifact = Artifact(manifest, images, made, Normalisation.load(manifest["normalisation"], extra))
-        if len(artifact) != len(made):
-            raise InputError(f"{place.url} has {len(artifact)} samples and {kind} labels of {len(made)}: write it again")
+        held = {n: load_tensors(place / n, sha256=_sha256(manifest, n, place)) for n in PARTS if _due(n, manifest)}
+        labels = kind.load(manifest["labels"], held[LABELS])
+        normalisation = Normalisation.load(manifest["normalisation"], held.get(NORMALISATION, {}))
+        artifact = Artifact(place, manifest, held[IMAGES], labels, normalisation)
         _try_out(artifact)
         return artifact
     except DdcoreError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(f"{(place / MANIFEST).url} does not describe the files beside it ({what}): get the artifact again") from error
+        raise InputError(f"{(place / MANIFEST).url} does not describe the files beside it ({what}): {AGAIN}") from error
 
 
-def read_manifest(place: Place) -> dict[str, Any]:
-    """The manifest of an artifact folder.
-
-    Raises:
-        InputError: there is none, it is no manifest, or it is from a newer ddcore.
-    """
-    if not (place / MANIFEST).exists():
-        where = f"; did you mean {(place / 'artifact').url}?" if (place / "artifact" / MANIFEST).exists() else ""
-        hint = where or ": give the folder that holds manifest.json, or finish the run that writes it"
-        raise InputError(f"{place.url} is no artifact, it has no {MANIFEST}{hint}")
-    manifest = (place / MANIFEST).read_json()
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if not isinstance(manifest, dict) or not isinstance(schema, int):
-        raise InputError(f"{(place / MANIFEST).url} is no manifest of an artifact: get the artifact again")
-    if schema > SCHEMA:
-        raise InputError(f"{place.url} has schema {schema}, this ddcore reads up to {SCHEMA}: pip install --upgrade ddcore-torch")
-    return manifest
+def _due(name: str, manifest: Mapping[str, Any]) -> bool:
+    return name != NORMALISATION or name in manifest["files"]
 
 
-def label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
-    """The class that reads this manifest's labels.
+def _sha256(manifest: Mapping[str, Any], name: str, place: Place) -> str:
+    if name not in manifest["files"]:
+        raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: {AGAIN}")
+    return str(manifest["files"][name]["sha256"])
 
-    Raises:
-        InputError: a kind that no code here reads; names the distribution the manifest names.
-    """
-    kind = manifest["labels"]["kind"]
+
+def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
+    kind, distribution = manifest["labels"]["kind"], manifest["labels"].get("distribution")
     if kind in KINDS:
         return KINDS[kind]
-    if distribution := manifest["labels"].get("distribution"):
+    if distribution:
         raise InputError(f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}")
     raise InputError(f"{place.url} has labels of kind {kind!r}, which this ddcore does not read: upgrade ddcore-torch")
 
 
-def _recorded(manifest: Mapping[str, Any], name: str, place: Place) -> str:
-    record = manifest["files"].get(name)
-    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
-        raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: get the artifact again")
-    return str(record["sha256"])
-
-
 def _try_out(artifact: Artifact) -> None:
-    """Decode and de-normalise one sample, so that a manifest that does not fit its files is found at once."""
-    first = torch.zeros(min(1, len(artifact)), dtype=torch.int64)
-    artifact.pixels(first)
-    artifact._answers(first)
-    if len(artifact.classes) < artifact.labels.class_count:
-        raise InputError(f"the artifact names {len(artifact.classes)} classes and its labels have {artifact.labels.class_count}: get it again")
-    float(json.dumps(artifact.learned_rate) if artifact.learned_rate is not None else 0)
+    """Decode one sample and compare all that is said twice, so that a manifest that does not fit is found at once.
 
-
+    Raises:
+        ValueError: how it does not fit.
+    """
+    manifest, labels, count = artifact.manifest, artifact.labels, len(artifact)
+    if not count == len(labels) > 0:
+        raise ValueError(f"{count} samples, {len(labels)} labels")
+    if len(artifact.classes) != labels.class_count:
+        raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
+    if manifest["bytes"] != bytes_of(manifest["files"], PARTS):
+        raise ValueError("bytes of the parts that are not those of the files")
+    image, _ = artifact[count - 1]
+    shown = artifact.pixels(torch.tensor([0]))
+    if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(shown).all()):
+        raise ValueError(f"samples of shape {tuple(image.shape)}, range {float(shown.min())} to {float(shown.max())}")

@@ -95,9 +95,9 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
     place = Place.at(setup.config.out) if setup.config.out else free_folder(setup)
     run = Run(setup, place, Reporter(quiet=plan_only))
     run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}, {run.config.ipc} images per class, seed {run.seed}")
-    for line in run.plan.lines():
+    for line in (*run.plan.lines(), *chosen_lines(run)):
         run.say(line)
-    run.check_evaluation()
+    run.check_names()
     check_data(run)
     if plan_only:
         return run
@@ -105,6 +105,14 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
     run.say(estimate(run).sentence())
     write_record(run, command)
     return run
+
+
+def chosen_lines(run: Run) -> list[str]:
+    """The network, and the preset if there is one, with what they mean."""
+    presets = sorted({source for source in run.setup.resolved.sources.values() if source.startswith("preset ")})
+    auto = f" (auto on {run.device.type}; the papers' is convnet3)" if run.config.network == "auto" else ""
+    switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
+    return [f"  network {run.network_name}{auto}, {run.device.type}, {run.config.threads} threads", *switch_off]
 
 
 def claim(place: Any) -> None:

@@ -1,9 +1,10 @@
 """Differentiable augmentations, drawn first and applied then, so that a draw can be replayed or shared.
 
-The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's because the
-field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are normalised, so the zeros
-that move in from outside are the data's mean colour. All operations keep dtype and device and are differentiable in the
-images; parameters are 1-D, one entry an image, or one entry for all.
+The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's because
+the field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are normalised, so the
+zeros that move in from outside are the data's mean colour. All operations keep dtype and device and are differentiable in
+the images; parameters are 1-D, one entry an image, or one entry for all. Numbers and names are the authors': ``dx`` and
+``cx`` run down the rows, but ``sx`` runs across; geometry is that of ``align_corners=True``, which their PyTorch meant.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ddcore.types import Batch
 OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 DSA_COLOUR: tuple[str, ...] = OPS
 DSA_DIGITS: tuple[str, ...] = tuple(op for op in OPS if op != "flip")
-MNIST_OPS = ("shift", "zoom", "turn")
+MNIST_OPS = ("crop", "scale", "rotate")
 
 BRIGHTNESS = 1.0
 SATURATION = 2.0
@@ -33,7 +34,7 @@ CUTOUT = 0.5
 FLIP = 0.5
 SCALE = 1.2
 DEGREES = 15.0
-MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES = 4, 0.2, 45.0
+MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES = 4, 0.2, 45
 
 
 def brightness(images: Tensor, b: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def brightness(images: Tensor, b: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, s: Tensor) -> Tensor:
-    """m + s (x - m), m the mean over channels of each pixel: 0 is grey, 1 the identity; grey images stay as they are."""
+    """m + s (x - m), m the mean over channels of each pixel: 0 is grey, 1 the identity; of no effect on grey images."""
     mean = images.mean(dim=1, keepdim=True)
     return mean + _column(s, images) * (images - mean)
 
@@ -59,17 +60,13 @@ def crop(images: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     Args:
         dx, dy: int64, along rows and along columns, as in the authors' code.
     """
-    count, _, height, width = images.shape
-    rows = torch.arange(height, device=images.device) + _rows(dx, images).long()[:, None]
-    columns = torch.arange(width, device=images.device) + _rows(dy, images).long()[:, None]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    at = torch.arange(count, device=images.device)[:, None, None]
-    taken = images.permute(0, 2, 3, 1)[at, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
-    return taken.permute(0, 3, 1, 2) * inside[:, None].to(images)
+    rows = torch.arange(images.shape[2], device=images.device) + _rows(dx, images).long()[:, None]
+    columns = torch.arange(images.shape[3], device=images.device) + _rows(dy, images).long()[:, None]
+    return _taken(images, rows, columns)
 
 
 def cutout(images: Tensor, cx: Tensor, cy: Tensor, side: int) -> Tensor:
-    """Zero a square of ``side`` pixels that begins at (cx - side // 2, cy - side // 2); what lies outside is clipped."""
+    """Zero a square of ``side`` pixels that begins at row cx - side // 2, column cy - side // 2; clipped at the border."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device) - (_rows(cx, images).long() - side // 2)[:, None]
     columns = torch.arange(width, device=images.device) - (_rows(cy, images).long() - side // 2)[:, None]
@@ -92,6 +89,15 @@ def rotate(images: Tensor, theta: Tensor) -> Tensor:
     """Resample under the matrix [[cos t, -sin t], [sin t, cos t]], t in radians, with a zero border."""
     theta = _rows(theta, images)
     return _affine(images, theta.cos(), -theta.sin(), theta.sin(), theta.cos())
+
+
+def _taken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Output pixel (i, j) of image n is input pixel (rows[n, i], columns[n, j]), zero where that lies outside."""
+    count, channels, height, width = images.shape
+    inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
+    down = rows.clamp(0, height - 1)[:, None, :, None].expand(count, channels, height, width)
+    across = columns.clamp(0, width - 1)[:, None, None, :].expand(count, channels, height, width)
+    return images.gather(2, down).gather(3, across) * inside.to(images)
 
 
 def _affine(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -145,12 +151,22 @@ class Drawn:
         Raises:
             ValueError: more rows than were drawn for.
         """
-        if not self.shared and len(images) > self.count:
-            raise ValueError(f"an augmentation drawn for {self.count} rows cannot serve {len(images)}: draw for as many rows")
+        if not self.shared:
+            check_rows(len(images), self.count)
         for name, parameters in self.operations:
             rows = {k: v if v.dim() == 0 or self.shared else v[: len(images)] for k, v in parameters.items()}
             images = _APPLY[name](images, rows)
         return images
+
+
+def check_rows(rows: int, count: int) -> None:
+    """A draw serves at most as many rows as it was made for.
+
+    Raises:
+        ValueError: there are more.
+    """
+    if rows > count:
+        raise ValueError(f"an augmentation drawn for {count} rows cannot serve {rows}: draw for as many rows")
 
 
 def parse_strategy(text: str) -> tuple[str, ...]:
@@ -158,6 +174,9 @@ def parse_strategy(text: str) -> tuple[str, ...]:
 
     Raises:
         OptionError: an unknown operation.
+
+    >>> parse_strategy("color_crop"), parse_strategy("none")
+    (('color', 'crop'), ())
     """
     names = [name for name in text.lower().split("_") if name and name != "none"]
     for name in names:
@@ -167,7 +186,7 @@ def parse_strategy(text: str) -> tuple[str, ...]:
 
 
 def draw(
-    strategy: Sequence[str],
+    strategy: str | Sequence[str],
     count: int,
     size: tuple[int, int],
     generator: torch.Generator,
@@ -179,11 +198,13 @@ def draw(
     """Draw once for a batch.
 
     Args:
-        strategy: operations to choose from; empty is the identity.
+        strategy: operations to choose from, or a string of them joined by ``_``; empty is the identity.
         count: rows; with ``shared`` one parameter set serves any number of rows (Siamese).
+        size: height and width in pixels.
         mode: ``single`` chooses one operation for the whole batch, ``all`` applies each in order.
         flip_first: FYI's family: a mirror image first, with probability 0.5 at every call, then one of the others.
     """
+    strategy = parse_strategy(strategy if isinstance(strategy, str) else "_".join(strategy))
     count = 1 if shared else count
     names = [name for name in strategy if not (flip_first and name == "flip")]
     chosen = list(names)
@@ -223,46 +244,83 @@ def _parameters(name: str, count: int, size: tuple[int, int], generator: torch.G
 
 @frozen(eq=False)
 class DrawnForDigits:
-    """DC's own augmentation of MNIST students: each image is shifted, or zoomed, or turned."""
+    """DC's own augmentation of MNIST students: each image has one of ``MNIST_OPS``.
+
+    Attributes:
+        which: (count,) int64, an index into ``MNIST_OPS``.
+        parameters: (count,) each: ``dx`` and ``dy`` of the crop; ``height`` and ``width`` to scale to, pixels; ``theta``.
+    """
 
     which: Tensor
-    dx: Tensor
-    dy: Tensor
-    sx: Tensor
-    sy: Tensor
-    theta: Tensor
+    parameters: Parameters
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with its images augmented."""
         return batch.with_inputs(self.images(batch.inputs))
 
     def images(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), at most as many as were drawn for."""
-        n = len(images)
-        candidates = (
-            crop(images, self.dx[:n], self.dy[:n]),
-            scale(images, 1 / self.sx[:n], 1 / self.sy[:n]),
-            rotate(images, self.theta[:n]),
-        )
-        which = self.which[:n].to(images.device)
-        return torch.stack(candidates)[which, torch.arange(n, device=images.device)]
+        """Images (B, C, H, W) augmented; a crop or a turn brings in the batch's mean colour, a scale zeros.
+
+        Raises:
+            ValueError: more rows than were drawn for.
+        """
+        check_rows(len(images), len(self.which))
+        colour = images.mean(dim=(0, 2, 3), keepdim=True)
+        augmented = images.clone()
+        for number, name in enumerate(MNIST_OPS):
+            rows = (self.which[: len(images)] == number).nonzero().flatten()
+            if len(rows):
+                own = {key: value[rows] for key, value in self.parameters.items()}
+                at = rows.to(images.device)
+                augmented[at] = _one_of_mnist(name, images[at], own, colour)
+        return augmented
+
+
+def _one_of_mnist(name: str, images: Tensor, own: Parameters, colour: Tensor) -> Tensor:
+    if name == "crop":
+        return crop(images - colour, own["dx"], own["dy"]) + colour
+    if name == "scale":
+        return resized(images, own["height"], own["width"])
+    return rotate(images - colour.mean(), own["theta"]) + colour.mean()
+
+
+def resized(images: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Each image at its own height and width by nearest neighbour, centred on a black square, whose centre is cut out.
+
+    The square is as large as the largest side, which decides where odd differences go: as in DC's code, to the pixel.
+
+    Args:
+        heights, widths: (B,) int64, pixels.
+    """
+    heights, widths = heights.to(images.device), widths.to(images.device)
+    square = torch.maximum(heights, widths).clamp(min=max(images.shape[2:]))
+    rows = _nearest(images.shape[2], heights, square)
+    return _taken(images, rows, _nearest(images.shape[3], widths, square))
+
+
+def _nearest(side: int, new: Tensor, square: Tensor) -> Tensor:
+    """The pixel that each of ``side`` places shows when ``side`` pixels become ``new`` ones, (B, side); -1 for none."""
+    offset = (square - side) // 2 - (square - new) // 2
+    at = torch.arange(side, device=new.device) + offset[:, None]
+    return torch.where((at >= 0) & (at < new[:, None]), at * side // new[:, None], -1)
 
 
 def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) -> DrawnForDigits:
-    """One of: shift by up to 4 pixels, zoom by 0.8 to 1.2 a side, turn by up to 45 degrees; drawn for each image.
+    """Draw for each image a crop, a scale or a turn, in the ranges of DC's code.
 
-    The authors resize by nearest neighbour and rotate by cubic splines; here both are bilinear.
+    A crop moves by -4 to 3 pixels each way, a scale is to 0.8 to 1.2 of height and width each, truncated to whole pixels,
+    a turn is by a whole number of degrees from -45 to 44. The authors turn by a cubic spline; here it is bilinear.
     """
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
-
-    turn = math.radians(MNIST_DEGREES)
-    return DrawnForDigits(
-        which=torch.randint(len(MNIST_OPS), (count,), generator=generator),
-        dx=torch.randint(-MNIST_SHIFT, MNIST_SHIFT + 1, (count,), generator=generator),
-        dy=torch.randint(-MNIST_SHIFT, MNIST_SHIFT + 1, (count,), generator=generator),
-        sx=uniform(1 - MNIST_SCALE, 1 + MNIST_SCALE),
-        sy=uniform(1 - MNIST_SCALE, 1 + MNIST_SCALE),
-        theta=uniform(-turn, turn),
+    height, width = (
+        (side * (1 + MNIST_SCALE * (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1))).long()
+        for side in size
     )
+    turn = torch.randint(-MNIST_DEGREES, MNIST_DEGREES, (count,), generator=generator)
+    parameters = {
+        "dx": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),
+        "dy": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),
+        "height": height,
+        "width": width,
+        "theta": torch.deg2rad(turn.double()),
+    }
+    return DrawnForDigits(torch.randint(len(MNIST_OPS), (count,), generator=generator), parameters)

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
 
+LONGEST_LICENCE = 20
+"""Letters of a licence's short name; what is longer is a sentence, and stands in the text."""
 
-def card(artifact: Artifact, label_bytes: int) -> str:
-    """Markdown with a YAML head, as data hubs read it."""
-    manifest: Any = artifact.manifest
-    source, made, recipe = manifest["source"], manifest["provenance"], manifest["recipe"]
-    sizes = manifest["bytes"]
-    head = {"license": "other", "task_categories": ["image-classification"], "tags": ["dataset-distillation", "ddcore"], "size": len(artifact)}
-    papers = "\n".join(f"- {paper}" for paper in made.get("papers", [])) or "- none named"
-    gaps = "\n".join(f"- {note}" for note in manifest["notes"]) or "- none known beyond those of the data and of the method"
-    rows = "\n".join(f"| {part} | {size:,} |" for part, size in sizes.items())
-    training = "\n".join(f"- {name}: {_plain(value)}" for name, value in recipe.items())
-    return f"""---
-{chr(10).join(f"{key}: {json.dumps(value)}" for key, value in head.items())}
+CARD = """\
 ---
-# {source.get("name", "data")}, distilled by {artifact.method}: {artifact.ipc:g} images per class
+{head}
+---
+# {title}
 
 ![The images in class rows](preview.png)
 
-{len(artifact)} synthetic images of {len(artifact.classes)} classes, shape {_plain(manifest["shape"])}, {manifest["labels"]["kind"]} labels.
+{count} synthetic images of {classes} classes, shape {shape}, with {labels} labels.
 
 ## Load
 
@@ -34,43 +29,102 @@ def card(artifact: Artifact, label_bytes: int) -> str:
     distilled = load_artifact("PATH OR URL OF THIS FOLDER")
     for images, targets in distilled.loader(batch_size=64, seed=0): ...
 
-Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, `manifest.json` says how to read them.
+Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, and `manifest.json` says how to read them.
 
 ## Source data
 
-{source.get("name", "unknown")}, from {source.get("origin") or "an unnamed place"}. Licence: {source.get("licence") or "not stated"}.
-Fingerprint of the data: `{source.get("fingerprint", "unknown")}`.
+{source}, from {origin}. Fingerprint: `{fingerprint}`.
+
+Licence: {licence}. What may be done with the synthetic images depends on it.
 
 ## Method
 
-{artifact.method}, {made.get("steps", "?")} steps, seed {made.get("seed", "?")}, network {made.get("network", "?")}, ddcore {made.get("ddcore", "?")}.
+{method}, {steps} steps, seed {seed}, network {network}, ddcore {version}. The manifest has every option.
 
 {papers}
 
 ## How to train on it
 
-{training}
+{recipe}
+
+## Classes
+
+{names}
 
 ## Size
 
 | part | bytes |
 | --- | --- |
-{rows}
+{sizes}
 
-The labels alone are {label_bytes:,} bytes; the total buys {artifact.equivalent_ipc:.1f} real images per class stored as uint8.
+The total buys {equivalent:.1f} real images per class, stored as uint8 with a hard label each. Not counted: the
+normalisation, which real images need as well.
 
 ## Intended use
 
-Training small networks quickly, comparing methods, continual and federated learning under a byte budget. The images are learned
-to train networks, not to look like their classes; they may still show traits of the source images.
+Training small networks quickly, comparing methods, learning under a byte budget. The images are learned to train networks,
+not to look like their classes.
 
 ## Known gaps
 
 {gaps}
+- It was made with one network: others may learn less from it.
+- The images may show traits of the real ones and give no guarantee of privacy.
+- Pixels span {low:.2f} to {high:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at.
 """
+
+
+def card(artifact: Artifact) -> str:
+    """Markdown with a YAML head, as data hubs read it."""
+    manifest = artifact.manifest
+    source, made, size = manifest["source"], manifest["provenance"], manifest["bytes"]
+    name = source.get("name", "unnamed data")
+    title = f"{name}, distilled by {artifact.method}: {artifact.ipc:g} {'image' if artifact.ipc == 1 else 'images'} per class"
+    low, high = manifest["value_range"]["pixels"]
+    return CARD.format(
+        head=_head(title, source, len(artifact)),
+        title=title,
+        count=len(artifact),
+        classes=len(artifact.classes),
+        shape=" x ".join(map(str, manifest["shape"])),
+        labels=manifest["labels"]["kind"],
+        source=name,
+        origin=source.get("origin") or "an unnamed place",
+        licence=source.get("licence") or "not stated",
+        fingerprint=source.get("fingerprint", "unknown"),
+        method=artifact.method,
+        **{key: made.get(key, "unknown") for key in ("steps", "seed", "network")},
+        version=made.get("ddcore", "unknown"),
+        papers=_listed(made.get("papers", []), "No paper is named."),
+        recipe=_listed((f"{key}: {_plain(value)}" for key, value in manifest["recipe"].items()), "No recipe is given."),
+        names=", ".join(artifact.classes),
+        sizes="\n".join(f"| {part} | {size[part]:,} |" for part in ("images", "labels", "models", "total")),
+        equivalent=artifact.equivalent_ipc,
+        gaps=_listed(manifest["notes"], "- The method's own are in its paper."),
+        low=low,
+        high=high,
+    )
+
+
+def _head(title: str, source: Mapping[str, Any], count: int) -> str:
+    """YAML, whose values are JSON: that is YAML too, whatever is in the names."""
+    licence = re.sub("[^a-z0-9.]+", "-", str(source.get("licence") or "unknown").partition("(")[0].lower()).strip("-")
+    size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "n>100K"
+    head = {
+        "pretty_name": title,
+        "license": licence if len(licence) <= LONGEST_LICENCE else "other",
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", "ddcore"],
+        "size_categories": [size],
+    }
+    return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items())
+
+
+def _listed(lines: Iterable[str], otherwise: str) -> str:
+    return "\n".join(f"- {line}" for line in lines) or otherwise
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return " x ".join(str(v) for v in value) if all(isinstance(v, int) for v in value) else ", ".join(str(v) for v in value) or "none"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+        return ", ".join(map(str, value)) or "none"
+    return json.dumps(value) if isinstance(value, dict) else "none" if value is None else str(value)

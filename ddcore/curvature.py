@@ -81,7 +81,9 @@ class CheapNorms(TorchFunctionMode):
         if quick is not None:
             return quick(*args, **(kwargs or {}))
         if self.both_ways and func.__name__ not in BOTH_WAYS:
-            raise NotImplementedError(f"{func.__name__} is not known to have a forward-mode derivative with a right gradient")
+            raise NotImplementedError(
+                f"{func.__name__} is not known to have a forward-mode derivative with a right gradient"
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -193,7 +195,9 @@ class _NormaliseTangent(Function):
         return _derivative(normalised, r, along, dims)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Dims], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Dims], output: tuple[Tensor, Tensor]
+    ) -> None:
         _, _, normalised, r, ctx.dims = inputs
         ctx.save_for_backward(normalised, r, *output)
         ctx.mark_non_differentiable(output[1])

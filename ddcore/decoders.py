@@ -1,7 +1,8 @@
 """How stored tensors become samples, in the run, in the artifact and in everybody's loader, for ever.
 
 A decoder is a list of operations, each a plain dict with its name under ``op``; the first makes images, the others change
-them. An operation has no state, gives random access by sample, and is differentiable in the stored tensors.
+them. An operation has no state, gives random access by sample, and is differentiable in the stored float tensors.
+Shape letters: B samples asked for, C H W pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ddcore.errors import InputError, near
@@ -18,13 +20,17 @@ Tensors = Mapping[str, Tensor]
 
 
 class Operation(Protocol):
-    """One kind of operation."""
+    """One kind of operation.
+
+    ``before`` in its methods belongs to the operation before it in the list, None for the first: an operation that copies,
+    cuts or combines samples asks it for whichever it needs.
+    """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
-        """How many samples there are after it; ``before`` it, or None if it is the first."""
+        """How many samples there are after it; ``before`` is how many there were."""
 
     def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Samples (B, ...) at ``index`` (B,) int64; ``before`` gives those of the operation before it."""
+        """Samples (B, ...) at ``index`` (B,) int64; ``before`` gives the samples it works on, at any index."""
 
 
 class Rows:
@@ -32,24 +38,27 @@ class Rows:
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
         """Rows of the tensor."""
-        return len(stored(tensors, spec["tensor"]))
+        return len(stored(tensors, spec, "tensor"))
 
     def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """The rows."""
-        tensor = stored(tensors, spec["tensor"])
+        """The rows, in the stored type."""
+        tensor = stored(tensors, spec, "tensor")
         return tensor[index.to(tensor.device)]
 
 
 class Dequantise:
-    """``{"op": "dequantise", "tensor": NAME, "scale": NAME, "offset": NAME}``: scale * stored + offset, a channel each."""
+    """``{"op": "dequantise", "tensor": NAME, "scale": NAME, "offset": NAME}``: scale_c * row + offset_c in channel c.
+
+    ``quantise`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32.
+    """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
         """Rows of the tensor."""
-        return len(stored(tensors, spec["tensor"]))
+        return len(stored(tensors, spec, "tensor"))
 
     def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Float rows (B, C, H, W)."""
-        tensor, scale, offset = (stored(tensors, spec[name]) for name in ("tensor", "scale", "offset"))
+        """Images (B, C, H, W) in the type of ``scale``; differentiable in scale and offset."""
+        tensor, scale, offset = (stored(tensors, spec, key) for key in ("tensor", "scale", "offset"))
         rows = tensor[index.to(tensor.device)].to(scale.dtype)
         return scale[:, None, None] * rows + offset[:, None, None]
 
@@ -58,7 +67,11 @@ OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise()}
 
 
 class Decoder:
-    """A list of operations, applied in order."""
+    """A list of operations, applied in order.
+
+    >>> Decoder([{"op": "rows", "tensor": "pixels"}]).sample({"pixels": torch.tensor([5, 6, 7])}, torch.tensor([2, 0]))
+    tensor([7, 5])
+    """
 
     def __init__(self, spec: Sequence[Spec], operations: Mapping[str, Operation] = OPERATIONS) -> None:
         """Look the operations up.
@@ -95,20 +108,41 @@ def _bound(
 
 
 def _known(spec: Spec, operations: Mapping[str, Operation]) -> Operation:
-    name = spec.get("op")
+    name = str(spec.get("op"))
     if name in operations:
         return operations[name]
     if distribution := spec.get("distribution"):
         raise InputError(f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}")
-    raise InputError(f"no decoder operation is named {name!r}: {near(str(name), operations)}")
+    raise InputError(f"no decoder operation is named {name!r}: {near(name, operations)}")
 
 
-def stored(tensors: Tensors, name: str) -> Tensor:
-    """A stored tensor by name.
+def stored(tensors: Tensors, spec: Spec, key: str) -> Tensor:
+    """The stored tensor that an operation names under ``key``.
 
     Raises:
-        InputError: it is not there.
+        InputError: it names none, or one that is not there.
     """
+    name = spec.get(key)
+    if not isinstance(name, str):
+        raise InputError(f"decoder operation {spec.get('op')!r} names no {key}: write {key!r} into its description")
     if name not in tensors:
         raise InputError(f"the decoder reads tensor {name!r}, which is not stored: {near(name, tensors)}")
     return tensors[name]
+
+
+def quantise(images: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images as 256 levels a channel, evenly from ``low`` to ``high``; each is off by at most half a level.
+
+    Args:
+        images: (N, C, H, W) float.
+        low: (C,), what level 0 stands for; values below become level 0.
+        high: (C,), what level 255 stands for; values above become level 255.
+
+    Returns:
+        Levels (N, C, H, W) uint8, scale (C,) and offset (C,) float32: image = scale * level + offset.
+    """
+    low, high = low.double(), high.double()
+    scale = (high - low) / 255
+    steps = torch.where(scale > 0, scale, 1.0)[:, None, None]
+    levels = ((images.double() - low[:, None, None]) / steps).round().clamp(0, 255)
+    return levels.to(torch.uint8), scale.float(), low.float()

@@ -1,4 +1,4 @@
-"""A first estimate of time and memory, before heavy work: one measured forward pass, scaled by what the plan will do.
+"""A first estimate of time and memory, before heavy work: a measured forward pass, scaled by what the plan will do.
 
 It is meant to tell minutes from days. A pass with gradients is counted as 3 forward passes, one of second order as 9.
 """
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BASE_BYTES = 350_000_000
 ACTIVATIONS_KEPT = 6
+MEASURED = 250
+"""Images of the measured pass."""
 
 
 @frozen
@@ -51,10 +53,10 @@ class Estimate:
 
 
 def estimate(run: Run) -> Estimate:
-    """Measure one chunk through the run's network and scale it."""
+    """Measure a pass through the run's network and scale it."""
     network = run.network(run.generator("estimate")).requires_grad_(False)
     parameters = sum(p.numel() for p in network.parameters())
-    images = run.real.train.inputs(torch.arange(min(CHUNK, len(run.real.train))))
+    images = run.real.train.inputs(torch.arange(min(MEASURED, len(run.real.train))))
     rate = measured_rate(network, images)
     rows = len(run.source.classes) * run.config.ipc
     cost: Cost = run.matcher.cost(run)

@@ -4,74 +4,117 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from ddcore.artifact import Artifact
-from ddcore.errors import InputError
+from ddcore.errors import InputError, near
+from ddcore.labels import SoftLabels
 from ddcore.storage import Place
 
-LOSSY = "8-bit images: pixels outside [0, 1] are clipped"
+LOSSY = "8-bit images without normalisation; what lies outside [0, 1] is clipped, so students learn a little less from them"
+MOST_LETTERS = 60
 
 
-def export(artifact: Artifact, to: str, out: str) -> None:
-    """Write ``folder`` (class folders of PNG, labels.json), ``parquet`` (Hugging Face image layout) or ``pt`` (a dict of
-    tensors that ``torch.load(weights_only=True)`` reads).
+def export(artifact: Artifact, to: str, out: str | Place) -> Place:
+    """Write a set for other tools.
+
+    Args:
+        to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
+            ``pt``: a dict of tensors and texts that ``torch.load(weights_only=True)`` reads, and that loses nothing.
+        out: a new folder; for the latter two a new file instead if it ends in .parquet, .pt or .pth.
+
+    Returns:
+        The folder or file written.
 
     Raises:
-        InputError: the place is taken, or pyarrow is missing for parquet.
+        InputError: the place is taken, a format that is not known, images that PNG cannot hold, or no pyarrow.
     """
     place = Place.at(out)
+    if to not in FORMATS:
+        raise InputError(f"no export format is named {to!r}: {near(to, FORMATS)}")
     if place.exists() and (not place.is_folder() or place.names()):
         raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
-    {"folder": _folder, "parquet": _parquet, "pt": _pt}[to](artifact, place)
+    return FORMATS[to](artifact, place)
 
 
-def _folder(artifact: Artifact, place: Place) -> None:
-    names = _folder_names(artifact.classes)
-    rows = []
-    for at, (png, cls) in enumerate(zip(_pngs(artifact), artifact.labels.classes.tolist(), strict=True)):
-        (place / names[cls]).make_folder()
-        (place / names[cls] / f"{at:06d}.png").write_bytes(png)
-        rows.append({"file": f"{names[cls]}/{at:06d}.png", "class": cls, **_soft(artifact, at)})
-    facts = {"classes": list(artifact.classes), "note": LOSSY, "recipe": artifact.manifest["recipe"], "samples": rows}
-    (place / "labels.json").write_json(facts)
+def _to_folder(artifact: Artifact, place: Place) -> Place:
+    folders, classes = folder_names(artifact.classes), artifact.labels.classes.tolist()
+    samples = []
+    for at, (picture, cls) in enumerate(zip(_pngs(artifact), classes, strict=True)):
+        name = f"{folders[cls]}/{at:06d}.png"
+        (place / name).write_bytes(picture)
+        samples.append({"file": name, "class": cls, **_logits(artifact, at)})
+    facts = {"classes": list(artifact.classes), "folders": folders, "note": LOSSY, "recipe": artifact.manifest["recipe"]}
+    (place / "labels.json").write_json({**facts, "samples": samples})
+    return place
 
 
-def _parquet(artifact: Artifact, place: Place) -> None:
+def _to_parquet(artifact: Artifact, place: Place) -> Place:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise InputError("parquet needs pyarrow, which is not installed: pip install 'ddcore-torch[parquet]'") from error
-    images = [{"bytes": png, "path": f"{at:06d}.png"} for at, png in enumerate(_pngs(artifact))]
+    images = [{"bytes": picture, "path": f"{at:06d}.png"} for at, picture in enumerate(_pngs(artifact))]
     columns: dict[str, Any] = {"image": images, "label": artifact.labels.classes.tolist()}
-    features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": list(artifact.classes), "_type": "ClassLabel"}}
-    if _soft(artifact, 0):
-        columns["logits"] = [_soft(artifact, at)["logits"] for at in range(len(artifact))]
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(artifact.classes), "_type": "ClassLabel"},
+    }
+    if isinstance(artifact.labels, SoftLabels):
+        rows = artifact.labels.logits.float().tolist()
+        columns["logits"] = pyarrow.array(rows, pyarrow.list_(pyarrow.float32()))
         features["logits"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    about = {"features": features, "license": str(artifact.manifest["source"].get("licence", ""))}
+    table = pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": about})})
     held = io.BytesIO()
-    pq.write_table(table, held)
-    (place if place.name.endswith(".parquet") else place / "train.parquet").write_bytes(held.getvalue())
+    pyarrow.parquet.write_table(table, held)
+    return _written(place, (".parquet",), "train.parquet", held.getvalue())
 
 
-def _pt(artifact: Artifact, place: Place) -> None:
-    import torch
-
-    tensors: dict[str, Any] = {"images": artifact.images(), **{f"labels.{n}": t for n, t in artifact.labels.tensors().items()}}
-    plain = {"classes": list(artifact.classes), "recipe": json.dumps(artifact.manifest["recipe"])}
-    plain["normalisation"] = json.dumps(artifact.normalisation.header())
-    tensors |= {f"normalisation.{n}": t for n, t in artifact.normalisation.tensors().items()}
+def _to_pt(artifact: Artifact, place: Place) -> Place:
+    content: dict[str, Any] = {
+        "images": artifact.images(),
+        **{f"labels.{name}": tensor for name, tensor in artifact.labels.tensors().items()},
+        "labels": artifact.labels.classes,
+        **{f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()},
+        "normalisation": json.dumps(artifact.normalisation.header()),
+        "recipe": json.dumps(artifact.manifest["recipe"]),
+        "classes": list(artifact.classes),
+    }
     held = io.BytesIO()
-    torch.save({**tensors, **plain}, held)
-    (place if place.name.endswith((".pt", ".pth")) else place / "distilled.pt").write_bytes(held.getvalue())
+    torch.save(content, held)
+    return _written(place, (".pt", ".pth"), "distilled.pt", held.getvalue())
+
+
+FORMATS: Mapping[str, Callable[[Artifact, Place], Place]] = {
+    "folder": _to_folder,
+    "parquet": _to_parquet,
+    "pt": _to_pt,
+}
+
+
+def folder_names(classes: tuple[str, ...]) -> list[str]:
+    """Class names as names of folders that sort in the order of the classes.
+
+    >>> folder_names(("cat", "dog/wolf"))
+    ['0-cat', '1-dog_wolf']
+    """
+    digits = len(str(len(classes) - 1))
+    plain = ["".join(letter if letter.isalnum() or letter in "-_ " else "_" for letter in name) for name in classes]
+    return [f"{at:0{digits}d}-{name[:MOST_LETTERS].strip()}" for at, name in enumerate(plain)]
 
 
 def _pngs(artifact: Artifact) -> list[bytes]:
     from PIL import Image
 
-    made = []
-    for levels in (artifact.pixels() * 255).round().byte():
+    pixels, made = artifact.pixels(), []
+    if pixels.shape[1] not in (1, 3):
+        raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")
+    for levels in (pixels * 255).round().to(torch.uint8):
         array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
         held = io.BytesIO()
         Image.fromarray(array).save(held, format="PNG")
@@ -79,44 +122,62 @@ def _pngs(artifact: Artifact) -> list[bytes]:
     return made
 
 
-def _soft(artifact: Artifact, at: int) -> dict[str, list[float]]:
-    logits = artifact.labels.tensors().get("logits")
-    return {} if logits is None else {"logits": [round(v, 6) for v in logits[at].float().tolist()]}
+def _logits(artifact: Artifact, at: int) -> dict[str, list[float]]:
+    labels = artifact.labels
+    return {"logits": labels.logits[at].float().tolist()} if isinstance(labels, SoftLabels) else {}
 
 
-def _folder_names(classes: tuple[str, ...]) -> list[str]:
-    """Class names as folder names: no separators, no duplicates, sorted in class order."""
-    digits = len(str(len(classes) - 1))
-    return [f"{at:0{digits}d}-" + "".join(c if c.isalnum() or c in "-_ " else "_" for c in name)[:60] for at, name in enumerate(classes)]
+def _written(place: Place, endings: tuple[str, ...], name: str, content: bytes) -> Place:
+    target = place if place.name.endswith(endings) else place / name
+    target.write_bytes(content)
+    return target
 
 
 def inspect(artifact: Artifact) -> dict[str, Any]:
-    """All there is to know, as plain values."""
+    """All there is to know, as JSON values: the manifest, and what follows from it and the files."""
+    tensors = {n: {"shape": list(t.shape), "dtype": _name(t.dtype)} for n, t in artifact.tensors.items()}
     return {
         **artifact.manifest,
+        "url": artifact.place.url,
+        "method": artifact.method,
         "samples": len(artifact),
+        "samples_per_class": torch.bincount(artifact.labels.classes, minlength=len(artifact.classes)).tolist(),
         "ipc": artifact.ipc,
         "payload_bytes": artifact.payload_bytes,
-        "equivalent_ipc": round(artifact.equivalent_ipc, 3),
-        "tensors": {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in artifact.tensors.items()},
+        "equivalent_ipc": artifact.equivalent_ipc,
+        "learned_rate": artifact.learned_rate,
+        "tensors": tensors,
+        "altered": artifact.altered(),
     }
 
 
 def describe(artifact: Artifact) -> str:
     """The same for people, one fact a line."""
-    manifest, sizes = artifact.manifest, artifact.nbytes
-    made, recipe = manifest["provenance"], manifest["recipe"]
+    manifest, sizes, altered = artifact.manifest, artifact.nbytes, artifact.altered()
     shape = " x ".join(str(n) for n in manifest["shape"])
-    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items() if size)
+    low, high = (f"{float(value):.2f}" for value in manifest["value_range"]["pixels"])
+    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items() if size and part in ("images", "labels", "models"))
+    few = ", ".join(artifact.classes[:10]) + (f" and {len(artifact.classes) - 10} more" if len(artifact.classes) > 10 else "")
+    each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
     facts = {
-        "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({artifact.ipc:g} per class), {shape}",
-        "classes": ", ".join(artifact.classes[:10]) + (", ..." if len(artifact.classes) > 10 else ""),
-        "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes",
-        "pixels": f"{manifest['storage_dtype']}, normalised by {manifest['normalisation']['kind']}",
-        "bytes": f"{parts}; as {artifact.equivalent_ipc:.1f} real uint8 images per class",
-        "method": f"{artifact.method}, {made.get('steps')} steps, seed {made.get('seed')}, network {made.get('network')}",
-        "source": f"{manifest['source'].get('name')}, {manifest['source'].get('licence')}",
-        "train with": f"protocol {recipe.get('protocol')}, rate {recipe.get('rate'):.4g}, {recipe.get('epochs')} epochs, batch {recipe.get('batch')}",
+        "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",
+        "classes": few,
+        "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes without the file's header",
+        "pixels": f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
+        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real uint8 images per class",
+        "method": ", ".join([artifact.method, *_known(manifest["provenance"], ("steps", "seed", "network", "ddcore"))]),
+        "source": ", ".join(map(str, filter(None, (manifest["source"].get(n) for n in ("name", "origin", "licence"))))),
+        "train with": ", ".join(_known(manifest["recipe"], ("protocol", "rate", "epochs", "batch", "momentum"))),
+        "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
-    notes = [f"note         {note}" for note in manifest["notes"]]
-    return "\n".join([*(f"{name:<12} {text}" for name, text in facts.items()), *notes])
+    notes = [f"{'note':<12} {note}" for note in manifest["notes"]]
+    return "\n".join([*(f"{name:<12} {text}" for name, text in facts.items() if text), *notes])
+
+
+def _known(values: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    shown = {name: values[name] for name in names if values.get(name) is not None}
+    return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

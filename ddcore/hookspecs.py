@@ -9,9 +9,9 @@ A hook answers in one of five ways, marked by its decorator:
 * ``observe``: every selected plugin is told; nothing is expected back.
 
 Every argument is passed by name and an implementation takes only those it needs. Arguments without defaults are
-mandatory for the caller, and an implementation must not give defaults. Besides those listed, ``state`` in an
-implementation's signature is the plugin's own mutable state of the current task, saved in checkpoints. Tensors live on
-``run.device``; generators are CPU generators, and the only randomness allowed.
+mandatory for the caller, and an implementation must not give defaults. What a matcher keeps across steps lies in
+``learn.state``, saved in checkpoints. Tensors live on ``run.device``; generators are CPU generators, and the only randomness
+allowed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The field's networks, in its own small-image variants (``specs`` of DC, MTT and their kin; parameter counts are tests).
+"""The field's networks, in its own small-image variants, as in the code of DC, DSA, DM and MTT at 28 and 32 pixels.
 
-Every network maps images (B, C, H, W) to logits (B, K), and ``embed`` gives the flattened input (B, D) of its last linear
-layer. Instance normalisation is GroupNorm with as many groups as channels. PyTorch's default initialisation throughout.
+Every network maps images (B, C, H, W) to logits (B, K), and ``embed`` gives the flattened input (B, D) of its last
+linear layer. Instance normalisation is GroupNorm with as many groups as channels; initialisation is PyTorch's default.
+From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with an average, as in DATM's code.
 
     convnet[DEPTH][-bn|-ln|-in|-gn|-nonorm][-wWIDTH][-relu|-sigmoid|-leaky|-swish][-avg|-max|-nopool]
     mlp  lenet  alexnet  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ddcore import randomness
 from ddcore.errors import InputError, near
 
 CONVNET = re.compile(
-    r"convnet(?P<depth>\d+)?(-(?P<norm>bn|ln|in|gn|nonorm))?(-w(?P<width>\d+))?"
+    r"convnet(?P<depth>[1-9]\d?)?(-(?P<norm>bn|ln|in|gn|nonorm))?(-w(?P<width>[1-9]\d{0,4}))?"
     r"(-(?P<act>relu|sigmoid|leaky|swish))?(-(?P<pool>avg|max|nopool))?"
 )
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -51,7 +53,11 @@ class Classifier(nn.Module):
 
 
 def build(name: str, channels: int, size: int, classes: int, generator: torch.Generator) -> nn.Module | None:
-    """A freshly initialised network; None if the name is not known here.
+    """A freshly initialised network on the CPU, float32, in train mode; None if the name is not known here.
+
+    Args:
+        name: by the grammar at the top of this file.
+        generator: all randomness; torch's global generator is as it was afterwards.
 
     Raises:
         InputError: the images are too small for it.
@@ -62,8 +68,9 @@ def build(name: str, channels: int, size: int, classes: int, generator: torch.Ge
     with randomness.drawing_from(generator):
         try:
             return maker(channels, size, classes)
-        except (RuntimeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"network {name!r} cannot take images of {size}x{size} pixels ({error}): choose a shallower one or --resize") from error
+        except ValueError as error:
+            what = f"network {name!r} cannot take images of {size}x{size} pixels ({error})"
+            raise InputError(f"{what}: choose another or --resize") from error
 
 
 def network_names() -> list[str]:
@@ -89,7 +96,7 @@ def _maker(name: str) -> Maker | None:
     if match := CONVNET.fullmatch(name):
         return lambda channels, size, classes: convnet(channels, size, classes, **_convnet_options(match.groupdict()))
     if name.startswith("torchvision:"):
-        return lambda channels, size, classes: from_torchvision(name.partition(":")[2], channels, classes)
+        return lambda channels, size, classes: from_torchvision(name.partition(":")[2], channels, size, classes)
     return _FIXED.get(name)
 
 
@@ -117,10 +124,14 @@ def usual_depth(size: int) -> int:
 def convnet(
     channels: int, size: int, classes: int, *, depth: int | None, width: int, norm: str, activation: str, pool: str
 ) -> nn.Module:
-    """depth x [3x3 convolution, norm, activation, 2x2 pooling], flattened, linear; 1-channel images are padded by 3 first."""
+    """``depth`` times a 3x3 convolution, norm, activation and 2x2 pooling; flattened, linear.
+
+    Grey images of 28 pixels and more are padded by 3 instead of 1 at first, as in the authors' code, whose 28 pixels so
+    become 32; smaller ones (digits, 8 pixels) are not, since half of the map would be frame.
+    """
     depth = usual_depth(size) if depth is None else depth
-    if depth < 1 or width < 1:
-        raise ValueError("depth and width are at least 1")
+    if norm == "gn" and width % 4:
+        raise InputError(f"a convnet with group norm has 4 groups: make its width a multiple of 4, not {width}")
     layers: list[nn.Module] = []
     side = size + 4 if channels == 1 and size >= 28 else size
     into = channels
@@ -139,7 +150,7 @@ def convnet(
 def _norm(name: str, width: int, side: int) -> list[nn.Module]:
     if name == "nonorm":
         return []
-    made = {
+    made: dict[str, Callable[[], nn.Module]] = {
         "bn": lambda: nn.BatchNorm2d(width),
         "ln": lambda: nn.LayerNorm([width, side, side]),
         "in": lambda: nn.GroupNorm(width, width),
@@ -157,13 +168,13 @@ class MLP(Classifier):
 
 
 def lenet(channels: int, size: int, classes: int) -> nn.Module:
-    """LeNet without normalisation; ``embed`` is the last hidden layer (84)."""
-    padding = 2 if channels == 1 else 0
-    side = ((size + 2 * padding - 4) // 2 - 4) // 2
+    """LeNet without normalisation; ``embed`` is the last hidden layer (84); stride 2 first from 64 pixels on."""
+    padding, stride = (2 if channels == 1 else 0), (2 if size >= 64 else 1)
+    side = (((size + 2 * padding - 5) // stride + 1) // 2 - 4) // 2
     if side < 1:
         raise ValueError("two 5x5 convolutions and poolings leave nothing of it")
     layers = [
-        *(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2, 2)),
+        *(nn.Conv2d(channels, 6, 5, stride=stride, padding=padding), nn.ReLU(), nn.MaxPool2d(2, 2)),
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2, 2)),
         *(nn.Flatten(), nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
     ]
@@ -187,9 +198,9 @@ def alexnet(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def vgg11(channels: int, size: int, classes: int, norm: str = "in") -> nn.Module:
-    """VGG11 with instance norm; the last pooling is an average of stride 2 from 64 pixels on."""
+    """VGG11 with instance norm; from 64 pixels on, then an average over 2x2 (DATM's code keeps one of the four)."""
     layers: list[nn.Module] = []
-    into, side = channels, size + 4 if channels == 1 and size < 32 else size
+    into, side = channels, size + 4 if channels == 1 else size
     for entry in VGG11:
         if isinstance(entry, str):
             layers.append(nn.MaxPool2d(2, 2))
@@ -229,16 +240,18 @@ class Block(nn.Module):
 def resnet18(channels: int, size: int, classes: int, norm: str = "in", pooled: bool = False) -> nn.Module:
     """ResNet-18 with a 3x3 stem and no max-pooling; the stem has stride 2 from 64 pixels on."""
     stride = 2 if size >= 64 else 1
-    layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, stride=stride, padding=1, bias=False), *_norm(norm, 64, 0), nn.ReLU()]
+    stem = nn.Conv2d(channels, 64, 3, stride=stride, padding=1, bias=False)
+    layers: list[nn.Module] = [stem, *_norm(norm, 64, 0), nn.ReLU()]
     into = 64
     for width, first in ((64, 1), (128, 2), (256, 2), (512, 2)):
         layers += [Block(into, width, first, norm, pooled), Block(width, width, 1, norm, pooled)]
         into = width
-    side = -(-size // stride) // 8 if pooled else 1
-    if side < 1:
-        raise ValueError("three halvings leave nothing of it")
+    side = -(-size // stride)
+    side = side // 8 if pooled else -(-side // 8)
+    if side < (2 if norm == "in" else 1):
+        raise ValueError("three halvings leave a pixel or less, of which instance norm would make a constant")
     layers += [] if pooled else [nn.AdaptiveAvgPool2d(1)]
-    return Classifier(nn.Sequential(*layers), 512 * side * side, classes)
+    return Classifier(nn.Sequential(*layers), 512 * (side * side if pooled else 1), classes)
 
 
 _FIXED: dict[str, Maker] = {
@@ -277,11 +290,12 @@ class Torchvision(nn.Module):
         return self.network(images)  # type: ignore[no-any-return]
 
 
-def from_torchvision(name: str, channels: int, classes: int) -> nn.Module:
-    """A torchvision classifier by name, without weights; a first convolution of another width takes other channels.
+def from_torchvision(name: str, channels: int, size: int, classes: int) -> nn.Module:
+    """A torchvision classifier by name, without weights, its first convolution made anew for other than 3 channels.
 
     Raises:
         InputError: no such model, or one without a last linear layer.
+        ValueError: it cannot take images of this size.
     """
     from ddcore.vision import import_torchvision
 
@@ -293,18 +307,34 @@ def from_torchvision(name: str, channels: int, classes: int) -> nn.Module:
     network = models.get_model(name, weights=None, num_classes=classes, **extra)
     linear = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     if not linear:
-        raise InputError(f"torchvision's {name!r} has no last linear layer to take features from: choose another network")
+        raise InputError(
+            f"torchvision's {name!r} has no last linear layer with features before it: choose another network"
+        )
     _take_channels(network, channels)
+    _try_size(network, channels, size)
     return Torchvision(network, linear[-1])
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            if module.in_channels != channels:
-                parent, _, own = path.rpartition(".")
-                made = nn.Conv2d(
-                    channels, module.out_channels, module.kernel_size, module.stride, module.padding, bias=module.bias is not None  # type: ignore[arg-type]
-                )
-                setattr(network.get_submodule(parent), own, made)
-            return
+    path, first = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels != channels:
+        shape: dict[str, Any] = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding")}
+        parent, _, own = path.rpartition(".")
+        made = nn.Conv2d(channels, first.out_channels, **shape, bias=first.bias is not None)
+        setattr(network.get_submodule(parent), own, made)
+
+
+def _try_size(network: nn.Module, channels: int, size: int) -> None:
+    """Pass one image's shape, without its numbers, through the network.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    network.eval()
+    try:
+        functional_call(network, shapes, (torch.empty(1, channels, size, size, device="meta"),))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
+    network.train()

@@ -130,7 +130,7 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     if TRAJECTORIES in needs:
         stages.insert(0, Stage("experts", "trajectories", CORE, _phased(plugins, "augment", name, "expert")))
     stages += [Stage("augment", "identity", CORE, _phased(plugins, "augment", name))] if _phased(plugins, "augment", name) else []
-    stages += [Stage("settings", "matcher's", name, _with(plugins, "settings"))] if _with(plugins, "settings") else []
+    stages += [Stage("settings", "matcher's", name, _phased(plugins, "setting", name))] if _phased(plugins, "setting", name) else []
     stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
     stages.append(Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate"))))
     return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
@@ -188,10 +188,6 @@ def _phased(plugins: Mapping[str, Any], what: str, matcher: str, phase: str | No
     asked = asked_by(plugins[matcher])
     wanted = {f"{what}:{phase}"} if phase else {a for a in asked if a.startswith(f"{what}:")}
     return tuple(p for p, plugin in plugins.items() if offers(plugin) & wanted)
-
-
-def _with(plugins: Mapping[str, Any], attribute: str) -> tuple[str, ...]:
-    return tuple(name for name, plugin in plugins.items() if getattr(plugin, attribute))
 
 
 def _words(things: Any) -> str:

@@ -143,8 +143,9 @@ def installed() -> dict[str, list[Offer]]:
         for point in distribution.entry_points:
             if point.group == GROUP:
                 about = distribution.metadata  # one that was half uninstalled has neither name nor version
-                origin = about["Name"] if "Name" in about else "a distribution without a name"
-                offer = Offer(point.name, origin, about["Version"] if "Version" in about else "of no version", point.value)
+                origin = about["Name"] if "Name" in about else "a distribution without a name"  # noqa: SIM401
+                version = about["Version"] if "Version" in about else "of no version"  # noqa: SIM401
+                offer = Offer(point.name, origin, version, point.value)
                 found.setdefault(point.name, {}).setdefault(origin, offer)
     return {name: [found[name][d] for d in sorted(found[name])] for name in sorted(found)}
 

@@ -1,80 +1,104 @@
-"""A picture of a set: images in class rows, titled, at their true colours."""
+"""A picture of a set: images in rows by class, with a title, enlarged without smoothing so that pixels stay what they are."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import torch
+from attrs import frozen
 from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
-LEAST_SIDE = 48
-MOST_COLUMNS = 20
+LEAST_SIDE = 56
+"""Pixels of the sheet; smaller images are enlarged by a whole number to at least this."""
+WIDEST = 1200
 MOST_ROWS = 40
-GAP = 4
-MARGIN = 12
+GAP, MARGIN, TITLE, NOTE = 4, 12, 20, 14
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+MOST_LETTERS = 24
 
 
-def preview_png(images: Tensor, classes: Tensor, names: Sequence[str], title: str) -> bytes:
-    """PNG bytes.
+@frozen
+class _Layout:
+    """Where things are on the sheet, in its pixels."""
+
+    side: int
+    label: int
+    columns: int
+
+    @property
+    def first_row(self) -> int:
+        return MARGIN + TITLE + MARGIN
+
+    def image(self, row: int, column: int) -> tuple[int, int]:
+        return MARGIN + self.label + column * (self.side + GAP), self.first_row + row * (self.side + GAP)
+
+
+def preview_png(images: Tensor, classes: Tensor, class_names: Sequence[str], title: str) -> bytes:
+    """The sheet as PNG; equal arguments give equal bytes.
 
     Args:
-        images: (N, C, H, W) in [0, 1], 1 or 3 channels.
+        images: (N, C, H, W) in [0, 1]; of other than 1 or 3 channels the mean is shown.
         classes: (N,) int64.
-        names: of the classes.
+        class_names: of all classes; those without images get no row.
         title: one line above the rows.
 
-    At most ``MOST_COLUMNS`` images a class and ``MOST_ROWS`` classes are shown; the rest is counted.
+    What does not fit (``MOST_ROWS`` classes, as many images of each as are ``WIDEST`` pixels wide) is counted.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    shown = [c for c in range(len(names)) if bool((classes == c).any())]
-    rows = {c: (classes == c).nonzero()[:, 0][:MOST_COLUMNS] for c in shown[:MOST_ROWS]}
-    most = max((int((classes == c).sum()) for c in shown), default=0)
-    zoom = max(1, -(-LEAST_SIDE // max(1, images.shape[-1])))
-    side = zoom * images.shape[-1]
-    font, bold = ImageFont.load_default(14), ImageFont.load_default(17)
-    label_width = max([int(font.getlength(_short(names[c]))) for c in rows] or [0]) + MARGIN
-    columns = max((len(index) for index in rows.values()), default=0)
-    notes = _notes(len(shown), most)
-    width = max(2 * MARGIN + label_width + columns * (side + GAP), 2 * MARGIN + int(bold.getlength(title)))
-    top = MARGIN + 28
-    height = top + len(rows) * (side + GAP) + MARGIN + 20 * len(notes)
-    sheet = Image.new("RGB", (width, height), PAPER)
+    present = [c for c in range(len(class_names)) if bool((classes == c).any())]
+    shown = present[:MOST_ROWS]
+    small, large = ImageFont.load_default(NOTE), ImageFont.load_default(TITLE)
+    label = max((int(small.getlength(_short(class_names[c]))) for c in shown), default=0) + MARGIN
+    layout = _layout(images, classes, shown, label)
+    left_out = [max(0, int((classes == c).sum()) - layout.columns) for c in shown]
+    more = [f"+{n} more" if n else "" for n in left_out]
+    right = layout.image(0, layout.columns)[0] + max((int(small.getlength(text)) for text in more), default=0)
+    bottom = layout.image(len(shown), 0)[1] + (NOTE + MARGIN if len(present) > len(shown) else 0)
+    size = max(right, MARGIN + int(large.getlength(title))) + MARGIN, bottom + MARGIN
+    sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 2), title, fill=INK, font=bold)
-    for at, (cls, index) in enumerate(rows.items()):
-        y = top + at * (side + GAP)
-        pen.text((MARGIN, y + side // 2 - 8), _short(names[cls]), fill=INK, font=font)
-        for column, row in enumerate(index.tolist()):
-            sheet.paste(_picture(images[row], side), (MARGIN + label_width + column * (side + GAP), y))
-    for at, note in enumerate(notes):
-        pen.text((MARGIN, top + len(rows) * (side + GAP) + 2 + 20 * at), note, fill=FAINT, font=font)
+    pen.text((MARGIN, MARGIN + TITLE // 2), title, fill=INK, font=large, anchor="lm")
+    for row, cls in enumerate(shown):
+        of_class = images[(classes == cls).nonzero()[: layout.columns, 0]]
+        for column, image in enumerate(of_class):
+            sheet.paste(_picture(image, layout.side), layout.image(row, column))
+        _write(pen, (MARGIN, layout.image(row, 0)[1] + layout.side // 2), _short(class_names[cls]), INK)
+        _write(pen, (layout.image(0, layout.columns)[0], layout.image(row, 0)[1] + layout.side // 2), more[row], FAINT)
+    if len(present) > len(shown):
+        _write(pen, (MARGIN, bottom - NOTE // 2), f"+{len(present) - len(shown)} more classes", FAINT)
     held = io.BytesIO()
-    sheet.save(held, format="PNG")
+    sheet.save(held, format="PNG", optimize=True)
     return held.getvalue()
+
+
+def _layout(images: Tensor, classes: Tensor, shown: Sequence[int], label: int) -> _Layout:
+    size = int(images.shape[-1])
+    side = size * -(-LEAST_SIDE // size)
+    most = max((int((classes == c).sum()) for c in shown), default=0)
+    return _Layout(side, label, min(most, max(1, (WIDEST - label) // (side + GAP))))
 
 
 def _picture(image: Tensor, side: int) -> Image:
     from PIL import Image
 
-    levels: Any = (image.clamp(0, 1) * 255).round().byte().cpu()
-    array = levels[0].numpy() if len(levels) == 1 else levels[:3].permute(1, 2, 0).contiguous().numpy()
+    image = image if len(image) in (1, 3) else image.mean(0, keepdim=True)
+    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "\u2026"
+def _write(pen: ImageDraw, at: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
+    from PIL import ImageFont
+
+    pen.text(at, text, fill=colour, font=ImageFont.load_default(NOTE), anchor="lm")
 
 
-def _notes(classes: int, most: int) -> list[str]:
-    notes = []
-    if most > MOST_COLUMNS:
-        notes.append(f"the first {MOST_COLUMNS} of up to {most} images of each class")
-    if classes > MOST_ROWS:
-        notes.append(f"the first {MOST_ROWS} of {classes} classes")
-    return notes
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 3] + "..."

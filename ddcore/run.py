@@ -19,7 +19,7 @@ from ddcore import randomness
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
 from ddcore.dispatch import CORE, Hooks, PerPlugin
-from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError
+from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
@@ -29,6 +29,7 @@ from ddcore.types import SETTINGS, Batch, Progress, Sequential, Task, Transform,
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
+    from ddcore.executors import Executor
     from ddcore.experts import Trajectories
     from ddcore.labels import Labels
     from ddcore.record import Setup
@@ -261,11 +262,7 @@ class Run:
         from ddcore.work import describe, forget, remember
 
         left = [task for task in tasks if not self.checkpoints.finished(task.key)]
-        executor = self.hooks.by_name("ddcore_executor", name=self.executor_name)
-        if executor is None:
-            from ddcore.executors import EXECUTORS
-
-            raise OptionError(f"no executor is named {self.executor_name!r}: use one of {', '.join(EXECUTORS)}")
+        executor = self.executor()
         remember(self)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
         try:
@@ -282,14 +279,28 @@ class Run:
         name = str(self.config.executor)
         return "processes" if name == "here" and self.config.jobs > 1 else name
 
-    def check_evaluation(self) -> None:
-        """Refuse unknown protocols and networks before any work.
+    def executor(self) -> Executor:
+        """What runs tasks.
+
+        Raises:
+            OptionError: no such executor.
+        """
+        from ddcore.executors import EXECUTORS
+
+        executor = self.hooks.by_name("ddcore_executor", name=self.executor_name)
+        if executor is None:
+            raise OptionError(f"no executor is named {self.executor_name!r}: {near(self.executor_name, EXECUTORS)}")
+        return executor  # type: ignore[no-any-return]
+
+    def check_names(self) -> None:
+        """Refuse unknown executors, protocols and networks before any work.
 
         Raises:
             OptionError, InputError: naming the nearest known one.
         """
         from ddcore.evaluate import resolved_protocols
 
+        self.executor()
         resolved_protocols(self)
         for name in {self.network_name, *self.config.eval_network}:
             self.network(self.generator("check"), name)
@@ -382,8 +393,6 @@ def default_cache() -> str:
 def unknown_dataset(name: str) -> str:
     """One sentence for a data name that nobody answers."""
     from ddcore.data import known_sources
-    from ddcore.errors import near
-
     return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"
 
 

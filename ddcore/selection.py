@@ -44,5 +44,11 @@ def kcenter(features_ND: Tensor, count: int) -> Tensor:
 
 
 def random_choice(total: int, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` different numbers below ``total``, (count,) int64."""
+    """``count`` different numbers below ``total``, uniformly, (count,) int64.
+
+    Raises:
+        ValueError: more asked for than there are.
+    """
+    if count > total:
+        raise ValueError(f"{count} different rows asked of {total}")
     return torch.randperm(total, generator=generator)[:count]

@@ -65,7 +65,8 @@ class Descent:
         """The optimiser that makes this step and those after it."""
         dropped = self.drop_at is not None and step >= self.drop_at
         rate = self.rate * self.drop if dropped else self.rate
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        parameters = network.parameters()
+        return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=self.weight_decay, fused=True)
 
 
 @frozen

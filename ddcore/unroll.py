@@ -156,7 +156,9 @@ def _targets(segment: Segment, steps: int) -> dict[int, tuple[Tensor, float]]:
             )
         found[step] = target
     if not found:
-        raise InputError("a segment has no target, so an unrolled student has nothing to match: give it one at the last step")
+        raise InputError(
+            "a segment has no target, so an unrolled student has nothing to match: give it one at the last step"
+        )
     return found
 
 

@@ -1,7 +1,8 @@
 """Import torchvision, also beside a CPU build of torch.
 
-torchvision wheels from the usual index are built against CUDA; beside a CPU torch their import fails because the compiled
-operators are missing. Their Python parts (models, data sets) need only the schemas of two operators to be declared.
+torchvision's wheels from the usual index are built against CUDA; beside a CPU torch their import fails with "operator
+torchvision::nms does not exist", because the compiled operators are missing. Their Python parts (models, data sets,
+transforms) need only the schemas of two operators to be declared.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ def import_torchvision() -> ModuleType:
         try:
             import torchvision
         except RuntimeError as error:
-            raise InputError(f"torchvision does not fit this torch ({error}): install the two as a pair, see constraints.txt") from error
+            sentence = f"torchvision does not fit this torch ({error}): install the two as a pair, see constraints.txt"
+            raise InputError(sentence) from error
     return torchvision  # type: ignore[no-any-return]
 
 
 def _declare_operators() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         try:
-            library.define(f"{name}{SCHEMA}")
+            library.define(f"{name}{SCHEMA}")  # type: ignore[no-untyped-call]
         except RuntimeError:
             continue
     _declared.append(library)

@@ -73,7 +73,11 @@ def test_the_fingerprint_changes_with_every_part_of_the_data():
         a_source(labels=(0, 1, 0, 1, 0)),
         a_source(test_labels=(1, 1)),
         a_source(classes=("ape", "bees")),
-        a_source(train=Split(base.train.stored.reshape(5, 3, 4, 4).flip(1), base.train.labels)),
+        a_source(train=Split(base.train.stored.flip(1), base.train.labels)),
+        a_source(
+            train=Split(base.train.stored.reshape(5, 12, 2, 2), base.train.labels),
+            test=Split(base.test.stored.reshape(2, 12, 2, 2), base.test.labels),
+        ),
     ]
     prints = [base.fingerprint, *(source.fingerprint for source in changed)]
     assert len(set(prints)) == len(prints) and a_source(name="other").fingerprint == base.fingerprint

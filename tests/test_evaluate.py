@@ -17,11 +17,12 @@ from ddcore.baselines import kcenter_index, random_index, share_out
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Split, open_source
 from ddcore.evaluate import evaluate_artifact, recipe_for, resolved_protocols, run_evaluation_task
-from ddcore.experts import Experts, trajectories
+from ddcore.experts import trajectories
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.networks import build
 from ddcore.normalisation import fit
 from ddcore.passes import lay_out
+from ddcore.recipes import Experts
 from ddcore.storage import Place
 from ddcore.types import Sequential, Task
 
@@ -218,6 +219,12 @@ def test_full_data_is_trained_once_for_all_runs(tmp_path):
     second = of(evaluate_artifact(two), "full")
     assert len(files) == 2 and (two.cache / "full").names() == files
     assert first.as_json() == second.as_json()
+
+
+def test_full_data_scores_the_same_for_every_seed_of_a_run(tmp_path):
+    rows = [evaluate_artifact(with_artifact(Stand(tmp_path / str(seed), seed=seed))) for seed in (0, 5)]
+    assert of(rows[0], "full").values == of(rows[1], "full").values
+    assert of(rows[0], "random").values != of(rows[1], "random").values
 
 
 def test_soft_labels_stand_beside_the_same_rule_on_real_images_and_beside_hard_ones(tmp_path):

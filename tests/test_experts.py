@@ -13,11 +13,12 @@ from ddcore import experts, randomness
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source, Split
 from ddcore.errors import InputError, Interrupted, NonFiniteLoss
-from ddcore.experts import Experts, Trajectories, digest, missing, snapshot_place, train_expert, trajectories
+from ddcore.experts import Trajectories, digest, missing, snapshot_place, train_expert, trajectories
 from ddcore.labels import HardLabels
 from ddcore.networks import build
 from ddcore.normalisation import fit
 from ddcore.passes import lay_out
+from ddcore.recipes import Experts
 from ddcore.storage import Place, read_metadata
 from ddcore.training import accuracy
 from ddcore.types import Sequential

@@ -237,3 +237,9 @@ def test_batch_normalisation_sees_whole_batches():
         optimizer.step()
     torch.testing.assert_close(moves(ours, network()), moves(twin, network()))
     torch.testing.assert_close(ours[1].running_mean, twin[1].running_mean)
+
+
+def test_testing_changes_no_batch_statistics():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
+    accuracy(network, Stored(torch.ones(2, 1, 1, 2), torch.zeros(2, dtype=torch.int64)))
+    assert network[0].running_mean.tolist() == [0] and network.training

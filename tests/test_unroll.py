@@ -52,7 +52,9 @@ class Linear(nn.Module):
         return x @ self.theta
 
 
-def toy_segment(network: nn.Module, targets: tuple[tuple[int, float], ...] = ((-1, 1.0),), momentum: float = 0.0) -> Segment:
+def toy_segment(
+    network: nn.Module, targets: tuple[tuple[int, float], ...] = ((-1, 1.0),), momentum: float = 0.0
+) -> Segment:
     start = flat_weights(network)
     moved = {k: (start + 0.1 * torch.randn(start.shape, generator=seeded(k + 50)).to(start), c) for k, c in targets}
     return Segment(start, moved, momentum)
@@ -184,7 +186,14 @@ def test_constant_gradient_with_momentum_in_closed_form(mode: str):
     target = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float64)
     segment = Segment(torch.zeros(3, dtype=torch.float64), {3: (target, 1.0)}, 0.5)
     value = unrolled_loss(
-        Linear(3), segment, lambda i: (images, torch.zeros(2)), rate, 3, [images], mode=mode, loss=lambda out, _: out.mean()
+        Linear(3),
+        segment,
+        lambda i: (images, torch.zeros(2)),
+        rate,
+        3,
+        [images],
+        mode=mode,
+        loss=lambda out, _: out.mean(),
     )
     end = -rate * images.mean(0) * 4.25
     due = (end - target).square().sum() / 5
@@ -233,7 +242,14 @@ def test_the_rate_grows_when_the_student_stops_short_of_the_expert():
     for mode in ("full", "adjoint", "tesla"):
         rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
         value = unrolled_loss(
-            Linear(3), segment, lambda i: (images, torch.zeros(1)), rate, 1, [], mode=mode, loss=lambda out, _: out.mean()
+            Linear(3),
+            segment,
+            lambda i: (images, torch.zeros(1)),
+            rate,
+            1,
+            [],
+            mode=mode,
+            loss=lambda out, _: out.mean(),
         )
         assert torch.autograd.grad(value, rate)[0] < 0
 
@@ -274,7 +290,9 @@ def test_the_sweep_is_exact_for_every_kind_of_layer(name: str):
 
 @pytest.mark.parametrize("mode", ["full", "adjoint"])
 def test_pixels_labels_and_rate_pass_gradcheck(mode: str):
-    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.GroupNorm(3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3))
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.GroupNorm(3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)
+    )
     network = with_weights(network.double())
     segment = toy_segment(network, ((-1, 1.0), (1, 0.5)), 0.6)
     student = Student(size=3)
@@ -322,7 +340,9 @@ def test_gradient_reaches_what_made_the_leaves():
     found = []
     for mode in ("full", "adjoint"):
         student.pixels = base * 2 - 1
-        value = unrolled_loss(network, toy_segment(network), student.batch_at, student.rate, 2, student.leaves, mode=mode)
+        value = unrolled_loss(
+            network, toy_segment(network), student.batch_at, student.rate, 2, student.leaves, mode=mode
+        )
         found.append(torch.autograd.grad(value, base))
     assert_same(found[1], found[0], 1e-10)
 

@@ -1,0 +1,123 @@
+"""``manifest.json``: what an artifact says of itself, checked before anything in it is believed.
+
+Keys of schema 1: ``schema``; ``kind`` (``images``); ``classes``, names in the order of class ids; ``shape`` of a sample;
+``storage_dtype``; ``value_range`` of the samples, normalised and as pixels; ``normalisation``, with its exact inverse;
+``decoder``, a list of operations; ``labels``, their kind and header; ``recipe`` for training; ``provenance``; ``source``, the
+real data; ``notes``; ``bytes`` by part; ``files``, bytes and SHA-256 of every other file. A decoder operation and a label
+kind that the core lacks name the ``distribution`` that provides them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from ddcore.errors import InputError
+from ddcore.storage import Place
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+KIND = "images"
+AGAIN = "get the artifact again"
+COUNTED = ("images", "labels", "models")
+"""Parts of the total. The normalisation is not among them: real images that the set is compared with need it as well."""
+
+TYPES: Mapping[str, type] = {
+    "kind": str,
+    "classes": list,
+    "shape": list,
+    "storage_dtype": str,
+    "value_range": dict,
+    "normalisation": dict,
+    "decoder": list,
+    "labels": dict,
+    "recipe": dict,
+    "provenance": dict,
+    "source": dict,
+    "notes": list,
+    "bytes": dict,
+    "files": dict,
+}
+
+
+def read_manifest(place: Place) -> dict[str, Any]:
+    """The manifest of an artifact folder.
+
+    Raises:
+        InputError: there is none, it is damaged, it is from a newer ddcore, or the artifact is of another kind.
+    """
+    if not (place / MANIFEST).exists():
+        raise InputError(_no_artifact(place))
+    url = (place / MANIFEST).url
+    try:
+        manifest = (place / MANIFEST).read_json()
+    except RecursionError as error:
+        raise InputError(f"{url} is no manifest of an artifact, it is nested too deeply: {AGAIN}") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or not is_count(schema, least=1):
+        raise InputError(f"{url} is no manifest of an artifact, it has no schema version: {AGAIN}")
+    if schema > SCHEMA:
+        upgrade = "pip install --upgrade ddcore-torch"
+        raise InputError(f"{place.url} has schema {schema}, and this ddcore reads schemas up to {SCHEMA}: {upgrade}")
+    if wrong := next(filter(None, _wrongs(manifest)), ""):
+        raise InputError(f"{url} is damaged, {wrong}: {AGAIN}")
+    if manifest["kind"] != KIND:
+        raise InputError(f"{place.url} holds {manifest['kind']}, and this ddcore reads {KIND}: upgrade ddcore-torch")
+    return manifest
+
+
+def bytes_of(files: Mapping[str, Mapping[str, Any]], parts: Mapping[str, str]) -> dict[str, int]:
+    """Bytes by part, from the record of files and the part each belongs to."""
+    found = {part: int(files[name]["bytes"]) for name, part in parts.items() if name in files}
+    counted = {part: found.get(part, 0) for part in COUNTED}
+    return {**counted, "total": sum(counted.values()), "normalisation": found.get("normalisation", 0)}
+
+
+def is_count(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether it is a whole number, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _wrongs(manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with it, an empty text for all that is right."""
+    for name, kind in TYPES.items():
+        if not isinstance(manifest.get(name), kind):
+            return [f"its {name!r} is missing or not what it has to be"]
+    rate, span = manifest["recipe"].get("learned_rate"), manifest["value_range"].get("pixels")
+    ranged = isinstance(span, list) and len(span) == 2 and all(map(_finite, span))
+    lists = {"classes": str, "decoder": dict, "notes": str}
+    return [
+        *("" if _all(manifest[n], of) else f"its {n!r} holds something else than it has to" for n, of in lists.items()),
+        "" if manifest["classes"] else "it names no classes",
+        "" if manifest["shape"] and all(is_count(n, 1) for n in manifest["shape"]) else "its 'shape' is no shape",
+        "" if isinstance(manifest["labels"].get("kind"), str) else "its labels have no kind",
+        "" if isinstance(manifest["normalisation"].get("kind"), str) else "its normalisation has no kind",
+        "" if rate is None or _finite(rate) else "its recipe's learned rate is no number",
+        "" if ranged else "its 'value_range' is no range",
+        *map(_wrong_file, manifest["files"], manifest["files"].values()),
+    ]
+
+
+def _all(values: list[Any], of: type) -> bool:
+    return all(isinstance(value, of) for value in values)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong_file(name: str, record: object) -> str:
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\:"):
+        return f"it lists {name!r}, which is no file of its folder"
+    whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and is_count(record.get("bytes"))
+    return "" if whole else f"it has no checksum of {name}"
+
+
+def _no_artifact(place: Place) -> str:
+    inside = place / "artifact"
+    if (inside / MANIFEST).exists():
+        return f"{place.url} is no artifact but the run that made one: give {inside.url}"
+    if not place.exists():
+        return f"there is nothing at {place.url}: check the path or URL"
+    return f"{place.url} has no {MANIFEST}, so it is no finished artifact: give another folder, or finish the run that writes it"

@@ -1,0 +1,258 @@
+"""The command line as people meet it: what it prints, its exit codes, and one sentence for every wrong input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddcore.cli import invoke
+from ddcore.storage import Place, load_tensors, read_metadata
+
+SMALL = ["--steps", "2", "--eval-seeds", "1", "--protocol", "quick-2", "--network", "convnet2-w8", "--preset", "none", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ddcore(capsys):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = invoke([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    code, _, err = result
+    last = [line for line in err.splitlines() if not line.startswith("warning:")][-1]
+    assert code == 2, err
+    assert last.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in last, (word, last)
+
+
+def npz(path: Path, images: np.ndarray | None = None, labels: np.ndarray | None = None) -> str:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8) if images is None else images
+    labels = np.arange(len(images)) % 4 if labels is None else labels
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return f"npz:{path}"
+
+
+def test_a_whole_run_leaves_what_the_contract_says(ddcore, tmp_path):
+    code, out, err = ddcore("run", "--plugin", "dm", "--plugin", "fyi", *SMALL, "--out", tmp_path / "run", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        *("artifact", "checkpoints", "log.jsonl", "report.html", "run.json", "scores.json")
+    ]
+    rows = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
+    assert answer["rows"] == rows
+    assert {row["set"] for row in rows} == {"distilled", "random", "kcenter", "random-bytes", "full"}
+    for row in rows:
+        assert set(row) >= {"set", "protocol", "network", "labels", "ipc", "bytes", "accuracy", "steps", "seconds"}
+        assert set(row["bytes"]) >= {"images", "labels", "models", "total"}
+        assert 0 <= row["accuracy"]["mean"] <= 1
+    assert any("mirror" in warning for warning in answer["warnings"])
+    events = [json.loads(line)["event"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert events.count("step") == 2
+
+
+def test_the_order_of_plugins_does_not_change_the_bits(ddcore, tmp_path):
+    for name, plugins in (("one", ["fyi", "dm", "dsa"]), ("two", ["dsa", "dm", "fyi"])):
+        chosen = [word for plugin in plugins for word in ("--plugin", plugin)]
+        assert ddcore("run", *chosen, *SMALL, "--out", tmp_path / name)[0] == 0
+    one, two = ((tmp_path / name / "artifact" / "images.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_plan_only_and_explain_write_nothing(ddcore, tmp_path):
+    code, out, _ = ddcore("run", "--plugin", "dm", "--plan-only", *SMALL)
+    assert code == 0 and "match" in out and "estimate" in out
+    code, out, _ = ddcore("run", "--plugin", "dm", "--dm.lr-img", "3", "--explain", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert (rows["--dm.lr-img"]["value"], rows["--dm.lr-img"]["source"]) == (3.0, "command line")
+    assert rows["--ipc"]["source"] in ("default", "preset dm/digits-ipc1")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_evaluate_inspect_and_export_read_what_run_wrote(ddcore, tmp_path):
+    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    artifact = tmp_path / "run" / "artifact"
+    code, out, _ = ddcore("inspect", artifact, "--json")
+    assert code == 0 and json.loads(out)["samples"] == 10
+    code, out, _ = ddcore("inspect", artifact)
+    assert code == 0 and "10 images of 10 classes" in out
+    code, out, err = ddcore("evaluate", artifact, "--eval-seeds", "1", "--protocol", "quick-1", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["rows"]) == 5
+    for to in ("folder", "parquet", "pt"):
+        assert ddcore("export", artifact, "--to", to, "--out", tmp_path / to)[0] == 0
+    held = torch.load(tmp_path / "pt" / "distilled.pt", weights_only=True)
+    assert held["images"].shape == (10, 1, 8, 8)
+    refused(ddcore("export", artifact, "--to", "pt", "--out", tmp_path / "pt"), "exists already", "--out")
+
+
+def test_data_list_and_show(ddcore):
+    code, out, _ = ddcore("data", "list")
+    assert code == 0 and "digits" in out and "parquet:" in out
+    code, out, _ = ddcore("data", "show", "digits", "--json")
+    shown = json.loads(out)
+    assert shown["shape"] == [1, 8, 8] and len(shown["classes"]) == 10 and "CC BY 4.0" in shown["licence"]
+
+
+def test_plugins_and_show(ddcore):
+    code, out, _ = ddcore("plugins", "--json")
+    found = {row["name"]: row for row in json.loads(out)}
+    assert {"dm", "dsa", "fyi", "mtt", "datm"} <= set(found)
+    assert found["fyi"]["role"] == "enhancement" and "ddcore_view" in found["fyi"]["hooks"]
+    code, out, _ = ddcore("plugins", "show", "mtt")
+    assert code == 0 and "2203.11932" in out and "--mtt.student-steps" in out and "mtt/cifar10-ipc1" in out
+
+
+def test_a_config_file_does_what_the_command_line_does(ddcore, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('plugins = ["dm"]\nsteps = 2\neval_seeds = 1\nprotocol = ["quick-2"]\nthreads = 1\n[plugin.dm]\nlr_img = 0.5\n')
+    code, out, _ = ddcore("run", "--config", file, "--explain", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert (rows["--dm.lr-img"]["value"], rows["--dm.lr-img"]["source"]) == (0.5, f"file {file}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plugin", "datn"], ["'datn'", "did you mean 'datm'"]),
+        (["--plugin", "dm", "--dataset", "digit"], ["'digit'", "did you mean 'digits'"]),
+        (["--plugin", "dm", "--network", "convet3"], ["'convet3'", "did you mean 'convnet3'"]),
+        (["--plugin", "dm", "--protocol", "dsb"], ["'dsb'", "did you mean"]),
+        (["--plugin", "dm", "--plugin", "mtt"], ["'dm'", "'mtt'", "keep one"]),
+        (["--plugin", "fyi"], ["no selected plugin is a matcher", "--plugin fyi --plugin"]),
+        ([], ["no selected plugin is a matcher"]),
+        (["--plugin", "dm", "--fyi.halve-batch"], ["'--fyi.halve-batch'", "add --plugin fyi"]),
+        (["--plugin", "dm", "--dm.lr-img", "-1"], ["--dm.lr-img", "-1"]),
+        (["--plugin", "dm", "--dm.lr-img", "fast"], ["--dm.lr-img", "'fast'", "a number"]),
+        (["--plugin", "dm", "--ipc", "0"], ["--ipc", "0"]),
+        (["--plugin", "dm", "--ipc", "1000"], ["--ipc 1000", "class"]),
+        (["--plugin", "dm", "--init", "rael"], ["--init 'rael'", "did you mean 'real'"]),
+        (["--plugin", "dm", "--preset", "dm/cifar11-ipc1"], ["--preset", "dm/cifar10-ipc1"]),
+        (["--plugin", "dm", "--plugin", "dm"], ["'dm'", "twice"]),
+        (["--plugin", "dm", "--experts.count", "3"], ["--experts.count", "leave it out"]),
+        (["--plugin", "dm", "--dataset", "s4://bucket/x"], ["s4"]),
+        (["--plugin", "dm", "--executor", "rya"], ["rya"]),
+        (["--plugin", "dm", "--stepps", "3"], ["--stepps"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words_on_the_command_line(ddcore, tmp_path, arguments, words):
+    given = [word for word in SMALL if word not in arguments]
+    if "--network" in arguments or "--protocol" in arguments or "--preset" in arguments:
+        given = ["--steps", "2", "--eval-seeds", "1"]
+    refused(ddcore("run", *given, *arguments, "--out", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_in_a_file(ddcore, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("ipcc = 3\n")
+    refused(ddcore("run", "--plugin", "dm", "--config", file), "run.toml", "'ipcc'", "did you mean 'ipc'")
+    file.write_text("[plugin.dm]\nlr_imgg = 3\n")
+    refused(ddcore("run", "--plugin", "dm", "--config", file), "[plugin.dm]", "did you mean 'lr_img'")
+    file.write_text("ipc = \n")
+    refused(ddcore("run", "--plugin", "dm", "--config", file), "not TOML")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(ddcore):
+    refused(ddcore("run", "--plugin", "dm", "--device", "cuda"), "--device cuda", "--device cpu")
+
+
+def test_a_folder_in_use_is_left_alone(ddcore, tmp_path):
+    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run"), "another run", "ddcore resume")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("keep")
+    refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "mine"), "not empty")
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    refused(ddcore("resume", tmp_path / "mine"), "run.json")
+
+
+def test_data_that_cannot_be_used(ddcore, tmp_path):
+    def run(dataset: str) -> tuple[int, str, str]:
+        return ddcore("run", "--plugin", "dm", *SMALL, "--dataset", dataset, "--out", tmp_path / "run")
+
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    refused(run(npz(tmp_path / "a.npz", labels=np.full(40, 0.5))), "a.npz", "not integers")
+    bad = (images / 255.0).astype(np.float32)
+    bad[7, 0, 0, 0] = np.nan
+    refused(run(npz(tmp_path / "b.npz", images=bad)), "NaN")
+    refused(run(f"npz:{tmp_path / 'none.npz'}"), "none.npz")
+    (tmp_path / "one" / "train" / "cat").mkdir(parents=True)
+    refused(run(f"folder:{tmp_path / 'one'}"), "one")
+    refused(run(f"parquet:{tmp_path / 'nowhere'}"), "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_driver_that_is_not_installed_is_named(ddcore):
+    refused(ddcore("inspect", "abfs://container/artifact"), "pip install")
+
+
+def test_artifacts_that_cannot_be_used(ddcore, tmp_path):
+    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    artifact = tmp_path / "run" / "artifact"
+    refused(ddcore("inspect", tmp_path / "run"), "manifest.json", "did you mean")
+    images = (artifact / "images.safetensors").read_bytes()
+    (artifact / "images.safetensors").write_bytes(images[:-20])
+    refused(ddcore("inspect", artifact), "images.safetensors")
+    (artifact / "images.safetensors").write_bytes(images[:-1] + bytes([images[-1] ^ 1]))
+    refused(ddcore("inspect", artifact), "images.safetensors")
+    (artifact / "images.safetensors").write_bytes(images)
+    manifest = Place.at(artifact / "manifest.json").read_json()
+    Place.at(artifact / "manifest.json").write_json({**manifest, "schema": 99})
+    refused(ddcore("evaluate", artifact), "schema 99", "upgrade")
+    (artifact / "manifest.json").unlink()
+    refused(ddcore("inspect", artifact), "manifest.json")
+
+
+EXPLODES = """
+import torch
+from attrs import frozen
+from ddcore import Learn, Loss, Plugin, hookimpl
+
+@frozen(kw_only=True, eq=False)
+class Explodes(Plugin):
+    role = "matcher"
+    steps = 20
+    learns = ("pixels",)
+    asks = ("initialize",)
+
+    @hookimpl
+    def ddcore_learn(self, images):
+        images.requires_grad_()
+        return Learn({"pixels": images}, {"sgd": torch.optim.SGD([images], lr=0.1)}, roles={"pixels": "pixels"})
+
+    @hookimpl
+    def ddcore_matching_loss(self, step, learn):
+        yield Loss(learn.tensors["pixels"].sum() * (float("nan") if step == 5 else 1.0))
+"""
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_checkpoint(ddcore, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    (tmp_path / "explodes.py").write_text(EXPLODES)
+    result = ddcore("run", "--plugin-path", tmp_path / "explodes.py", *SMALL[2:], "--out", tmp_path / "run")
+    refused(result, "'explodes' (explodes.py", "nan at step 5", "smaller learning rate")
+    checkpoint = Place.at(tmp_path / "run" / "checkpoints" / "distil-000.safetensors")
+    assert read_metadata(checkpoint)["step"] == "5"
+    assert all(torch.isfinite(t).all() for t in load_tensors(checkpoint).values())
+    assert not (tmp_path / "run" / "artifact").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["plugins"][0]["sha256"]

@@ -1,0 +1,108 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ddcore.decoders import OPERATIONS, Decoder, quantise
+from ddcore.errors import InputError
+
+ROWS = [{"op": "rows", "tensor": "pixels"}]
+LEVELS = [{"op": "dequantise", "tensor": "pixels", "scale": "scale", "offset": "offset"}]
+
+
+def ramp(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.arange(torch.Size(shape).numel(), dtype=dtype).view(shape)
+
+
+class Repeat:
+    """Every sample before it, ``times`` times: what a later operation that combines rows has to be able to do."""
+
+    def count(self, tensors, spec, before: int | None) -> int:
+        return spec["times"] * before
+
+    def sample(self, tensors, spec, index: Tensor, before: Callable[[Tensor], Tensor]) -> Tensor:
+        return before(index // spec["times"])
+
+
+def test_rows_are_the_rows_at_any_index_in_any_order():
+    pixels = ramp(4, 3, 2, 2)
+    decoder = Decoder(ROWS)
+    assert decoder.count({"pixels": pixels}) == 4
+    assert torch.equal(decoder.sample({"pixels": pixels}, torch.tensor([3, 0, 3])), pixels[[3, 0, 3]])
+
+
+def test_gradients_reach_the_stored_rows_and_no_others():
+    pixels = torch.zeros(3, 1, 1, 1, requires_grad=True)
+    Decoder(ROWS).sample({"pixels": pixels}, torch.tensor([2, 0, 2])).sum().backward()
+    assert pixels.grad.flatten().tolist() == [1, 0, 2]
+
+
+def test_dequantise_by_hand():
+    # channel 0: 2 * level + 1, channel 1: 10 * level - 5
+    tensors = {
+        "pixels": torch.tensor([0, 255, 1, 2], dtype=torch.uint8).view(2, 2, 1, 1),
+        "scale": torch.tensor([2.0, 10]),
+        "offset": torch.tensor([1.0, -5]),
+    }
+    assert Decoder(LEVELS).count(tensors) == 2
+    assert Decoder(LEVELS).sample(tensors, torch.tensor([1, 0])).flatten().tolist() == [3, 15, 1, 2545]
+
+
+def test_dequantise_is_differentiable_in_scale_and_offset():
+    levels = ramp(2, 3, 2, 2, dtype=torch.int64).to(torch.uint8)
+    leaves = [torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+
+    def decode(scale: Tensor, offset: Tensor) -> Tensor:
+        return Decoder(LEVELS).sample({"pixels": levels, "scale": scale, "offset": offset}, torch.arange(2))
+
+    assert torch.autograd.gradcheck(decode, leaves)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.01, 100))
+def test_quantised_images_come_back_within_half_a_level(seed, spread):
+    images = spread * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    levels, scale, offset = quantise(images, low, high)
+    back = Decoder(LEVELS).sample({"pixels": levels, "scale": scale, "offset": offset}, torch.arange(3))
+    assert levels.dtype == torch.uint8 and levels.amin() == 0 and levels.amax() == 255
+    assert ((back - images).abs() <= 0.501 * scale[:, None, None]).all()
+
+
+def test_a_channel_of_one_value_survives_quantising():
+    images = torch.full((2, 1, 2, 2), 0.3)
+    levels, scale, offset = quantise(images, images.amin((0, 2, 3)), images.amax((0, 2, 3)))
+    assert torch.equal(Decoder(LEVELS).sample({"pixels": levels, "scale": scale, "offset": offset}, torch.arange(2)), images)
+
+
+def test_values_outside_the_range_become_its_ends():
+    levels, _, _ = quantise(torch.tensor([-1.0, 0.5, 2.0]).view(1, 1, 1, 3), torch.zeros(1), torch.ones(1))
+    assert levels.flatten().tolist() == [0, 128, 255]
+
+
+def test_an_operation_may_ask_the_one_before_it_for_any_sample():
+    decoder = Decoder([*ROWS, {"op": "repeat", "times": 3}], {**OPERATIONS, "repeat": Repeat()})
+    tensors = {"pixels": ramp(2)}
+    assert decoder.count(tensors) == 6
+    assert decoder.sample(tensors, torch.arange(6)).tolist() == [0, 0, 0, 1, 1, 1]
+    assert decoder.sample(tensors, torch.tensor([5])).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ([], "without operations"),
+        ([{"op": "row", "tensor": "pixels"}], "named 'row': did you mean 'rows'"),
+        ([{"op": "tiles", "distribution": "ddcore-rded"}], "'tiles' of ddcore-rded.*pip install ddcore-rded"),
+        ([{"op": "rows", "tensor": "pixel"}], "'pixel', which is not stored: did you mean 'pixels'"),
+        ([{"op": "rows"}], "'rows' names no tensor"),
+        ([{"op": "dequantise", "tensor": "pixels", "scale": "pixels"}], "'dequantise' names no offset"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_in_one_sentence(spec, words):
+    tensors = {"pixels": ramp(2, 1, 1, 1)}
+    with pytest.raises(InputError, match=words):
+        Decoder(spec).sample(tensors, torch.arange(Decoder(spec).count(tensors)))

@@ -1,0 +1,105 @@
+"""Chunked passes: the same numbers as one whole pass, and where a batch must stay whole."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddcore.networks import build
+from ddcore.passes import CHUNK, backward_in_parts, channels_last, chunk_of, features, lay_out, logits
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network(name: str = "convnet2-w8") -> nn.Module:
+    return build(name, 2, 8, 3, seeded()).double()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(7, 2, 8, 8, generator=seeded(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100, None])
+def test_chunked_features_and_logits_are_those_of_one_pass(images: Tensor, chunk: int | None):
+    net = network()
+    with torch.no_grad():
+        torch.testing.assert_close(features(net, images, chunk=chunk), net.embed(images))
+        torch.testing.assert_close(logits(net, images, chunk=chunk), net(images))
+
+
+@pytest.mark.parametrize("name", ["convnet2-ln-w8", "convnet2-gn-w8", "convnet2-in-w8", "mlp"])
+def test_every_norm_gives_torchs_numbers(images: Tensor, name: str):
+    net = network(name)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(net, images, chunk=2), net(images))
+
+
+def test_passes_have_no_gradient_and_leave_the_images_alone(images: Tensor):
+    images.requires_grad_()
+    before = images.detach().clone()
+    assert not features(network(), images).requires_grad
+    assert torch.equal(images, before) and images.is_contiguous()
+
+
+def test_a_network_that_mixes_its_batch_sees_it_whole_while_training(images: Tensor):
+    net = network("convnet2-bn-w8")
+    many = torch.cat([images] * 60)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(net, many), net(many))
+    assert chunk_of(net, many, CHUNK) == len(many)
+    assert chunk_of(net.eval(), many, CHUNK) == CHUNK * 16
+
+
+def test_chunks_hold_the_same_number_of_pixels_and_at_least_one_image():
+    net = network()
+    sizes = [chunk_of(net, torch.zeros(()).expand(500, 3, side, side), 16) for side in (8, 32, 64, 1024)]
+    assert sizes == [256, 16, 4, 1]
+
+
+def test_layout_changes_memory_and_not_values(images: Tensor):
+    net = network()
+    due = net(images)
+    laid = lay_out(net)
+    assert laid is net
+    weight = next(p for p in net.parameters() if p.dim() == 4)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(channels_last(images)), due)
+
+
+def soft_loss(output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+    return -(targets["probabilities"] * output.log_softmax(1)).sum(1).mean()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, None])
+def test_gradients_in_parts_are_those_of_the_mean_loss_of_the_batch(images: Tensor, chunk: int | None):
+    net = network()
+    targets = {"probabilities": torch.randn(7, 3, generator=seeded(2), dtype=torch.float64).softmax(1)}
+    whole = soft_loss(net(images), targets)
+    due = torch.autograd.grad(whole, list(net.parameters()))
+    value = backward_in_parts(net, images, targets, soft_loss, chunk=chunk)
+    torch.testing.assert_close(value, whole.detach())
+    assert not value.requires_grad
+    for p, d in zip(net.parameters(), due, strict=True):
+        torch.testing.assert_close(p.grad, d)
+
+
+def test_gradients_in_parts_add_to_those_already_there(images: Tensor):
+    net, classes = network(), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    backward_in_parts(net, images, classes, nn.functional.cross_entropy, chunk=3)
+    once = [p.grad.clone() for p in net.parameters()]
+    backward_in_parts(net, images, classes, nn.functional.cross_entropy, chunk=4)
+    for p, g in zip(net.parameters(), once, strict=True):
+        torch.testing.assert_close(p.grad, 2 * g)
+
+
+def test_batchnorm_trains_on_the_whole_batch(images: Tensor):
+    net, classes = network("convnet2-bn-w8"), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    many, ids = torch.cat([images, 2 * images] * 30), classes.repeat(60)
+    due = torch.autograd.grad(nn.functional.cross_entropy(net(many), ids), list(net.parameters()))
+    backward_in_parts(net, many, ids, nn.functional.cross_entropy)
+    for p, d in zip(net.parameters(), due, strict=True):
+        torch.testing.assert_close(p.grad, d)
