@@ -204,12 +204,16 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "labels": {"kind": labels.kind, **labels.header()},
         "recipe": dict(contents["recipe"]),
         "provenance": dict(contents["provenance"]),
-        "source": {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")},
+        "source": {
+            k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")
+        },
         "notes": list(contents.get("notes", ())),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)
     if len(artifact) != len(labels):
-        raise InputError(f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample")
+        raise InputError(
+            f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
+        )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
     place.make_folder()
     (place / MANIFEST).remove()
@@ -223,7 +227,11 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
 
 
 def _write_data(artifact: Artifact) -> dict[str, dict[str, Any]]:
-    held = {IMAGES: artifact.tensors, LABELS: artifact.labels.tensors(), NORMALISATION: artifact.normalisation.tensors()}
+    held = {
+        IMAGES: artifact.tensors,
+        LABELS: artifact.labels.tensors(),
+        NORMALISATION: artifact.normalisation.tensors(),
+    }
     files = {}
     for name, tensors in held.items():
         place = artifact.place / name
@@ -243,7 +251,10 @@ def _ranges(artifact: Artifact) -> dict[str, list[float]]:
 
 
 def as_stored(
-    tensors: Mapping[str, Tensor], decoder: Sequence[Mapping[str, Any]], storage_dtype: str, normalisation: Normalisation
+    tensors: Mapping[str, Tensor],
+    decoder: Sequence[Mapping[str, Any]],
+    storage_dtype: str,
+    normalisation: Normalisation,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 
@@ -334,7 +345,9 @@ def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
     if kind in KINDS:
         return KINDS[kind]
     if distribution:
-        raise InputError(f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}")
+        raise InputError(
+            f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}"
+        )
     raise InputError(f"{place.url} has labels of kind {kind!r}, which this ddcore does not read: upgrade ddcore-torch")
 
 
@@ -351,7 +364,10 @@ def _try_out(artifact: Artifact) -> None:
         raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
     if manifest["bytes"] != bytes_of(manifest["files"], PARTS):
         raise ValueError("bytes of the parts that are not those of the files")
+    for name, tensor in (*artifact.tensors.items(), *labels.tensors().items()):
+        if tensor.is_complex() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"tensor {name!r} has values that are no finite real numbers")
     image, _ = artifact[count - 1]
-    shown = artifact.pixels(torch.tensor([0]))
-    if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(shown).all()):
-        raise ValueError(f"samples of shape {tuple(image.shape)}, range {float(shown.min())} to {float(shown.max())}")
+    artifact.pixels(torch.tensor([0]))
+    if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(image).all()):
+        raise ValueError(f"samples of shape {tuple(image.shape)} where finite ones of {manifest['shape']} are due")

@@ -112,7 +112,9 @@ def _known(spec: Spec, operations: Mapping[str, Operation]) -> Operation:
     if name in operations:
         return operations[name]
     if distribution := spec.get("distribution"):
-        raise InputError(f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}")
+        raise InputError(
+            f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}"
+        )
     raise InputError(f"no decoder operation is named {name!r}: {near(name, operations)}")
 
 

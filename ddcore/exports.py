@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels
 from ddcore.storage import Place
 
-LOSSY = "8-bit images without normalisation; what lies outside [0, 1] is clipped, so students learn a little less from them"
+LOSSY = (
+    "8-bit images without normalisation; what lies outside [0, 1] is clipped, so students learn a little less from them"
+)
 MOST_LETTERS = 60
 
 
-def export(artifact: Artifact, to: str, out: str | Place) -> Place:
+def export(artifact: Artifact, to: str, out: str | PathLike[str] | Place) -> Place:
     """Write a set for other tools.
 
     Args:
@@ -47,7 +50,12 @@ def _to_folder(artifact: Artifact, place: Place) -> Place:
         name = f"{folders[cls]}/{at:06d}.png"
         (place / name).write_bytes(picture)
         samples.append({"file": name, "class": cls, **_logits(artifact, at)})
-    facts = {"classes": list(artifact.classes), "folders": folders, "note": LOSSY, "recipe": artifact.manifest["recipe"]}
+    facts = {
+        "classes": list(artifact.classes),
+        "folders": folders,
+        "note": LOSSY,
+        "recipe": artifact.manifest["recipe"],
+    }
     (place / "labels.json").write_json({**facts, "samples": samples})
     return place
 
@@ -57,7 +65,9 @@ def _to_parquet(artifact: Artifact, place: Place) -> Place:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("parquet needs pyarrow, which is not installed: pip install 'ddcore-torch[parquet]'") from error
+        raise InputError(
+            "parquet needs pyarrow, which is not installed: pip install 'ddcore-torch[parquet]'"
+        ) from error
     images = [{"bytes": picture, "path": f"{at:06d}.png"} for at, picture in enumerate(_pngs(artifact))]
     columns: dict[str, Any] = {"image": images, "label": artifact.labels.classes.tolist()}
     features: dict[str, Any] = {
@@ -156,8 +166,12 @@ def describe(artifact: Artifact) -> str:
     manifest, sizes, altered = artifact.manifest, artifact.nbytes, artifact.altered()
     shape = " x ".join(str(n) for n in manifest["shape"])
     low, high = (f"{float(value):.2f}" for value in manifest["value_range"]["pixels"])
-    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items() if size and part in ("images", "labels", "models"))
-    few = ", ".join(artifact.classes[:10]) + (f" and {len(artifact.classes) - 10} more" if len(artifact.classes) > 10 else "")
+    parts = ", ".join(
+        f"{part} {size:,}" for part, size in sizes.items() if size and part in ("images", "labels", "models")
+    )
+    few = ", ".join(artifact.classes[:10]) + (
+        f" and {len(artifact.classes) - 10} more" if len(artifact.classes) > 10 else ""
+    )
     each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
     facts = {
         "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",

@@ -86,6 +86,8 @@ class Labels(ABC):
 
 
 def _ids(classes: Tensor) -> Tensor:
+    if classes.is_floating_point() or classes.is_complex():
+        raise InputError(f"class ids are {classes.dtype} where integers are due: number the classes from 0 on")
     return classes.detach().cpu().long()
 
 
@@ -154,7 +156,9 @@ class SoftLabels(Labels):
     def __attrs_post_init__(self) -> None:
         if self.logits.dim() != 2 or len(self.logits) != len(self.classes):
             due = f"({self.classes.numel()} samples, classes)"
-            raise InputError(f"soft labels have shape {tuple(self.logits.shape)} where {due} is due: give logits for each sample")
+            raise InputError(
+                f"soft labels have shape {tuple(self.logits.shape)} where {due} is due: give logits for each sample"
+            )
         if not 0 < self.temperature < math.inf:
             raise InputError(f"soft labels have temperature {self.temperature}: it has to be above 0")
         _check_ids(self.classes, self.class_count)
@@ -202,7 +206,9 @@ def smallest_type(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.int16 if classes <= 32768 else torch.int32
 
 
-def soft_cross_entropy(logits: Tensor, target_logits: Tensor, temperature: float = 1.0, tau_squared: bool = False) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, target_logits: Tensor, temperature: float = 1.0, tau_squared: bool = False
+) -> Tensor:
     """-sum_c softmax(z / tau)_c log softmax(f / tau)_c, mean over the batch.
 
     Args:
@@ -234,15 +240,21 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
         return F.cross_entropy(logits, targets["class"])
     if recipe["loss"] == "soft-cross-entropy":
         return soft_cross_entropy(logits, targets["logits"].to(logits), recipe["temperature"], recipe["tau_squared"])
-    raise InputError(f"labels ask for the loss {recipe['loss']!r}, which this ddcore does not know: upgrade ddcore-torch")
+    raise InputError(
+        f"labels ask for the loss {recipe['loss']!r}, which this ddcore does not know: upgrade ddcore-torch"
+    )
 
 
 def _check_ids(classes: Tensor, count: int) -> None:
     if classes.dim() != 1:
-        raise InputError(f"class ids have shape {tuple(classes.shape)} where one number a sample is due: give them as a row")
+        raise InputError(
+            f"class ids have shape {tuple(classes.shape)} where one number a sample is due: give them as a row"
+        )
     wrong = classes[(classes < 0) | (classes >= count)]
     if len(wrong):
-        raise InputError(f"labels name class {int(wrong[0])} where there are {count}: number the classes from 0 to {count - 1}")
+        raise InputError(
+            f"labels name class {int(wrong[0])} where there are {count}: number the classes from 0 to {count - 1}"
+        )
 
 
 def _stored(tensors: Mapping[str, Tensor], name: str) -> Tensor:

@@ -88,7 +88,7 @@ def backward_in_parts(
     """
     size = chunk or chunk_of(network, images, TRAINING_CHUNK)
     total = torch.zeros((), dtype=images.dtype, device=images.device)
-    for x, own in zip(images.split(size), _split(targets, len(images), size), strict=True):
+    for x, own in zip(images.split(size), _split(targets, len(images), size), strict=True):  # type: ignore[no-untyped-call]
         with quick_norms(images):
             value = loss(network(channels_last(x)), own) * (len(x) / len(images))
         value.backward()  # type: ignore[no-untyped-call]
@@ -105,4 +105,4 @@ def _split(targets: Any, count: int, size: int) -> Iterator[Any]:
 def _passed(network: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, chunk: int | None) -> Tensor:
     size = chunk or chunk_of(network, images, CHUNK)
     with torch.no_grad(), quick_norms(images):
-        return torch.cat([function(channels_last(x)) for x in images.split(size)])
+        return torch.cat([function(channels_last(x)) for x in images.split(size)])  # type: ignore[no-untyped-call]

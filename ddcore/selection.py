@@ -39,7 +39,6 @@ def kcenter(features_ND: Tensor, count: int) -> Tensor:
         chosen.append(int(nearest.argmax()))
         new = (features - features[chosen[-1]]).square().sum(1)
         nearest = torch.minimum(nearest, new)
-        nearest[chosen] = -1.0
     return torch.tensor(chosen, dtype=torch.int64)
 
 

@@ -91,7 +91,7 @@ def weights_view(network: nn.Module, flat_P: Tensor) -> dict[str, Tensor]:
             f"flat weights have shape {tuple(flat_P.shape)} but the network has {due} parameters: "
             "use weights that this network was trained to"
         )
-    pieces = flat_P.split([p.numel() for p in named.values()])
+    pieces = flat_P.split([p.numel() for p in named.values()])  # type: ignore[no-untyped-call]
     return {name: piece.view(p.shape) for (name, p), piece in zip(named.items(), pieces, strict=True)}
 
 
@@ -228,7 +228,7 @@ class _Student:
         """Micro-batches with their share of the batch; all of it when the network mixes images."""
         size = self.micro_batch or chunk_of(self.network, inputs, MICRO_BATCH)
         size = len(inputs) if self.network.training and mixes_samples(self.network) else size
-        for x, t in zip(inputs.split(size), targets.split(size), strict=True):
+        for x, t in zip(inputs.split(size), targets.split(size), strict=True):  # type: ignore[no-untyped-call]
             yield channels_last(x), t, len(x) / len(inputs)
 
     def gradient(self, theta_P: Tensor, i: int) -> Tensor:

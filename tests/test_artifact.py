@@ -126,7 +126,9 @@ def test_a_save_that_was_interrupted_is_no_artifact(tmp_path, monkeypatch):
 
 def test_bytes_are_what_lies_on_the_disk_and_payload_leaves_out_only_headers(tmp_path):
     artifact = save(tmp_path, labels=soft())
-    sizes = {part: (tmp_path / file).stat().st_size for part, file in zip(("images", "labels"), DATA_FILES, strict=True)}
+    sizes = {
+        part: (tmp_path / file).stat().st_size for part, file in zip(("images", "labels"), DATA_FILES, strict=True)
+    }
     assert artifact.nbytes == {**sizes, "models": 0, "total": sum(sizes.values()), "normalisation": 0}
     headers = [int.from_bytes((tmp_path / file).read_bytes()[:8], "little") + 8 for file in DATA_FILES]
     # 6 x 3 x 2 x 2 float32 pixels; 6 x 3 float32 logits and 6 class ids of one byte
@@ -153,9 +155,7 @@ def test_storage_type_decides_the_bytes_of_pixels(tmp_path, dtype, each):
 @pytest.mark.parametrize("normalisation", [MEAN_STD, Identity()])
 def test_real_images_lose_nothing_as_uint8(tmp_path, normalisation):
     levels = torch.randint(0, 256, (6, 3, 2, 2), generator=seeded(5))
-    artifact = save(
-        tmp_path, normalisation.apply(levels / 255), normalisation=normalisation, storage_dtype="uint8"
-    )
+    artifact = save(tmp_path, normalisation.apply(levels / 255), normalisation=normalisation, storage_dtype="uint8")
     assert torch.equal((artifact.pixels() * 255).round().long(), levels)
     assert torch.equal(artifact.tensors["pixels"].long(), levels)
 
@@ -251,7 +251,10 @@ def test_a_card_that_somebody_edited_is_told_but_keeps_nobody_from_training(tmp_
         (lambda m: m["labels"].update(kind="projector", distribution="ddcore-hello"), "pip install ddcore-hello"),
         (lambda m: m["labels"].update(kind="projector"), "kind 'projector', which this ddcore does not read"),
         (lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-infer"}]), "pip install ddcore-infer"),
-        (lambda m: m["files"].update({"../x": m["files"]["README.md"]}), "lists '../x', which is no file of its folder"),
+        (
+            lambda m: m["files"].update({"../x": m["files"]["README.md"]}),
+            "lists '../x', which is no file of its folder",
+        ),
         (lambda m: m["files"].update({"/etc/x": {}}), "lists '/etc/x', which is no file of its folder"),
         (lambda m: m["files"].pop("images.safetensors"), "no checksum of images.safetensors"),
         (lambda m: m["files"]["labels.safetensors"].pop("sha256"), "no checksum of labels.safetensors"),

@@ -209,7 +209,7 @@ def test_a_driver_that_is_not_installed_is_named(ddcore):
 def test_artifacts_that_cannot_be_used(ddcore, tmp_path):
     assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
     artifact = tmp_path / "run" / "artifact"
-    refused(ddcore("inspect", tmp_path / "run"), "manifest.json", "did you mean")
+    refused(ddcore("inspect", tmp_path / "run"), "is no artifact", "run/artifact")
     images = (artifact / "images.safetensors").read_bytes()
     (artifact / "images.safetensors").write_bytes(images[:-20])
     refused(ddcore("inspect", artifact), "images.safetensors")

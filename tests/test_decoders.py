@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ddcore.builtin import Core
 from ddcore.decoders import OPERATIONS, Decoder, quantise
 from ddcore.errors import InputError
 
@@ -75,7 +76,9 @@ def test_quantised_images_come_back_within_half_a_level(seed, spread):
 def test_a_channel_of_one_value_survives_quantising():
     images = torch.full((2, 1, 2, 2), 0.3)
     levels, scale, offset = quantise(images, images.amin((0, 2, 3)), images.amax((0, 2, 3)))
-    assert torch.equal(Decoder(LEVELS).sample({"pixels": levels, "scale": scale, "offset": offset}, torch.arange(2)), images)
+    assert torch.equal(
+        Decoder(LEVELS).sample({"pixels": levels, "scale": scale, "offset": offset}, torch.arange(2)), images
+    )
 
 
 def test_values_outside_the_range_become_its_ends():
@@ -106,3 +109,8 @@ def test_what_cannot_be_decoded_is_refused_in_one_sentence(spec, words):
     tensors = {"pixels": ramp(2, 1, 1, 1)}
     with pytest.raises(InputError, match=words):
         Decoder(spec).sample(tensors, torch.arange(Decoder(spec).count(tensors)))
+
+
+def test_the_core_answers_ddcore_decoder_for_its_own_operations_only():
+    assert {name: Core().ddcore_decoder(name=name) for name in OPERATIONS} == OPERATIONS
+    assert Core().ddcore_decoder(name="tiles") is None

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddcore.builtin import Core
 from ddcore.errors import InputError
 from ddcore.labels import KINDS, HardLabels, Labels, SoftLabels, View, smallest_type, student_loss
 
@@ -56,7 +57,9 @@ def test_soft_labels_cost_their_logits_and_a_class_id(dtype, bytes_each):
     assert soft(dtype).payload_bytes == 5 * 3 * bytes_each + 5
 
 
-@pytest.mark.parametrize("labels", [HardLabels(CLASSES, 7), soft(), soft(torch.float16, temperature=20.0, tau_squared=True)])
+@pytest.mark.parametrize(
+    "labels", [HardLabels(CLASSES, 7), soft(), soft(torch.float16, temperature=20.0, tau_squared=True)]
+)
 def test_a_header_and_tensors_make_the_same_labels_again(labels):
     twin, view = again(labels), View(torch.arange(5))
     assert type(twin) is type(labels) and twin.recipe == labels.recipe and twin.class_count == labels.class_count
@@ -94,7 +97,9 @@ def slow_soft_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor
 def test_soft_loss_is_its_formula_in_plain_loops(temperature):
     logits, target = (torch.randn(4, 3, generator=seeded(s), dtype=torch.float64) for s in (1, 2))
     recipe = {**SOFT, "temperature": temperature}
-    torch.testing.assert_close(student_loss(logits, {"logits": target}, recipe), slow_soft_loss(logits, target, temperature))
+    torch.testing.assert_close(
+        student_loss(logits, {"logits": target}, recipe), slow_soft_loss(logits, target, temperature)
+    )
 
 
 def test_soft_loss_has_the_gradient_of_torch_kl_div_times_tau_squared():
@@ -102,7 +107,9 @@ def test_soft_loss_has_the_gradient_of_torch_kl_div_times_tau_squared():
     target = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
     recipe = {**SOFT, "temperature": 4.0, "tau_squared": True}
     divergence = F.kl_div((logits / 4).log_softmax(1), (target / 4).softmax(1), reduction="batchmean") * 4**2
-    ours, theirs = (torch.autograd.grad(loss, logits)[0] for loss in (student_loss(logits, {"logits": target}, recipe), divergence))
+    ours, theirs = (
+        torch.autograd.grad(loss, logits)[0] for loss in (student_loss(logits, {"logits": target}, recipe), divergence)
+    )
     torch.testing.assert_close(ours, theirs)
 
 
@@ -123,15 +130,24 @@ def test_soft_loss_is_differentiable_in_the_students_logits_and_in_the_labels():
     [
         (lambda: HardLabels(torch.tensor([0, 3]), 3), "class 3 where there are 3"),
         (lambda: HardLabels(torch.tensor([-1]), 3), "class -1 where there are 3"),
-        (lambda: HardLabels(torch.zeros(2, 2), 3), r"shape \(2, 2\)"),
+        (lambda: HardLabels(torch.zeros(2, 2).long(), 3), r"shape \(2, 2\)"),
+        (lambda: HardLabels(torch.zeros(2), 3), "torch.float32 where integers are due"),
         (lambda: SoftLabels(torch.zeros(4, 3), CLASSES), r"shape \(4, 3\) where \(5 samples"),
         (lambda: SoftLabels(torch.zeros(5), CLASSES), r"shape \(5,\)"),
         (lambda: SoftLabels(torch.zeros(5, 2), CLASSES), "class 2 where there are 2"),
         (lambda: soft(temperature=0.0), "temperature 0.0"),
-        (lambda: HardLabels.load({"classes": 3}, {"klass": CLASSES}), "lack their tensor 'class': did you mean 'klass'"),
+        (
+            lambda: HardLabels.load({"classes": 3}, {"klass": CLASSES}),
+            "lack their tensor 'class': did you mean 'klass'",
+        ),
         (lambda: student_loss(torch.zeros(1, 2), {}, {"loss": "two-distances"}), "two-distances.*upgrade"),
     ],
 )
 def test_what_cannot_be_labels_is_refused_in_one_sentence(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_the_core_answers_ddcore_label_kind_for_its_own_kinds_only():
+    assert Core().ddcore_label_kind(name="hard") is HardLabels and Core().ddcore_label_kind(name="soft") is SoftLabels
+    assert Core().ddcore_label_kind(name="projector") is None

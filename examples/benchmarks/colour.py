@@ -35,7 +35,17 @@ def main() -> None:
     for name, words in ARMS.items():
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            command = ["run", *COMMON, *words, "--seed", options.seed, "--dataset", f"parquet:{options.data}", "--out", str(run)]
+            command = [
+                "run",
+                *COMMON,
+                *words,
+                "--seed",
+                options.seed,
+                "--dataset",
+                f"parquet:{options.data}",
+                "--out",
+                str(run),
+            ]
             start = time.perf_counter()
             if invoke(command):
                 raise SystemExit(f"{name} failed")
@@ -43,7 +53,12 @@ def main() -> None:
             rows = json.loads((run / "scores.json").read_text())["rows"]
             environment = json.loads((run / "run.json").read_text())["environment"]
         shown = " ".join(word for word in command if not word.startswith(folder)).removesuffix(" --out")
-        arms[name] = {"command": f"ddcore {shown}", "seconds": round(seconds, 1), "rows": rows, "environment": environment}
+        arms[name] = {
+            "command": f"ddcore {shown}",
+            "seconds": round(seconds, 1),
+            "rows": rows,
+            "environment": environment,
+        }
     record = {"what": "dm on CIFAR-10 (JPEG copy), 10 images a class, 200 steps", "arms": arms, **machine()}
     write("colour", record)
     for name, arm in arms.items():

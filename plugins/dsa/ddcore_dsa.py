@@ -2,24 +2,27 @@
 
 The same random transform is applied to the real and to the synthetic batch before they are compared, and pixels receive
 gradients through it. One operation is drawn for a batch: colour (brightness, saturation, contrast), crop, cutout, flip,
-scale or rotate. In matching its parameters are drawn once for both batches; in inner training, in an unrolled student and
-in experts' training each image gets its own. The maths are the core's (``ddcore.augment``), because evaluation uses them too.
+scale or rotate. In matching its parameters are drawn once for both batches; in inner training, in an unrolled student
+and in experts' training each image gets its own. The maths are the core's (``ddcore.augment``), because evaluation uses
+them too.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from attrs import frozen
+from attrs.validators import in_
 from torch import Generator
 
-from ddcore import Plugin, Sequential, Transform, hookimpl, option
-from ddcore.augment import draw, parse_strategy
+from ddcore import DdcoreError, Plugin, Sequential, Transform, hookimpl, option
+from ddcore.augment import DSA_COLOUR, DSA_DIGITS, draw, parse_strategy
 
 
 def is_strategy(instance: object, attribute: object, value: str) -> None:
     """Refuse an unknown operation."""
     try:
         parse_strategy("" if value == "auto" else value)
-    except Exception as error:
+    except DdcoreError as error:
         raise ValueError(str(error)) from error
 
 
@@ -31,27 +34,37 @@ class DSA(Plugin):
     paper: ClassVar[str] = "Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, arXiv:2102.08259"
     role: ClassVar[str] = "enhancement"
     augment_phases: ClassVar[tuple[str, ...]] = ("match", "inner", "student_step", "expert")
+    neutral: ClassVar[Mapping[str, object]] = {"strategy": "none"}
 
     strategy: str = option(
         "auto",
-        help="operations joined by _; auto: color_crop_cutout_flip_scale_rotate, without flip where it changes the class",
+        help="operations joined by _; auto: color_crop_cutout_flip_scale_rotate, without flip on digits; none: nothing",
         validator=is_strategy,
     )
-    mode: Literal["single", "all"] = option("single", help="one operation a batch, or all of them in order")
-    flip_first: bool = option(False, help="FYI's family: a mirror image first (p = 0.5), then one of the other operations")
+    mode: Literal["single", "all"] = option(
+        "single", help="one operation a batch, or all of them in order", validator=in_(("single", "all"))
+    )
+    flip_first: bool = option(
+        False, help="FYI's family: first a mirror image (p = 0.5), then one of the other operations"
+    )
 
     def operations(self, symmetric: bool) -> tuple[str, ...]:
         """What is drawn from; ``auto`` leaves the flip out where mirror images change the class."""
-        if self.strategy != "auto":
-            return parse_strategy(self.strategy)
-        every = parse_strategy("color_crop_cutout_flip_scale_rotate")
-        return tuple(op for op in every if symmetric or op != "flip")
+        if self.strategy == "auto":
+            return DSA_COLOUR if symmetric else DSA_DIGITS
+        return parse_strategy(self.strategy)
 
     @hookimpl
     def ddcore_augment(
-        self, transform: Transform, count: int, size: tuple[int, int], shared: bool, symmetric: bool, generator: Generator
+        self,
+        transform: Transform,
+        count: int,
+        size: tuple[int, int],
+        shared: bool,
+        symmetric: bool,
+        generator: Generator,
     ) -> Transform | None:
-        """One draw."""
+        """Draw once, after what the plugins before drew; nothing for the empty strategy."""
         strategy = self.operations(symmetric)
         if not strategy:
             return None
