@@ -17,7 +17,8 @@ _LATER = {
     **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
     **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
     **dict.fromkeys(
-        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Transform"), "ddcore.types"
+        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Transform"),
+        "ddcore.types",
     ),
 }
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ddcore.errors import DdcoreError, InputError, PluginError
-from ddcore.options import First, core_group, preparse, resolve
+from ddcore.options import First, Resolved, core_group, preparse, resolve
 from ddcore.plugins import Offer, load_class, load_path
-from ddcore.presets import choose_preset
+from ddcore.presets import Preset, choose_preset
 
 if TYPE_CHECKING:
     from ddcore.record import Setup
@@ -73,10 +73,14 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
     from ddcore.record import Setup
 
     given = {name: value for name, value in given.items() if name not in ("config", "preset")}
-    sources = {"command_line": given, "environment": environment, "files": selection.first.files}
-    plain = resolve(selection.groups, **sources)
+
+    def resolved(preset: Preset | None) -> Resolved:
+        files = selection.first.files
+        return resolve(selection.groups, command_line=given, environment=environment, files=files, preset=preset)
+
+    plain = resolved(None)
     preset = choose_preset(selection.first.preset, selection.classes, plain.config.dataset, plain.config.ipc)
-    return Setup(resolve(selection.groups, **sources, preset=preset), selection.offers)
+    return Setup(resolved(preset), selection.offers)
 
 
 def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
@@ -94,7 +98,9 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
 
     place = Place.at(setup.config.out) if setup.config.out else free_folder(setup)
     run = Run(setup, place, Reporter(quiet=plan_only))
-    run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}, {run.config.ipc} images per class, seed {run.seed}")
+    run.say(
+        f"plan: {' + '.join(run.plugins)} on {run.config.dataset}, {run.config.ipc} images per class, seed {run.seed}"
+    )
     for line in (*run.plan.lines(), *chosen_lines(run)):
         run.say(line)
     run.check_names()
@@ -118,9 +124,13 @@ def chosen_lines(run: Run) -> list[str]:
 def claim(place: Any) -> None:
     """Refuse a folder that is in use."""
     if (place / "run.json").exists():
-        raise InputError(f"{place.url} holds another run: go on with it by `ddcore resume {place.url}`, or give another --out")
+        raise InputError(
+            f"{place.url} holds another run: go on with it by `ddcore resume {place.url}`, or give another --out"
+        )
     if place.exists() and place.names():
-        raise InputError(f"{place.url} is not empty and holds no run: give --out a new folder, so that nothing is overwritten")
+        raise InputError(
+            f"{place.url} is not empty and holds no run: give --out a new folder, so that nothing is overwritten"
+        )
 
 
 def free_folder(setup: Setup) -> Any:
@@ -166,14 +176,18 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
     made = loaded.manifest["provenance"]
     given = {**_evaluation_config(made["config"], loaded), **{k: v for k, v in options.items() if k != "out"}}
     offers, classes = _labellers(made)
-    resolved = resolve({**classes, **_experts(made, classes)}, command_line=_with_options(given, made, classes), environment={})
+    resolved = resolve(
+        {**classes, **_experts(made, classes)}, command_line=_with_options(given, made, classes), environment={}
+    )
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
         run = Run(Setup(resolved, offers), out, Reporter())
         run.artifact = loaded
         if tuple(run.source.classes) != tuple(loaded.classes):
-            raise InputError(f"{artifact} has classes {_few(loaded.classes)}, and the test data {_few(run.source.classes)}: give matching --dataset")
+            raise InputError(
+                f"{artifact} has classes {_few(loaded.classes)}, and the test data {_few(run.source.classes)}: give matching --dataset"
+            )
         write_artifact_record(run, artifact)
         with run.stoppable():
             return evaluate(run)
@@ -211,5 +225,3 @@ def _with_options(given: Mapping[str, Any], made: Mapping[str, Any], classes: Ma
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-
-

@@ -12,7 +12,6 @@ from ddcore.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.decoders import Operation
     from ddcore.executors import Executor
     from ddcore.labels import Labels
     from ddcore.run import Run
@@ -20,17 +19,19 @@ if TYPE_CHECKING:
 
 
 class Core:
-    """Data sources, networks, executors, decoders, label kinds, initialisers, hard labels and the honest rows."""
+    """Data sources, networks, executors, initialisers, hard labels and the honest rows."""
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
-        """``digits``, ``parquet:``, ``folder:``, ``idx:``, ``npz:`` and torchvision's names."""
+        """``digits``, ``parquet:``, ``folder:``, ``idx:``, ``npz:``, ``hf:`` and torchvision's names."""
         from ddcore.data import knows, open_source
 
         return open_source(f"{name}:{rest}" if rest else name, **options) if knows(name) else None
 
     @hookimpl
-    def ddcore_network(self, name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:
+    def ddcore_network(
+        self, name: str, channels: int, size: int, classes: int, generator: Generator
+    ) -> nn.Module | None:
         """The field's zoo and ``torchvision:NAME``."""
         from ddcore.networks import build
 
@@ -44,21 +45,9 @@ class Core:
         return EXECUTORS[name]() if name in EXECUTORS else None
 
     @hookimpl
-    def ddcore_decoder(self, name: str) -> Operation | None:
-        """``rows`` and ``dequantise``."""
-        from ddcore.decoders import OPERATIONS
-
-        return OPERATIONS.get(name)
-
-    @hookimpl
-    def ddcore_label_kind(self, name: str) -> type[Labels] | None:
-        """``hard`` and ``soft``."""
-        from ddcore.labels import KINDS
-
-        return KINDS.get(name)
-
-    @hookimpl
-    def ddcore_initialize(self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:
+    def ddcore_initialize(
+        self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run
+    ) -> Tensor | None:
         """``real``: random real images; ``noise``: normal noise; ``kcenter``: of each class, k-center on pixels."""
         if name == "real":
             return for_each_class(classes, lambda c, n: run.real.sample(c, n, generator))

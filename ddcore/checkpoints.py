@@ -99,7 +99,9 @@ def flatten(state: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
         return _merged(item[0] for item in items), {"list": [item[1] for item in items]}
     if state is None or isinstance(state, bool | int | float | str):
         return {}, {"value": state}
-    raise TypeError(f"state {name!r} is a {type(state).__name__}: keep tensors, numbers, strings, Modules and Optimizers")
+    raise TypeError(
+        f"state {name!r} is a {type(state).__name__}: keep tensors, numbers, strings, Modules and Optimizers"
+    )
 
 
 def restore(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:

@@ -111,7 +111,7 @@ class RunCommand(click.Command):
 @click.option("--explain", is_flag=True, help="Show every value and where it came from; do nothing.")
 @AS_JSON
 @click.pass_context
-def run(context: click.Context, plan_only: bool, explain: bool, as_json: bool, **values: Any) -> None:
+def run(context: click.Context, /, plan_only: bool, explain: bool, as_json: bool, **values: Any) -> None:
     """Distil a data set: --plugin a matcher, and any enhancements."""
     from ddcore.assembly import begin, setup_from
     from ddcore.options import explain as explained
@@ -121,15 +121,22 @@ def run(context: click.Context, plan_only: bool, explain: bool, as_json: bool, *
     setup = setup_from(context.meta["ddcore.selection"], given, dict(os.environ))
     if explain:
         rows = explained(setup.resolved)
-        emit(as_json, [dict(zip(("name", "value", "source"), row, strict=True)) for row in rows],
-             lambda: table(["option", "value", "source"], [[str(c) for c in row] for row in rows]))
+        emit(
+            as_json,
+            [dict(zip(("name", "value", "source"), row, strict=True)) for row in rows],
+            lambda: table(["option", "value", "source"], [[str(c) for c in row] for row in rows]),
+        )
         return
     made = begin(setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
     if plan_only:
         from ddcore.estimate import estimate
 
         costs = estimate(made)
-        emit(as_json, {**made.plan.as_json(), "estimate": costs.as_json()}, lambda: "\n".join([*made.plan.lines(), costs.sentence()]))
+        emit(
+            as_json,
+            {**made.plan.as_json(), "estimate": costs.as_json()},
+            lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
+        )
         return
     _finish(made, as_json)
 
@@ -164,6 +171,7 @@ def resume(run_folder: str, as_json: bool) -> None:
 @click.option("--protocol", multiple=True, help="Evaluation recipe; repeatable. Default: the artifact's.")
 @click.option("--eval-network", multiple=True, help="Network to train; repeatable (cross-architecture).")
 @click.option("--eval-seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a row.")
+@click.option("--full-epochs", type=click.IntRange(min=1), default=None, help="Epochs of the row on all real data.")
 @click.option("--dataset", default=None, help="Test data. Default: those the artifact was distilled from.")
 @click.option("--data-root", default=None, help="Folder that holds data sets by name.")
 @click.option("--out", default=None, help="Where scores.json goes. Default: only printed.")
@@ -261,7 +269,7 @@ def list_data(as_json: bool) -> None:
 @data.command("show")
 @click.argument("name")
 @click.option("--data-root", default=None, help="Folder that holds data sets by name.")
-@click.option("--split", default=None, help="Which split of a single file.")
+@click.option("--split", default=None, help="TRAIN:TEST names of the parts, or a share such as 0.8.")
 @click.option("--resize", type=click.IntRange(min=1), default=None, help="Height and width to bring images to.")
 @AS_JSON
 def show_data(name: str, as_json: bool, **options: Any) -> None:
@@ -274,7 +282,9 @@ def show_data(name: str, as_json: bool, **options: Any) -> None:
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """A data set's facts, one a line."""
-    return "\n".join(f"{name:<18} {_plain(value)}" for name, value in summary.items() if value not in (None, "", [], {}))
+    return "\n".join(
+        f"{name:<18} {_plain(value)}" for name, value in summary.items() if value not in (None, "", [], {})
+    )
 
 
 def _plain(value: Any) -> str:
@@ -283,5 +293,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_plain(v) for v in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-

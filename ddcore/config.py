@@ -8,7 +8,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of, lt, optional
 
 
-def _shared(default: Any, help: str, validator: Any = None) -> Any:  # noqa: A002
+def _shared(default: Any, help: str, validator: Any = None) -> Any:
     return field(default=default, validator=validator, metadata={"help": help})
 
 
@@ -20,24 +20,34 @@ class Config:
     plugin_path: tuple[str, ...] = _shared((), "Local .py file with one plugin, to try an idea; repeatable.")
     dataset: str = _shared("digits", "Real data: a name or URL, see `ddcore data list`.")
     data_root: str | None = _shared(None, "Folder that holds data sets by name.")
-    split: str | None = _shared(None, "Which split of a single file; the rest of it is the test set.")
+    split: str | None = _shared(None, "TRAIN:TEST names of the parts, or a share such as 0.8 for data in one piece.")
     resize: int | None = _shared(None, "Height and width to bring images to, in pixels.", optional(ge(1)))
-    normalise: Literal["mean-std", "zca", "none"] = _shared("mean-std", "How pixels are normalised; its inverse is in the artifact.")
+    normalise: Literal["mean-std", "zca", "none"] = _shared(
+        "mean-std", "How pixels are normalised; its inverse is in the artifact."
+    )
     ipc: int = _shared(1, "Images per class.", ge(1))
-    network: str = _shared("auto", "Network to match and train with; auto: ConvNet, of width 32 on a CPU and 128 on CUDA.")
+    network: str = _shared(
+        "auto", "Network to match and train with; auto: ConvNet, of width 32 on a CPU and 128 on CUDA."
+    )
     steps: int | None = _shared(None, "Outer steps of the distillation; default: the matcher's.", optional(ge(0)))
     seed: int = _shared(0, "Seed of everything.", instance_of(int))
     device: Literal["auto", "cpu", "cuda"] = _shared("auto", "Where to compute.")
     out: str | None = _shared(None, "Run folder, a path or URL; default: runs/NAME.")
     init: str | None = _shared(None, "Initial images: real, noise, kcenter, or what a plugin offers.")
     labels: str | None = _shared(None, "Labels: hard, or what a plugin offers; default: learned, or the matcher's.")
-    protocol: tuple[str, ...] = _shared(("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable.")
+    protocol: tuple[str, ...] = _shared(
+        ("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable."
+    )
     eval_network: tuple[str, ...] = _shared((), "Network to evaluate with; repeatable (cross-architecture).")
     eval_seeds: int = _shared(3, "Students a row.", ge(1))
+    full_epochs: int | None = _shared(
+        None, "Epochs of the row on all real data; default: 20, or as many as 150,000 images make.", optional(ge(1))
+    )
     jobs: int = _shared(1, "Tasks at a time.", ge(1))
     executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
     threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))
     dtype: Literal["float32", "float64"] = _shared("float32", "Type to compute with.")
-    storage_dtype: Literal["float32", "float16", "uint8"] = _shared("float32", "Type to store pixels with; float32 costs four times a real uint8 image.")
+    storage_dtype: Literal["float32", "float16", "uint8"] = _shared(
+        "float32", "Type to store pixels with; float32 costs four times a real uint8 image."
+    )
     cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
-

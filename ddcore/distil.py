@@ -63,12 +63,16 @@ def check_data(run: Run) -> None:
     """
     source, ipc = run.source, run.config.ipc
     if source.modality not in run.matcher.modality:
-        raise InputError(f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}")
+        raise InputError(
+            f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
+        )
     counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     smallest = min(range(len(counts)), key=counts.__getitem__)
     if ipc > counts[smallest]:
         name = source.classes[smallest]
-        raise InputError(f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc")
+        raise InputError(
+            f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
+        )
     for warning in run.warnings:
         run.warn(warning)
 
@@ -141,6 +145,10 @@ def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
     answers = run.hooks.collect("ddcore_evaluate", run=run)
     rows = [row for answer in answers.values() for row in answer]
-    scores = {"dataset": run.source.summary(), "rows": [row.as_json() for row in rows], "warnings": run.reporter.warnings}
+    scores = {
+        "dataset": run.source.summary(),
+        "rows": [row.as_json() for row in rows],
+        "warnings": run.reporter.warnings,
+    }
     (run.place / "scores.json").write_json(scores)
     return rows

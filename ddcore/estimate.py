@@ -67,7 +67,9 @@ def estimate(run: Run) -> Estimate:
     evaluated = evaluation_images(run, rows)
     activation = 4 * ACTIVATIONS_KEPT * _activations(network, images[:1]) * CHUNK
     held = run.source.train.stored.nbytes + run.source.test.stored.nbytes + 4 * parameters * cost.weights_kept
-    return Estimate(rate, experts, run.plan.steps * cost.forward_passes / rate, evaluated / rate, BASE_BYTES + activation + held)
+    return Estimate(
+        rate, experts, run.plan.steps * cost.forward_passes / rate, evaluated / rate, BASE_BYTES + activation + held
+    )
 
 
 def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
@@ -93,7 +95,9 @@ def evaluation_images(run: Run, rows: int) -> float:
 def _activations(network: torch.nn.Module, image: torch.Tensor) -> int:
     sizes: list[int] = []
     hooks = [
-        module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()) if isinstance(out, torch.Tensor) else None)
+        module.register_forward_hook(
+            lambda _m, _i, out: sizes.append(out.numel()) if isinstance(out, torch.Tensor) else None
+        )
         for module in network.modules()
         if not list(module.children())
     ]

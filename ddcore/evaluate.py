@@ -39,6 +39,7 @@ VERSION = 1
 DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
 HARD, SOFT = "hard", "soft"
 SELECT = "select"
+FULL_IMAGES = 150_000
 Result = Mapping[str, Tensor]
 
 
@@ -164,7 +165,10 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], 
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set == FULL:
-        notes.append("all real images, at least as many steps as the other rows")
+        epochs = full_epochs(run, protocol(arm.protocol))
+        notes.append(
+            f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
+        )
     if arm.labels == SOFT and arm.set != DISTILLED:
         notes.append(f"labelled by the rule {run.labeller!r}")
     if arm.set == DISTILLED and (problem := student_rate(protocol(arm.protocol), artifact.learned_rate)[1]):
@@ -316,10 +320,16 @@ def selection_task(identity: str) -> Task:
 # ---- full data, cached between runs ----------------------------------------------------------------------------------
 
 
+def full_epochs(run: Run, recipe: Protocol) -> int:
+    """``--full-epochs``, else the protocol's, but no more than make ``FULL_IMAGES`` images: big data take hours on a CPU."""
+    within = FULL_IMAGES // max(1, len(run.real.train))
+    return int(run.config.full_epochs or max(1, min(recipe.full_epochs, within)))
+
+
 def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key: str) -> dict[str, Tensor]:
     """All real images, for as many steps as the others make or ``full_epochs`` epochs, whichever is more."""
     count = len(run.real.train)
-    schedule = base.stretched(recipe.steps_of(recipe.full_epochs, count))
+    schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
     labels = _hard(run.real.train.labels, run)
     data = Data(run.real.train, labels, real_bytes(run, count, labels))
     shaped = {

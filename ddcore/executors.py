@@ -58,7 +58,9 @@ class Processes:
             except BrokenProcessPool:
                 continue
         names = ", ".join(sorted(left)[:3])
-        raise DdcoreError(f"worker processes died {ATTEMPTS} times on tasks {names}: give them more memory or fewer --jobs")
+        raise DdcoreError(
+            f"worker processes died {ATTEMPTS} times on tasks {names}: give them more memory or fewer --jobs"
+        )
 
     def _pool(self, run_url: str, left: dict[str, Description], jobs: int, done: Done) -> None:
         from ddcore.work import work

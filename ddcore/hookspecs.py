@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from ddcore.data import Source
-    from ddcore.decoders import Operation
     from ddcore.executors import Executor
     from ddcore.labels import Labels
     from ddcore.run import Run
@@ -98,28 +97,6 @@ def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
         An object with ``map(tasks, jobs)``; None when the name is not yours.
 
     Implemented by the core (``here``, ``processes``). New in 1.0.
-    """
-
-
-@_kind("by_name")
-def ddcore_decoder(name: str) -> Operation | None:  # type: ignore[empty-body]
-    """Turn stored tensors into samples, for ever: in the run, in the artifact, in everybody's loader.
-
-    Called when a decoder is built from its list of operations. An operation is stateless, gives random access by
-    sample index and is differentiable in the stored tensors.
-
-    Implemented by the core (``rows``, ``dequantise``). New in 1.0.
-    """
-
-
-@_kind("by_name")
-def ddcore_label_kind(name: str) -> type[Labels] | None:  # type: ignore[empty-body]
-    """The class that reads a label kind from an artifact.
-
-    Called when an artifact is loaded whose labels the core does not know; the manifest names kind and distribution, so
-    that the error can say what to install.
-
-    Implemented by the core (``hard``, ``soft``). New in 1.0.
     """
 
 
@@ -221,7 +198,16 @@ def ddcore_view(batch: Batch, phase: str, run: Run) -> Batch:  # type: ignore[em
 
 
 @_kind("chain")
-def ddcore_augment(transform: Transform, phase: str, count: int, size: tuple[int, int], shared: bool, symmetric: bool, progress: Progress, generator: Generator) -> Transform:  # type: ignore[empty-body]
+def ddcore_augment(  # type: ignore[empty-body]
+    transform: Transform,
+    phase: str,
+    count: int,
+    size: tuple[int, int],
+    shared: bool,
+    symmetric: bool,
+    progress: Progress,
+    generator: Generator,
+) -> Transform:  # type: ignore[empty-body]
     """Draw an augmentation that can be replayed.
 
     Called whenever a stage needs a fresh draw; cheap. Each plugin gets a generator of its own, so that one plugin's

@@ -86,13 +86,17 @@ def described(node: ast.ClassDef) -> dict[str, Any]:
                 values[target.id] = str(ast.literal_eval(statement.value)) if statement.value else ""
             except ValueError:
                 values[target.id] = UNREADABLE
-    hooks = [f.name for f in node.body if isinstance(f, ast.FunctionDef) and any(_is_hookimpl(d) for d in f.decorator_list)]
+    hooks = [
+        f.name for f in node.body if isinstance(f, ast.FunctionDef) and any(_is_hookimpl(d) for d in f.decorator_list)
+    ]
     return {**values, "hooks": hooks}
 
 
 def _is_hookimpl(decorator: ast.expr) -> bool:
     name = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return (isinstance(name, ast.Name) and name.id == "hookimpl") or (isinstance(name, ast.Attribute) and name.attr == "hookimpl")
+    return (isinstance(name, ast.Name) and name.id == "hookimpl") or (
+        isinstance(name, ast.Attribute) and name.attr == "hookimpl"
+    )
 
 
 def listing_text(rows: list[dict[str, Any]]) -> str:
@@ -122,17 +126,39 @@ def show(name: str) -> dict[str, Any]:
     from ddcore.presets import presets_of
 
     offer = find(name)
-    row = {"name": offer.name, "distribution": offer.distribution, "version": offer.version, "entry": offer.value, **facts(offer)}
+    row = {
+        "name": offer.name,
+        "distribution": offer.distribution,
+        "version": offer.version,
+        "entry": offer.value,
+        **facts(offer),
+    }
     try:
         loaded, _ = load_class(offer.request)
     except DdcoreError as error:
         return {**row, "status": f"broken: {error}"}
     cls: Any = loaded
-    declared = ("modality", "view_phases", "augment_phases", "settings", "initializers", "labellers", "asks", "learns", "needs", "provides")
+    declared = (
+        "modality",
+        "view_phases",
+        "augment_phases",
+        "settings",
+        "initializers",
+        "labellers",
+        "asks",
+        "learns",
+        "needs",
+        "provides",
+    )
     words = {n: sorted(getattr(cls, n)) for n in declared if getattr(cls, n)}
     options = [
-        {"flag": flag(offer.name, n), "default": _default(a.default), "help": a.metadata.get("help", ""),
-         "symbol": a.metadata.get("symbol", ""), "unit": a.metadata.get("unit", "")}
+        {
+            "flag": flag(offer.name, n),
+            "default": _default(a.default),
+            "help": a.metadata.get("help", ""),
+            "symbol": a.metadata.get("symbol", ""),
+            "unit": a.metadata.get("unit", ""),
+        }
         for n, a in fields(cls).items()
     ]
     presets = [
@@ -140,7 +166,15 @@ def show(name: str) -> dict[str, Any]:
         for p in presets_of(offer.name, cls).values()
     ]
     reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
-    return {**row, "api": cls.api, **words, **reasons, "options": options, "presets": presets, "file": str(source_file(offer.value.partition(":")[0]))}
+    return {
+        **row,
+        "api": cls.api,
+        **words,
+        **reasons,
+        "options": options,
+        "presets": presets,
+        "file": str(source_file(offer.value.partition(":")[0])),
+    }
 
 
 def _default(value: Any) -> Any:
@@ -158,7 +192,9 @@ def show_text(found: dict[str, Any]) -> str:
         cells = [[o["flag"], o["symbol"], _words(o["default"]), o["unit"], o["help"]] for o in found["options"]]
         lines += ["", table(["option", "symbol", "default", "unit", "meaning"], cells)]
     if found.get("presets"):
-        cells = [[p["name"], p["dataset"], str(p["ipc"]), _published(p["published"]), p["source"]] for p in found["presets"]]
+        cells = [
+            [p["name"], p["dataset"], str(p["ipc"]), _published(p["published"]), p["source"]] for p in found["presets"]
+        ]
         lines += ["", table(["preset", "data", "ipc", "published", "source"], cells)]
     return "\n".join(lines)
 

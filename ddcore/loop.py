@@ -57,7 +57,9 @@ def begin(task: Task, run: Run) -> Learn:
     images = None if task.classes is None else run.initialize(task.classes, task)
     learn: Learn = run.hooks.one("ddcore_learn", task=task, images=images, run=run)
     if not isinstance(learn, Learn):
-        raise PluginError(f"{run.matcher_name} returned {type(learn).__name__} from ddcore_learn: return Learn(tensors, optimizers)")
+        raise PluginError(
+            f"{run.matcher_name} returned {type(learn).__name__} from ddcore_learn: return Learn(tensors, optimizers)"
+        )
     return learn
 
 
@@ -84,7 +86,9 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run) -> float | None:
             pending.update(names)
         if both := pending & moved:
             way_out = "yield all of an optimiser's losses with update=..., or none"
-            raise PluginError(f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}")
+            raise PluginError(
+                f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
+            )
     move(learn, [name for name in every if name in pending], task, run)
     return total
 

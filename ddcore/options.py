@@ -156,7 +156,13 @@ def resolve(
     return Resolved(made.pop(SHARED), made, sources)
 
 
-def _take(values: dict[str, dict[str, Raw]], classes: Mapping[str, type], tables: Mapping[str, Any], source: str, preset: bool = False) -> None:
+def _take(
+    values: dict[str, dict[str, Raw]],
+    classes: Mapping[str, type],
+    tables: Mapping[str, Any],
+    source: str,
+    preset: bool = False,
+) -> None:
     """Sort a TOML document's keys into groups; refuse those that nobody has."""
     for key, content in tables.items():
         if key == "plugin" and isinstance(content, Mapping):
@@ -165,7 +171,9 @@ def _take(values: dict[str, dict[str, Raw]], classes: Mapping[str, type], tables
                     if preset:
                         continue
                     known = [g for g in classes if g not in (SHARED, *CORE_GROUPS)]
-                    raise OptionError(f"{source} has options of plugin {group!r}, which is not selected: add --plugin {group}, or {near(group, known)}")
+                    raise OptionError(
+                        f"{source} has options of plugin {group!r}, which is not selected: add --plugin {group}, or {near(group, known)}"
+                    )
                 _take_table(values[group], classes[group], table, f"[plugin.{group}]", source)
         elif isinstance(content, Mapping) and key in CORE_GROUPS:
             if key in classes:
@@ -255,7 +263,16 @@ def convert(value: Any, kind: Any, shown: str) -> Any:
 
 def _scalar(value: Any, kind: Any, shown: str) -> Any:
     if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+        words = {
+            "true": True,
+            "yes": True,
+            "1": True,
+            "on": True,
+            "false": False,
+            "no": False,
+            "0": False,
+            "off": False,
+        }
         if isinstance(value, bool):
             return value
         if isinstance(value, str) and value.lower() in words:
@@ -267,7 +284,11 @@ def _scalar(value: Any, kind: Any, shown: str) -> Any:
             number = kind(value) if isinstance(value, str) else value
         except ValueError as error:
             raise OptionError(f"{shown} is {value!r}: give {word}") from error
-        if isinstance(number, bool) or not isinstance(number, int | float) or (kind is int and not isinstance(number, int)):
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | float)
+            or (kind is int and not isinstance(number, int))
+        ):
             raise OptionError(f"{shown} is {value!r}: give {word}")
         if abs(number) > MOST or not math.isfinite(number):
             raise OptionError(f"{shown} is not finite or too large for any use: give {word}")
@@ -304,13 +325,18 @@ def click_options(groups: Mapping[str, type]) -> list[click.Option]:
 
 
 def _click_option(group: str, attribute: attrs.Attribute) -> click.Option:
-    written, key = flag(group, attribute.name), f"{group.replace('-', '_')}__{attribute.name}" if group else attribute.name
+    written, key = (
+        flag(group, attribute.name),
+        f"{group.replace('-', '_')}__{attribute.name}" if group else attribute.name,
+    )
     text = _help(attribute)
     origin = get_origin(attribute.type)
     if attribute.type is bool:
         negative = written.replace(f"{group}.", f"{group}.no-") if group else written.replace("--", "--no-")
         return click.Option([f"{written}/{negative}", key], default=None, help=text)
-    return click.Option([written, key], type=Text(_word(attribute.type)), default=None, help=text, multiple=origin is tuple)
+    return click.Option(
+        [written, key], type=Text(_word(attribute.type)), default=None, help=text, multiple=origin is tuple
+    )
 
 
 def _help(attribute: attrs.Attribute) -> str:
@@ -386,7 +412,9 @@ def to_toml(resolved: Resolved) -> str:
 def _written(instance: Any) -> dict[str, Any]:
     """Values as TOML has them, which knows no None: left out where it is the default, else the word."""
     default = {name: attribute.default for name, attribute in fields(type(instance)).items()}
-    values = {n: "none" if v is None else v for n, v in _plain(instance).items() if v is not None or default[n] is not None}
+    values = {
+        n: "none" if v is None else v for n, v in _plain(instance).items() if v is not None or default[n] is not None
+    }
     return values
 
 
@@ -406,5 +434,3 @@ def _plain(instance: Any) -> dict[str, Any]:
     every = fields(type(instance))
     values = {n: getattr(instance, n) for n, a in every.items() if not a.metadata.get("secret")}
     return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-
-

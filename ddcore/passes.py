@@ -2,15 +2,18 @@
 
 Images go channels-last, where convolutions reach the machine's matrix-product speed, a chunk at a time: the memory-bound rest
 (norms, activations, pooling) then works in cache. Gradients of sums add up, so a training batch may be cut too. Networks whose
-BatchNorm mixes a batch see it whole; so do devices other than the CPU, which want large batches.
+BatchNorm mixes a batch see it whole; so do devices other than the CPU, which want large batches. Where many parts of one
+batch are due, threads that work on a part each (``Crew``) beat threads that share every operation: nobody waits after each.
 
 Measured: ``examples/benchmarks/results/pass_chunks.json``. Shape letters: B images, C H W pixels, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +28,7 @@ TRAINING_CHUNK = 16
 """Images of 32x32 pixels in a pass forward and backward."""
 PIXELS = 32 * 32
 
+Result = TypeVar("Result")
 Targets = TypeVar("Targets", Tensor, Mapping[str, Tensor])
 
 
@@ -65,6 +69,42 @@ def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
     if images.device.type != "cpu" or images.dim() != 4 or (network.training and mixes_samples(network)):
         return max(1, len(images))
     return max(1, most * PIXELS // (images.shape[2] * images.shape[3]))
+
+
+class Crew:
+    """One worker for each of torch's threads, each with a copy of the network and torch to itself: a context manager.
+
+    A part's result does not depend on the number of workers, and results come in the order of the parts.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.network = network
+        self.copies: list[nn.Module] = []
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown()
+            torch.set_num_threads(self.threads)  # workers set the default of threads to come
+
+    def each(self, function: Callable[..., Result], parts: Sequence[tuple[Any, ...]]) -> list[Result]:
+        """``function(network, *part)`` of every part; in the caller's thread when there are fewer parts than workers."""
+        if self.threads == 1 or len(parts) < self.threads:
+            return [function(self.network, *part) for part in parts]
+        if self.pool is None:
+            self.copies = [deepcopy(self.network) for _ in range(self.threads)]
+            self.pool = ThreadPoolExecutor(self.threads, "ddcore", torch.set_num_threads, (1,))
+
+        def share(copy: nn.Module, mine: Sequence[tuple[Any, ...]]) -> list[Result]:
+            return [function(copy, *part) for part in mine]
+
+        shares = [self.pool.submit(share, copy, parts[k :: self.threads]) for k, copy in enumerate(self.copies)]
+        done = [iter(s.result()) for s in shares]
+        return [next(done[i % self.threads]) for i in range(len(parts))]
 
 
 def backward_in_parts(

@@ -14,7 +14,7 @@ from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
 
-CORE_ASKS = ("evaluate", "data", "network", "executor", "decoder", "label_kind", "augment:evaluate", "label")
+CORE_ASKS = ("evaluate", "data", "network", "executor", "augment:evaluate", "label")
 TRAJECTORIES = "trajectories"
 
 
@@ -89,7 +89,7 @@ def asked_by(matcher: Any) -> set[str]:
 
 def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | None:
     """Why an enhancement does not go with a matcher; None when it does."""
-    for one, other, other_name in ((plugin, matcher, matcher_name), (matcher, plugin, name)):
+    for one, other_name in ((plugin, matcher_name), (matcher, name)):
         if other_name in one.conflicts:
             return f"{name!r} does not go with {matcher_name!r}: {one.conflicts[other_name]}"
     if not plugin.modality & matcher.modality:
@@ -118,7 +118,9 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     _refuse_conflicts(plugins, hooks)
     for other, plugin in plugins.items():
         if other != name and (reason := refusal(plugin, other, matcher, name)):
-            raise PluginError(f"{reason}; leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs")
+            raise PluginError(
+                f"{reason}; leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs"
+            )
     initializer, init_by = _chosen("initializers", choices.init, plugins, name, "real", "--init", hooks)
     labeller, label_by = _chosen("labellers", choices.labels, plugins, name, "hard", "--labels", hooks)
     learns_labels = "labels" in matcher.learns and choices.labels is None
@@ -126,20 +128,38 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     if steps is None:
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
     needs = tuple(matcher.needs)
-    stages = [Stage("initialize", initializer, init_by), Stage("match", f"{steps} steps", name, _phased(plugins, "view", name))]
+    stages = [
+        Stage("initialize", initializer, init_by),
+        Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
+    ]
     if TRAJECTORIES in needs:
         stages.insert(0, Stage("experts", "trajectories", CORE, _phased(plugins, "augment", name, "expert")))
-    stages += [Stage("augment", "identity", CORE, _phased(plugins, "augment", name))] if _phased(plugins, "augment", name) else []
-    stages += [Stage("settings", "matcher's", name, _phased(plugins, "setting", name))] if _phased(plugins, "setting", name) else []
+    stages += (
+        [Stage("augment", "identity", CORE, _phased(plugins, "augment", name))]
+        if _phased(plugins, "augment", name)
+        else []
+    )
+    stages += (
+        [Stage("settings", "matcher's", name, _phased(plugins, "setting", name))]
+        if _phased(plugins, "setting", name)
+        else []
+    )
     stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
-    stages.append(Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate"))))
+    stages.append(
+        Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate")))
+    )
     return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
 
 
 def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tuple[str, ...]:
     """What selected plugins assume of the data that these data are not, each with the plugin's own reason."""
-    found = [(name, fact, why) for name, p in plugins.items() for fact, why in p.assumes.items() if not facts.get(fact, True)]
-    return tuple(f"{name} assumes that the data are {fact.replace('_', ' ')}, and these are not: {why}" for name, fact, why in found)
+    found = [
+        (name, fact, why) for name, p in plugins.items() for fact, why in p.assumes.items() if not facts.get(fact, True)
+    ]
+    return tuple(
+        f"{name} assumes that the data are {fact.replace('_', ' ')}, and these are not: {why}"
+        for name, fact, why in found
+    )
 
 
 def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed: Sequence[str]) -> str:
@@ -151,7 +171,9 @@ def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed: Sequence[str])
         chosen = " ".join(f"--plugin {name}" for name in plugins)
         example = f"; try ddcore run {chosen} --plugin {installed[0]}".replace("  ", " ") if installed else ""
         known = ", ".join(installed) if installed else "none is installed: pip install ddcore-dm"
-        raise PluginError(f"no selected plugin is a matcher, so there is nothing to distil with; matchers here: {known}{example}")
+        raise PluginError(
+            f"no selected plugin is a matcher, so there is nothing to distil with; matchers here: {known}{example}"
+        )
     return matchers[0]
 
 
@@ -159,11 +181,19 @@ def _refuse_conflicts(plugins: Mapping[str, Any], hooks: Hooks) -> None:
     for name, plugin in plugins.items():
         for other, reason in plugin.conflicts.items():
             if other in plugins:
-                raise PluginError(f"{hooks.who(name)} does not go with {hooks.who(other)}: {reason}; leave one of them out")
+                raise PluginError(
+                    f"{hooks.who(name)} does not go with {hooks.who(other)}: {reason}; leave one of them out"
+                )
 
 
 def _chosen(
-    attribute: str, flag_value: str | None, plugins: Mapping[str, Any], matcher: str, default: str, flag: str, hooks: Hooks
+    attribute: str,
+    flag_value: str | None,
+    plugins: Mapping[str, Any],
+    matcher: str,
+    default: str,
+    flag: str,
+    hooks: Hooks,
 ) -> tuple[str, str]:
     """A ``by_name`` stage: the flag, else the only enhancement that offers one, else the matcher's, else the core's."""
     offered = {choice: name for name, plugin in plugins.items() for choice in getattr(plugin, attribute)}
@@ -171,7 +201,9 @@ def _chosen(
     if flag_value is not None:
         known = {**dict.fromkeys(core, CORE), **offered}
         if flag_value not in known:
-            raise PluginError(f"{flag} {flag_value!r} is offered by none of the selected plugins: {near(flag_value, known)}")
+            raise PluginError(
+                f"{flag} {flag_value!r} is offered by none of the selected plugins: {near(flag_value, known)}"
+            )
         return flag_value, known[flag_value]
     suggesting = [name for name, plugin in plugins.items() if getattr(plugin, attribute) and name != matcher]
     if len(suggesting) > 1:

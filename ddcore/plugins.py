@@ -82,7 +82,7 @@ class Plugin:
 def option(
     default: Any,
     *,
-    help: str,  # noqa: A002
+    help: str,
     symbol: str = "",
     unit: str = "",
     validator: Callable[..., Any] | None = None,
@@ -161,7 +161,9 @@ def find(request: str) -> Offer:
     offers = [o for o in known.get(name, []) if not distribution or _normal(distribution) == _normal(o.distribution)]
     if len(offers) > 1:
         both = " and ".join(f"{o.distribution} {o.version}" for o in offers)
-        raise PluginError(f"{both} both offer a plugin named {name!r}: uninstall one, or say --plugin {offers[0].request}")
+        raise PluginError(
+            f"{both} both offer a plugin named {name!r}: uninstall one, or say --plugin {offers[0].request}"
+        )
     if offers:
         return offers[0]
     if name in FIRST_PARTY:
@@ -181,9 +183,13 @@ def load_class(request: str) -> tuple[type, Offer]:
     try:
         imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): upgrade or uninstall {offer.distribution}") from error
+        raise PluginError(
+            f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): upgrade or uninstall {offer.distribution}"
+        ) from error
     if not hasattr(imported, attribute):
-        raise PluginError(f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}")
+        raise PluginError(
+            f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}"
+        )
     return checked(getattr(imported, attribute), who), offer
 
 
@@ -203,9 +209,15 @@ def load_path(path: str) -> tuple[type, Offer]:
         module = _import_file(file, f"ddcore_local_{digest[:12]}")
     except (Exception, SystemExit) as error:
         raise PluginError(f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): mend it") from error
-    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Plugin) and c.__module__ == module.__name__]
+    classes = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Plugin) and c.__module__ == module.__name__
+    ]
     if len(classes) != 1:
-        raise PluginError(f"{who} holds {len(classes)} plugin classes: define exactly one class derived from ddcore.Plugin")
+        raise PluginError(
+            f"{who} holds {len(classes)} plugin classes: define exactly one class derived from ddcore.Plugin"
+        )
     offer = Offer(name, file.name, digest[:12], classes[0].__name__, str(file.resolve()), digest)
     return checked(classes[0], who), offer
 
@@ -217,14 +229,22 @@ def checked(cls: object, who: str) -> type:
         PluginError: what is wrong and how it should be.
     """
     if not isinstance(cls, type) or not issubclass(cls, Plugin) or "__attrs_attrs__" not in vars(cls):
-        raise PluginError(f"{who} is not an attrs class derived from ddcore.Plugin: write @frozen(kw_only=True, eq=False) class X(Plugin)")
+        raise PluginError(
+            f"{who} is not an attrs class derived from ddcore.Plugin: write @frozen(kw_only=True, eq=False) class X(Plugin)"
+        )
     if cls.__eq__ is not object.__eq__:
-        raise PluginError(f"{who} compares by value, so two runs' instances collide: write @frozen(kw_only=True, eq=False)")
+        raise PluginError(
+            f"{who} compares by value, so two runs' instances collide: write @frozen(kw_only=True, eq=False)"
+        )
     if not re.fullmatch(r"\d+\.\d+", str(cls.api)):
-        raise PluginError(f"{who} has api {cls.api!r}: write the hook API version it was written for, {hookspecs.API_VERSION!r}")
+        raise PluginError(
+            f"{who} has api {cls.api!r}: write the hook API version it was written for, {hookspecs.API_VERSION!r}"
+        )
     theirs, ours = (tuple(int(n) for n in version.split(".")) for version in (cls.api, hookspecs.API_VERSION))
     if theirs[0] != ours[0] or theirs > ours:
-        raise PluginError(f"{who} was written for hook API {cls.api}, this ddcore offers {hookspecs.API_VERSION}: upgrade {CORE_DISTRIBUTION}")
+        raise PluginError(
+            f"{who} was written for hook API {cls.api}, this ddcore offers {hookspecs.API_VERSION}: upgrade {CORE_DISTRIBUTION}"
+        )
     if cls.role not in ROLES:
         raise PluginError(f"{who} has role {cls.role!r}: {near(cls.role, ROLES)}")
     check_hooks(cls, who)
@@ -241,22 +261,32 @@ def check_hooks(cls: type, who: str) -> None:
         marks = getattr(function, "ddcore_impl", None)
         if marks is None:
             if name.startswith("ddcore_"):
-                raise PluginError(f"{who} defines {name} without @hookimpl, so it would never be called: add the decorator")
+                raise PluginError(
+                    f"{who} defines {name} without @hookimpl, so it would never be called: add the decorator"
+                )
             continue
         spec = getattr(hookspecs, name, None)
         if name not in hookspecs.KINDS or spec is None:
             raise PluginError(f"{who} implements {name}, which is no hook: {near(name, hookspecs.KINDS)}")
         if any(marks.get(mark) for mark in ("tryfirst", "trylast", "wrapper", "hookwrapper")):
-            raise PluginError(f"{who} marks {name} as tryfirst, trylast or wrapper: order is the command line's, use a plain @hookimpl")
+            raise PluginError(
+                f"{who} marks {name} as tryfirst, trylast or wrapper: order is the command line's, use a plain @hookimpl"
+            )
         due = list(inspect.signature(spec).parameters)
         for parameter in list(inspect.signature(function).parameters.values())[1:]:
             if parameter.name not in due:
-                raise PluginError(f"{who} asks {name} for {parameter.name!r}, which it does not get: take some of {', '.join(due)}")
+                raise PluginError(
+                    f"{who} asks {name} for {parameter.name!r}, which it does not get: take some of {', '.join(due)}"
+                )
             if parameter.default is not inspect.Parameter.empty:
-                raise PluginError(f"{who} gives {name}'s argument {parameter.name!r} a default: remove it, the core always passes it")
+                raise PluginError(
+                    f"{who} gives {name}'s argument {parameter.name!r} a default: remove it, the core always passes it"
+                )
 
 
-def manager(plugins: Mapping[str, object], offers: Mapping[str, Offer], core: object | None = None) -> pluggy.PluginManager:
+def manager(
+    plugins: Mapping[str, object], offers: Mapping[str, Offer], core: object | None = None
+) -> pluggy.PluginManager:
     """A plugin manager with the core first, then the plugins in the order given.
 
     Raises:

@@ -45,11 +45,15 @@ def presets_of(name: str, cls: Any) -> dict[str, Preset]:
         text = resources.files(cls.__module__.partition(".")[0]).joinpath(cls.presets).read_text("utf-8")
         document = tomllib.loads(text)
     except (OSError, TypeError, tomllib.TOMLDecodeError) as error:
-        raise PluginError(f"plugin {name!r} has presets {cls.presets!r} that cannot be read ({error}): reinstall it") from error
+        raise PluginError(
+            f"plugin {name!r} has presets {cls.presets!r} that cannot be read ({error}): reinstall it"
+        ) from error
     try:
         return {key: _preset(f"{name}/{key}", table) for key, table in document.items()}
     except (KeyError, AttributeError) as error:
-        raise PluginError(f"plugin {name!r} has a preset without {error}: each is a table with dataset and ipc") from error
+        raise PluginError(
+            f"plugin {name!r} has a preset without {error}: each is a table with dataset and ipc"
+        ) from error
 
 
 def _preset(name: str, table: Mapping[str, Any]) -> Preset:
@@ -79,5 +83,7 @@ def choose_preset(request: str, classes: Mapping[str, Any], dataset: str, ipc: i
     named = [p for p in known.values() if request in (p.name, p.name.partition("/")[2])]
     if len(named) != 1:
         shown = " or ".join(p.name for p in named) if named else near(request, known)
-        raise OptionError(f"--preset {request!r} is {'ambiguous' if named else 'offered by no selected plugin'}: {shown}")
+        raise OptionError(
+            f"--preset {request!r} is {'ambiguous' if named else 'offered by no selected plugin'}: {shown}"
+        )
     return named[0]

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 Tick = Callable[..., None]
 SECONDS_BETWEEN_LINES = 10.0
@@ -92,7 +92,7 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Tick]:
         task: Any = bars.add_task(label, total=total, note="")
 
         def tick(n: int = 1, note: str = "") -> None:
-            bars.update(task, advance=n, **({"note": note} if note else {}))
+            bars.update(task, advance=n, **cast(Any, {"note": note} if note else {}))
 
         yield tick
 

@@ -64,7 +64,7 @@ class Protocol:
         augment: ``none``; ``dsa``, one differentiable operation a mini-batch, its parameters drawn for each image;
             ``fyi``, the same, with a mirror image (p = 0.5) always first; ``mnist``, one of shift by up to 4 px, scale
             by up to 0.2, rotate by up to 45 degrees, for each image. Mirroring is left out where it changes the class.
-        full_epochs: the least number of epochs for the row ``full``, which else gets as many steps as every other row.
+        full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
     """
 
     name: str

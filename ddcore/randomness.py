@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 Key = str | int
+_lent: list[torch.Generator] = []
 
 
 def hash32(seed: int, *key: Key) -> int:
@@ -36,12 +37,18 @@ def generator(seed: int, *key: Key) -> torch.Generator:
 def drawing_from(source: torch.Generator) -> Iterator[None]:
     """Let code that only knows torch's global CPU generator (module constructors, dropout) draw from ``source``.
 
-    The global generator's state is put back afterwards, so nobody else's draws move; ``source`` moves on.
+    The global generator's state is put back afterwards, so nobody else's draws move; ``source`` moves on. Borrowing again
+    for the same source inside is no change.
     """
+    if source in _lent:
+        yield
+        return
+    _lent.append(source)
     before = torch.random.get_rng_state()
     torch.random.set_rng_state(source.get_state())
     try:
         yield
     finally:
+        _lent.remove(source)
         source.set_state(torch.random.get_rng_state())
         torch.random.set_rng_state(before)

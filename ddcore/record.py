@@ -74,14 +74,20 @@ class Setup:
             InputError: the record is damaged or from a newer ddcore.
         """
         if record.get("schema", 0) > SCHEMA:
-            raise InputError(f"run.json has schema {record['schema']}, this ddcore reads up to {SCHEMA}: upgrade ddcore-torch")
+            raise InputError(
+                f"run.json has schema {record['schema']}, this ddcore reads up to {SCHEMA}: upgrade ddcore-torch"
+            )
         offers: dict[str, Offer] = {}
         classes: dict[str, type] = {}
         for saved in record["plugins"]:
             name = saved["name"]
-            classes[name], offers[name] = load_path(saved["path"]) if saved.get("path") else load_class(saved["request"])
+            classes[name], offers[name] = (
+                load_path(saved["path"]) if saved.get("path") else load_class(saved["request"])
+            )
             if (now := offers[name].identity) != (then := saved["identity"]):
-                raise PluginError(f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had")
+                raise PluginError(
+                    f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
+                )
         return cls(from_json(record, classes), offers)
 
 
@@ -89,7 +95,11 @@ def environment(run: Run) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
     import torch
 
-    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name(run.device)
+        if run.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,

@@ -49,8 +49,12 @@ def loss_points(run: Place, most: int = 400) -> str:
     """The loss over the steps as the points of a 600 x 120 polyline; empty when there are fewer than two."""
     if not (run / "log.jsonl").exists():
         return ""
-    lines = (json.loads(line) for line in (run / "log.jsonl").read_bytes().decode().splitlines() if line.startswith("{"))
-    by_step = {line["step"]: line["loss"] for line in lines if line.get("event") == "step" and line.get("loss") is not None}
+    lines = (
+        json.loads(line) for line in (run / "log.jsonl").read_bytes().decode().splitlines() if line.startswith("{")
+    )
+    by_step = {
+        line["step"]: line["loss"] for line in lines if line.get("event") == "step" and line.get("loss") is not None
+    }
     steps = sorted(by_step)[:: max(1, len(by_step) // most)]
     if len(steps) < 2:
         return ""

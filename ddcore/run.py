@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ddcore import randomness
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
-from ddcore.dispatch import CORE, Hooks, PerPlugin
-from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.dispatch import Hooks, PerPlugin
+from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
@@ -76,7 +76,9 @@ class Run:
         record = (place / "run.json").read_json()
         run = cls(Setup.from_json(record), place, reporter)
         if run.source.fingerprint != record["data"]["fingerprint"]:
-            raise InputError(f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run")
+            raise InputError(
+                f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"
+            )
         return run
 
     # ---- what a run is about -------------------------------------------------------------------------------------
@@ -169,17 +171,21 @@ class Run:
         name = self.plan.initializer
         given = {"name": name, "classes": classes, "task": task, "run": self}
         with torch.no_grad():
-            images = self.hooks.by_name("ddcore_initialize", generator=self.generator("initialize", name, task.slot), **given)
+            images = self.hooks.by_name(
+                "ddcore_initialize", generator=self.generator("initialize", name, task.slot), **given
+            )
         due = (len(classes), self.source.channels, self.source.size, self.source.size)
         if not isinstance(images, Tensor) or tuple(images.shape) != due or not torch.isfinite(images).all():
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise PluginError(f"initializer {name!r} returned {got} where finite images {due} are due: return one a class given")
+            raise PluginError(
+                f"initializer {name!r} returned {got} where finite images {due} are due: return one a class given"
+            )
         return images.detach().clone().to(device=self.device, dtype=self.dtype)
 
     def view(self, batch: Batch, phase: str) -> Batch:
         """The synthetic batch as enhancements show it to the matcher in this phase."""
         for impl in self.hooks.providers("ddcore_view"):
-            if phase in impl.plugin.view_phases:
+            if phase in self.plugins[impl.plugin_name].view_phases:
                 self.hooks.asked[impl.plugin_name] += 1
                 given = {"batch": batch, "phase": phase, "run": self}
                 answer = impl.function(**{name: given[name] for name in impl.argnames})
@@ -313,7 +319,9 @@ class Run:
         later = {"label", "evaluate", "augment:evaluate", "initialize"}
         for name, plugin in self.plugins.items():
             if not self.hooks.asked[name] and not offers(plugin) & later and name != self.plan.matcher:
-                raise PluginError(f"{self.hooks.who(name)} was asked nothing in the first step: leave out --plugin {name}")
+                raise PluginError(
+                    f"{self.hooks.who(name)} was asked nothing in the first step: leave out --plugin {name}"
+                )
 
     # ---- talking and stopping ------------------------------------------------------------------------------------
 
@@ -341,7 +349,9 @@ class Run:
             Interrupted: SIGINT or SIGTERM came.
         """
         if self.stopping:
-            raise Interrupted(f"stopped as asked; everything so far is kept: go on with `ddcore resume {self.place.url}`")
+            raise Interrupted(
+                f"stopped as asked; everything so far is kept: go on with `ddcore resume {self.place.url}`"
+            )
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -372,7 +382,9 @@ def _nothing() -> Iterator[Tick]:
 def _device(name: str) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise OptionError("--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build")
+        raise OptionError(
+            "--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build"
+        )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
 
 
@@ -393,6 +405,5 @@ def default_cache() -> str:
 def unknown_dataset(name: str) -> str:
     """One sentence for a data name that nobody answers."""
     from ddcore.data import known_sources
+
     return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"
-
-

@@ -73,7 +73,7 @@ def inner_indices(count: int, batch: int, steps: int, generator: torch.Generator
     chosen = []
     for _ in range(steps):
         if not chunks:
-            chunks = list(torch.randperm(count, generator=generator).split(batch))
+            chunks = list(torch.split(torch.randperm(count, generator=generator), batch))
         chosen.append(chunks.pop())
     return chosen
 

@@ -228,7 +228,9 @@ class Row:
         values = torch.tensor(self.values, dtype=torch.float64)
         std = float(values.std()) if len(values) > 1 else 0.0
         accuracy = {"mean": float(values.mean()), "std": std, "values": list(self.values)}
-        known = {k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")}
+        known = {
+            k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
+        }
         return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **self.extra}
 
 
@@ -239,16 +241,22 @@ def check_batch(batch: object, before: Batch, source: str, *, same_rows: bool) -
         DdcoreError: not a batch; targets that do not follow the rows; rows added or dropped where they must stay.
     """
     if not isinstance(batch, Batch):
-        raise DdcoreError(f"{source} returned {type(batch).__name__} where a Batch is due: return the batch it was given, changed")
+        raise DdcoreError(
+            f"{source} returned {type(batch).__name__} where a Batch is due: return the batch it was given, changed"
+        )
     lengths = {len(batch.index), *(len(v) for v in batch.targets.values())}
     if isinstance(batch.inputs, Tensor):
         lengths.add(len(batch.inputs))
         expected = before.inputs.shape[1:]
         if batch.inputs.shape[1:] != expected:
             got, due = tuple(batch.inputs.shape[1:]), tuple(expected)
-            raise DdcoreError(f"{source} returned images of shape {got} where {due} is due: keep the axes of what comes in")
+            raise DdcoreError(
+                f"{source} returned images of shape {got} where {due} is due: keep the axes of what comes in"
+            )
     if len(lengths) != 1 or set(batch.targets) != set(before.targets):
         raise DdcoreError(f"{source} changed rows without their targets or index: repeat or permute all of them alike")
     if same_rows and len(batch) != len(before):
-        raise DdcoreError(f"{source} turned {len(before)} rows into {len(batch)}: only ddcore_view may change their number")
+        raise DdcoreError(
+            f"{source} turned {len(before)} rows into {len(batch)}: only ddcore_view may change their number"
+        )
     return batch

@@ -20,7 +20,7 @@ Shape letters: B images of a batch, C H W pixels, K classes, P weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from ddcore.curvature import slope
 from ddcore.errors import InputError
 from ddcore.networks import mixes_samples
-from ddcore.passes import channels_last, chunk_of, quick_norms
+from ddcore.passes import Crew, channels_last, chunk_of, quick_norms
 from ddcore.types import Segment
 
 Mode = Literal["adjoint", "tesla", "full"]
@@ -193,10 +193,10 @@ class _Student:
         _refuse_randomness(self.network)
         return {name: b.clone() for name, b in self.network.named_buffers()}
 
-    def batch_loss(self, theta_P: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def batch_loss(self, network: nn.Module, theta_P: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """The training loss of one batch at these weights."""
-        state = {**weights_view(self.network, theta_P), **self.buffers}
-        return self.loss(functional_call(self.network, state, (inputs,)), targets)
+        state = {**weights_view(network, theta_P), **self.buffers}
+        return self.loss(functional_call(network, state, (inputs,)), targets)
 
     def landing_loss(self, step: int, theta_P: Tensor) -> Tensor | float:
         """This step's term of L; 0 where no target stands."""
@@ -218,108 +218,119 @@ class _Student:
         velocity: Tensor | float = 0.0
         total: Any = self.landing_loss(0, theta)
         for i in range(self.steps):
-            (gradient,) = torch.autograd.grad(self.batch_loss(theta, *self.batch_at(i)), theta, create_graph=True)
+            (gradient,) = torch.autograd.grad(
+                self.batch_loss(self.network, theta, *self.batch_at(i)), theta, create_graph=True
+            )
             velocity = self.segment.momentum * velocity + gradient
             theta = theta - rate * velocity
             total = total + self.landing_loss(i + 1, theta)
         return torch.as_tensor(total)
 
-    def parts(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def parts(self, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """Micro-batches with their share of the batch; all of it when the network mixes images."""
         size = self.micro_batch or chunk_of(self.network, inputs, MICRO_BATCH)
         size = len(inputs) if self.network.training and mixes_samples(self.network) else size
-        for x, t in zip(inputs.split(size), targets.split(size), strict=True):  # type: ignore[no-untyped-call]
-            yield channels_last(x), t, len(x) / len(inputs)
+        pairs = zip(inputs.split(size), targets.split(size), strict=True)  # type: ignore[no-untyped-call]
+        return [(x, t, len(x) / len(inputs)) for x, t in pairs]
 
-    def gradient(self, theta_P: Tensor, i: int) -> Tensor:
+    def gradient(self, crew: Crew, theta_P: Tensor, i: int) -> Tensor:
         """g_i (P,) at these weights, without a graph."""
-        total = torch.zeros_like(theta_P)
         with torch.no_grad():
             inputs, targets = self.batch_at(i)
-        for x, t, share in self.parts(inputs.detach(), targets.detach()):
+
+        def part(network: nn.Module, x: Tensor, t: Tensor, share: float) -> Tensor:
             theta = theta_P.detach().requires_grad_()
             with torch.enable_grad(), quick_norms(x):
-                value = self.batch_loss(theta, x, t)
-            total.add_(torch.autograd.grad(value, theta)[0], alpha=share)
-        return total
+                value = share * self.batch_loss(network, theta, channels_last(x), t)
+            return torch.autograd.grad(value, theta)[0]
 
-    def slope(self, theta_P: Tensor, w_P: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return _sum(crew.each(part, self.parts(inputs.detach(), targets.detach())))
+
+    def slope(self, network: nn.Module, theta_P: Tensor, w_P: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """<w, gradient of the batch loss>, differentiable once; by double backward for unknown operations."""
         try:
-            return slope(lambda theta: self.batch_loss(theta, x, t), theta_P, w_P)
+            return slope(lambda theta: self.batch_loss(network, theta, x, t), theta_P, w_P)
         except NotImplementedError:
-            (gradient,) = torch.autograd.grad(self.batch_loss(theta_P, x, t), theta_P, create_graph=True)
+            (gradient,) = torch.autograd.grad(self.batch_loss(network, theta_P, x, t), theta_P, create_graph=True)
             return gradient @ w_P
 
-    def slope_gradients(self, theta_P: Tensor, w_P: Tensor, inputs: Tensor, targets: Tensor) -> _SlopeGradients:
-        """s = <w, g> of a batch and what it depends on, one micro-batch at a time."""
-        value, by_theta = theta_P.new_zeros(()), torch.zeros_like(theta_P)
-        by_inputs, by_targets = [], []
-        for x, t, share in self.parts(inputs.detach(), targets.detach()):
-            theta = theta_P.detach().requires_grad_()
-            x.requires_grad_(inputs.requires_grad)
-            t.requires_grad_(targets.requires_grad)
-            wanted = [theta, *(v for v in (x, t) if v.requires_grad)]
+    def slope_gradients(
+        self, crew: Crew, theta_P: Tensor, w_P: Tensor, inputs: Tensor, targets: Tensor
+    ) -> _SlopeGradients:
+        """s = <w, g> of a batch and what it depends on."""
+
+        def part(network: nn.Module, x: Tensor, t: Tensor, share: float) -> tuple[Tensor, ...]:
+            leaves = theta_P.detach(), channels_last(x).detach(), t.detach()
+            wanted = [v.requires_grad_() for v, due in zip(leaves, learned, strict=True) if due]
             with torch.enable_grad():
-                s = self.slope(theta, w_P, x, t)
-            found = iter(torch.autograd.grad(s, wanted, materialize_grads=True))
-            value += share * s.detach()
-            by_theta.add_(next(found), alpha=share)
-            if inputs.requires_grad:
-                by_inputs.append(share * next(found))
-            if targets.requires_grad:
-                by_targets.append(share * next(found))
-        return _SlopeGradients(value, by_theta, by_inputs, by_targets)
+                s = share * self.slope(network, leaves[0], w_P, *leaves[1:])
+            if not s.requires_grad:  # a gradient that depends on nothing
+                return s, *map(torch.zeros_like, wanted)
+            return s.detach(), *torch.autograd.grad(s, wanted, materialize_grads=True)
+
+        learned = (True, inputs.requires_grad, targets.requires_grad)
+        parts = crew.each(part, self.parts(inputs.detach(), targets.detach()))
+        value, by_theta, *by_batch = zip(*parts, strict=True)
+        outputs = [v for v in (inputs, targets) if v.requires_grad]
+        return _SlopeGradients(_sum(value), _sum(by_theta), outputs, [torch.cat(rows) for rows in by_batch])
 
     def forward_sweep(self, rate: Tensor) -> tuple[list[Tensor], Tensor]:
         """theta_0 ... theta_N, and L."""
         theta = self.segment.start.detach()
         path, velocity = [theta], torch.zeros_like(theta)
         total: Any = self.landing_loss(0, theta)
-        for i in range(self.steps):
-            velocity = self.segment.momentum * velocity + self.gradient(theta, i)
-            theta = theta - rate * velocity
-            path.append(theta)
-            total = total + self.landing_loss(i + 1, theta)
+        with Crew(self.network, theta.device) as crew:
+            for i in range(self.steps):
+                velocity = self.segment.momentum * velocity + self.gradient(crew, theta, i)
+                theta = theta - rate * velocity
+                path.append(theta)
+                total = total + self.landing_loss(i + 1, theta)
         return path, total
 
     def backward_sweep(self, path: list[Tensor], rate: Tensor, exact: bool) -> tuple[Tensor, list[Tensor]]:
         """The gradient in the rate and in each leaf: the recurrence at the top of the module."""
         by_rate, by_leaf = torch.zeros_like(rate), [torch.zeros_like(leaf) for leaf in self.leaves]
         v, w = torch.zeros_like(path[0]), torch.zeros_like(path[0])
-        for i in reversed(range(self.steps)):
-            v = v + self.landing_slope(i + 1, path[i + 1])
-            w = v + self.segment.momentum * w
-            with torch.enable_grad():
-                inputs, targets = self.batch_at(i)
-            s = self.slope_gradients(path[i], w, inputs, targets)
-            by_rate -= s.value
-            for total, part in zip(by_leaf, s.back_to(self.leaves, inputs, targets), strict=True):
-                if part is not None:
-                    total.sub_(rate * part)
-            if exact:
-                v = v - rate * s.by_theta
+        with Crew(self.network, v.device) as crew:
+            for i in reversed(range(self.steps)):
+                v = v + self.landing_slope(i + 1, path[i + 1])
+                w = v + self.segment.momentum * w
+                with torch.enable_grad():
+                    inputs, targets = self.batch_at(i)
+                s = self.slope_gradients(crew, path[i], w, inputs, targets)
+                by_rate -= s.value
+                for total, part in zip(by_leaf, s.back_to(self.leaves), strict=True):
+                    if part is not None:
+                        total.sub_(rate * part)
+                if exact:
+                    v = v - rate * s.by_theta
         return by_rate, by_leaf
 
 
 @frozen(eq=False)
 class _SlopeGradients:
-    """s and its gradients; those in inputs and targets by micro-batch, empty where not asked for."""
+    """s; its gradient in the weights; and those (``slopes``) in what the learned tensors were made into (``outputs``)."""
 
     value: Tensor
     by_theta: Tensor
-    by_inputs: list[Tensor]
-    by_targets: list[Tensor]
+    outputs: list[Tensor]
+    slopes: list[Tensor]
 
-    def back_to(self, leaves: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Sequence[Tensor | None]:
-        """The gradient of s in the leaves, through whatever made inputs and targets of them (views, augmentation)."""
-        pairs = [(t, torch.cat(parts)) for t, parts in ((inputs, self.by_inputs), (targets, self.by_targets)) if parts]
+    def back_to(self, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradient of s in the leaves, through views and augmentation."""
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        if not pairs or not wanted:
+        if not self.outputs or not wanted:
             return [None] * len(leaves)
-        outputs, slopes = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, slopes, allow_unused=True))
+        found = iter(torch.autograd.grad(self.outputs, wanted, self.slopes, allow_unused=True))
         return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    """Added up in order, so that the sum does not depend on who made the terms."""
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total.add_(tensor)
+    return total
 
 
 class _Swept(Function):

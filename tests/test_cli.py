@@ -10,7 +10,20 @@ import torch
 from ddcore.cli import invoke
 from ddcore.storage import Place, load_tensors, read_metadata
 
-SMALL = ["--steps", "2", "--eval-seeds", "1", "--protocol", "quick-2", "--network", "convnet2-w8", "--preset", "none", "--threads", "1"]
+SMALL = [
+    "--steps",
+    "2",
+    "--eval-seeds",
+    "1",
+    "--protocol",
+    "quick-2",
+    "--network",
+    "convnet2-w8",
+    "--preset",
+    "none",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +133,9 @@ def test_plugins_and_show(ddcore):
 
 def test_a_config_file_does_what_the_command_line_does(ddcore, tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text('plugins = ["dm"]\nsteps = 2\neval_seeds = 1\nprotocol = ["quick-2"]\nthreads = 1\n[plugin.dm]\nlr_img = 0.5\n')
+    file.write_text(
+        'plugins = ["dm"]\nsteps = 2\neval_seeds = 1\nprotocol = ["quick-2"]\nthreads = 1\n[plugin.dm]\nlr_img = 0.5\n'
+    )
     code, out, _ = ddcore("run", "--config", file, "--explain", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
     assert code == 0

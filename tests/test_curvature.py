@@ -1,13 +1,14 @@
 """Norms with closed second derivatives, against torch's own, and Hessian-vector products, against double backward."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.curvature import CheapNorms, group_norm, instance_norm, layer_norm, slope
+from ddcore.curvature import CheapNorms, slope
 
 NORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "one channel a group": lambda x, w, b: F.group_norm(x, 4, w[:, 0, 0], b[:, 0, 0]),
@@ -47,7 +48,7 @@ def test_slopes_and_their_gradients_are_those_of_double_backward(name: str, layo
     x, w, b, direction = tensors()
 
     def loss(x: Tensor) -> Tensor:
-        return NORMS[name](x, w, b).tanh().pow(2).sum()
+        return NORMS[name](x, w, b).tanh().mul(2).tanh().sum()
 
     leaf = x.contiguous(memory_format=layout).requires_grad_()
     s = slope(loss, leaf, direction)
@@ -61,20 +62,94 @@ def test_slopes_and_their_gradients_are_those_of_double_backward(name: str, layo
 def test_the_slope_of_a_cube_by_hand():
     # d/dx <w, grad sum x^3> = 6 x w
     x, w = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([1.0, -1.0])
-    s = slope(lambda x: x.pow(3).sum(), x, w)
+    s = slope(lambda x: (x * x * x).sum(), x, w)
     assert s.item() == 3 - 12
     assert torch.autograd.grad(s, x)[0].tolist() == [6.0, -12.0]
 
 
-def test_functions_of_unknown_second_order_are_refused():
-    x = torch.ones(2, requires_grad=True)
-    with pytest.raises(NotImplementedError, match="cumsum"):
-        slope(lambda x: x.cumsum(0).sum(), x, torch.ones(2))
-    with pytest.raises(NotImplementedError, match="running statistics"):
-        instance_norm(torch.ones(1, 2, 3, 3), running_mean=torch.zeros(2))
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "relu": lambda x: F.relu(x) * x,
+    "leaky relu": lambda x: F.leaky_relu(x, 0.2) * x,
+    "max pool": lambda x: F.max_pool2d(x, 2, stride=1, padding=1) * 2 * F.max_pool2d(x, 2, 1, 1),
+    "average pool": lambda x: F.avg_pool2d(x, 2).tanh(),
+    "adaptive pool": lambda x: F.adaptive_avg_pool2d(x, 2).tanh(),
+    "sums": lambda x: (x + x.mean() + 2).tanh() + (1 + x * 3).tanh(),
+    "linear": lambda x: F.linear(x, torch.arange(6, dtype=x.dtype).view(2, 3), torch.ones(2, dtype=x.dtype)).tanh(),
+    "convolution of itself": lambda x: torch.conv2d(x, x, padding=1).tanh(),
+    "nothing": lambda x: torch.ones(3, dtype=x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_tangent_has_the_gradient_of_double_backward(name: str):
+    x, _, _, direction = tensors()
+    x.requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        return FUNCTIONS[name](x).sum() + (x * 0.5 * x).sum()
+
+    s = slope(loss, x, direction)
+    (g,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    due = (g * direction).sum()
+    torch.testing.assert_close((s, *torch.autograd.grad(s, x)), (due, *torch.autograd.grad(due, x)))
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_cross_entropy_is_differentiable_in_logits_and_targets(soft: bool):
+    generator = torch.Generator().manual_seed(0)
+    logits, targets, direction = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    targets = targets.abs().requires_grad_() if soft else torch.tensor([4, 0, 2, 2])
+    logits.requires_grad_()
+    wanted = [logits, targets] if soft else [logits]
+    s = slope(lambda z: F.cross_entropy(z, targets), logits, direction)
+    (g,) = torch.autograd.grad(F.cross_entropy(logits, targets), logits, create_graph=True)
+    due = (g * direction).sum()
+    torch.testing.assert_close((s, *torch.autograd.grad(s, wanted)), (due, *torch.autograd.grad(due, wanted)))
+
+
+class Cubed(torch.autograd.Function):
+    """An operation that modes do not see."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x * x
+
+    @staticmethod
+    def backward(ctx: Any, up: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 * up
+
+
+REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "cumsum": lambda x: x.cumsum(0).sum(),
+    "without gradients": lambda x: Cubed.apply(x).sum(),
+    "pow": lambda x: (x**2).sum(),
+    "options": lambda x: F.cross_entropy(x, torch.tensor([0, 1]), label_smoothing=0.1),
+    "indices": lambda x: F.max_pool2d(x[None], 1, return_indices=True)[0].sum(),
+    "running": lambda x: F.instance_norm(x[None], torch.zeros(2), torch.ones(2)).sum(),
+    "getitem": lambda x: x[0].sum(),
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_has_no_tangent_is_refused_rather_than_guessed(word: str):
+    x = torch.ones(2, 2, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="getitem" if word in ("indices", "running") else word):
+        slope(REFUSED[word], x, torch.ones(2, 2))
 
 
 def test_norms_work_without_scale_and_shift():
     x = tensors()[0]
-    torch.testing.assert_close(group_norm(x, 2), F.group_norm(x, 2))
-    torch.testing.assert_close(layer_norm(x, [3]), F.layer_norm(x, [3]))
+    with CheapNorms():
+        found = F.group_norm(x, 2), F.layer_norm(x, [3]), F.instance_norm(x)
+    torch.testing.assert_close(found, (F.group_norm(x, 2), F.layer_norm(x, [3]), F.instance_norm(x)))
+
+
+def test_instance_norm_with_running_statistics_stays_torchs():
+    x, mean, var = tensors()[0], torch.full((4,), 0.3).double(), torch.full((4,), 2.0).double()
+    with CheapNorms():
+        found = F.instance_norm(x, mean, var, use_input_stats=False)
+    torch.testing.assert_close(found, F.instance_norm(x, mean, var, use_input_stats=False))

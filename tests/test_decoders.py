@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddcore.builtin import Core
 from ddcore.decoders import OPERATIONS, Decoder, quantise
 from ddcore.errors import InputError
 
@@ -109,8 +108,3 @@ def test_what_cannot_be_decoded_is_refused_in_one_sentence(spec, words):
     tensors = {"pixels": ramp(2, 1, 1, 1)}
     with pytest.raises(InputError, match=words):
         Decoder(spec).sample(tensors, torch.arange(Decoder(spec).count(tensors)))
-
-
-def test_the_core_answers_ddcore_decoder_for_its_own_operations_only():
-    assert {name: Core().ddcore_decoder(name=name) for name in OPERATIONS} == OPERATIONS
-    assert Core().ddcore_decoder(name="tiles") is None

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.builtin import Core
 from ddcore.errors import InputError
 from ddcore.labels import KINDS, HardLabels, Labels, SoftLabels, View, smallest_type, student_loss
 
@@ -146,8 +145,3 @@ def test_soft_loss_is_differentiable_in_the_students_logits_and_in_the_labels():
 def test_what_cannot_be_labels_is_refused_in_one_sentence(make, words):
     with pytest.raises(InputError, match=words):
         make()
-
-
-def test_the_core_answers_ddcore_label_kind_for_its_own_kinds_only():
-    assert Core().ddcore_label_kind(name="hard") is HardLabels and Core().ddcore_label_kind(name="soft") is SoftLabels
-    assert Core().ddcore_label_kind(name="projector") is None

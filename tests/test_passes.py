@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ddcore.networks import build
-from ddcore.passes import CHUNK, backward_in_parts, channels_last, chunk_of, features, lay_out, logits
+from ddcore.passes import CHUNK, Crew, backward_in_parts, channels_last, chunk_of, features, lay_out, logits
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -103,3 +103,32 @@ def test_batchnorm_trains_on_the_whole_batch(images: Tensor):
     backward_in_parts(net, many, ids, nn.functional.cross_entropy)
     for p, d in zip(net.parameters(), due, strict=True):
         torch.testing.assert_close(p.grad, d)
+
+
+def test_a_crew_answers_in_order_and_does_not_change_torchs_threads(images: Tensor):
+    net, before = network(), torch.get_num_threads()
+    parts = [(x,) for x in images.split(2)]
+    found = {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with Crew(net, images.device) as crew:
+                found[threads] = crew.each(lambda own, x: own(x).detach(), parts)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[1], found[3])
+    torch.testing.assert_close(torch.cat(found[3]), net(images).detach())
+
+
+def test_a_crews_worker_that_fails_is_heard():
+    def fail(_: nn.Module, part: int) -> int:
+        raise ValueError(f"part {part}")
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match="part 0"), Crew(network(), torch.device("cpu")) as crew:
+            crew.each(fail, [(0,), (1,), (2,)])
+    finally:
+        torch.set_num_threads(before)

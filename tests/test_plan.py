@@ -92,7 +92,9 @@ def test_an_enhancement_that_suggests_an_initialiser_wins_over_the_matcher_and_t
 
 def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
     two = {"datm": Trajectories(), "a": Patches(), "b": Patches()}
-    with pytest.raises(PluginError, match=r"'a' \(ddcore-a 1.0\) and 'b' \(ddcore-b 1.0\) each suggest.*--init patches"):
+    with pytest.raises(
+        PluginError, match=r"'a' \(ddcore-a 1.0\) and 'b' \(ddcore-b 1.0\) each suggest.*--init patches"
+    ):
         planned(**two)
     planned(Choices(steps=None, network="convnet", init="noise", labels=None), **two)
 

@@ -40,3 +40,11 @@ def test_a_borrowed_source_moves_on():
         first = torch.rand(2)
     with drawing_from(source):
         assert not torch.equal(torch.rand(2), first)
+
+
+def test_borrowing_twice_for_one_source_does_not_rewind_it():
+    source = generator(0, "net")
+    with drawing_from(source), drawing_from(source):
+        first = torch.rand(2)
+    with drawing_from(source):
+        assert not torch.equal(torch.rand(2), first)

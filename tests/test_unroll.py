@@ -274,6 +274,17 @@ def test_in_float32_the_sweep_is_the_full_graph_to_rounding():
     assert_same(student.gradients(network, segment, 4, mode="adjoint", micro_batch=3), due, 1e-5)
 
 
+def test_the_sweep_has_the_same_bits_with_one_thread_and_with_several():
+    network, student, found, before = small_convnet(), Student(), {}, torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found[threads] = student.gradients(network, toy_segment(network), 3, micro_batch=2)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(found[1], found[2], strict=True))
+
+
 ZOO = ("convnet", "convnet-bn", "convnet-ln", "convnet-gn", "convnet-in", "convnet-nonorm", "convnet-swish-max", "mlp")
 
 

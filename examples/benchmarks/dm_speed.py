@@ -62,7 +62,7 @@ def usual_step(real: list[torch.Tensor], synthetic: torch.Tensor, optimizer: tor
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def main() -> None:

@@ -87,25 +87,42 @@ class DATM(Plugin):
     expert_epochs: int = option(2, help="epochs the expert is ahead", symbol="M", unit="epochs", validator=ge(1))
     min_start_epoch: int = option(0, help="lowest start epoch", symbol="T-", unit="epochs", validator=ge(0))
     start_epoch: int | None = option(
-        None, help="upper start epoch to begin with; none: T+ from the start", symbol="T", unit="epochs", validator=optional(ge(1))
+        None,
+        help="upper start epoch to begin with; none: T+ from the start",
+        symbol="T",
+        unit="epochs",
+        validator=optional(ge(1)),
     )
-    max_start_epoch: int = option(4, help="start epochs are drawn below this in the end", symbol="T+", unit="epochs", validator=ge(1))
-    expansion_end: int = option(1000, help="outer step at which the window is fully open", symbol="E", unit="steps", validator=ge(1))
+    max_start_epoch: int = option(
+        4, help="start epochs are drawn below this in the end", symbol="T+", unit="epochs", validator=ge(1)
+    )
+    expansion_end: int = option(
+        1000, help="outer step at which the window is fully open", symbol="E", unit="steps", validator=ge(1)
+    )
     batch: int | None = option(
-        None, help="distinct images of an inner step; none is all", symbol="|b|", unit="images", validator=optional(ge(1))
+        None,
+        help="distinct images of an inner step; none is all",
+        symbol="|b|",
+        unit="images",
+        validator=optional(ge(1)),
     )
     threshold: float = option(1.0, help="a step with a larger loss moves nothing", validator=gt(0))
     lr_img: float = option(100.0, help="learning rate of the pixels", validator=gt(0))
     lr_y: float = option(5.0, help="learning rate of the label logits", validator=ge(0))
     lr_lr: float = option(1e-7, help="learning rate of the student's learning rate", validator=ge(0))
-    rate: float = option(0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0))
+    rate: float = option(
+        0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0)
+    )
     rate_floor: float = option(1e-6, help="the learned rate never falls below this", unit="a step", validator=ge(0))
     momentum: float = option(0.5, help="momentum of the SGD on pixels and rate", validator=ge(0))
     momentum_y: float = option(0.9, help="momentum of the SGD on the label logits", validator=ge(0))
     unroll: Literal["adjoint", "tesla", "full"] = option(
-        "adjoint", help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph"
+        "adjoint",
+        help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
     )
-    micro_batch: int = option(25, help="images whose second-order graph is alive at once", unit="images", validator=ge(1))
+    micro_batch: int = option(
+        25, help="images whose second-order graph is alive at once", unit="images", validator=ge(1)
+    )
 
     def cost(self, run: "Run") -> Cost:
         """N inner steps, each once forward and once in the sweep back."""
@@ -188,6 +205,8 @@ def correct_images(run: "Run", cls: int, count: int, generator: Generator) -> Te
             chosen += new[right].tolist()
             if len(chosen) >= count:
                 return run.real.train.inputs(torch.tensor(chosen[:count])).cpu()
-    run.warn(f"the experts get only {len(chosen)} images of class {run.real.classes[cls]!r} right: others fill up the {count}")
+    run.warn(
+        f"the experts get only {len(chosen)} images of class {run.real.classes[cls]!r} right: others fill up the {count}"
+    )
     rest = [i for i in index.tolist() if i not in set(chosen)]
     return run.real.train.inputs(torch.tensor((chosen + rest)[:count])).cpu()

@@ -14,7 +14,9 @@ def test_window_without_sequential_generation_is_open_from_the_start():
     assert window(0, 40, None, 60, 1000) == (40, 60)
 
 
-@pytest.mark.parametrize(("interval", "start", "high", "end"), [(100, 10, 20, 1000), (100, 20, 40, 2000), (400, 15, 20, 2000)])
+@pytest.mark.parametrize(
+    ("interval", "start", "high", "end"), [(100, 10, 20, 1000), (100, 20, 40, 2000), (400, 15, 20, 2000)]
+)
 def test_expansion_end_is_pads_interval_times_the_growth(interval, start, high, end):
     grown = [window(step, 0, start, high, end)[1] for step in range(0, end + 1, interval)]
     assert grown == list(range(start, high + 1))

@@ -66,7 +66,9 @@ class DM(Plugin):
 
     lr_img: float = option(1.0, help="learning rate of the pixels", symbol="eta_S", validator=gt(0))
     momentum: float = option(0.5, help="momentum of the pixels' SGD", validator=ge(0))
-    batch_real: int = option(256, help="real images of a class in a step", symbol="|B_c|", unit="images", validator=ge(1))
+    batch_real: int = option(
+        256, help="real images of a class in a step", symbol="|B_c|", unit="images", validator=ge(1)
+    )
 
     def cost(self, run: "Run") -> Cost:
         """Every class's real and synthetic images, once."""
@@ -90,7 +92,9 @@ class DM(Plugin):
         for at in range(0, len(classes), together):
             group = classes[at : at + together]
             shared = {
-                c: run.draw("match", key=("dm", "augment", task.slot, step, c), shared=True, progress=Progress(step, task.steps))
+                c: run.draw(
+                    "match", key=("dm", "augment", task.slot, step, c), shared=True, progress=Progress(step, task.steps)
+                )
                 for c in group
             }
             real = self._real_means(network, group, shared, task, step, run)

@@ -27,7 +27,10 @@ def test_equal_batches_are_at_distance_zero_and_permuting_them_changes_nothing()
     features, classes = seeded(8, 5), torch.arange(8) % 2
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     means = class_means(features, classes, 2)
-    torch.testing.assert_close(distribution_distance(means, class_means(features[order], classes[order], 2)), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(
+        distribution_distance(means, class_means(features[order], classes[order], 2)),
+        torch.zeros((), dtype=torch.float64),
+    )
 
 
 def test_copies_leave_the_loss_and_halve_the_gradient_of_each():
@@ -45,7 +48,9 @@ def test_linear_features_have_the_closed_form_gradient():
     # psi(x) = W x, one image: gradient is 2 W^T W (s - mean(x))
     weights, real, image = seeded(5, 7), seeded(9, 7, seed=1), seeded(1, 7, seed=2).requires_grad_()
     zero = torch.zeros(1, dtype=torch.int64)
-    loss = distribution_distance(class_means(real @ weights.T, zero.expand(9), 1), class_means(image @ weights.T, zero, 1))
+    loss = distribution_distance(
+        class_means(real @ weights.T, zero.expand(9), 1), class_means(image @ weights.T, zero, 1)
+    )
     (gradient,) = torch.autograd.grad(loss, image)
     torch.testing.assert_close(gradient[0], 2 * weights.T @ weights @ (image.detach()[0] - real.mean(0)))
 

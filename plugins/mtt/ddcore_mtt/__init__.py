@@ -43,19 +43,30 @@ class MTT(Plugin):
 
     student_steps: int = option(50, help="SGD steps of the student", symbol="N", unit="steps", validator=ge(1))
     expert_epochs: int = option(2, help="epochs the expert is ahead", symbol="M", unit="epochs", validator=ge(1))
-    max_start_epoch: int = option(2, help="start epochs are drawn below this", symbol="T+", unit="epochs", validator=ge(1))
+    max_start_epoch: int = option(
+        2, help="start epochs are drawn below this", symbol="T+", unit="epochs", validator=ge(1)
+    )
     batch: int | None = option(
-        None, help="distinct images of an inner step; none is all", symbol="|b|", unit="images", validator=optional(ge(1))
+        None,
+        help="distinct images of an inner step; none is all",
+        symbol="|b|",
+        unit="images",
+        validator=optional(ge(1)),
     )
     lr_img: float = option(100.0, help="learning rate of the pixels", validator=gt(0))
     lr_lr: float = option(1e-7, help="learning rate of the student's learning rate", validator=ge(0))
-    rate: float = option(0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0))
+    rate: float = option(
+        0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0)
+    )
     rate_floor: float = option(1e-6, help="the learned rate never falls below this", unit="a step", validator=ge(0))
     momentum: float = option(0.5, help="momentum of the SGD on pixels and rate", validator=ge(0))
     unroll: Literal["adjoint", "tesla", "full"] = option(
-        "adjoint", help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph"
+        "adjoint",
+        help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
     )
-    micro_batch: int = option(25, help="images whose second-order graph is alive at once", unit="images", validator=ge(1))
+    micro_batch: int = option(
+        25, help="images whose second-order graph is alive at once", unit="images", validator=ge(1)
+    )
 
     def cost(self, run: "Run") -> Cost:
         """N inner steps, each once forward and once in the sweep back."""
