@@ -1,0 +1,185 @@
+"""A run as a function of (configuration, seed): the same bits twice, after a kill, in worker processes; and its loop's rules."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ddcore import Learn, Loss, PluginError, Task
+from ddcore.cli import invoke
+from ddcore.loop import outer_step
+
+COMMON = ["--eval-seeds", "1", "--protocol", "quick-3", "--network", "convnet2-w4", "--preset", "none", "--threads", "1"]
+DM = ["--plugin", "dm", "--plugin", "dsa", "--plugin", "fyi", "--dm.batch-real", "16", "--steps", "30"]
+DATM = ["--plugin", "datm", "--plugin", "fyi", "--plugin", "dsa", "--steps", "12", "--datm.student-steps", "4"]
+DATM += ["--datm.max-start-epoch", "2", "--datm.lr-img", "10", "--experts.count", "2", "--experts.epochs", "4"]
+METHODS = {"dm": DM, "datm": DATM}
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (run / "artifact").glob("*.safetensors")}
+
+
+def accuracies(run: Path) -> list[list[float]]:
+    return [row["accuracy"]["values"] for row in json.loads((run / "scores.json").read_text())["rows"]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Each method run once, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = {}
+    for name, words in METHODS.items():
+        run = folder / name
+        assert invoke(["run", *words, *COMMON, "--cache", str(folder / f"cache-{name}"), "--out", str(run)]) == 0
+        done[name] = run
+    return done
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_run_twice_gives_the_same_bits_whatever_the_order_of_plugins(name, uninterrupted, tmp_path):
+    words = METHODS[name]
+    pairs = [words[i : i + 2] for i in range(0, len(words), 2)]
+    turned = [word for pair in reversed(pairs) for word in pair]
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert invoke(["run", *turned, *COMMON, *cache, "--out", str(tmp_path / "run")]) == 0
+    assert bits(tmp_path / "run") == bits(uninterrupted[name])
+    assert accuracies(tmp_path / "run") == accuracies(uninterrupted[name])
+
+
+def start(arguments: list[str], **environment: str) -> subprocess.Popen:
+    code = "import sys; from ddcore.cli import invoke; sys.exit(invoke(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, "DDCORE_CHECKPOINT_SECONDS": "0", **environment}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen, words: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and words in path.read_text():
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("name", "moment"), [("dm", '"step": 4'), ("datm", '"epoch": 2'), ("datm", '"step": 5')])
+def test_a_killed_run_resumes_to_the_same_bits(name, moment, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    words = ["run", *METHODS[name], *COMMON, "--cache", str(tmp_path / "cache"), "--out", str(run)]
+    process = start(words)
+    wait_for(run / "log.jsonl", process, moment)
+    process.kill()
+    process.communicate()
+    assert not (run / "artifact" / "manifest.json").exists()
+    assert invoke(["resume", str(run)]) == 0
+    assert bits(run) == bits(uninterrupted[name])
+    assert accuracies(run) == accuracies(uninterrupted[name])
+
+
+def test_a_terminated_run_stops_cleanly_and_says_how_to_go_on(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(["run", *DM, *COMMON, "--steps", "30", "--cache", str(tmp_path / "cache"), "--out", str(run)])
+    wait_for(run / "log.jsonl", process, '"step": 2')
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3, said
+    assert f"ddcore resume {run}" in said
+    assert invoke(["resume", str(run)]) == 0
+    assert bits(run) == bits(uninterrupted["dm"])
+
+
+def test_worker_processes_give_the_same_bits(uninterrupted, tmp_path):
+    words = ["run", *DATM, *COMMON, "--jobs", "2", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    assert invoke(words) == 0
+    assert bits(tmp_path / "run") == bits(uninterrupted["datm"])
+    assert accuracies(tmp_path / "run") == accuracies(uninterrupted["datm"])
+
+
+def test_float64_runs_and_agrees_with_float32_at_first(tmp_path):
+    firsts = []
+    for dtype in ("float32", "float64"):
+        run = tmp_path / dtype
+        words = [*DM[:-2], "--steps", "1", *COMMON, "--dtype", dtype, "--cache", str(tmp_path / "cache"), "--out", str(run)]
+        assert invoke(["run", *words]) == 0
+        events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        firsts.append(next(e["loss"] for e in events if e["event"] == "step"))
+    assert firsts[0] == pytest.approx(firsts[1], rel=1e-4)
+
+
+# ---- the loop's rules, on a matcher of two numbers -------------------------------------------------------------------
+
+
+def two_tensors() -> Learn:
+    first, second = torch.tensor(1.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    optimizers = {"a": torch.optim.SGD([first], lr=0.1, momentum=0.9), "b": torch.optim.SGD([second], lr=0.1)}
+    return Learn({"first": first, "second": second}, optimizers)
+
+
+def run_of(losses) -> SimpleNamespace:
+    hooks = SimpleNamespace(one=lambda hook, **given: losses(given["learn"].tensors))
+    return SimpleNamespace(hooks=hooks, projects=False, matcher_name="'m'", plan=SimpleNamespace(matcher="m"))
+
+
+def values(learn: Learn) -> list[float]:
+    return [round(float(t.detach()), 6) for t in learn.tensors.values()]
+
+
+def test_losses_without_update_accumulate_and_all_optimisers_step_once_at_the_end():
+    def losses(t):
+        yield Loss(2 * t["first"])
+        assert float(t["first"].detach()) == 1.0
+        yield Loss(3 * t["first"] + 5 * t["second"])
+
+    learn = two_tensors()
+    assert outer_step(Task("distil", "t", 1), 0, learn, run_of(losses)) == pytest.approx(10.0)
+    assert values(learn) == [0.5, 0.5]
+
+
+def test_a_loss_with_update_steps_its_optimiser_at_once_and_gives_no_gradient_to_others():
+    def losses(t):
+        yield Loss(2 * t["first"] + 7 * t["second"], update=("a",))
+        assert float(t["first"].detach()) == pytest.approx(0.8)
+        yield Loss(5 * t["second"], update=("b",))
+
+    learn = two_tensors()
+    outer_step(Task("distil", "t", 1), 0, learn, run_of(losses))
+    assert values(learn) == [0.8, 0.5]
+
+
+def test_yielding_nothing_moves_nothing_momentum_included():
+    learn = two_tensors()
+    outer_step(Task("distil", "t", 1), 0, learn, run_of(lambda t: iter([Loss(2 * t["first"])])))
+    before = values(learn)
+    assert outer_step(Task("distil", "t", 1), 1, learn, run_of(lambda t: iter([]))) is None
+    assert values(learn) == before
+
+
+def test_one_optimiser_used_in_both_ways_in_one_step_is_refused():
+    def losses(t):
+        yield Loss(2 * t["first"])
+        yield Loss(2 * t["first"], update=("a",))
+
+    with pytest.raises(PluginError, match="steps optimiser 'a' at once and also accumulates"):
+        outer_step(Task("distil", "t", 1), 0, two_tensors(), run_of(losses))
+
+
+def test_yielding_inside_no_grad_is_refused():
+    def losses(t):
+        with torch.no_grad():
+            yield Loss(2 * t["first"])
+
+    with pytest.raises(PluginError, match="yielded inside no_grad at step 0"):
+        outer_step(Task("distil", "t", 1), 0, two_tensors(), run_of(losses))
+
+
+def test_something_that_is_no_loss_is_refused():
+    with pytest.raises(PluginError, match="yielded Tensor at step 0: yield Loss"):
+        outer_step(Task("distil", "t", 1), 0, two_tensors(), run_of(lambda t: iter([t["first"]])))
