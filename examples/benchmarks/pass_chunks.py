@@ -7,12 +7,11 @@ import json
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
+import records
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from unroll_speed import RESULTS, machine
 
 from ddcore.curvature import CheapNorms
 from ddcore.networks import build
@@ -37,7 +36,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "pass_chunks.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = []
@@ -57,12 +55,11 @@ def main() -> None:
             )
     record = {
         "unit": "images per second, best of alternating rounds, channels-last",
-        "machine": machine(),
+        **records.machine(),
         "rows": rows,
     }
-    text = json.dumps(record, indent=2) + "\n"
-    given.out.write_text(text)
-    sys.stdout.write(text)
+    records.write("pass_chunks", record)
+    sys.stdout.write(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+import records
 import torch
-from unroll_speed import RESULTS, Case, machine
+from unroll_speed import Case
 
 
 def peak_gb() -> float:
@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--modes", nargs="+", default=["adjoint", "tesla", "full"])
     parser.add_argument("--child", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "unroll_memory.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.child:
@@ -51,12 +50,11 @@ def main() -> None:
     record = {
         "setting": {"network": "convnet3 (width 128)", "images": 100, "size": "3x32x32", "inner_steps": given.steps},
         "unit": "GB (10^9 bytes) of the whole process, each mode in a fresh one; full is the usual graph, NCHW",
-        "machine": machine(),
+        **records.machine(),
         "modes": found,
     }
-    text = json.dumps(record, indent=2) + "\n"
-    given.out.write_text(text)
-    sys.stdout.write(text)
+    records.write("unroll_memory", record)
+    sys.stdout.write(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,21 +7,18 @@ back. ConvNet-3 of width 128, 100 images of 3x32x32. Run: ``python unroll_speed.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 
+import records
 import torch
 from torch import Tensor
 
 from ddcore.networks import build
 from ddcore.types import Segment
 from ddcore.unroll import Mode, flat_weights, unrolled_loss
-
-RESULTS = Path(__file__).parent / "results"
 
 
 class Case:
@@ -55,18 +52,6 @@ class Case:
         return pixels, rate
 
 
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    return {
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "load_average_1_min": os.getloadavg()[0],
-    }
-
-
 def timed(case: Case, mode: Mode) -> tuple[float, float]:
     """Wall and processor seconds per inner step."""
     wall, processor = time.perf_counter(), time.process_time()
@@ -94,7 +79,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS / "unroll_speed.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     case, rounds = Case(given.steps), []
@@ -115,15 +99,14 @@ def main() -> None:
     record = {
         "setting": {"network": "convnet3 (width 128)", "images": 100, "size": "3x32x32", "inner_steps": given.steps},
         "unit": "seconds per inner step; plain: full graph, NCHW; ratios of alternating runs in one process",
-        "machine": machine(),
+        **records.machine(),
         "median": {name: statistics.median(r[name] for r in rounds) for name in rounds[0]},
         "rounds": rounds,
         "relative_difference_of_pixel_gradients": differences(),
         "peak_resident_gb_of_both": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
-    text = json.dumps(record, indent=2) + "\n"
-    given.out.write_text(text)
-    sys.stdout.write(text)
+    records.write("unroll_speed", record)
+    sys.stdout.write(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
