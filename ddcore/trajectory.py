@@ -35,14 +35,14 @@ class Unroll:
         steps: N, SGD steps of the student.
         batch: |b|, distinct images an inner step; None is all of them.
         mode: exact adjoint, TESLA's truncated gradient, or the full graph.
-        micro_batch: images whose second-order graph is alive at once.
+        micro_batch: images whose second-order graph is alive at once; None is what was measured best for their size.
     """
 
     owner: str
     steps: int
     batch: int | None
     mode: Mode
-    micro_batch: int
+    micro_batch: int | None
 
 
 def choose_segment(run: Run, owner: str, task: Task, step: int, low: int, high: int, ahead: int) -> Segment:

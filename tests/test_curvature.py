@@ -141,6 +141,13 @@ def test_what_has_no_tangent_is_refused_rather_than_guessed(word: str):
         slope(REFUSED[word], x, torch.ones(2, 2))
 
 
+def test_a_value_made_from_the_point_beforehand_is_refused():
+    x = torch.ones(2, requires_grad=True)
+    before = x * 2
+    with pytest.raises(NotImplementedError, match="cannot follow"):
+        slope(lambda x: (x * before).sum(), x, torch.ones(2))
+
+
 def test_norms_work_without_scale_and_shift():
     x = tensors()[0]
     with CheapNorms():

@@ -1,6 +1,7 @@
 """Chunked passes: the same numbers as one whole pass, and where a batch must stay whole."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -115,6 +116,8 @@ def test_a_crew_answers_in_order_and_does_not_change_torchs_threads(images: Tens
             with Crew(net, images.device) as crew:
                 found[threads] = crew.each(lambda own, x: own(x).detach(), parts)
             assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == threads
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(found[1], found[3])

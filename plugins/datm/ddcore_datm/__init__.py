@@ -120,8 +120,11 @@ class DATM(Plugin):
         "adjoint",
         help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
     )
-    micro_batch: int = option(
-        25, help="images whose second-order graph is alive at once", unit="images", validator=ge(1)
+    micro_batch: int | None = option(
+        None,
+        help="images whose second-order graph is alive at once; none: what was measured best for their size",
+        unit="images",
+        validator=optional(ge(1)),
     )
 
     def cost(self, run: "Run") -> Cost:
