@@ -38,12 +38,19 @@ def features(network: nn.Module, images: Tensor, *, chunk: int | None = None) ->
     Args:
         chunk: images of one pass; None chooses by their size.
     """
-    return _passed(network, network.embed, images, chunk)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return _passed(network, network.embed, images, chunk, CHUNK)  # type: ignore[arg-type]
 
 
 def logits(network: nn.Module, images: Tensor, *, chunk: int | None = None) -> Tensor:
     """The network's output for images (B, C, H, W): (B, K), without gradient, in the network's present mode."""
-    return _passed(network, network, images, chunk)
+    with torch.no_grad():
+        return _passed(network, network, images, chunk, CHUNK)
+
+
+def embed(network: nn.Module, images: Tensor, *, chunk: int | None = None) -> Tensor:
+    """``network.embed`` of images (B, C, H, W): (B, D), differentiable once in the images."""
+    return _passed(network, network.embed, images, chunk, TRAINING_CHUNK)  # type: ignore[arg-type]
 
 
 def lay_out(network: nn.Module) -> nn.Module:
@@ -142,7 +149,9 @@ def _split(targets: Any, count: int, size: int) -> Iterator[Any]:
         yield targets[where] if isinstance(targets, Tensor) else {name: value[where] for name, value in targets.items()}
 
 
-def _passed(network: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, chunk: int | None) -> Tensor:
-    size = chunk or chunk_of(network, images, CHUNK)
-    with torch.no_grad(), quick_norms(images):
+def _passed(
+    network: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, chunk: int | None, most: int
+) -> Tensor:
+    size = chunk or chunk_of(network, images, most)
+    with quick_norms(images):
         return torch.cat([function(channels_last(x)) for x in images.split(size)])  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddcore.networks import build
-from ddcore.passes import CHUNK, Crew, backward_in_parts, channels_last, chunk_of, features, lay_out, logits
+from ddcore.passes import CHUNK, Crew, backward_in_parts, channels_last, chunk_of, embed, features, lay_out, logits
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -135,3 +135,12 @@ def test_a_crews_worker_that_fails_is_heard():
             crew.each(fail, [(0,), (1,), (2,)])
     finally:
         torch.set_num_threads(before)
+
+
+def test_embedding_in_parts_gives_the_whole_batchs_features_and_gradient():
+    network = build("convnet2-w4", 3, 8, 5, torch.Generator().manual_seed(0)).double().requires_grad_(False)
+    images = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    parts, whole = embed(network, images, chunk=3), network.embed(images)
+    torch.testing.assert_close(parts, whole)
+    gradients = [torch.autograd.grad(f.square().sum(), images)[0] for f in (parts, whole)]
+    torch.testing.assert_close(*gradients)

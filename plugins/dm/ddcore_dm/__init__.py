@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Transform, hookimpl, option
 from ddcore.networks import mixes_samples
-from ddcore.passes import features
+from ddcore.passes import embed, features
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -103,7 +103,7 @@ class DM(Plugin):
             batch = run.view(Batch(learn.tensors["pixels"][where], {"class": own}, where), "match")
             batch = by_class(batch, group, shared)
             position = torch.searchsorted(torch.tensor(group, device=run.device), batch.targets["class"])
-            yield Loss(distribution_distance(real, class_means(network.embed(batch.inputs), position, len(group))))
+            yield Loss(distribution_distance(real, class_means(embed(network, batch.inputs), position, len(group))))
 
     def _real_means(
         self, network: nn.Module, group: list[int], shared: dict[int, Transform], task: Task, step: int, run: "Run"
