@@ -34,12 +34,14 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
     learn = begin(task, run)
     state = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
     first = run.checkpoints.load(task.key, state)
+    skipped = 0
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
         for step in range(first, task.steps):
             start = time.perf_counter()
             loss = outer_step(task, step, learn, run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
+            skipped += loss is None
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
                 run.refuse_idle_plugins()
@@ -47,6 +49,10 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
                 require_finite(learn.tensors, step, run)
                 run.checkpoints.save(task.key, step + 1, state)
                 run.check_stop()
+    if skipped and skipped == task.steps - first:
+        run.warn(
+            f"{run.matcher_name} skipped all of the last {skipped} steps, so nothing moved: try smaller learning rates"
+        )
     require_finite(learn.tensors, task.steps - 1, run)
     finished = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
     return finished, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}

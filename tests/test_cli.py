@@ -42,7 +42,7 @@ def ddcore(capsys):
     return call
 
 
-def refused(result: tuple[int, str, str], *words: str) -> None:
+def check_refused(result: tuple[int, str, str], *words: str) -> None:
     code, _, err = result
     last = [line for line in err.splitlines() if not line.startswith("warning:")][-1]
     assert code == 2, err
@@ -111,7 +111,7 @@ def test_evaluate_inspect_and_export_read_what_run_wrote(ddcore, tmp_path):
         assert ddcore("export", artifact, "--to", to, "--out", tmp_path / to)[0] == 0
     held = torch.load(tmp_path / "pt" / "distilled.pt", weights_only=True)
     assert held["images"].shape == (10, 1, 8, 8)
-    refused(ddcore("export", artifact, "--to", "pt", "--out", tmp_path / "pt"), "exists already", "--out")
+    check_refused(ddcore("export", artifact, "--to", "pt", "--out", tmp_path / "pt"), "exists already", "--out")
 
 
 def test_data_list_and_show(ddcore):
@@ -171,34 +171,34 @@ def test_wrong_words_on_the_command_line(ddcore, tmp_path, arguments, words):
     given = [word for word in SMALL if word not in arguments]
     if "--network" in arguments or "--protocol" in arguments or "--preset" in arguments:
         given = ["--steps", "2", "--eval-seeds", "1"]
-    refused(ddcore("run", *given, *arguments, "--out", tmp_path / "run"), *words)
+    check_refused(ddcore("run", *given, *arguments, "--out", tmp_path / "run"), *words)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_key_in_a_file(ddcore, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("ipcc = 3\n")
-    refused(ddcore("run", "--plugin", "dm", "--config", file), "run.toml", "'ipcc'", "did you mean 'ipc'")
+    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "run.toml", "'ipcc'", "did you mean 'ipc'")
     file.write_text("[plugin.dm]\nlr_imgg = 3\n")
-    refused(ddcore("run", "--plugin", "dm", "--config", file), "[plugin.dm]", "did you mean 'lr_img'")
+    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "[plugin.dm]", "did you mean 'lr_img'")
     file.write_text("ipc = \n")
-    refused(ddcore("run", "--plugin", "dm", "--config", file), "not TOML")
+    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "not TOML")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(ddcore):
-    refused(ddcore("run", "--plugin", "dm", "--device", "cuda"), "--device cuda", "--device cpu")
+    check_refused(ddcore("run", "--plugin", "dm", "--device", "cuda"), "--device cuda", "--device cpu")
 
 
 def test_a_folder_in_use_is_left_alone(ddcore, tmp_path):
     assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run"), "another run", "ddcore resume")
+    check_refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run"), "another run", "ddcore resume")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("keep")
-    refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "mine"), "not empty")
+    check_refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "mine"), "not empty")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
-    refused(ddcore("resume", tmp_path / "mine"), "run.json")
+    check_refused(ddcore("resume", tmp_path / "mine"), "run.json")
 
 
 def test_data_that_cannot_be_used(ddcore, tmp_path):
@@ -206,36 +206,36 @@ def test_data_that_cannot_be_used(ddcore, tmp_path):
         return ddcore("run", "--plugin", "dm", *SMALL, "--dataset", dataset, "--out", tmp_path / "run")
 
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    refused(run(npz(tmp_path / "a.npz", labels=np.full(40, 0.5))), "a.npz", "not integers")
+    check_refused(run(npz(tmp_path / "a.npz", labels=np.full(40, 0.5))), "a.npz", "not integers")
     bad = (images / 255.0).astype(np.float32)
     bad[7, 0, 0, 0] = np.nan
-    refused(run(npz(tmp_path / "b.npz", images=bad)), "NaN")
-    refused(run(f"npz:{tmp_path / 'none.npz'}"), "none.npz")
+    check_refused(run(npz(tmp_path / "b.npz", images=bad)), "NaN")
+    check_refused(run(f"npz:{tmp_path / 'none.npz'}"), "none.npz")
     (tmp_path / "one" / "train" / "cat").mkdir(parents=True)
-    refused(run(f"folder:{tmp_path / 'one'}"), "one")
-    refused(run(f"parquet:{tmp_path / 'nowhere'}"), "nowhere")
+    check_refused(run(f"folder:{tmp_path / 'one'}"), "one")
+    check_refused(run(f"parquet:{tmp_path / 'nowhere'}"), "nowhere")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_driver_that_is_not_installed_is_named(ddcore):
-    refused(ddcore("inspect", "abfs://container/artifact"), "pip install")
+    check_refused(ddcore("inspect", "abfs://container/artifact"), "pip install")
 
 
 def test_artifacts_that_cannot_be_used(ddcore, tmp_path):
     assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
     artifact = tmp_path / "run" / "artifact"
-    refused(ddcore("inspect", tmp_path / "run"), "is no artifact", "run/artifact")
+    check_refused(ddcore("inspect", tmp_path / "run"), "is no artifact", "run/artifact")
     images = (artifact / "images.safetensors").read_bytes()
     (artifact / "images.safetensors").write_bytes(images[:-20])
-    refused(ddcore("inspect", artifact), "images.safetensors")
+    check_refused(ddcore("inspect", artifact), "images.safetensors")
     (artifact / "images.safetensors").write_bytes(images[:-1] + bytes([images[-1] ^ 1]))
-    refused(ddcore("inspect", artifact), "images.safetensors")
+    check_refused(ddcore("inspect", artifact), "images.safetensors")
     (artifact / "images.safetensors").write_bytes(images)
     manifest = Place.at(artifact / "manifest.json").read_json()
     Place.at(artifact / "manifest.json").write_json({**manifest, "schema": 99})
-    refused(ddcore("evaluate", artifact), "schema 99", "upgrade")
+    check_refused(ddcore("evaluate", artifact), "schema 99", "upgrade")
     (artifact / "manifest.json").unlink()
-    refused(ddcore("inspect", artifact), "manifest.json")
+    check_refused(ddcore("inspect", artifact), "manifest.json")
 
 
 EXPLODES = """
@@ -265,7 +265,7 @@ def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_checkpoin
     monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
     (tmp_path / "explodes.py").write_text(EXPLODES)
     result = ddcore("run", "--plugin-path", tmp_path / "explodes.py", *SMALL[2:], "--out", tmp_path / "run")
-    refused(result, "'explodes' (explodes.py", "nan at step 5", "smaller learning rate")
+    check_refused(result, "'explodes' (explodes.py", "nan at step 5", "smaller learning rate")
     checkpoint = Place.at(tmp_path / "run" / "checkpoints" / "distil-000.safetensors")
     assert read_metadata(checkpoint)["step"] == "5"
     assert all(torch.isfinite(t).all() for t in load_tensors(checkpoint).values())

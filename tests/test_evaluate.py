@@ -45,7 +45,14 @@ class Stand:
         self, folder, cache=None, protocols=("quick-3",), seeds=2, seed=0, labeller="hard", learns=(), network="mlp"
     ):
         self.source = DIGITS
-        settings = {"protocol": protocols, "eval_network": (), "eval_seeds": seeds, "full_epochs": None, "dtype": "float32", "labels": None}
+        settings = {
+            "protocol": protocols,
+            "eval_network": (),
+            "eval_seeds": seeds,
+            "full_epochs": None,
+            "dtype": "float32",
+            "labels": None,
+        }
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.matcher = SimpleNamespace(learns=learns)

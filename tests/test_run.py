@@ -16,7 +16,18 @@ from ddcore import Learn, Loss, PluginError, Task
 from ddcore.cli import invoke
 from ddcore.loop import outer_step
 
-COMMON = ["--eval-seeds", "1", "--protocol", "quick-3", "--network", "convnet2-w4", "--preset", "none", "--threads", "1"]
+COMMON = [
+    "--eval-seeds",
+    "1",
+    "--protocol",
+    "quick-3",
+    "--network",
+    "convnet2-w4",
+    "--preset",
+    "none",
+    "--threads",
+    "1",
+]
 DM = ["--plugin", "dm", "--plugin", "dsa", "--plugin", "fyi", "--dm.batch-real", "16", "--steps", "30"]
 DATM = ["--plugin", "datm", "--plugin", "fyi", "--plugin", "dsa", "--steps", "12", "--datm.student-steps", "4"]
 DATM += ["--datm.max-start-epoch", "2", "--datm.lr-img", "10", "--experts.count", "2", "--experts.epochs", "4"]
@@ -107,7 +118,18 @@ def test_float64_runs_and_agrees_with_float32_at_first(tmp_path):
     firsts = []
     for dtype in ("float32", "float64"):
         run = tmp_path / dtype
-        words = [*DM[:-2], "--steps", "1", *COMMON, "--dtype", dtype, "--cache", str(tmp_path / "cache"), "--out", str(run)]
+        words = [
+            *DM[:-2],
+            "--steps",
+            "1",
+            *COMMON,
+            "--dtype",
+            dtype,
+            "--cache",
+            str(tmp_path / "cache"),
+            "--out",
+            str(run),
+        ]
         assert invoke(["run", *words]) == 0
         events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         firsts.append(next(e["loss"] for e in events if e["event"] == "step"))
