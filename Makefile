@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
-	$(BIN)/pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
