@@ -335,7 +335,12 @@ def _click_option(group: str, attribute: attrs.Attribute) -> click.Option:
         negative = written.replace(f"{group}.", f"{group}.no-") if group else written.replace("--", "--no-")
         return click.Option([f"{written}/{negative}", key], default=None, help=text)
     return click.Option(
-        [written, key], type=Text(_word(attribute.type)), default=None, help=text, multiple=origin is tuple
+        [written, key],
+        type=Text(_word(attribute.type)),
+        metavar=_word(attribute.type),
+        default=None,
+        help=text,
+        multiple=origin is tuple,
     )
 
 
