@@ -17,6 +17,7 @@ from ddcore.hookspecs import KINDS
 
 CORE = "core"
 Asked = Callable[[Any], bool]
+Check = Callable[[Any, Any, str], Any]
 
 
 class Hooks:
@@ -77,11 +78,14 @@ class Hooks:
         impl = self.sole(hook)
         return None if impl is None else self._call(impl, arguments)
 
-    def chain(self, hook: str, value: Any, *, only: Asked | None = None, **arguments: Any) -> Any:
+    def chain(
+        self, hook: str, value: Any, *, only: Asked | None = None, check: Check | None = None, **arguments: Any
+    ) -> Any:
         """Fold ``value`` through the plugins in command-line order; a plugin that answers None leaves it.
 
         Args:
             only: asks just the plugins for which this is true.
+            check: from an answer, the value before it and the plugin's name to the answer to go on with.
             arguments: the same for every plugin, or a function of the plugin's name where each needs its own.
         """
         self._check(hook, "chain")
@@ -90,7 +94,8 @@ class Hooks:
                 continue
             own = {k: v(impl.plugin_name) if isinstance(v, PerPlugin) else v for k, v in arguments.items()}
             answer = self._call(impl, {self._first(hook): value, **own})
-            value = value if answer is None else answer
+            if answer is not None:
+                value = answer if check is None else check(answer, value, impl.plugin_name)
         return value
 
     def collect(self, hook: str, **arguments: Any) -> dict[str, Any]:

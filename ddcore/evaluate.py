@@ -28,7 +28,7 @@ from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.labels import HardLabels, Labels
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
-from ddcore.storage import sha256_of
+from ddcore.storage import canonical, sha256_of
 from ddcore.training import Augment, Descent, Epoch, Generators, Keeper, Samples, accuracy, is_finite, train_student
 from ddcore.types import EVALUATE, Progress, Row, Sequential, Task, Transform
 
@@ -55,7 +55,7 @@ class Arm:
     def task(self, student: int, artifact: str) -> Task:
         """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
         options = {**attrs.asdict(self), "student": student, "artifact": artifact}
-        name = sha256_of(_canonical(options))[:12]
+        name = sha256_of(canonical(options))[:12]
         key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
         return Task("evaluate", key, 1, index=student, options=options)
 
@@ -343,12 +343,12 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "dtype": str(run.dtype),
         "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.augmenters(EVALUATE)],
     }
-    place = run.cache / "full" / f"{sha256_of(_canonical(shaped))[:20]}.json"
+    place = run.cache / "full" / f"{sha256_of(canonical(shaped))[:20]}.json"
     if not place.exists():
         generator = partial(randomness.generator, student, "full")
         trained = train_and_test(run, arm.network, data, recipe, schedule, recipe.rate, generator, key)
         numbers = {n: float(v) if math.isfinite(float(v)) else None for n, v in trained.items()}
-        place.write_json({"shaped by": json.loads(_canonical(shaped)), "result": numbers})
+        place.write_json({"shaped by": json.loads(canonical(shaped)), "result": numbers})
     numbers = place.read_json()["result"]
     result = {n: torch.tensor(math.nan if v is None else v, dtype=torch.float64) for n, v in numbers.items()}
     return {**result, **_sizes(data)}
@@ -366,7 +366,7 @@ def artifact_of(run: Run) -> Artifact:
 
 def identify(artifact: Artifact) -> str:
     """Twelve letters that tell this artifact from others."""
-    return sha256_of(_canonical(artifact.manifest))[:12]
+    return sha256_of(canonical(artifact.manifest))[:12]
 
 
 def _flag(run: Run, selected: Task) -> bool:
@@ -384,7 +384,3 @@ def _sizes(data: Data) -> dict[str, Tensor]:
 
 def _whole(counts: Mapping[str, int]) -> dict[str, Tensor]:
     return {name: torch.tensor(count, dtype=torch.int64) for name, count in counts.items()}
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()

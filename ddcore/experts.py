@@ -11,7 +11,6 @@ An expert is a pure function of its number and that digest: two runs that train 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from ddcore.checkpoints import Checkpoints
 from ddcore.errors import InputError, NonFiniteLoss
 from ddcore.labels import HardLabels
-from ddcore.storage import Place, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import EXPERT, Progress, Segment, Task, Transform
 from ddcore.unroll import flat_weights, weights_view
@@ -122,7 +121,7 @@ def recipe(run: Run) -> dict[str, Any]:
 
 def digest(run: Run) -> str:
     """Names this kind of experts: sha256 of its recipe."""
-    return sha256_of(_canonical(recipe(run)))[:20]
+    return sha256_of(canonical(recipe(run)))[:20]
 
 
 def folder(run: Run) -> Place:
@@ -286,7 +285,3 @@ def _refuse_divergence(number: int, epoch: Epoch, network: nn.Module, lr: float)
 
 def _probe(count: int) -> Tensor:
     return torch.arange(count) if count <= PROBE else torch.linspace(0, count - 1, PROBE).long()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()

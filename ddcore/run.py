@@ -184,14 +184,14 @@ class Run:
 
     def view(self, batch: Batch, phase: str) -> Batch:
         """The synthetic batch as enhancements show it to the matcher in this phase."""
-        for impl in self.hooks.providers("ddcore_view"):
-            if phase in self.plugins[impl.plugin_name].view_phases:
-                self.hooks.asked[impl.plugin_name] += 1
-                given = {"batch": batch, "phase": phase, "run": self}
-                answer = impl.function(**{name: given[name] for name in impl.argnames})
-                source = f"ddcore_view of {self.hooks.who(impl.plugin_name)}"
-                batch = batch if answer is None else check_batch(answer, batch, source, same_rows=False)
-        return batch
+
+        def check(answer: Any, before: Batch, plugin: str) -> Batch:
+            return check_batch(answer, before, f"ddcore_view of {self.hooks.who(plugin)}", same_rows=False)
+
+        shown: Batch = self.hooks.chain(
+            "ddcore_view", batch, only=lambda plugin: phase in plugin.view_phases, check=check, phase=phase, run=self
+        )
+        return shown
 
     def draw(
         self,
@@ -229,9 +229,8 @@ class Run:
     def project(self, after: Tensor, before: Tensor, name: str, role: str, task: Task) -> Tensor:
         """A learned tensor as plugins put it back after its optimiser's step; the matcher's bounds last."""
         given: dict[str, Any] = {"before": before, "name": name, "role": role, "task": task, "run": self}
-        for own in (False, True):
-            last = {"only": lambda plugin, own=own: (plugin is self.matcher) == own}
-            after = self.hooks.chain("ddcore_project", after, **last, **given)
+        after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is not self.matcher, **given)
+        after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is self.matcher, **given)
         return after
 
     def setting(self, name: str, value: Any, progress: Progress | None = None) -> Any:
@@ -239,8 +238,9 @@ class Run:
         if name not in SETTINGS:
             raise ValueError(f"setting {name!r} is not one of {sorted(SETTINGS)}")
         progress = progress or Progress(0, 1)
-        only = {"only": lambda plugin: name in plugin.settings}
-        return self.hooks.chain("ddcore_setting", value, name=name, progress=progress, **only)
+        return self.hooks.chain(
+            "ddcore_setting", value, only=lambda plugin: name in plugin.settings, name=name, progress=progress
+        )
 
     def augmenters(self, phase: str) -> list[tuple[str, Any]]:
         """The selected plugins that augment in a phase, in order: part of what shapes experts."""

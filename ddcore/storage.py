@@ -261,6 +261,11 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def canonical(value: Any) -> bytes:
+    """Plain values as JSON bytes that are the same for equal values, to be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+
 def save_tensors(place: Place, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
     """Write tensors as one safetensors file; equal tensors and metadata give equal bytes.
 
