@@ -33,9 +33,13 @@ class Selection:
     @property
     def groups(self) -> dict[str, type]:
         """Every option class of the run."""
-        needed = {need for cls in self.classes.values() for need in getattr(cls, "needs", ())}
-        own = {"experts": core_group("experts")} if "trajectories" in needed else {}
+        own = {"experts": core_group("experts")} if wants_experts(self.classes) else {}
         return {**self.classes, **own}
+
+
+def wants_experts(classes: Mapping[str, Any]) -> bool:
+    """Whether any of these plugins needs, or under some options may need, experts."""
+    return any("trajectories" in (*cls.needs, *cls.may_need) for cls in classes.values())
 
 
 def select(args: Sequence[str], environment: Mapping[str, str], *, strict: bool = True) -> Selection:
@@ -213,8 +217,7 @@ def _labellers(made: Mapping[str, Any]) -> tuple[dict[str, Offer], dict[str, typ
 
 
 def _experts(made: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, type]:
-    needed = any("trajectories" in getattr(cls, "needs", ()) for cls in classes.values())
-    return {"experts": core_group("experts")} if needed and "experts" in made["options"] else {}
+    return {"experts": core_group("experts")} if wants_experts(classes) and "experts" in made["options"] else {}
 
 
 def _with_options(given: Mapping[str, Any], made: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:

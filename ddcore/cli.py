@@ -169,6 +169,7 @@ def resume(run_folder: str, as_json: bool) -> None:
 @ddcore_command.command()
 @click.argument("artifact")
 @click.option("--protocol", multiple=True, help="Evaluation recipe; repeatable. Default: the artifact's.")
+@click.option("--baseline", multiple=True, help="One more row: images of this initialiser; repeatable.")
 @click.option("--eval-network", multiple=True, help="Network to train; repeatable (cross-architecture).")
 @click.option("--eval-seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a row.")
 @click.option("--full-epochs", type=click.IntRange(min=1), default=None, help="Epochs of the row on all real data.")

@@ -38,6 +38,9 @@ class Config:
     protocol: tuple[str, ...] = _shared(
         ("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable."
     )
+    baseline: tuple[str, ...] = _shared(
+        (), "More rows: images of an initialiser, for example noise, or herding of a plugin; repeatable."
+    )
     eval_network: tuple[str, ...] = _shared((), "Network to evaluate with; repeatable (cross-architecture).")
     eval_seeds: int = _shared(3, "Students a row.", ge(1))
     full_epochs: int | None = _shared(

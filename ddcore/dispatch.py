@@ -32,6 +32,7 @@ class Hooks:
         self._manager = manager
         self._describe = describe
         self.asked: Counter[str] = Counter()
+        self._gave_way = _those_that_give_way(manager)
 
     def providers(self, hook: str) -> list[pluggy.HookImpl]:
         """Implementations in command-line order, the core's first."""
@@ -67,7 +68,7 @@ class Hooks:
             PluginError: a second one, naming both.
         """
         self._check(hook, "one")
-        providers = self.providers(hook)
+        providers = [impl for impl in self.providers(hook) if impl.plugin_name not in self._gave_way]
         if len(providers) > 1:
             both = " and ".join(self.who(impl.plugin_name) for impl in providers)
             raise PluginError(f"{both} both provide {hook}, of which a run has one: keep one of them")
@@ -121,6 +122,12 @@ class Hooks:
     def _first(self, hook: str) -> str:
         spec = getattr(self._manager.hook, hook).spec
         return str(spec.argnames[0])
+
+
+def _those_that_give_way(manager: pluggy.PluginManager) -> frozenset[str]:
+    """Matchers that are enhancements in this run, because another one matches."""
+    matchers = {name: plugin for name, plugin in manager.list_name_plugin() if getattr(plugin, "role", "") == "matcher"}
+    return frozenset(n for n, plugin in matchers.items() if len(matchers) > 1 and getattr(plugin, "gives_way", False))
 
 
 class PerPlugin:

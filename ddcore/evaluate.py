@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
+CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 HARD, SOFT = "hard", "soft"
 SELECT = "select"
 FULL_IMAGES = 150_000
@@ -126,13 +127,14 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
 
 def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     """The rows to be, in the order of the table."""
-    pairs = [(name, HARD) for name in (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)]
+    more = [name for name in run.config.baseline if name not in CORE_SETS]
+    pairs = [(name, HARD) for name in (DISTILLED, RANDOM, KCENTER, *more, RANDOM_BYTES, FULL)]
     if artifact.labels.kind != HARD:
         soft = [(DISTILLED, SOFT)]
         if run.labeller == HARD:
             run.warn("no rule gives real images the set's soft labels, so random and kcenter have hard labels only")
         else:
-            soft += [(RANDOM, SOFT), (KCENTER, SOFT)]
+            soft += [(name, SOFT) for name in (RANDOM, KCENTER, *more)]
         pairs = [*soft, *pairs]
     networks = run.config.eval_network or (run.network_name,)
     return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
@@ -162,6 +164,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], 
     notes = []
     if arm.set == KCENTER:
         notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
+    if arm.set not in CORE_SETS:
+        notes.append("images of this initialiser, each counted as one of uint8")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set == FULL:
@@ -303,6 +307,11 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
             sizes["labels"] = labels.payload_bytes
             sizes["total"] = sizes["images"] + sizes["labels"] + sizes.get("models", 0)
         return Data(artifact.images().to(run.device, run.dtype), labels, sizes)
+    if arm.set not in CORE_SETS:
+        classes = artifact.labels.classes.cpu()
+        images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
+        labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else _hard(classes, run)
+        return Data(images, labels, real_bytes(run, len(classes), labels))
     if arm.set == KCENTER:
         index = run.checkpoints.result(selection_task(identity).key)["index"]
     else:

@@ -69,6 +69,7 @@ class Choices:
     network: str
     init: str | None
     labels: str | None
+    baselines: tuple[str, ...] = ()
 
 
 def offers(plugin: Any) -> set[str]:
@@ -83,7 +84,7 @@ def offers(plugin: Any) -> set[str]:
 
 def asked_by(matcher: Any) -> set[str]:
     """What a run with this matcher asks of enhancements."""
-    expert = {"augment:expert"} if TRAJECTORIES in matcher.needs else set()
+    expert = {"augment:expert"} if TRAJECTORIES in (*matcher.needs, *matcher.may_need) else set()
     return {*matcher.asks, *CORE_ASKS, *expert}
 
 
@@ -121,13 +122,15 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
             raise PluginError(
                 f"{reason}; leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs"
             )
+    for baseline in choices.baselines:
+        _chosen("initializers", baseline, plugins, name, "real", "--baseline", hooks)
     initializer, init_by = _chosen("initializers", choices.init, plugins, name, "real", "--init", hooks)
     labeller, label_by = _chosen("labellers", choices.labels, plugins, name, "hard", "--labels", hooks)
     learns_labels = "labels" in matcher.learns and choices.labels is None
     steps = choices.steps if choices.steps is not None else matcher.steps
     if steps is None:
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
-    needs = tuple(matcher.needs)
+    needs = _assets(plugins, (initializer, *choices.baselines))
     stages = [
         Stage("initialize", initializer, init_by),
         Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
@@ -164,6 +167,8 @@ def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tupl
 
 def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed: Sequence[str]) -> str:
     matchers = [name for name, plugin in plugins.items() if plugin.role == "matcher"]
+    if len(matchers) > 1:
+        matchers = [name for name in matchers if not plugins[name].gives_way] or matchers
     if len(matchers) > 1:
         both = " and ".join(hooks.who(m) for m in matchers)
         raise PluginError(f"{both} are both matchers, of which a run has one: keep one of them")
@@ -214,6 +219,16 @@ def _chosen(
         if getattr(plugins[name], attribute):
             return str(getattr(plugins[name], attribute)[0]), name
     return default, CORE
+
+
+def _assets(plugins: Mapping[str, Any], initializers: Sequence[str]) -> tuple[str, ...]:
+    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses."""
+    found: set[str] = set()
+    for plugin in plugins.values():
+        used = [name for name in initializers if name in plugin.initializers]
+        for name in used or [None]:
+            found.update(plugin.assets(name))
+    return tuple(sorted(found))
 
 
 def _phased(plugins: Mapping[str, Any], what: str, matcher: str, phase: str | None = None) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ from ddcore.errors import PluginError, near
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
 FIRST_PARTY = ("datm", "dm", "dsa", "fyi", "mtt")
+ASSETS = ("trajectories",)
+"""What a run makes before its tasks begin, for plugins that need it."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
 
 
@@ -44,6 +46,8 @@ class Plugin:
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
         needs: what has to be there: ``trajectories``, or words of a matcher's ``asks`` or ``provides``.
+        may_need: assets that only some option values need: see ``assets``.
+        gives_way: of a matcher: beside another matcher it is an enhancement, and its ``ddcore_learn`` is not asked.
         provides: words that other plugins' ``needs`` may name.
         conflicts: plugin name to the reason why the two do not go together.
         assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
@@ -65,6 +69,8 @@ class Plugin:
     learns: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[int | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
+    may_need: ClassVar[tuple[str, ...]] = ()
+    gives_way: ClassVar[bool] = False
     provides: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
     assumes: ClassVar[Mapping[str, str]] = {}
@@ -77,6 +83,14 @@ class Plugin:
         from ddcore.types import Cost
 
         return Cost()
+
+    def assets(self, initializer: str | None) -> tuple[str, ...]:
+        """What the run has to make before its tasks begin, of ``trajectories``, under these option values.
+
+        Args:
+            initializer: one that the run uses and this plugin offers, else None.
+        """
+        return tuple(asset for asset in self.needs if asset in ASSETS)
 
 
 def option(

@@ -108,7 +108,8 @@ class Run:
         """Who does what."""
         from ddcore.plugins import installed_matchers
 
-        choices = Choices(self.config.steps, self.network_name, self.config.init, self.config.labels)
+        config = self.config
+        choices = Choices(config.steps, self.network_name, config.init, config.labels, config.baseline)
         plan = resolve(self.hooks, self.plugins, choices, installed_matchers())
         return plan
 
@@ -166,9 +167,9 @@ class Run:
             raise InputError(unknown_network(name))
         return lay_out(built.to(device=self.device, dtype=self.dtype))
 
-    def initialize(self, classes: Tensor, task: Task) -> Tensor:
-        """Initial images (N, C, H, W) for these classes, on the run's device."""
-        name = self.plan.initializer
+    def initialize(self, classes: Tensor, task: Task, name: str | None = None) -> Tensor:
+        """Images (N, C, H, W) for these classes by an initialiser, the plan's unless named, on the run's device."""
+        name = name or self.plan.initializer
         given = {"name": name, "classes": classes, "task": task, "run": self}
         with torch.no_grad():
             images = self.hooks.by_name(

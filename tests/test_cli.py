@@ -79,6 +79,18 @@ def test_a_whole_run_leaves_what_the_contract_says(ddcore, tmp_path):
     assert events.count("step") == 2
 
 
+def test_a_baseline_is_a_row_of_its_own_with_as_many_images_in_run_and_evaluate(ddcore, tmp_path):
+    run = tmp_path / "run"
+    options = ("--protocol", "quick-20", "--baseline", "noise", "--out", run, "--json")
+    code, out, err = ddcore("run", "--plugin", "dm", *SMALL, *options)
+    assert code == 0, err
+    rows = {row["set"]: row for row in json.loads(out)["rows"] if row["protocol"] == "quick-20"}
+    assert rows["noise"]["images"] == rows["random"]["images"] and "uint8" in rows["noise"]["note"]
+    assert rows["noise"]["accuracy"]["mean"] < rows["random"]["accuracy"]["mean"]
+    code, out, _ = ddcore("evaluate", run / "artifact", "--baseline", "noise", "--eval-seeds", "1", "--json")
+    assert code == 0 and "noise" in {row["set"] for row in json.loads(out)["rows"]}
+
+
 def test_the_order_of_plugins_does_not_change_the_bits(ddcore, tmp_path):
     for name, plugins in (("one", ["fyi", "dm", "dsa"]), ("two", ["dsa", "dm", "fyi"])):
         chosen = [word for plugin in plugins for word in ("--plugin", plugin)]

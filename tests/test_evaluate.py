@@ -47,6 +47,7 @@ class Stand:
         self.source = DIGITS
         settings = {
             "protocol": protocols,
+            "baseline": (),
             "eval_network": (),
             "eval_seeds": seeds,
             "full_epochs": None,

@@ -1,5 +1,6 @@
 """The plan: who does what, suggestions, and refusals before torch does any work."""
 
+import attrs
 import pluggy
 import pytest
 from attrs import frozen
@@ -88,6 +89,37 @@ def test_an_enhancement_that_suggests_an_initialiser_wins_over_the_matcher_and_t
     assert planned(datm=Trajectories(), nrr=Patches()).initializer == "patches"
     chosen = Choices(steps=None, network="convnet", init="real", labels=None)
     assert planned(chosen, datm=Trajectories(), nrr=Patches()).initializer == "real"
+
+
+@frozen(kw_only=True, eq=False)
+class Selects(Matcher):
+    steps = 0
+    gives_way = True
+    initializers = ("coreset", "scored")
+    may_need = ("trajectories",)
+
+    def assets(self, initializer):
+        return ("trajectories",) if initializer == "scored" else ()
+
+
+def test_a_matcher_that_gives_way_matches_alone_and_initialises_beside_another():
+    alone = planned(coresets=Selects())
+    assert (alone.matcher, alone.initializer, alone.steps) == ("coresets", "coreset", 0)
+    for pair in ({"dm": Matcher(), "coresets": Selects()}, {"coresets": Selects(), "dm": Matcher()}):
+        plan = planned(**pair)
+        assert (plan.matcher, plan.initializer, plan.steps) == ("dm", "coreset", 10)
+    with pytest.raises(PluginError, match="are both matchers"):
+        planned(coresets=Selects(), rded=Selects())
+
+
+def test_assets_follow_the_initialisers_that_are_used_baselines_included():
+    def with_(**more):
+        return planned(attrs.evolve(ANY, **more), dm=Matcher(), coresets=Selects()).needs
+
+    assert with_() == with_(init="real") == ()
+    assert with_(init="scored") == with_(baselines=("noise", "scored")) == ("trajectories",)
+    with pytest.raises(PluginError, match="--baseline 'scord'.*did you mean 'scored'"):
+        with_(baselines=("scord",))
 
 
 def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
