@@ -9,7 +9,7 @@ from ddcore.plugins import Plugin, option
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact, load_artifact
     from ddcore.errors import DdcoreError, InputError, PluginError
-    from ddcore.types import Batch, Cost, Learn, Loss, Progress, Row, Segment, Sequential, Task, Transform
+    from ddcore.types import Batch, Cost, Learn, Loss, Progress, Row, Segment, Sequential, Task, Term, Transform
 
 __version__ = "0.1.0"
 
@@ -17,7 +17,7 @@ _LATER = {
     **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
     **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
     **dict.fromkeys(
-        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Transform"),
+        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Term", "Transform"),
         "ddcore.types",
     ),
 }
@@ -37,6 +37,7 @@ __all__ = [
     "Segment",
     "Sequential",
     "Task",
+    "Term",
     "Transform",
     "hookimpl",
     "load_artifact",

@@ -13,6 +13,7 @@ from ddcore.plugins import Offer, load_class, load_path
 from ddcore.presets import Preset, choose_preset
 
 if TYPE_CHECKING:
+    from ddcore.data import Source
     from ddcore.record import Setup
     from ddcore.run import Run
     from ddcore.types import Row
@@ -85,6 +86,26 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
     plain = resolved(None)
     preset = choose_preset(selection.first.preset, selection.classes, plain.config.dataset, plain.config.ipc)
     return Setup(resolved(preset), selection.offers)
+
+
+def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: Mapping[str, Any]) -> Source:
+    """Real data by name, asked of the core and of these plugins under their defaults.
+
+    Raises:
+        InputError: nobody knows the name.
+    """
+    from ddcore import answers
+    from ddcore.dispatch import Hooks
+    from ddcore.run import unknown_dataset
+
+    words = [*(w for p in plugins for w in ("--plugin", p)), *(w for p in paths for w in ("--plugin-path", p))]
+    setup = setup_from(select([*words, "--preset", "none"], {}), {}, {})
+    hooks = Hooks(setup.manager(), setup.described())
+    first, _, rest = name.partition(":")
+    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=first, rest=rest, options=options)
+    if source is None:
+        raise InputError(unknown_dataset(name))
+    return source
 
 
 def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:

@@ -24,7 +24,7 @@ def main() -> None:
 def invoke(arguments: list[str]) -> int:
     """Run one command line in this process and return its exit code."""
     try:
-        ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
+        code = ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
@@ -37,7 +37,7 @@ def invoke(arguments: list[str]) -> int:
         return _refuse("interrupted; what was finished is kept", 3, arguments)
     except BrokenPipeError:
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
@@ -251,6 +251,56 @@ def show_plugin(name: str, as_json: bool) -> None:
     emit(as_json, found, lambda: show_text(found))
 
 
+@plugins.command("check")
+@click.argument("plugin", metavar="NAME|PATH")
+@click.option("--only", multiple=True, help="Name of a check; repeatable. Default: all.")
+@AS_JSON
+@click.pass_context
+def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_json: bool) -> None:
+    """Run the contract that every plugin has to keep, on tiny data, and list what it keeps."""
+    from ddcore.contract import examine, results_text
+
+    try:
+        results = examine(plugin, only)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    passed = all(result.status != "failed" for result in results)
+    answer = {"plugin": plugin, "passed": passed, "checks": [result.as_json() for result in results]}
+    emit(as_json, answer, lambda: results_text(plugin, results))
+    context.exit(0 if passed else 2)
+
+
+@plugins.command("new")
+@click.argument("name")
+@click.option("--kind", required=True, metavar="KIND", help="What it is to be: see the kinds below.")
+@click.option("--out", default=".", help="Folder to write ddcore-NAME into.", show_default=True)
+@AS_JSON
+def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
+    """Write a complete, working plugin package to start from; no network needed.
+
+    KIND is matcher, enhancement, labels, student, evaluator, data or executor.
+    """
+    from ddcore.scaffold import create, next_steps
+
+    folder, files = create(name, kind, out)
+    emit(as_json, {"folder": str(folder), "files": files}, lambda: next_steps(name, folder, files))
+
+
+@plugins.command("matrix")
+@click.option("--try", "tried", is_flag=True, help="Take a step with every pair that composes, on 8x8 images.")
+@AS_JSON
+@click.pass_context
+def plugin_matrix(context: click.Context, tried: bool, as_json: bool) -> None:
+    """Which installed plugins go with which matcher, and why the others do not."""
+    from ddcore.matrix import matrix, matrix_text, try_pairs
+
+    pairs = matrix()
+    failures = try_pairs(pairs) if tried else {}
+    rows = [{**pair.as_json(), "failure": failures.get(pair)} for pair in pairs]
+    emit(as_json, rows, lambda: matrix_text(pairs, failures))
+    context.exit(2 if failures else 0)
+
+
 @ddcore_command.group()
 def data() -> None:
     """Real data sets: what can be loaded, and what a name holds."""
@@ -269,15 +319,17 @@ def list_data(as_json: bool) -> None:
 
 @data.command("show")
 @click.argument("name")
+@click.option("--plugin", multiple=True, help="Plugin that offers it.")
+@click.option("--plugin-path", multiple=True, help="File of a plugin that offers it.")
 @click.option("--data-root", default=None, help="Folder that holds data sets by name.")
 @click.option("--split", default=None, help="TRAIN:TEST names of the parts, or a share such as 0.8.")
 @click.option("--resize", type=click.IntRange(min=1), default=None, help="Height and width to bring images to.")
 @AS_JSON
-def show_data(name: str, as_json: bool, **options: Any) -> None:
+def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""
-    from ddcore.data import open_source
+    from ddcore.assembly import open_data
 
-    summary = open_source(name, **options).summary()
+    summary = open_data(name, plugin, plugin_path, options).summary()
     emit(as_json, summary, lambda: summary_text(summary))
 
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import pluggy
 
-from ddcore.errors import PluginError
+from ddcore.errors import DdcoreError, PluginError
 from ddcore.hookspecs import KINDS
 
 CORE = "core"
 Asked = Callable[[Any], bool]
-Check = Callable[[Any, Any, str], Any]
+Check = Callable[[Any, str], Any]
+"""From an answer and who gave it ("ddcore_view of 'fyi' (ddcore-fyi 0.1.0)") to the answer, or a refusal."""
+LinkCheck = Callable[[Any, Any, str], Any]
+"""The same for a link of a chain; the value before it stands second."""
 
 
 class Hooks:
@@ -47,19 +50,26 @@ class Hooks:
         """A plugin as messages name it."""
         return self._describe.get(plugin, "the core" if plugin == CORE else repr(plugin))
 
-    def by_name(self, hook: str, **arguments: Any) -> Any:
+    def source(self, hook: str, plugin: str) -> str:
+        """A hook of a plugin as messages name it."""
+        return f"{hook} of {self.who(plugin)}"
+
+    def by_name(self, hook: str, *, check: Check | None = None, **arguments: Any) -> Any:
         """The answer of the one plugin that knows ``arguments["name"]``, or None.
 
         Raises:
             PluginError: two plugins answer the same name.
         """
         self._check(hook, "by_name")
-        answers = [(impl.plugin_name, self._call(impl, arguments)) for impl in self.providers(hook)]
+        answers = [(impl.plugin_name, self._call(hook, impl, arguments)) for impl in self.providers(hook)]
         given = [(plugin, answer) for plugin, answer in answers if answer is not None]
         if len(given) > 1:
             both = " and ".join(self.who(plugin) for plugin, _ in given)
             raise PluginError(f"{both} both answer {hook} for {arguments.get('name')!r}: select one of them only")
-        return given[0][1] if given else None
+        if not given:
+            return None
+        plugin, answer = given[0]
+        return answer if check is None else check(answer, self.source(hook, plugin))
 
     def sole(self, hook: str) -> pluggy.HookImpl | None:
         """The one implementation of a hook of which a run has at most one.
@@ -77,43 +87,53 @@ class Hooks:
     def one(self, hook: str, **arguments: Any) -> Any:
         """The answer of the only implementation; None when there is none."""
         impl = self.sole(hook)
-        return None if impl is None else self._call(impl, arguments)
+        return None if impl is None else self._call(hook, impl, arguments)
 
     def chain(
-        self, hook: str, value: Any, *, only: Asked | None = None, check: Check | None = None, **arguments: Any
+        self, hook: str, value: Any, *, only: Asked | None = None, check: LinkCheck | None = None, **arguments: Any
     ) -> Any:
         """Fold ``value`` through the plugins in command-line order; a plugin that answers None leaves it.
 
         Args:
             only: asks just the plugins for which this is true.
-            check: from an answer, the value before it and the plugin's name to the answer to go on with.
+            check: looks at each answer.
             arguments: the same for every plugin, or a function of the plugin's name where each needs its own.
         """
         self._check(hook, "chain")
         for impl in self.providers(hook):
             if only is not None and not only(impl.plugin):
                 continue
-            own = {k: v(impl.plugin_name) if isinstance(v, PerPlugin) else v for k, v in arguments.items()}
-            answer = self._call(impl, {self._first(hook): value, **own})
+            answer = self._call(hook, impl, {self._first(hook): value, **arguments})
             if answer is not None:
-                value = answer if check is None else check(answer, value, impl.plugin_name)
+                value = answer if check is None else check(answer, value, self.source(hook, impl.plugin_name))
         return value
 
-    def collect(self, hook: str, **arguments: Any) -> dict[str, Any]:
+    def collect(self, hook: str, *, check: Check | None = None, **arguments: Any) -> dict[str, Any]:
         """Every plugin's answer by plugin name; None is left out."""
         self._check(hook, "collect")
-        answers = {impl.plugin_name: self._call(impl, arguments) for impl in self.providers(hook)}
-        return {plugin: answer for plugin, answer in answers.items() if answer is not None}
+        answers = {impl.plugin_name: self._call(hook, impl, arguments) for impl in self.providers(hook)}
+        given = {plugin: answer for plugin, answer in answers.items() if answer is not None}
+        if check is None:
+            return given
+        return {plugin: check(answer, self.source(hook, plugin)) for plugin, answer in given.items()}
 
     def observe(self, hook: str, **arguments: Any) -> None:
         """Tell every plugin."""
         self._check(hook, "observe")
         for impl in self.providers(hook):
-            self._call(impl, arguments)
+            self._call(hook, impl, arguments)
 
-    def _call(self, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         self.asked[impl.plugin_name] += 1
-        return impl.function(**{name: arguments[name] for name in impl.argnames})
+        own = {name: arguments[name] for name in impl.argnames}
+        own = {name: v(impl.plugin_name) if isinstance(v, PerPlugin) else v for name, v in own.items()}
+        try:
+            return impl.function(**own)
+        except DdcoreError:
+            raise
+        except Exception as error:
+            error.add_note(f"in {self.source(hook, impl.plugin_name)}")
+            raise
 
     def _check(self, hook: str, kind: str) -> None:
         if KINDS[hook] != kind:
@@ -131,7 +151,7 @@ def _those_that_give_way(manager: pluggy.PluginManager) -> frozenset[str]:
 
 
 class PerPlugin:
-    """An argument that is different for each plugin of a chain: a function of its name."""
+    """An argument that is different for each plugin: a function of its name."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
         self._make = make

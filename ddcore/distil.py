@@ -11,10 +11,11 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ddcore import answers
 from ddcore.artifact import Artifact, load_artifact, save_artifact
 from ddcore.decoders import Decoder
 from ddcore.errors import InputError
-from ddcore.evaluate import recipe_for
+from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
 from ddcore.plan import TRAJECTORIES
 from ddcore.report import write_report
@@ -141,10 +142,13 @@ def provenance(run: Run) -> dict[str, Any]:
     }
 
 
+def _checked_rows(answer: Any, who: str) -> Any:
+    return answers.rows(answer, who, () if who.endswith("the core") else CORE_SETS)
+
+
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
-    answers = run.hooks.collect("ddcore_evaluate", run=run)
-    rows = [row for answer in answers.values() for row in answer]
+    rows = [row for answer in run.hooks.collect("ddcore_evaluate", check=_checked_rows, run=run).values() for row in answer]
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],

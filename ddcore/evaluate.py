@@ -22,6 +22,7 @@ import attrs
 import torch
 from attrs import field, frozen
 from torch import Tensor
+from torch.nn import Module
 
 from ddcore import augment, randomness
 from ddcore.artifact import Artifact, load_artifact
@@ -29,8 +30,19 @@ from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.labels import HardLabels, Labels
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
 from ddcore.storage import canonical, sha256_of
-from ddcore.training import Augment, Descent, Epoch, Generators, Keeper, Samples, accuracy, is_finite, train_student
-from ddcore.types import EVALUATE, Progress, Row, Sequential, Task, Transform
+from ddcore.training import (
+    Augment,
+    Descent,
+    Epoch,
+    Generators,
+    Keeper,
+    Reshape,
+    Samples,
+    accuracy,
+    is_finite,
+    train_student,
+)
+from ddcore.types import EVALUATE, Batch, Progress, Row, Sequential, Task, Transform
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -240,6 +252,7 @@ def train_and_test(
         descent,
         generator=generator,
         augment=augmentation(recipe, run, generator, schedule.steps),
+        reshape=terms(run, schedule.steps),
         keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
         on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
     )
@@ -248,6 +261,17 @@ def train_and_test(
     numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
     counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
     return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+
+
+def terms(run: Run, steps: int) -> Reshape | None:
+    """What plugins add to a student's loss; None if none does."""
+    if not run.hooks.providers("ddcore_student_loss"):
+        return None
+
+    def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
+        return run.student_loss(value, output, network, batch, Progress(step, steps))
+
+    return reshape
 
 
 def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
@@ -350,7 +374,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "network": arm.network,
         "student": student,
         "dtype": str(run.dtype),
-        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.augmenters(EVALUATE)],
+        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.student_shapers()],
     }
     place = run.cache / "full" / f"{sha256_of(canonical(shaped))[:20]}.json"
     if not place.exists():

@@ -22,13 +22,14 @@ import attrs
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ddcore.checkpoints import Checkpoints
 from ddcore.errors import InputError, NonFiniteLoss
 from ddcore.labels import HardLabels
 from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
-from ddcore.types import EXPERT, Progress, Segment, Task, Transform
+from ddcore.types import EXPERT, Batch, Progress, Segment, Task, Transform
 from ddcore.unroll import flat_weights, weights_view
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Trajectories:
                 f"raise --experts.epochs to {epoch + ahead} or lower the start epoch"
             )
         start, target = self.weights(expert, epoch), self.weights(expert, epoch + ahead)
-        return Segment(start, {-1: (target, 1.0)}, expert=expert, epoch=epoch)
+        return Segment(start, {-1: (target, 1.0)}, expert=expert, epoch=epoch, ahead=ahead)
 
     def network(self, run: Run, expert: int, epoch: int = -1) -> nn.Module:
         """The expert itself, in eval mode, with its batch statistics if it has any."""
@@ -107,15 +108,18 @@ def snapshot_place(experts: Place, expert: int, epoch: int) -> Place:
 def recipe(run: Run) -> dict[str, Any]:
     """Everything that shapes an expert, as JSON values; how many there are does not shape any of them."""
     options: Any = run.options["experts"]
+    idle = {"count"} if options.drop_epoch is not None else {"count", "drop_epoch", "drop"}
+    shapers = [[name, dict(own)] for name, own in run.expert_shapers()]
     return {
         "version": RECIPE_VERSION,
         "data": run.real.source.fingerprint,
         "normalisation": run.real.normalisation.header(),
         "network": run.network_name,
-        "experts": {name: value for name, value in attrs.asdict(options).items() if name != "count"},
+        "experts": {name: value for name, value in attrs.asdict(options).items() if name not in idle},
         "augment": [[name, attrs.asdict(plugin)] for name, plugin in run.augmenters(EXPERT)],
         "seed": run.seed,
         "dtype": str(run.config.dtype),
+        **({"shaped_by": shapers} if shapers else {}),
     }
 
 
@@ -194,9 +198,17 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
     network = run.network(run.generator(*key, "init"))
     save_snapshot(place, network, 0, {})
 
+    def epoch_of(step: int) -> Progress:
+        return Progress(step // a_pass, options.epochs)
+
     def draw(count: int, step: int) -> Transform:
-        progress = Progress(step // a_pass, options.epochs)
-        return run.draw(EXPERT, key=(*key, "augment", step), count=count, progress=progress)
+        return run.draw(EXPERT, key=(*key, "augment", step), count=count, progress=epoch_of(step))
+
+    def reshape(value: Tensor, output: Tensor, network: nn.Module, batch: Batch, clean: Batch, step: int) -> Tensor:
+        return run.expert_loss(value, network, batch, clean, epoch_of(step))
+
+    def replace(base: Optimizer, step: int) -> Optimizer:
+        return run.expert_optimizer(base, epoch_of(step))
 
     def keep(epoch: Epoch) -> None:
         _refuse_divergence(number, epoch, network, options.lr)
@@ -212,6 +224,8 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
         rate=options.lr,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
+        drop_at=None if options.drop_epoch is None else options.drop_epoch * a_pass,
+        drop=options.drop,
     )
     train_student(
         network,
@@ -220,6 +234,8 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
         descent,
         generator=partial(run.generator, *key),
         augment=draw if run.augmenters(EXPERT) else None,
+        reshape=reshape if run.expert_shapers("ddcore_expert_loss") else None,
+        replace=replace if run.expert_shapers("ddcore_expert_optimizer") else None,
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )

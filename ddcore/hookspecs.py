@@ -16,19 +16,21 @@ allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
 
     from ddcore.data import Source
     from ddcore.executors import Executor
     from ddcore.labels import Labels
     from ddcore.run import Run
-    from ddcore.types import Batch, Learn, Loss, Progress, Row, Task, Transform
+    from ddcore.trajectory import Unroll
+    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Task, Term, Transform
 
 API_VERSION = "1.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
@@ -100,6 +102,48 @@ def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
     """
 
 
+@_kind("chain")
+def ddcore_expert_loss(value: Tensor, network: nn.Module, batch: Batch, clean: Batch, progress: Progress) -> Tensor:  # type: ignore[empty-body]
+    """Change the loss that an expert descends.
+
+    Called in every step of every expert that is trained, once for each part that the batch is cut into, with autograd on;
+    not called for experts that lie in the cache, where they are kept by what ``Plugin.expert_options`` says.
+
+    Args:
+        value: scalar, mean over the rows of ``batch``: the cross entropy, or what the plugin before made of it.
+        network: the expert, in train mode; call it, but do not write to it.
+        batch: rows as the network saw them, augmented.
+        clean: the same rows before augmentation; no gradient yet.
+        progress: epochs of this expert.
+
+    Returns:
+        Scalar, a mean over the rows too, so that parts add up by their size; None leaves it.
+
+    Do not call ``backward``: the loop does. Implemented by ``smooth``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_expert_optimizer(params: Sequence[nn.Parameter], base: Optimizer, progress: Progress) -> Optimizer:  # type: ignore[empty-body]
+    """Replace, or wrap, the optimiser of an expert.
+
+    Called once when an expert's training begins or goes on, and once when its learning rate drops. The loop always calls
+    ``step(closure)``; the closure clears the gradients and computes loss and gradients of one fixed augmented batch, so it may
+    be called again after the parameters were moved. Only its first call of a step moves batch statistics.
+
+    Args:
+        params: the expert's parameters, the same as in ``base.param_groups``.
+        base: SGD with the rate, momentum and decay of ``--experts``.
+        progress: epochs of this expert.
+
+    Returns:
+        An optimiser whose ``step(closure)`` calls the closure with autograd on, whose ``param_groups`` tell the rate and whose
+        ``state_dict`` holds all that the next step depends on. ``Plugin.expert_options`` says what it depends on besides.
+
+    Implemented by ``ftd``. New in 1.0.
+    """
+
+
 @_kind("by_name")
 def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:  # type: ignore[empty-body]
     """Images for the given classes, and nothing else, so that any initialiser serves any matcher.
@@ -139,6 +183,24 @@ def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type:
     """
 
 
+@_kind("collect")
+def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type: ignore[empty-body]
+    """Make what an enhancement keeps across the steps of a task.
+
+    Called after ``ddcore_learn``, at each task's start and at each resume, before the checkpoint is loaded: it must build the
+    same thing again. Grad on.
+
+    Args:
+        learn: what the task learns; clone what you keep of it.
+
+    Returns:
+        A dict of tensors, numbers, strings, lists, Modules and Optimizers, saved in checkpoints under the plugin's name and
+        handed to its ``ddcore_step_end`` and ``ddcore_finish`` as ``state``.
+
+    Implemented by ``ftd`` (an average of the pixels). New in 1.0.
+    """
+
+
 @_kind("one")
 def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Iterator[Loss]:  # type: ignore[empty-body]
     """Score how well the synthetic set imitates the real one, in as many pieces as memory likes.
@@ -157,6 +219,28 @@ def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Itera
 
     Never yield inside ``no_grad``. Do not call ``backward`` on learned tensors or ``step``: the loop does.
     Implemented by the matcher (dm, mtt, datm). New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_segment(  # type: ignore[empty-body]
+    segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress, run: Run
+) -> Segment:
+    """Change the stretch of an expert's training that an unrolled student imitates, and how the student is trained.
+
+    Called once per outer step of a matcher that unrolls, grad off; a resumed or repeated step must see the same answer.
+
+    Args:
+        segment: the matcher's, one target at the student's last step; do not modify its tensors in place.
+        unroll: N (``steps``) and T+ (``below``) of the matcher.
+        network: the student's architecture, whose parameters in order make up the flat weights; do not write to it.
+        task: the task, for random keys.
+        progress: outer steps of the task.
+
+    Returns:
+        ``Segment``, its weights of the same shape and dtype; None leaves it.
+
+    Implemented by ``smooth``. New in 1.0.
     """
 
 
@@ -249,6 +333,41 @@ def ddcore_project(after: Tensor, before: Tensor, name: str, role: str, task: Ta
     """
 
 
+@_kind("observe")
+def ddcore_step_end(task: Task, step: int, learn: Learn, state: dict[str, Any], loss: float | None, run: Run) -> None:
+    """Look at what an outer step left.
+
+    Called after every outer step of a task, in the process that runs the task, grad off.
+
+    Args:
+        learn: read its tensors; writing to them is ``ddcore_project``'s.
+        state: what this plugin's ``ddcore_state`` made, yours to write to; empty when it has none.
+        loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
+
+    Implemented by ``ftd``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_finish(  # type: ignore[empty-body]
+    tensors: dict[str, Tensor], task: Task, learn: Learn, state: dict[str, Any], run: Run
+) -> dict[str, Tensor]:
+    """Change what a task hands on when its last step is done.
+
+    Called once at a task's end, grad off.
+
+    Args:
+        tensors: by name, as ``Learn.tensors``, detached copies on the CPU.
+        learn: what the task learned; for roles.
+        state: what this plugin's ``ddcore_state`` made; empty when it has none.
+
+    Returns:
+        Tensors under the same names, on the CPU; None leaves them.
+
+    Implemented by ``ftd`` (its average instead of the last pixels). New in 1.0.
+    """
+
+
 @_kind("by_name")
 def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:  # type: ignore[empty-body]
     """Label any images, because the baselines' real images are labelled by the same rule.
@@ -265,6 +384,26 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
         attribute ``labellers``; the first listed is what the plugin suggests.
 
     Implemented by the core (``hard``) and ``datm`` (``experts``). New in 1.0.
+    """
+
+
+@_kind("collect")
+def ddcore_student_loss(batch: Batch, output: Tensor, network: nn.Module, progress: Progress, run: Run) -> Term:  # type: ignore[empty-body]
+    """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
+
+    Called in every step, once for each part that a batch is cut into, with autograd on.
+
+    Args:
+        batch: rows as the student sees them, augmented, with their targets.
+        output: the student's logits (B, K) for them.
+        network: the student, in train mode; do not write to it.
+        progress: steps of this student.
+
+    Returns:
+        ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
+        the rows, so that parts add up by their size. None adds nothing.
+
+    Do not call ``backward``: the loop does. Implemented by the student template of ``ddcore plugins new``. New in 1.0.
     """
 
 

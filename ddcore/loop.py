@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ddcore.dispatch import PerPlugin
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.types import Learn, Loss, Task
 
@@ -32,7 +33,10 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
         Interrupted: the run was told to stop; the checkpoint is saved.
     """
     learn = begin(task, run)
+    kept = run.hooks.collect("ddcore_state", task=task, learn=learn, run=run)
     state = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
+    state |= {"plugins": kept} if kept else {}
+    own = PerPlugin(lambda plugin: kept.get(plugin, {}))
     first = run.checkpoints.load(task.key, state)
     skipped = 0
     with run.progress("distil", task.steps, "steps") as tick:
@@ -40,6 +44,8 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
         for step in range(first, task.steps):
             start = time.perf_counter()
             loss = outer_step(task, step, learn, run)
+            with torch.no_grad():
+                run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
             skipped += loss is None
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
@@ -54,8 +60,24 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{run.matcher_name} skipped all of the last {skipped} steps, so nothing moved: try smaller learning rates"
         )
     require_finite(learn.tensors, task.steps - 1, run)
-    finished = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
-    return finished, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    return finish(task, learn, own, run), {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+
+
+def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Tensor]:
+    """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
+
+    def check(answer: Any, before: dict[str, Tensor], who: str) -> dict[str, Tensor]:
+        if isinstance(answer, dict) and set(answer) == set(before):
+            return answer
+        raise PluginError(
+            f"{who} returned other tensors than were learned: return a dict of {', '.join(sorted(before))}"
+        )
+
+    with torch.no_grad():
+        changed = run.hooks.chain("ddcore_finish", tensors, check=check, task=task, learn=learn, state=state, run=run)
+    require_finite(changed, task.steps - 1, run)
+    return changed  # type: ignore[no-any-return]
 
 
 def begin(task: Task, run: Run) -> Learn:

@@ -14,8 +14,9 @@ from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
 
-CORE_ASKS = ("evaluate", "data", "network", "executor", "augment:evaluate", "label")
+CORE_ASKS = ("evaluate", "data", "network", "executor", "augment:evaluate", "label", "student_loss", "state", "step_end", "finish")
 TRAJECTORIES = "trajectories"
+EXPERT_ASKS = ("augment:expert", "expert_loss", "expert_optimizer")
 
 
 @frozen
@@ -84,7 +85,7 @@ def offers(plugin: Any) -> set[str]:
 
 def asked_by(matcher: Any) -> set[str]:
     """What a run with this matcher asks of enhancements."""
-    expert = {"augment:expert"} if TRAJECTORIES in (*matcher.needs, *matcher.may_need) else set()
+    expert = set(EXPERT_ASKS) if TRAJECTORIES in (*matcher.needs, *matcher.may_need) else set()
     return {*matcher.asks, *CORE_ASKS, *expert}
 
 
@@ -136,7 +137,8 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
         Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
     ]
     if TRAJECTORIES in needs:
-        stages.insert(0, Stage("experts", "trajectories", CORE, _phased(plugins, "augment", name, "expert")))
+        shapers = tuple(p for p, plugin in plugins.items() if offers(plugin) & set(EXPERT_ASKS))
+        stages.insert(0, Stage("experts", "trajectories", CORE, shapers))
     stages += (
         [Stage("augment", "identity", CORE, _phased(plugins, "augment", name))]
         if _phased(plugins, "augment", name)
@@ -147,6 +149,11 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
         if _phased(plugins, "setting", name)
         else []
     )
+    stages += [
+        Stage(stage, what, name, changing)
+        for stage, what in (("segment", "an expert's"), ("finish", "last step's"))
+        if (changing := tuple(p for p, plugin in plugins.items() if offers(plugin) & asked_by(matcher) & {stage}))
+    ]
     stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
     stages.append(
         Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate")))

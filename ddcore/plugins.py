@@ -42,6 +42,7 @@ class Plugin:
         modality: what the data may be: images, graphs, features.
         view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
+        datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
@@ -52,6 +53,7 @@ class Plugin:
         conflicts: plugin name to the reason why the two do not go together.
         assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
         neutral: option values under which the plugin changes nothing.
+        tiny: option values under which a step on a few 8x8 images is cheap, for the contract kit.
         presets: TOML resource in the plugin's package with settings per data set and images per class.
         api: hook API version it was written for.
     """
@@ -65,6 +67,9 @@ class Plugin:
     settings: ClassVar[tuple[str, ...]] = ()
     initializers: ClassVar[tuple[str, ...]] = ()
     labellers: ClassVar[tuple[str, ...]] = ()
+    datasets: ClassVar[tuple[str, ...]] = ()
+    networks: ClassVar[tuple[str, ...]] = ()
+    executors: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[int | None] = None
@@ -75,6 +80,7 @@ class Plugin:
     conflicts: ClassVar[Mapping[str, str]] = {}
     assumes: ClassVar[Mapping[str, str]] = {}
     neutral: ClassVar[Mapping[str, object]] = {}
+    tiny: ClassVar[Mapping[str, object]] = {}
     presets: ClassVar[str | None] = None
     api: ClassVar[str] = hookspecs.API_VERSION
 
@@ -91,6 +97,14 @@ class Plugin:
             initializer: one that the run uses and this plugin offers, else None.
         """
         return tuple(asset for asset in self.needs if asset in ASSETS)
+
+    def expert_options(self) -> Mapping[str, object] | None:
+        """Which option values ``ddcore_expert_loss`` and ``ddcore_expert_optimizer`` depend on.
+
+        Experts are kept, and found again, under these. None: with these values the experts come out as without the plugin,
+        so that neither hook is asked.
+        """
+        return attrs.asdict(self)  # type: ignore[arg-type]
 
 
 def option(

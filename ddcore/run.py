@@ -7,15 +7,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ddcore import randomness
+from ddcore import answers, randomness
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
 from ddcore.dispatch import Hooks, PerPlugin
@@ -25,7 +26,7 @@ from ddcore.passes import lay_out
 from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick
 from ddcore.storage import Place
-from ddcore.types import SETTINGS, Batch, Progress, Sequential, Task, Transform, check_batch
+from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from ddcore.experts import Trajectories
     from ddcore.labels import Labels
     from ddcore.record import Setup
+    from ddcore.trajectory import Unroll
 
 CPU_WIDTH = 32
+EXPERT_HOOKS = ("ddcore_expert_loss", "ddcore_expert_optimizer")
 
 
 class Run:
@@ -88,7 +91,7 @@ class Run:
         """The real data as loaded."""
         name, _, rest = self.config.dataset.partition(":")
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
-        source = self.hooks.by_name("ddcore_data", name=name, rest=rest, options=options)
+        source = self.hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
         if source is None:
             raise InputError(unknown_dataset(self.config.dataset))
         return source  # type: ignore[no-any-return]
@@ -155,6 +158,7 @@ class Run:
         with randomness.drawing_from(generator):
             built = self.hooks.by_name(
                 "ddcore_network",
+                check=answers.network,
                 name=name,
                 channels=real.channels,
                 size=real.size,
@@ -171,23 +175,23 @@ class Run:
         """Images (N, C, H, W) for these classes by an initialiser, the plan's unless named, on the run's device."""
         name = name or self.plan.initializer
         given = {"name": name, "classes": classes, "task": task, "run": self}
-        with torch.no_grad():
-            images = self.hooks.by_name(
-                "ddcore_initialize", generator=self.generator("initialize", name, task.slot), **given
-            )
         due = (len(classes), self.source.channels, self.source.size, self.source.size)
-        if not isinstance(images, Tensor) or tuple(images.shape) != due or not torch.isfinite(images).all():
-            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise PluginError(
-                f"initializer {name!r} returned {got} where finite images {due} are due: return one a class given"
+        with torch.no_grad():
+            images: Tensor | None = self.hooks.by_name(
+                "ddcore_initialize",
+                check=lambda answer, who: answers.images(answer, who, due),
+                generator=self.generator("initialize", name, task.slot),
+                **given,
             )
+        if images is None:
+            raise PluginError(f"no selected plugin answers to the initializer {name!r} that one of them lists: mend it")
         return images.detach().clone().to(device=self.device, dtype=self.dtype)
 
     def view(self, batch: Batch, phase: str) -> Batch:
         """The synthetic batch as enhancements show it to the matcher in this phase."""
 
-        def check(answer: Any, before: Batch, plugin: str) -> Batch:
-            return check_batch(answer, before, f"ddcore_view of {self.hooks.who(plugin)}", same_rows=False)
+        def check(answer: Any, before: Batch, who: str) -> Batch:
+            return answers.batch(answer, before, who, same_rows=False)
 
         shown: Batch = self.hooks.chain(
             "ddcore_view", batch, only=lambda plugin: phase in plugin.view_phases, check=check, phase=phase, run=self
@@ -209,10 +213,11 @@ class Run:
             key: names this draw; the same key draws the same again.
             count: rows of the batch; 1 if shared.
         """
-        return self.hooks.chain(  # type: ignore[no-any-return]
+        drawn: Transform = self.hooks.chain(
             "ddcore_augment",
             Sequential(),
             only=lambda plugin: phase in plugin.augment_phases,
+            check=lambda answer, before, who: _Checked(answers.transform(answer, who), who),
             phase=phase,
             count=1 if shared else count,
             size=(self.source.size, self.source.size),
@@ -221,6 +226,7 @@ class Run:
             progress=progress or Progress(0, 1),
             generator=PerPlugin(lambda plugin: self.generator(*key, phase, plugin)),
         )
+        return drawn
 
     @cached_property
     def projects(self) -> bool:
@@ -230,6 +236,7 @@ class Run:
     def project(self, after: Tensor, before: Tensor, name: str, role: str, task: Task) -> Tensor:
         """A learned tensor as plugins put it back after its optimiser's step; the matcher's bounds last."""
         given: dict[str, Any] = {"before": before, "name": name, "role": role, "task": task, "run": self}
+        given["check"] = answers.projected
         after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is not self.matcher, **given)
         after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is self.matcher, **given)
         return after
@@ -240,17 +247,94 @@ class Run:
             raise ValueError(f"setting {name!r} is not one of {sorted(SETTINGS)}")
         progress = progress or Progress(0, 1)
         return self.hooks.chain(
-            "ddcore_setting", value, only=lambda plugin: name in plugin.settings, name=name, progress=progress
+            "ddcore_setting",
+            value,
+            only=lambda plugin: name in plugin.settings,
+            check=answers.setting,
+            name=name,
+            progress=progress,
         )
 
     def augmenters(self, phase: str) -> list[tuple[str, Any]]:
         """The selected plugins that augment in a phase, in order: part of what shapes experts."""
         return [(name, plugin) for name, plugin in self.plugins.items() if f"augment:{phase}" in offers(plugin)]
 
+    def expert_shapers(self, *hooks: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """The selected plugins that shape experts through one of these hooks, in order, with the options they do it by.
+
+        Args:
+            hooks: ``ddcore_expert_loss``, ``ddcore_expert_optimizer``; none is both.
+        """
+        hooks = hooks or EXPERT_HOOKS
+        shaping = [(name, plugin) for name, plugin in self.plugins.items() if any(hasattr(plugin, h) for h in hooks)]
+        return [(name, own) for name, plugin in shaping if (own := plugin.expert_options()) is not None]
+
+    def expert_loss(self, value: Tensor, network: nn.Module, batch: Batch, clean: Batch, progress: Progress) -> Tensor:
+        """An expert's loss (a mean over rows) as enhancements change it."""
+
+        def check(answer: Any, before: Tensor, who: str) -> Tensor:
+            if isinstance(answer, Tensor) and answer.shape == () and answer.requires_grad:
+                return answer
+            raise PluginError(f"{who} returned no scalar with a gradient: return the changed loss, or None to leave it")
+
+        changed: Tensor = self.hooks.chain(
+            "ddcore_expert_loss",
+            value,
+            only=lambda plugin: plugin.expert_options() is not None,
+            check=check,
+            network=network,
+            batch=batch,
+            clean=clean,
+            progress=progress,
+        )
+        return changed
+
+    def expert_optimizer(self, base: Optimizer, progress: Progress) -> Optimizer:
+        """An expert's optimiser: ``base``, or what an enhancement puts in its place."""
+        params = [p for group in base.param_groups for p in group["params"]]
+        chosen = self.hooks.one("ddcore_expert_optimizer", params=params, base=base, progress=progress)
+        return base if chosen is None else chosen
+
+    def segment(self, segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress) -> Segment:
+        """A stretch to imitate, as enhancements change it."""
+
+        def check(answer: Any, before: Segment, who: str) -> Segment:
+            weights = [answer.start, *(w for w, _ in answer.targets.values())] if isinstance(answer, Segment) else []
+            due = before.start.shape, before.start.dtype
+            if isinstance(answer, Segment) and all((w.shape, w.dtype) == due for w in weights):
+                return answer
+            raise PluginError(
+                f"{who} returned no Segment of weights {tuple(before.start.shape)}: return attrs.evolve(segment, ...)"
+            )
+
+        given: dict[str, Any] = {"unroll": unroll, "network": network, "task": task, "progress": progress, "run": self}
+        with torch.no_grad():
+            changed: Segment = self.hooks.chain("ddcore_segment", segment, check=check, **given)
+        return changed
+
+    def student_shapers(self) -> list[tuple[str, Any]]:
+        """The selected plugins that shape how students are trained, in order."""
+        words = {"augment:evaluate", "student_loss"}
+        return [(name, plugin) for name, plugin in self.plugins.items() if offers(plugin) & words]
+
+    def student_loss(self, value: Tensor, output: Tensor, network: nn.Module, batch: Batch, progress: Progress) -> Tensor:
+        """The labels' own loss (a mean over rows) with the terms that plugins add."""
+        given: dict[str, Any] = {"output": output, "network": network, "batch": batch, "progress": progress, "run": self}
+        for term in self.hooks.collect("ddcore_student_loss", check=answers.term, **given).values():
+            value = value + term.weight * term.value
+        return value
+
     def label(self, images: Tensor, classes: Tensor) -> Labels:
         """Label any images (N, C, H, W) by the run's rule."""
         with torch.no_grad():
-            labels = self.hooks.by_name("ddcore_label", name=self.labeller, images=images, classes=classes, run=self)
+            labels = self.hooks.by_name(
+                "ddcore_label",
+                check=lambda answer, who: answers.labels(answer, who, len(classes), len(self.source.classes)),
+                name=self.labeller,
+                images=images,
+                classes=classes,
+                run=self,
+            )
         if labels is None:
             raise PluginError(f"no selected plugin labels by the rule {self.labeller!r}: give --labels hard")
         return labels  # type: ignore[no-any-return]
@@ -294,7 +378,7 @@ class Run:
         """
         from ddcore.executors import EXECUTORS
 
-        executor = self.hooks.by_name("ddcore_executor", name=self.executor_name)
+        executor = self.hooks.by_name("ddcore_executor", check=answers.executor, name=self.executor_name)
         if executor is None:
             raise OptionError(f"no executor is named {self.executor_name!r}: {near(self.executor_name, EXECUTORS)}")
         return executor  # type: ignore[no-any-return]
@@ -315,9 +399,9 @@ class Run:
     def refuse_idle_plugins(self) -> None:
         """Stop a run in which a selected plugin has not been asked anything by the end of its first step.
 
-        What is only asked later (labels, rows, student augmentation) counts as asked.
+        What is only asked later (labels, rows, student augmentation), or not when experts are cached, counts as asked.
         """
-        later = {"label", "evaluate", "augment:evaluate", "initialize"}
+        later = {"label", "evaluate", "augment:evaluate", "student_loss", "initialize", "finish", "expert_loss", "expert_optimizer"}
         for name, plugin in self.plugins.items():
             if not self.hooks.asked[name] and not offers(plugin) & later and name != self.plan.matcher:
                 raise PluginError(
@@ -373,6 +457,16 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class _Checked:
+    """A drawn transform whose results are looked at."""
+
+    def __init__(self, transform: Transform, who: str) -> None:
+        self._transform, self._who = transform, who
+
+    def __call__(self, batch: Batch) -> Batch:
+        return answers.batch(self._transform(batch), batch, self._who, same_rows=True)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ what happens after an epoch. A training that was stopped goes on from its last s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.labels import student_loss
-from ddcore.passes import backward_in_parts, logits
+from ddcore.passes import TRAINING_CHUNK, backward_in_parts, channels_last, chunk_of, logits, quick_norms
 from ddcore.types import Batch, Transform
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
 """From (rows of the batch, step) to a drawn transform."""
+Reshape = Callable[[Tensor, Tensor, nn.Module, Batch, Batch, int], Tensor]
+"""From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to descend."""
+Replace = Callable[[Optimizer, int], Optimizer]
+"""From (the descent's SGD, step) to the optimiser that makes this step and those after it."""
 
 
 class Samples(Protocol):
@@ -119,6 +125,8 @@ def train_student(
     *,
     generator: Generators,
     augment: Augment | None = None,
+    reshape: Reshape | None = None,
+    replace: Replace | None = None,
     keeper: Keeper | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> nn.Module:
@@ -130,12 +138,19 @@ def train_student(
         labels: of the N images; they also say in which order and batches an epoch visits them.
         generator: all randomness: asked for ("order", epoch).
         augment: drawn anew for every batch.
+        reshape: changes the loss that is descended; the one that is reported stays the labels' own.
+        replace: changes the optimiser.
         on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``.
 
     Returns:
         The same network. One whose loss became NaN is trained to the end all the same: judge it by ``is_finite``.
     """
-    state: dict[str, Any] = {"network": network, "optimizer": descent.optimizer(network, 0), "step": 0}
+
+    def optimizer(step: int) -> Optimizer:
+        plain = descent.optimizer(network, step)
+        return plain if replace is None else replace(plain, step)
+
+    state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0}
     epoch = keeper.begin(state) if keeper else 0
     network.train()
     while state["step"] < descent.steps:
@@ -143,11 +158,12 @@ def train_student(
         views = labels.views(epoch, len(images), descent.batch, generator("order", epoch))
         for view in islice(views, descent.steps - state["step"]):
             if state["step"] == descent.drop_at:
-                state["optimizer"] = descent.optimizer(network, state["step"])
-            batch = batch_of(images, labels, view)
+                state["optimizer"] = optimizer(state["step"])
+            clean = batch = batch_of(images, labels, view)
             if augment is not None:
                 batch = augment(len(batch), state["step"])(batch)
-            total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe)
+            own = None if reshape is None else partial(_reshaped, reshape, clean, state["step"])
+            total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
             seen += len(batch)
             state["step"] += 1
         epoch += 1
@@ -171,17 +187,62 @@ def _rows_of(images: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda index: images[index.to(images.device)]
 
 
-def train_step(network: nn.Module, optimizer: Optimizer, batch: Batch, recipe: Any) -> Tensor:
+Backward = Callable[[nn.Module, Batch, Any], Tensor]
+
+
+def train_step(
+    network: nn.Module, optimizer: Optimizer, batch: Batch, recipe: Any, backward: Backward | None = None
+) -> Tensor:
     """One step on one batch; its mean loss before the step, detached.
 
-    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need.
+    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need: each call clears the
+    gradients and makes new ones of the same batch. Only the first call moves batch statistics, and gives the loss.
+
+    Args:
+        backward: adds the gradient and returns the labels' own mean loss; None takes the labels' own.
     """
+    first: list[Tensor] = []
 
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        return backward_in_parts(network, batch.inputs, batch.targets, lambda out, own: student_loss(out, own, recipe))
+        with _still_statistics(network) if first else nullcontext():
+            value = (backward or _own_backward)(network, batch, recipe)
+        first.append(value)
+        return value
 
-    return optimizer.step(closure)  # type: ignore[return-value, arg-type]
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return first[0]
+
+
+def _own_backward(network: nn.Module, batch: Batch, recipe: Any) -> Tensor:
+    return backward_in_parts(network, batch.inputs, batch.targets, lambda out, own: student_loss(out, own, recipe))
+
+
+def _reshaped(reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any) -> Tensor:
+    """``_own_backward`` with another loss, in the same parts; what ``reshape`` calls finds torch's own norms."""
+    size = chunk_of(network, batch.inputs, TRAINING_CHUNK)
+    total = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
+    for rows in torch.arange(len(batch), device=batch.index.device).split(size):  # type: ignore[no-untyped-call]
+        part, share = batch.rows(rows), len(rows) / len(batch)
+        with quick_norms(part.inputs):
+            output = network(channels_last(part.inputs))
+            value = student_loss(output, part.targets, recipe)
+        (reshape(value, output, network, part, clean.rows(rows), step) * share).backward()  # type: ignore[no-untyped-call]
+        total += value.detach() * share
+    return total
+
+
+@contextmanager
+def _still_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms use their batch's statistics and do not remember them."""
+    tracking = [m for m in network.modules() if getattr(m, "track_running_stats", False)]
+    for module in tracking:
+        module.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True  # type: ignore[assignment]
 
 
 def is_finite(network: nn.Module) -> bool:

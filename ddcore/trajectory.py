@@ -8,14 +8,16 @@ method's own affair. Every draw is keyed by (owner, slot, step, inner step), so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from attrs import frozen
+from attrs.validators import ge, gt, optional
 from torch import Tensor
 
 from ddcore.errors import OptionError
+from ddcore.plugins import Plugin, option
 from ddcore.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task
 from ddcore.unroll import unrolled_loss
 
@@ -36,6 +38,7 @@ class Unroll:
         batch: |b|, distinct images an inner step; None is all of them.
         mode: exact adjoint, TESLA's truncated gradient, or the full graph.
         micro_batch: images whose second-order graph is alive at once; None is what was measured best for their size.
+        below: T+, the highest start epoch plus one that the matcher ever draws; None when it does not say.
     """
 
     owner: str
@@ -43,6 +46,57 @@ class Unroll:
     batch: int | None
     mode: Mode
     micro_batch: int | None
+    below: int | None = None
+
+
+@frozen(kw_only=True, eq=False)
+class UnrollOptions(Plugin):
+    """The options that matchers of trajectories share, and what follows from them."""
+
+    needs: ClassVar[tuple[str, ...]] = ("trajectories",)
+    tiny: ClassVar[Mapping[str, object]] = {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 2}
+    asks: ClassVar[tuple[str, ...]] = (
+        "initialize",
+        "view:student_step",
+        "augment:student_step",
+        "setting:student_step.batch",
+        "segment",
+    )
+
+    student_steps: int = option(50, help="SGD steps of the student", symbol="N", unit="steps", validator=ge(1))
+    expert_epochs: int = option(2, help="epochs the expert is ahead", symbol="M", unit="epochs", validator=ge(1))
+    batch: int | None = option(
+        None,
+        help="distinct images of an inner step; none is all",
+        symbol="|b|",
+        unit="images",
+        validator=optional(ge(1)),
+    )
+    lr_img: float = option(100.0, help="learning rate of the pixels", validator=gt(0))
+    lr_lr: float = option(1e-7, help="learning rate of the student's learning rate", validator=ge(0))
+    rate: float = option(
+        0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0)
+    )
+    rate_floor: float = option(1e-6, help="the learned rate never falls below this", unit="a step", validator=ge(0))
+    momentum: float = option(0.5, help="momentum of the SGD on pixels and rate", validator=ge(0))
+    unroll: Mode = option(
+        "adjoint",
+        help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
+    )
+    micro_batch: int | None = option(
+        None,
+        help="images whose second-order graph is alive at once; none: what was measured best for their size",
+        unit="images",
+        validator=optional(ge(1)),
+    )
+
+    def cost(self, run: Run) -> Cost:
+        """N inner steps, each once forward and once in the sweep back."""
+        return unroll_cost(run, self.student_steps, self.batch)
+
+    def unrolled(self, owner: str, below: int) -> Unroll:
+        """The student under these options; start epochs are drawn below ``below``."""
+        return Unroll(owner, self.student_steps, self.batch, self.unroll, self.micro_batch, below)
 
 
 def choose_segment(run: Run, owner: str, task: Task, step: int, low: int, high: int, ahead: int) -> Segment:
@@ -114,6 +168,7 @@ def unroll_cost(run: Run, steps: int, batch: int | None) -> Cost:
 def trajectory_loss(run: Run, unroll: Unroll, task: Task, step: int, learn: Learn, segment: Segment) -> Tensor:
     """The loss above for one segment; its gradient reaches pixels, learned labels and the learned rate."""
     network = learn.fixed["network"]
+    segment = run.segment(segment, unroll, network, task, Progress(step, task.steps))
     leaves = [learn.tensors[name] for name in ("pixels", "labels") if name in learn.tensors]
     batch_at = student_batches(run, unroll, task, step, learn)
     return unrolled_loss(

@@ -11,8 +11,6 @@ from attrs import field, frozen
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ddcore.errors import DdcoreError
-
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
 PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
@@ -108,6 +106,21 @@ class Loss:
 
 
 @frozen(eq=False)
+class Term:
+    """A part of a student's loss.
+
+    Attributes:
+        name: for records.
+        value: scalar with a gradient path to the student.
+        weight: what it is multiplied by.
+    """
+
+    name: str
+    value: Tensor
+    weight: float = 1.0
+
+
+@frozen(eq=False)
 class Learn:
     """What one task learns, made by the matcher at the task's start and again, identically, at each resume.
 
@@ -167,7 +180,8 @@ class Segment:
         targets: (weights (P,), share) by inner step, counted from 1: usually one entry at the last step. The loss is
             the share-weighted sum of squared distances over the expert's own squared move to the same target.
         momentum: of the student's SGD.
-        expert: which expert, and ``epoch`` where it starts: for the record.
+        expert: which expert; ``epoch`` where the stretch starts, ``ahead`` how many epochs it lasts.
+        loss_scale: factor of the student's training loss, and so of its steps.
     """
 
     start: Tensor
@@ -175,6 +189,8 @@ class Segment:
     momentum: float = 0.0
     expert: int = 0
     epoch: int = 0
+    ahead: int = 0
+    loss_scale: float = 1.0
 
 
 @frozen
@@ -232,31 +248,3 @@ class Row:
             k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
         }
         return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **self.extra}
-
-
-def check_batch(batch: object, before: Batch, source: str, *, same_rows: bool) -> Batch:
-    """Refuse what a view or an augmenter must not return, naming its plugin.
-
-    Raises:
-        DdcoreError: not a batch; targets that do not follow the rows; rows added or dropped where they must stay.
-    """
-    if not isinstance(batch, Batch):
-        raise DdcoreError(
-            f"{source} returned {type(batch).__name__} where a Batch is due: return the batch it was given, changed"
-        )
-    lengths = {len(batch.index), *(len(v) for v in batch.targets.values())}
-    if isinstance(batch.inputs, Tensor):
-        lengths.add(len(batch.inputs))
-        expected = before.inputs.shape[1:]
-        if batch.inputs.shape[1:] != expected:
-            got, due = tuple(batch.inputs.shape[1:]), tuple(expected)
-            raise DdcoreError(
-                f"{source} returned images of shape {got} where {due} is due: keep the axes of what comes in"
-            )
-    if len(lengths) != 1 or set(batch.targets) != set(before.targets):
-        raise DdcoreError(f"{source} changed rows without their targets or index: repeat or permute all of them alike")
-    if same_rows and len(batch) != len(before):
-        raise DdcoreError(
-            f"{source} turned {len(before)} rows into {len(batch)}: only ddcore_view may change their number"
-        )
-    return batch

@@ -2,9 +2,10 @@
 
 From flat weights theta_0 the student makes N steps with momentum mu and a rate alpha that may be learned,
 
-    g_i = d/d theta loss(theta_i, batch_i)      u_i = mu u_{i-1} + g_i      theta_{i+1} = theta_i - alpha u_i
+    g_i = c d/d theta loss(theta_i, batch_i)      u_i = mu u_{i-1} + g_i      theta_{i+1} = theta_i - alpha u_i
 
-and is scored by how far it lands from an expert: L = sum_k share_k |theta_k - target_k|^2 / |theta_0 - target_k|^2.
+with c the segment's ``loss_scale``, usually 1, and is scored by how far it lands from an expert:
+L = sum_k share_k |theta_k - target_k|^2 / |theta_0 - target_k|^2.
 
 ``full`` keeps the graph of all N steps. ``adjoint`` gives the same gradient and holds the graph of one micro-batch: the
 forward sweep keeps the weights theta_i only, then, with v = w = 0 and for i = N-1 ... 0,
@@ -196,7 +197,8 @@ class _Student:
     def batch_loss(self, network: nn.Module, theta_P: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """The training loss of one batch at these weights."""
         state = {**weights_view(network, theta_P), **self.buffers}
-        return self.loss(functional_call(network, state, (inputs,)), targets)
+        value = self.loss(functional_call(network, state, (inputs,)), targets)
+        return value if self.segment.loss_scale == 1 else value * self.segment.loss_scale
 
     def landing_loss(self, step: int, theta_P: Tensor) -> Tensor | float:
         """This step's term of L; 0 where no target stands."""

@@ -40,7 +40,7 @@ def a_source(train=60, test=30):
 class Stand:
     """The services of a run that experts use."""
 
-    def __init__(self, folder, cache=None, network="mlp", seed=0, source=None, plugins=(), **options):
+    def __init__(self, folder, cache=None, network="mlp", seed=0, source=None, plugins=(), shapers=(), **options):
         self.source = source or a_source()
         self.config = SimpleNamespace(dtype="float32")
         self.options = {"experts": Experts(**{"count": 2, "epochs": 3, "lr": 0.05, "batch": 25, **options})}
@@ -50,7 +50,7 @@ class Stand:
         self.checkpoints = Checkpoints(self.place / "checkpoints")
         self.generator = partial(randomness.generator, seed)
         self.plugins, self.stopping, self.said, self.events, self.done = plugins, False, [], [], []
-        self.say = self.said.append
+        self.say, self.shapers, self.asked = self.said.append, shapers, []
 
     def network(self, generator, name=None):
         real = self.real
@@ -61,6 +61,16 @@ class Stand:
 
     def draw(self, phase, *, key, count, progress):
         return Sequential()
+
+    def expert_shapers(self, *hooks):
+        return [(name, own) for name, own in self.shapers if not hooks or name in hooks]
+
+    def expert_loss(self, value, network, batch, clean, progress):
+        self.asked.append(progress.step)
+        return value / 2
+
+    def expert_optimizer(self, base, progress):
+        return torch.optim.SGD(base.param_groups[0]["params"], lr=0.0)
 
     def log(self, event, **fields):
         self.events.append((event, fields))
@@ -145,6 +155,8 @@ class Augmenter:
         {"network": "convnet-w8"},
         {"source": a_source(train=63)},
         {"plugins": (("x", Augmenter()),)},
+        {"shapers": (("x", {}),)},
+        {"drop_epoch": 2},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -252,3 +264,45 @@ def test_one_process_at_a_time_trains_an_expert(run, tmp_path):
 def test_impossible_recipes_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         evolve(Experts(), **wrong)
+
+
+def test_what_shapes_experts_is_in_the_digest_with_its_options_and_in_order(tmp_path):
+    def of(*shapers):
+        return digest(Stand(tmp_path / "run", shapers=shapers))
+
+    kinds = [
+        of(),
+        of(("a", {"x": 1})),
+        of(("a", {"x": 2})),
+        of(("a", {"x": 1}), ("b", {})),
+        of(("b", {}), ("a", {"x": 1})),
+    ]
+    assert len(set(kinds)) == 5
+    assert of(("a", {"x": 1})) == kinds[1]
+
+
+def test_a_drop_that_never_comes_shapes_nothing(tmp_path, run):
+    assert digest(Stand(tmp_path / "a", drop=0.3)) == digest(run)
+    assert "drop" not in experts.recipe(run)["experts"] and "shaped_by" not in experts.recipe(run)
+    assert digest(Stand(tmp_path / "b", drop=0.3, drop_epoch=2)) != digest(Stand(tmp_path / "c", drop_epoch=2))
+
+
+def test_the_rate_drops_from_its_epoch_on(tmp_path, run):
+    plain, dropped = trajectories(run), trajectories(Stand(tmp_path / "b", drop_epoch=2, drop=0.5))
+    for epoch in (1, 2):
+        assert torch.equal(plain.weights(0, epoch), dropped.weights(0, epoch))
+    assert not torch.equal(plain.weights(0, 3), dropped.weights(0, 3))
+
+
+def test_an_experts_loss_and_optimiser_are_asked_of_those_that_shape_them(tmp_path, run):
+    plain = trajectories(run)
+    halved = Stand(tmp_path / "b", count=1, lr=0.1, shapers=(("ddcore_expert_loss", {}),))
+    found = trajectories(halved)
+    torch.testing.assert_close(found.weights(0, 3), plain.weights(0, 3), rtol=1e-4, atol=1e-6)
+    assert sorted(set(halved.asked)) == [0, 1, 2]
+    still = trajectories(Stand(tmp_path / "c", count=1, shapers=(("ddcore_expert_optimizer", {}),)))
+    assert torch.equal(still.weights(0, 3), still.weights(0, 0))
+
+
+def test_a_segment_knows_how_long_it_is(run):
+    assert trajectories(run).segment(0, 1, 2).ahead == 2

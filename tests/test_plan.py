@@ -187,3 +187,51 @@ def test_what_a_plugin_assumes_and_the_data_are_not_is_a_warning_with_its_reason
     assert data_warnings({"fyi": Mirror()}, {"mirror_symmetric": True}) == ()
     (warning,) = data_warnings({"fyi": Mirror()}, {"mirror_symmetric": False})
     assert "fyi assumes" in warning and "digits are not" in warning
+
+
+@frozen(kw_only=True, eq=False)
+class Flat(Plugin):
+    role = "enhancement"
+    needs = ("expert_optimizer",)
+
+    @hookimpl
+    def ddcore_expert_optimizer(self, base):
+        """Nothing."""
+
+    @hookimpl
+    def ddcore_finish(self, tensors):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Steady(Plugin):
+    role = "enhancement"
+
+    @hookimpl
+    def ddcore_segment(self, segment):
+        """Nothing."""
+
+
+def test_what_shapes_experts_and_what_finishes_stand_in_the_plan():
+    stages = {stage.name: stage.changed_by for stage in planned(datm=Trajectories(), flat=Flat()).stages}
+    assert stages["experts"] == stages["finish"] == ("flat",)
+    assert "finish" not in {stage.name for stage in planned(datm=Trajectories()).stages}
+
+
+def test_what_shapes_experts_is_refused_without_experts():
+    with pytest.raises(PluginError, match="'flat' needs expert_optimizer, which 'dm' does not offer"):
+        planned(dm=Matcher(), flat=Flat())
+
+
+def test_segments_are_changed_only_under_matchers_that_ask_for_it():
+    class Unrolls(Trajectories):
+        asks = (*Trajectories.asks, "segment")
+
+    assert ("steady",) in [s.changed_by for s in planned(mtt=Unrolls(), steady=Steady()).stages if s.name == "segment"]
+    with pytest.raises(PluginError, match="'steady' changes segment, none of which 'datm' asks for"):
+        planned(datm=Trajectories(), steady=Steady())
+
+
+def test_two_optimisers_for_experts_are_refused():
+    with pytest.raises(PluginError, match="both provide ddcore_expert_optimizer, of which a run has one"):
+        planned(datm=Trajectories(), flat=Flat(), flatter=Flat())

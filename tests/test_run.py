@@ -11,10 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from attrs import evolve, frozen
 
-from ddcore import Learn, Loss, PluginError, Task
+from ddcore import Learn, Loss, Plugin, PluginError, Progress, Segment, Task, hookimpl
 from ddcore.cli import invoke
+from ddcore.dispatch import Hooks
 from ddcore.loop import outer_step
+from ddcore.plugins import manager
+from ddcore.run import Run
 
 COMMON = [
     "--eval-seeds",
@@ -205,3 +209,73 @@ def test_yielding_inside_no_grad_is_refused():
 def test_something_that_is_no_loss_is_refused():
     with pytest.raises(PluginError, match="yielded Tensor at step 0: yield Loss"):
         outer_step(Task("distil", "t", 1), 0, two_tensors(), run_of(lambda t: iter([t["first"]])))
+
+
+# ---- what enhancements change of experts and of unrolled students ----------------------------------------------------
+
+
+@frozen(kw_only=True, eq=False)
+class Adds(Plugin):
+    """Adds to an expert's loss, unless it adds nothing."""
+
+    amount: float = 1.0
+    shown: str = ""
+
+    def expert_options(self):
+        return {"amount": self.amount} if self.amount else None
+
+    @hookimpl
+    def ddcore_expert_loss(self, value):
+        return value + self.amount
+
+
+def services(**plugins: Plugin) -> SimpleNamespace:
+    """As much of a run as these services use."""
+    stand = SimpleNamespace(plugins=plugins, hooks=Hooks(manager(plugins, {}), {}))
+    for name in ("expert_shapers", "expert_loss", "expert_optimizer", "segment"):
+        setattr(stand, name, getattr(Run, name).__get__(stand))
+    return stand
+
+
+def a_loss(run: SimpleNamespace) -> float:
+    value = torch.tensor(2.0, requires_grad=True)
+    return run.expert_loss(value, None, None, None, Progress(0, 1)).item()
+
+
+def test_experts_are_shaped_in_command_line_order_by_the_options_that_plugins_say():
+    run = services(a=Adds(amount=3.0, shown="x"), idle=Adds(amount=0.0), b=Adds())
+    assert run.expert_shapers() == [("a", {"amount": 3.0}), ("b", {"amount": 1.0})]
+    assert run.expert_shapers("ddcore_expert_optimizer") == []
+    assert a_loss(run) == 6.0
+    assert run.hooks.asked == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("answer", [torch.tensor(1.0), torch.ones(2, requires_grad=True), 3.0])
+def test_an_expert_loss_that_is_no_scalar_with_a_gradient_is_refused(answer):
+    @frozen(kw_only=True, eq=False)
+    class Wrong(Plugin):
+        @hookimpl
+        def ddcore_expert_loss(self, value):
+            return answer
+
+    with pytest.raises(PluginError, match="ddcore_expert_loss of 'wrong' returned no scalar with a gradient"):
+        a_loss(services(wrong=Wrong()))
+
+
+def test_without_a_plugin_the_experts_optimiser_is_the_cores():
+    base = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    assert services().expert_optimizer(base, Progress(0, 1)) is base
+
+
+@pytest.mark.parametrize("wrong", [{"start": torch.ones(2)}, {"targets": {-1: (torch.ones(3).double(), 1.0)}}, None])
+def test_a_segment_of_other_weights_is_refused(wrong):
+    @frozen(kw_only=True, eq=False)
+    class Wrong(Plugin):
+        @hookimpl
+        def ddcore_segment(self, segment):
+            return 7 if wrong is None else evolve(segment, **wrong)
+
+    segment = Segment(torch.ones(3), {-1: (torch.zeros(3), 1.0)})
+    with pytest.raises(PluginError, match=r"ddcore_segment of 'wrong' returned no Segment of weights \(3,\)"):
+        services(wrong=Wrong()).segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1))
+    assert services().segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1)) is segment

@@ -243,3 +243,97 @@ def test_testing_changes_no_batch_statistics():
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
     accuracy(network, Stored(torch.ones(2, 1, 1, 2), torch.zeros(2, dtype=torch.int64)))
     assert network[0].running_mean.tolist() == [0] and network.training
+
+
+# What enhancements change of an expert's training
+
+
+@pytest.mark.parametrize("count", [10, 90])
+def test_a_reshaped_loss_that_is_the_same_gives_the_same_bits(count):
+    images = torch.randn(count, 1, 4, 4, generator=randomness.generator(1))
+    labels = HardLabels(torch.arange(count) % 3, 3)
+    settings = descent(epochs=1, batch=80, images=count)
+    plain = trained(images, labels, settings)
+    reshaped = trained(images, labels, settings, reshape=lambda value, *_: value)
+    assert torch.equal(moves(plain, a_network(torch.float32)), moves(reshaped, a_network(torch.float32)))
+
+
+def test_a_halved_loss_makes_half_the_move_and_is_reported_whole(images):
+    settings = Descent(steps=1, batch=10, rate=0.1)
+    seen = []
+    plain = trained(images, settings=settings, on_epoch=lambda e: seen.append(e.loss))
+    half = trained(images, settings=settings, reshape=lambda v, *_: v / 2, on_epoch=lambda e: seen.append(e.loss))
+    torch.testing.assert_close(moves(half, a_network()), moves(plain, a_network()) / 2)
+    assert seen[0] == pytest.approx(seen[1])
+
+
+def test_a_loss_of_parts_adds_up_to_the_batchs_and_sees_clean_rows_beside_augmented_ones():
+    images = torch.randn(90, 1, 32, 32, generator=randomness.generator(1), dtype=torch.float64)
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 3)).double()
+    parts = []
+
+    def augment(count, step):
+        return lambda batch: batch.with_inputs(-batch.inputs)
+
+    def reshape(value, output, network, batch, clean, step):
+        parts.append(len(batch))
+        torch.testing.assert_close(output, network(batch.inputs))
+        assert torch.equal(batch.inputs, -clean.inputs) and torch.equal(batch.index, clean.index)
+        assert torch.equal(clean.inputs, images[clean.index]) and step == 0
+        return value + network(clean.inputs).square().mean()
+
+    start = [p.detach().clone() for p in network.parameters()]
+    classes = torch.arange(90) % 3
+    due = F.cross_entropy(network(-images), classes) + network(images).square().mean()
+    gradients = torch.autograd.grad(due, list(network.parameters()))
+    more = {"augment": augment, "reshape": reshape, "network": network}
+    trained(images, HardLabels(classes, 3), Descent(steps=1, batch=90, rate=0.1), **more)
+    assert len(parts) > 1 and sum(parts) == 90
+    for p, before, gradient in zip(network.parameters(), start, gradients, strict=True):
+        torch.testing.assert_close(p.detach() - before, -0.1 * gradient)
+
+
+def test_an_optimiser_may_be_replaced_and_is_made_anew_when_the_rate_drops(images):
+    made = []
+
+    def replace(base, step):
+        made.append((step, base.param_groups[0]["lr"]))
+        return torch.optim.SGD(base.param_groups[0]["params"], lr=0.0)
+
+    still = trained(images, replace=replace)
+    assert not moves(still, a_network()).any()
+    assert made == [(0, 0.05), (15, pytest.approx(0.005))]
+
+
+class Twice(torch.optim.SGD):
+    """Looks at each batch twice, and steps on the second look."""
+
+    def step(self, closure):
+        self.losses = [closure(), closure()]
+        super().step()
+        return self.losses[1] * 0
+
+
+def test_a_second_look_sees_the_same_batch_and_moves_no_batch_statistics():
+    images = torch.randn(12, 1, 4, 4, generator=randomness.generator(3), dtype=torch.float64)
+    labels, settings = HardLabels(torch.arange(12) % 3, 3), Descent(steps=3, batch=12, rate=0.1)
+
+    def network():
+        with randomness.drawing_from(randomness.generator(4)):
+            return nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+            ).double()
+
+    looked, seen = [], []
+
+    def replace(base, step):
+        looked.append(Twice(base.param_groups, lr=0.1))
+        return looked[0]
+
+    ours = trained(images, labels, settings, network=network(), replace=replace, on_epoch=lambda e: seen.append(e.loss))
+    plain = trained(images, labels, settings, network=network())
+    assert torch.equal(moves(ours, network()), moves(plain, network()))
+    for name, value in plain.named_buffers():
+        assert torch.equal(dict(ours.named_buffers())[name], value), name
+    assert looked[0].losses[0] == looked[0].losses[1] and seen[-1] == pytest.approx(looked[0].losses[0].item())
+    assert ours[1].track_running_stats

@@ -463,3 +463,27 @@ def test_a_leaf_changed_between_loss_and_gradient_is_refused():
         student.pixels += 1
     with pytest.raises(RuntimeError, match="changed in place"):
         value.backward()
+
+
+# A scaled training loss
+
+
+@pytest.mark.parametrize("mode", ["full", "adjoint", "tesla"])
+def test_a_loss_scale_is_a_scale_of_the_rate_without_momentum(mode: str):
+    network, scale = small_convnet(), 1.7
+    segment = toy_segment(network)
+    student, twin = Student(), Student()
+    twin.rate.data.mul_(scale)
+    found = student.gradients(network, evolve(segment, loss_scale=scale), 3, mode=mode)
+    due = twin.gradients(network, segment, 3, mode=mode)
+    torch.testing.assert_close(found[0], due[0])
+    torch.testing.assert_close(found[1], scale * due[1])  # dL/d alpha = scale dL/d (scale alpha)
+    for ours, theirs in zip(found[2:], due[2:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_with_a_loss_scale_the_sweep_has_the_gradient_of_the_full_graph():
+    network, student = small_convnet(), Student()
+    segment = evolve(toy_segment(network, ((-1, 1.0), (2, 0.5)), 0.9), loss_scale=0.6)
+    due = student.gradients(network, segment, 4, mode="full")
+    assert_same(student.gradients(network, segment, 4, mode="adjoint", micro_batch=3), due, 1e-10)

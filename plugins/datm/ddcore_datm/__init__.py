@@ -9,18 +9,18 @@ window, widens the window while it distils, and learns the labels:
 Images start as real ones that an expert classifies correctly, label logits Y as the mean logits of the experts that do.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
 from attrs.validators import ge, gt, optional
 from torch import Generator, Tensor, nn
 
-from ddcore import Cost, Learn, Loss, Plugin, Task, hookimpl, option
+from ddcore import Learn, Loss, Task, hookimpl, option
 from ddcore.labels import Labels, SoftLabels
 from ddcore.passes import logits
-from ddcore.trajectory import Unroll, choose_segment, trajectory_loss, unroll_cost
+from ddcore.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -62,7 +62,7 @@ def mean_of_correct(logits_MBK: Tensor, classes_B: Tensor) -> Tensor:
 
 
 @frozen(kw_only=True, eq=False)
-class DATM(Plugin):
+class DATM(UnrollOptions):
     """Match stretches of the right difficulty, and learn the labels."""
 
     summary: ClassVar[str] = "match expert trajectories in a window of difficulty, with learned soft labels"
@@ -72,19 +72,12 @@ class DATM(Plugin):
     role: ClassVar[str] = "matcher"
     steps: ClassVar[int | None] = 10000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "labels", "rate")
-    needs: ClassVar[tuple[str, ...]] = ("trajectories",)
-    asks: ClassVar[tuple[str, ...]] = (
-        "initialize",
-        "view:student_step",
-        "augment:student_step",
-        "setting:student_step.batch",
-    )
     initializers: ClassVar[tuple[str, ...]] = ("correct",)
     labellers: ClassVar[tuple[str, ...]] = ("experts",)
+    tiny: ClassVar[Mapping[str, object]] = {**UnrollOptions.tiny, "threshold": 100.0}
     presets: ClassVar[str | None] = "presets.toml"
 
     student_steps: int = option(80, help="SGD steps of the student", symbol="N", unit="steps", validator=ge(1))
-    expert_epochs: int = option(2, help="epochs the expert is ahead", symbol="M", unit="epochs", validator=ge(1))
     min_start_epoch: int = option(0, help="lowest start epoch", symbol="T-", unit="epochs", validator=ge(0))
     start_epoch: int | None = option(
         None,
@@ -99,37 +92,9 @@ class DATM(Plugin):
     expansion_end: int = option(
         1000, help="outer step at which the window is fully open", symbol="E", unit="steps", validator=ge(1)
     )
-    batch: int | None = option(
-        None,
-        help="distinct images of an inner step; none is all",
-        symbol="|b|",
-        unit="images",
-        validator=optional(ge(1)),
-    )
     threshold: float = option(1.0, help="a step with a larger loss moves nothing", validator=gt(0))
-    lr_img: float = option(100.0, help="learning rate of the pixels", validator=gt(0))
     lr_y: float = option(5.0, help="learning rate of the label logits", validator=ge(0))
-    lr_lr: float = option(1e-7, help="learning rate of the student's learning rate", validator=ge(0))
-    rate: float = option(
-        0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0)
-    )
-    rate_floor: float = option(1e-6, help="the learned rate never falls below this", unit="a step", validator=ge(0))
-    momentum: float = option(0.5, help="momentum of the SGD on pixels and rate", validator=ge(0))
     momentum_y: float = option(0.9, help="momentum of the SGD on the label logits", validator=ge(0))
-    unroll: Literal["adjoint", "tesla", "full"] = option(
-        "adjoint",
-        help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
-    )
-    micro_batch: int | None = option(
-        None,
-        help="images whose second-order graph is alive at once; none: what was measured best for their size",
-        unit="images",
-        validator=optional(ge(1)),
-    )
-
-    def cost(self, run: "Run") -> Cost:
-        """N inner steps, each once forward and once in the sweep back."""
-        return unroll_cost(run, self.student_steps, self.batch)
 
     @hookimpl
     def ddcore_initialize(self, name: str, classes: Tensor, generator: Generator, run: "Run") -> Tensor | None:
@@ -169,7 +134,7 @@ class DATM(Plugin):
         """The trajectory loss in the window of this step; nothing where the student did worse than standing still."""
         low, high = window(step, self.min_start_epoch, self.start_epoch, self.max_start_epoch, self.expansion_end)
         segment = choose_segment(run, "datm", task, step, low, high, self.expert_epochs)
-        unroll = Unroll("datm", self.student_steps, self.batch, self.unroll, self.micro_batch)
+        unroll = self.unrolled("datm", self.max_start_epoch)
         loss = trajectory_loss(run, unroll, task, step, learn, segment)
         if not loss.detach() > self.threshold:
             yield Loss(loss)

@@ -10,7 +10,7 @@ summed over features and classes, with the same augmentation A for the real and 
 Shape letters: B rows, D features, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -62,6 +62,7 @@ class DM(Plugin):
     steps: ClassVar[int | None] = 20000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match")
+    tiny: ClassVar[Mapping[str, object]] = {"batch_real": 16}
     presets: ClassVar[str | None] = "presets.toml"
 
     lr_img: float = option(1.0, help="learning rate of the pixels", symbol="eta_S", validator=gt(0))

@@ -9,22 +9,22 @@ The unrolled gradient is exact in the memory of one inner step (``ddcore.unroll`
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
-from attrs.validators import ge, gt, optional
+from attrs.validators import ge
 from torch import Tensor
 
-from ddcore import Cost, Learn, Loss, Plugin, Task, hookimpl, option
-from ddcore.trajectory import Unroll, choose_segment, trajectory_loss, unroll_cost
+from ddcore import Learn, Loss, Task, hookimpl, option
+from ddcore.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
 
 @frozen(kw_only=True, eq=False)
-class MTT(Plugin):
+class MTT(UnrollOptions):
     """Match stretches of experts' training with an unrolled student."""
 
     summary: ClassVar[str] = "match stretches of experts' training with an unrolled student"
@@ -32,48 +32,11 @@ class MTT(Plugin):
     role: ClassVar[str] = "matcher"
     steps: ClassVar[int | None] = 5000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "rate")
-    needs: ClassVar[tuple[str, ...]] = ("trajectories",)
-    asks: ClassVar[tuple[str, ...]] = (
-        "initialize",
-        "view:student_step",
-        "augment:student_step",
-        "setting:student_step.batch",
-    )
     presets: ClassVar[str | None] = "presets.toml"
 
-    student_steps: int = option(50, help="SGD steps of the student", symbol="N", unit="steps", validator=ge(1))
-    expert_epochs: int = option(2, help="epochs the expert is ahead", symbol="M", unit="epochs", validator=ge(1))
     max_start_epoch: int = option(
         2, help="start epochs are drawn below this", symbol="T+", unit="epochs", validator=ge(1)
     )
-    batch: int | None = option(
-        None,
-        help="distinct images of an inner step; none is all",
-        symbol="|b|",
-        unit="images",
-        validator=optional(ge(1)),
-    )
-    lr_img: float = option(100.0, help="learning rate of the pixels", validator=gt(0))
-    lr_lr: float = option(1e-7, help="learning rate of the student's learning rate", validator=ge(0))
-    rate: float = option(
-        0.01, help="the student's learning rate to begin with", symbol="alpha_0", unit="a step", validator=gt(0)
-    )
-    rate_floor: float = option(1e-6, help="the learned rate never falls below this", unit="a step", validator=ge(0))
-    momentum: float = option(0.5, help="momentum of the SGD on pixels and rate", validator=ge(0))
-    unroll: Literal["adjoint", "tesla", "full"] = option(
-        "adjoint",
-        help="gradient of the unrolled student: exact in one step's memory, TESLA's truncated, or the full graph",
-    )
-    micro_batch: int | None = option(
-        None,
-        help="images whose second-order graph is alive at once; none: what was measured best for their size",
-        unit="images",
-        validator=optional(ge(1)),
-    )
-
-    def cost(self, run: "Run") -> Cost:
-        """N inner steps, each once forward and once in the sweep back."""
-        return unroll_cost(run, self.student_steps, self.batch)
 
     @hookimpl
     def ddcore_learn(self, images: Tensor, run: "Run") -> Learn:
@@ -94,7 +57,7 @@ class MTT(Plugin):
     def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: "Run") -> Iterator[Loss]:
         """The loss above for one stretch of one expert."""
         segment = choose_segment(run, "mtt", task, step, 0, self.max_start_epoch, self.expert_epochs)
-        unroll = Unroll("mtt", self.student_steps, self.batch, self.unroll, self.micro_batch)
+        unroll = self.unrolled("mtt", self.max_start_epoch)
         yield Loss(trajectory_loss(run, unroll, task, step, learn, segment))
 
     @hookimpl

@@ -1,0 +1,145 @@
+"""What a plugin's answer has to be. Whatever it is not is one sentence that names hook, plugin, distribution and version.
+
+Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi' (ddcore-fyi 0.1.0)", and returns the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddcore.data import Source
+from ddcore.errors import PluginError
+from ddcore.labels import Labels
+from ddcore.types import Batch, Row, Term, Transform
+
+
+def source(answer: object, who: str) -> Source:
+    """Real data."""
+    return _kind(answer, Source, who, "the data, a ddcore.data.Source")
+
+
+def network(answer: object, who: str) -> nn.Module:
+    """A classifier that says its features."""
+    found = _kind(answer, nn.Module, who, "a torch Module")
+    if not callable(getattr(found, "embed", None)):
+        raise PluginError(
+            f"{who} returned a network without embed(images): give the input (B, D) of its last linear layer"
+        )
+    return found
+
+
+def executor(answer: object, who: str) -> Any:
+    """Something that does tasks."""
+    if not callable(getattr(answer, "map", None)):
+        raise PluginError(
+            f"{who} returned {_name(answer)} where an executor is due: give it map(run_url, tasks, jobs, done)"
+        )
+    return answer
+
+
+def images(answer: object, who: str, shape: tuple[int, ...]) -> Tensor:
+    """One finite image a class given."""
+    found = _kind(answer, Tensor, who, f"images of shape {shape}")
+    if tuple(found.shape) != shape:
+        raise PluginError(
+            f"{who} returned images of shape {tuple(found.shape)} where {shape} is due: one a class given"
+        )
+    return finite(found, who)
+
+
+def setting(answer: object, before: object, who: str) -> object:
+    """A number of the kind that came in."""
+    kinds = (int, float) if isinstance(before, float) else type(before)
+    if isinstance(answer, bool) or not isinstance(answer, kinds):
+        raise PluginError(f"{who} turned {before!r} into {answer!r}: return a {_name(before)}, or None to leave it")
+    return answer
+
+
+def transform(answer: object, who: str) -> Transform:
+    """Something that changes batches."""
+    if not callable(answer):
+        raise PluginError(f"{who} returned {_name(answer)} where a transform is due: return a function of a Batch")
+    return answer
+
+
+def projected(answer: object, before: Tensor, who: str) -> Tensor:
+    """The learned tensor, in its shape and type."""
+    found = _kind(answer, Tensor, who, "the learned tensor")
+    if found.shape != before.shape or found.dtype != before.dtype:
+        got, due = f"{tuple(found.shape)} {found.dtype}", f"{tuple(before.shape)} {before.dtype}"
+        raise PluginError(f"{who} returned {got} where {due} is due: keep shape and type")
+    return finite(found, who)
+
+
+def labels(answer: object, who: str, count: int, classes: int) -> Labels:
+    """A label for each image."""
+    found = _kind(answer, Labels, who, "labels")
+    if (len(found), found.class_count) != (count, classes):
+        got = f"{len(found)} labels of {found.class_count} classes"
+        raise PluginError(f"{who} returned {got} where {count} of {classes} are due: label every image given")
+    for tensor in found.tensors().values():
+        finite(tensor, who)
+    return found
+
+
+def rows(answer: object, who: str, taken: Collection[str]) -> Sequence[Row]:
+    """Lines of scores, under names that nobody else uses."""
+    found = _kind(answer, list, who, "a list of rows")
+    for row in found:
+        _kind(row, Row, who, "a Row")
+        if row.set in taken:
+            raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
+        if not row.values or not all(0 <= value <= 1 for value in row.values):
+            raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
+    return found
+
+
+def term(answer: object, who: str) -> Term:
+    """A finite part of a loss."""
+    found = _kind(answer, Term, who, "a Term")
+    if not isinstance(found.value, Tensor) or found.value.shape != ():
+        raise PluginError(f"{who} returned a term that is no scalar tensor: take the mean over the rows")
+    return found
+
+
+def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
+    """A batch of the same axes, whose targets and index follow its rows."""
+    found = _kind(answer, Batch, who, "the batch it was given, changed,")
+    lengths = {len(found.index), *(len(v) for v in found.targets.values())}
+    if isinstance(found.inputs, Tensor):
+        lengths.add(len(found.inputs))
+        got, due = tuple(found.inputs.shape[1:]), tuple(before.inputs.shape[1:])
+        if got != due:
+            raise PluginError(
+                f"{who} returned images of shape {got} where {due} is due: keep the axes of what comes in"
+            )
+        if found.inputs.device.type == "cpu":
+            finite(found.inputs.detach().sum(), who)
+    if len(lengths) != 1 or set(found.targets) != set(before.targets):
+        raise PluginError(f"{who} changed rows without their targets or index: repeat or permute all of them alike")
+    if same_rows and len(found) != len(before):
+        raise PluginError(
+            f"{who} turned {len(before)} rows into {len(found)}: only ddcore_view may change their number"
+        )
+    return found
+
+
+def finite(tensor: Tensor, who: str) -> Tensor:
+    """No NaN, nothing infinite."""
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise PluginError(f"{who} returned NaN or infinite values: mend the plugin, or try milder options of it")
+    return tensor
+
+
+def _kind(answer: Any, kind: type, who: str, due: str) -> Any:
+    if not isinstance(answer, kind):
+        raise PluginError(f"{who} returned {_name(answer)} where {due} is due: mend the plugin's return value")
+    return answer
+
+
+def _name(answer: object) -> str:
+    return type(answer).__name__

@@ -1,0 +1,69 @@
+"""A matcher that asks for everything, so that any enhancement can be checked without another plugin installed."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ddcore import Batch, Learn, Loss, Plugin, Progress, Task, hookimpl, option
+from ddcore.types import INNER, MATCH, SETTINGS, STUDENT_STEP
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+VIEWED = (MATCH, INNER, STUDENT_STEP)
+
+
+@frozen(kw_only=True, eq=False)
+class Probe(Plugin):
+    """Pull the mean image of each class to that of the real data, under every view and augmentation there is."""
+
+    summary: ClassVar[str] = "asks every enhancement for everything, for tests"
+    paper: ClassVar[str] = "none: part of the contract kit"
+    role: ClassVar[str] = "matcher"
+    steps: ClassVar[int | None] = 3
+    learns: ClassVar[tuple[str, ...]] = ("pixels",)
+    asks: ClassVar[tuple[str, ...]] = (
+        "initialize",
+        *(f"{what}:{phase}" for what in ("view", "augment") for phase in VIEWED),
+        *(f"setting:{name}" for name in sorted(SETTINGS)),
+    )
+    may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
+    provides: ClassVar[tuple[str, ...]] = ("trajectories",)
+
+    experts: bool = option(False, help="train experts, and let their weights shape the loss")
+
+    def assets(self, initializer: str | None) -> tuple[str, ...]:
+        """Experts, if asked for."""
+        return ("trajectories",) if self.experts else ()
+
+    @hookimpl
+    def ddcore_learn(self, images: Tensor) -> Learn:
+        """The pixels."""
+        pixels = images.requires_grad_()
+        return Learn({"pixels": pixels}, {"pixels": torch.optim.SGD([pixels], lr=0.5)}, roles={"pixels": "pixels"})
+
+    @hookimpl
+    def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: "Run") -> Iterator[Loss]:
+        """Squared distance of mean images, a class and a phase at a time."""
+        assert task.classes is not None
+        progress = Progress(step, task.steps)
+        weight = 1.0 + (float(run.trajectories.weights(0, -1).norm()) if self.experts else 0.0)
+        rows = max(1, int(run.setting("student_step.batch", len(task.classes), progress)))
+        for phase in VIEWED:
+            index = torch.arange(len(task.classes) if phase == MATCH else rows)
+            own = task.classes[index].to(run.device)
+            batch = run.view(Batch(learn.tensors["pixels"][index], {"class": own}, index), phase)
+            shared = phase == MATCH
+            draw = run.draw(phase, key=("probe", phase, step), count=len(batch), shared=shared, progress=progress)
+            batch = draw(batch)
+            distance = batch.inputs.new_zeros(())
+            for cls in own.unique().tolist():
+                images = run.real.sample(cls, 4, run.generator("probe", "real", step, cls))
+                real = Batch(images, {"class": torch.full((4,), cls)}, torch.arange(4))
+                real = draw(real) if shared else real
+                mean = batch.inputs[batch.targets["class"] == cls].mean(0)
+                distance = distance + (mean - real.inputs.mean(0)).square().mean()
+            yield Loss(weight * distance)

@@ -1,0 +1,33 @@
+"""What plugins may import: these modules, and of them every name without a leading underscore.
+
+Within a major hook API version a name of these modules is not removed or changed without a deprecation (see CONTRIBUTING).
+"""
+
+PUBLIC = frozenset(
+    {
+        "ddcore",
+        "ddcore.artifact",
+        "ddcore.augment",
+        "ddcore.builtin",
+        "ddcore.curvature",
+        "ddcore.data",
+        "ddcore.decoders",
+        "ddcore.errors",
+        "ddcore.experts",
+        "ddcore.labels",
+        "ddcore.networks",
+        "ddcore.normalisation",
+        "ddcore.passes",
+        "ddcore.randomness",
+        "ddcore.run",
+        "ddcore.selection",
+        "ddcore.storage",
+        "ddcore.testing",
+        "ddcore.training",
+        "ddcore.trajectory",
+        "ddcore.types",
+        "ddcore.unroll",
+        "ddcore.vision",
+        "ddcore.work",
+    }
+)

@@ -1,0 +1,105 @@
+"""The composition matrix: which plugin goes with which matcher, from what both declare; and a step with each pair."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+
+from ddcore.errors import DdcoreError, PluginError
+from ddcore.plan import refusal
+from ddcore.plugins import installed, load_class
+
+
+@frozen
+class Pair:
+    """A plugin and a matcher.
+
+    Attributes:
+        reason: why they do not go together; empty where they do.
+    """
+
+    plugin: str
+    matcher: str
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "composes": not self.reason}
+
+
+def matrix(names: Sequence[str] | None = None) -> list[Pair]:
+    """Every plugin beside every matcher, by name.
+
+    Args:
+        names: plugins to look at; None takes all that are installed and can be loaded.
+    """
+    classes = _loaded(names)
+    matchers = {name: cls for name, cls in classes.items() if cls.role == "matcher"}
+    others = {name: cls for name, cls in classes.items() if cls.role != "matcher" or cls.gives_way}
+    return [
+        Pair(plugin, matcher, refusal(cls(), plugin, matchers[matcher](), matcher) or "")
+        for plugin, cls in others.items()
+        for matcher in matchers
+        if plugin != matcher and not matchers[matcher].gives_way
+    ]
+
+
+def _loaded(names: Sequence[str] | None) -> dict[str, Any]:
+    found = {}
+    for name in installed() if names is None else names:
+        try:
+            found[name] = load_class(name)[0]
+        except PluginError:
+            if names is not None:
+                raise
+    return found
+
+
+def try_pairs(pairs: Sequence[Pair]) -> dict[Pair, str]:
+    """One step on 8x8 images with every pair that composes; what went wrong, by pair."""
+    failures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in pairs:
+            if not pair.reason and (problem := one_step(pair, Path(folder))):
+                failures[pair] = problem
+    return failures
+
+
+def one_step(pair: Pair, folder: Path) -> str:
+    """Take a step; empty if all went well, else what went wrong."""
+    import torch
+
+    from ddcore.contract.stage import distilled, find_subject
+
+    subject = find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
+    try:
+        result = distilled(subject.run("--plugin", pair.matcher, steps=1, cache=str(folder / "cache")))
+    except DdcoreError as error:
+        return str(error)
+    bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
+    return f"{bad[0]} is not finite" if bad else ""
+
+
+def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:
+    """Markdown: a row a plugin, a column a matcher, the reasons below."""
+    if not pairs:
+        return "no pair of an enhancement and a matcher is installed"
+    matchers = list(dict.fromkeys(pair.matcher for pair in pairs))
+    reasons: list[str] = []
+    rows: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        problem = (failures or {}).get(pair)
+        reason = f"FAILED: {problem}" if problem else pair.reason
+        if reason and reason not in reasons:
+            reasons.append(reason)
+        rows.setdefault(pair.plugin, {})[pair.matcher] = f"no ({reasons.index(reason) + 1})" if reason else "yes"
+    lines = ["| | " + " | ".join(matchers) + " |", "| --- |" + " --- |" * len(matchers)]
+    lines += [
+        f"| {plugin} | " + " | ".join(cells.get(m, "") for m in matchers) + " |" for plugin, cells in rows.items()
+    ]
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, *([""] if notes else []), *notes])

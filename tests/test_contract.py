@@ -1,0 +1,181 @@
+"""The contract kit: every check lets good plugins pass, and each is failed by a plugin that breaks just that."""
+
+import json
+from textwrap import dedent
+
+import pytest
+import torch
+
+from ddcore.cli import invoke
+from ddcore.contract import check_plugin, examine
+from ddcore.contract.checks import ENTRIES
+from ddcore.contract.probe import Probe
+from ddcore.contract.stage import PROBE, TINY, first_party
+from ddcore.contract.tiny import RENAMED, tiny_images
+from ddcore.plugins import FIRST_PARTY, installed
+
+HEAD = """
+    from collections.abc import Iterator, Mapping
+    from typing import Any, ClassVar
+    import multiprocessing, time
+    import attrs, torch
+    from attrs import frozen
+    from ddcore import Batch, Learn, Loss, Plugin, Row, Task, hookimpl, option
+"""
+VIEW = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "changes the view"
+        view_phases = ("match", "inner", "student_step")
+        neutral = {"strength": 1.0}
+        strength: float = option(0.5, help="factor")
+
+        @hookimpl
+        def ddcore_view(self, batch: Batch, run: Any) -> Batch:
+            return batch.with_inputs(batch.inputs * self.strength)
+"""
+MATCHER = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "pulls pixels to class means"
+        role = "matcher"
+        steps = 4
+        learns = ("pixels",)
+        asks = ("initialize",)
+
+        @hookimpl
+        def ddcore_learn(self, images: torch.Tensor) -> Learn:
+            pixels = images.requires_grad_()
+            optimizers = {"pixels": torch.optim.SGD([pixels], lr=0.5)}
+            return Learn({"pixels": pixels}, optimizers, {"pixels": "pixels"}, fixed={"seen": []})
+
+        @hookimpl
+        def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: Any) -> Iterator[Loss]:
+            for cls in task.classes.unique().tolist():
+                real = run.real.sample(cls, 4, run.generator("mine", step, cls)).mean(0)
+                own = learn.tensors["pixels"][task.classes == cls]
+                weight = 1.0
+                yield Loss(weight * (own.mean(0) - real).square().sum())
+"""
+EVALUATOR = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "adds a row"
+        role = "evaluator"
+
+        @hookimpl
+        def ddcore_evaluate(self, run: Any) -> list[Row]:
+            return [Row("mine", "none", "none", "hard", 1, run.artifact.nbytes, (0.5,), 0, 0.0)]
+"""
+RETURN = "return batch.with_inputs(batch.inputs * self.strength)"
+BREAKS = {
+    "hooks": (VIEW, "batch: Batch, run: Any) -> Batch", "batch, run: Any) -> Batch", "has no type for batch"),
+    "declarations": (
+        VIEW,
+        'view_phases = ("match", "inner", "student_step")',
+        "pass",
+        "one is there without the other",
+    ),
+    "immutable": (VIEW, "@frozen(", "@attrs.define(", "'strength' can be set"),
+    "public": (VIEW, "@frozen(", "from ddcore.checkpoints import flatten\n    @frozen(", "imports ddcore.checkpoints"),
+    "options": (VIEW, '"factor")', '"factor")\n        more: dict = option({"a": 1}, help="x")', "more"),
+    "inputs": (VIEW, RETURN, "batch.inputs.mul_(self.strength); return batch", "wrote into the batch"),
+    "shapes": (VIEW, RETURN, RETURN.replace("batch.inputs * self.strength", "(batch.inputs * self.strength).float()"), "turned torch.float64 into"),
+    "gradient": (VIEW, RETURN, RETURN.replace("batch.inputs *", "batch.inputs.detach() *"), "cuts the gradient off"),
+    "seed": (VIEW, "* self.strength", "* (1 + time.time_ns() % 1000)", "two runs of one seed differ: tensor 'pixels'"),
+    "global-randomness": (VIEW, "* self.strength", "* torch.rand(1)", "global generator of torch"),
+    "resume": (
+        MATCHER,
+        "weight = 1.0",
+        "learn.fixed['seen'].append(1); weight = len(learn.fixed['seen'])",
+        "'pixels' differs",
+    ),
+    "workers": (
+        VIEW,
+        "* self.strength",
+        "* (1 if multiprocessing.parent_process() else 2)",
+        "worker process ends elsewhere",
+    ),
+    "row-order": (MATCHER, "own.mean(0)", "own[0]", "depends on the order of the synthetic rows"),
+    "class-names": (MATCHER, "weight = 1.0", "weight = 1.0 + cls", "depends on which number a class has"),
+    "neutral": (VIEW, "* self.strength", "* (self.strength + 0.1)", "on the probe with {'strength': 1.0}"),
+    "composition": (VIEW, RETURN, "assert run.plan.matcher == 'probe'; " + RETURN, "AssertionError"),
+    "whole-run": (EVALUATOR, '[Row("mine"', '[][:0] and [Row("mine"', "gave no row of its own"),
+}
+
+
+def written(folder, body: str) -> str:
+    (folder / "mine.py").write_text(dedent(HEAD) + dedent(body))
+    return str(folder / "mine.py")
+
+
+def test_every_check_has_a_plugin_that_breaks_it():
+    assert set(BREAKS) == {entry.name for entry in ENTRIES}
+    assert all(entry.remedy and "\n" not in entry.remedy for entry in ENTRIES)
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tmp_path):
+    if name == "composition" and not {"dm", "mtt"} <= set(installed()):
+        pytest.skip("needs dm installed")
+    body, old, new, words = BREAKS[name]
+    assert old in body
+    (result,) = examine(written(tmp_path, body.replace(old, new)), only=[name])
+    assert result.status == "failed" and words in result.detail, result
+    assert result.remedy
+
+
+@pytest.mark.parametrize("body", [VIEW, MATCHER, EVALUATOR], ids=["view", "matcher", "evaluator"])
+def test_the_plugins_that_were_broken_above_keep_the_contract_as_they_stand(body, tmp_path):
+    results = check_plugin(written(tmp_path, body), only=[e.name for e in ENTRIES if e.name != "workers"])
+    assert sum(r.status == "passed" for r in results) >= 9
+
+
+@pytest.mark.parametrize("name", [n for n in FIRST_PARTY if n in installed()])
+def test_first_party_plugins_keep_the_contract(name):
+    check_plugin(name)
+
+
+def test_check_plugin_lists_what_failed_and_what_to_do(tmp_path):
+    body, old, new, _ = BREAKS["inputs"]
+    with pytest.raises(AssertionError, match="inputs: .*wrote into.*\n    return new tensors"):
+        check_plugin(written(tmp_path, body.replace(old, new)), only=["inputs", "hooks"])
+
+
+def test_plugins_check_prints_a_list_and_its_exit_code_says_whether_all_passed(tmp_path, capsys):
+    path = written(tmp_path, VIEW)
+    assert invoke(["plugins", "check", path, "--only", "hooks", "--only", "inputs"]) == 0
+    said = capsys.readouterr().out
+    assert "ok     hooks" in said and "2 passed, 0 failed" in said
+    body, old, new, _ = BREAKS["inputs"]
+    path = written(tmp_path, body.replace(old, new))
+    assert invoke(["plugins", "check", path, "--only", "inputs", "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["passed"] is False and answer["checks"][0]["remedy"].startswith("return new tensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing-here"], "no plugin is named 'nothing-here'"),
+        (["gone.py"], "gone.py does not exist"),
+        (["{mine}", "--only", "imputs"], "no check is named 'imputs': did you mean 'inputs'"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_sentence(words, sentence, tmp_path, capsys):
+    mine = written(tmp_path, VIEW)
+    assert invoke(["plugins", "check", *(w.format(mine=mine) for w in words)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_class_is_examined_through_its_file():
+    assert [r.status for r in examine(Probe, only=["hooks", "declarations"])] == ["passed", "passed"]
+
+
+def test_the_tiny_images_are_always_the_same_and_the_renamed_ones_differ_in_names_only():
+    assert tiny_images().fingerprint == tiny_images().fingerprint
+    copies, renamed = tiny_images("copies"), tiny_images("renamed")
+    assert torch.equal(copies.train.stored, renamed.train.stored)
+    assert torch.equal(torch.tensor(RENAMED)[copies.train.labels], renamed.train.labels)
+    assert all(len(copies.train.stored[copies.train.labels == c].unique(dim=0)) == 1 for c in range(3))
+    assert PROBE[1] != TINY[1] and set(first_party()) <= set(FIRST_PARTY)

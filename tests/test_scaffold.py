@@ -1,0 +1,102 @@
+"""`ddcore plugins new`: every kind installs, passes the contract and its own tests, unchanged, in a process of its own."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddcore.cli import invoke
+from ddcore.scaffold import KINDS, create, render
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(arguments: list[str], site: Path, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(site), "DDCORE_CACHE": str(cwd / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generated_package_installs_passes_the_contract_and_its_own_tests(kind, tmp_path):
+    name = f"my-{kind}"
+    folder, _ = create(name, kind, str(tmp_path))
+    site = tmp_path / "site"
+    installed = run(
+        ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(folder)],
+        site,
+        tmp_path,
+    )
+    assert installed.returncode == 0, installed.stderr
+    checked = run(["ddcore", "plugins", "check", name, "--json"], site, tmp_path)
+    checks = json.loads(checked.stdout)["checks"]
+    assert checked.returncode == 0, [c for c in checks if c["status"] == "failed"]
+    concerned = {c["name"] for c in checks if c["status"] == "passed"}
+    assert {"hooks", "declarations", "options", "seed", "resume", "whole-run", "public"} <= concerned
+    tested = run(["pytest", "-W", "error", "-p", "no:cacheprovider", str(folder)], site, folder)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def code_lines(text: str) -> int:
+    """Lines that are neither blank, nor documentation, nor imports."""
+    parsed = ast.parse(text)
+    idle = {
+        line
+        for node in ast.walk(parsed)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    return len([n for n, line in enumerate(text.splitlines(), 1) if line.strip() and n not in idle])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generated_code_is_formatted_linted_and_short(kind, tmp_path):
+    for path, text in render("an-idea", kind).items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+        if path.startswith("ddcore_"):
+            assert 10 <= code_lines(text) <= 42
+    ruff = [sys.executable, "-m", "ruff", "--config", str(ROOT / "pyproject.toml")]
+    for words in (["format", "--check"], ["check"]):
+        done = subprocess.run([*ruff[:3], *words, *ruff[3:], str(tmp_path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_a_generated_readme_has_the_sections_and_every_option(tmp_path):
+    for kind in KINDS:
+        files = render("an-idea", kind)
+        for section in ("## Install", "## Options", "## Composes with", "## Results", "## Where we differ"):
+            assert section in files["README.md"], (kind, section)
+        module = files["ddcore_an_idea.py"]
+        options = [line.split(":")[0].strip() for line in module.splitlines() if " = option(" in line]
+        for option in options:
+            assert f"--an-idea.{option.replace('_', '-')}" in files["README.md"], (kind, option)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["My_Idea", "--kind", "matcher"], "cannot be named 'My_Idea': use small letters"),
+        (["torch", "--kind", "matcher"], "cannot be named 'torch'"),
+        (["dm", "--kind", "matcher"], "a plugin named 'dm' already: choose another name"),
+        (["idea", "--kind", "macher"], "--kind 'macher' is no kind of plugin: did you mean 'matcher'"),
+        (["taken", "--kind", "matcher"], "is there already: give another --out"),
+    ],
+)
+def test_what_cannot_be_generated_is_one_sentence(arguments, words, tmp_path, capsys):
+    (tmp_path / "ddcore-taken").mkdir()
+    assert invoke(["plugins", "new", *arguments, "--out", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["ddcore-taken"]
+
+
+def test_it_says_what_it_wrote_and_what_to_do_next(tmp_path, capsys):
+    assert invoke(["plugins", "new", "idea", "--kind", "data", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "ddcore_idea.py" in said and "ddcore plugins check idea" in said
