@@ -6,7 +6,7 @@ Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi'
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
 from ddcore.types import Batch, Row, Term, Transform
+
+T = TypeVar("T")
 
 
 def source(answer: object, who: str) -> Source:
@@ -77,7 +79,7 @@ def projected(answer: object, before: Tensor, who: str) -> Tensor:
 
 def labels(answer: object, who: str, count: int, classes: int) -> Labels:
     """A label for each image."""
-    found = _kind(answer, Labels, who, "labels")
+    found = _kind(answer, Labels, who, "labels")  # type: ignore[type-abstract]
     if (len(found), found.class_count) != (count, classes):
         got = f"{len(found)} labels of {found.class_count} classes"
         raise PluginError(f"{who} returned {got} where {count} of {classes} are due: label every image given")
@@ -135,7 +137,7 @@ def finite(tensor: Tensor, who: str) -> Tensor:
     return tensor
 
 
-def _kind(answer: Any, kind: type, who: str, due: str) -> Any:
+def _kind(answer: object, kind: type[T], who: str, due: str) -> T:
     if not isinstance(answer, kind):
         raise PluginError(f"{who} returned {_name(answer)} where {due} is due: mend the plugin's return value")
     return answer

@@ -28,7 +28,7 @@ class Selection:
     """
 
     first: First
-    classes: Mapping[str, type]
+    classes: Mapping[str, Any]
     offers: Mapping[str, Offer]
 
     @property

@@ -3,8 +3,8 @@
 The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's because
 the field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are normalised, so the
 zeros that move in from outside are the data's mean colour. All operations keep dtype and device and are differentiable in
-the images; parameters are 1-D, one entry an image, or one entry for all. Numbers and names are the authors': ``dx`` and
-``cx`` run down the rows, but ``sx`` runs across; geometry is that of ``align_corners=True``, which their PyTorch meant.
+the images; a parameter has one entry an image, or is a single number for all. Numbers and names are the authors': ``dx``
+and ``cx`` run down the rows, but ``sx`` runs across; geometry is that of ``align_corners=True``, which their PyTorch meant.
 """
 
 from __future__ import annotations
@@ -36,56 +36,64 @@ SCALE = 1.2
 DEGREES = 15.0
 MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES = 4, 0.2, 45
 
+Numbers = Tensor | float
+"""One entry an image, in any shape such as (B,) or (B, 1, 1, 1), or one for all images."""
 
-def brightness(images: Tensor, b: Tensor) -> Tensor:
+
+def brightness(images: Tensor, b: Numbers) -> Tensor:
     """x + b, in normalised units."""
     return images + _column(b, images)
 
 
-def saturation(images: Tensor, s: Tensor) -> Tensor:
+def saturation(images: Tensor, s: Numbers) -> Tensor:
     """m + s (x - m), m the mean over channels of each pixel: 0 is grey, 1 the identity; of no effect on grey images."""
     mean = images.mean(dim=1, keepdim=True)
     return mean + _column(s, images) * (images - mean)
 
 
-def contrast(images: Tensor, k: Tensor) -> Tensor:
+def contrast(images: Tensor, k: Numbers) -> Tensor:
     """mu + k (x - mu), mu the mean of each image over channels and pixels: 1 is the identity."""
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return mean + _column(k, images) * (images - mean)
 
 
-def crop(images: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+def crop(images: Tensor, dx: Numbers, dy: Numbers) -> Tensor:
     """Shift by whole pixels: output pixel (i, j) is input pixel (i + dx, j + dy), zero outside.
 
     Args:
-        dx, dy: int64, along rows and along columns, as in the authors' code.
+        dx, dy: whole numbers, along rows and along columns, as in the authors' code.
     """
     rows = torch.arange(images.shape[2], device=images.device) + _rows(dx, images).long()[:, None]
     columns = torch.arange(images.shape[3], device=images.device) + _rows(dy, images).long()[:, None]
     return _taken(images, rows, columns)
 
 
-def cutout(images: Tensor, cx: Tensor, cy: Tensor, side: int) -> Tensor:
-    """Zero a square of ``side`` pixels that begins at row cx - side // 2, column cy - side // 2; clipped at the border."""
+def cutout(images: Tensor, cx: Numbers, cy: Numbers, side: int, across: int | None = None) -> Tensor:
+    """Zero a square of ``side`` pixels that begins at row cx - side // 2, column cy - side // 2; clipped at the border.
+
+    Args:
+        across: columns of the hole, if they are not ``side`` too.
+    """
     height, width = images.shape[2:]
+    across = side if across is None else across
     rows = torch.arange(height, device=images.device) - (_rows(cx, images).long() - side // 2)[:, None]
-    columns = torch.arange(width, device=images.device) - (_rows(cy, images).long() - side // 2)[:, None]
-    hole = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    columns = torch.arange(width, device=images.device) - (_rows(cy, images).long() - across // 2)[:, None]
+    hole = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < across))[:, None, :]
     return images * (~hole)[:, None].to(images)
 
 
-def flip(images: Tensor, where: Tensor) -> Tensor:
+def flip(images: Tensor, where: Numbers) -> Tensor:
     """Mirror left to right the images where ``where`` (bool) is true."""
     return torch.where(_rows(where, images).bool()[:, None, None, None], images.flip(3), images)
 
 
-def scale(images: Tensor, sx: Tensor, sy: Tensor) -> Tensor:
+def scale(images: Tensor, sx: Numbers, sy: Numbers) -> Tensor:
     """Resample at factors sx across and sy down: below 1 zooms in, above 1 out with a zero border."""
     zero = torch.zeros_like(_rows(sx, images))
     return _affine(images, _rows(sx, images), zero, zero, _rows(sy, images))
 
 
-def rotate(images: Tensor, theta: Tensor) -> Tensor:
+def rotate(images: Tensor, theta: Numbers) -> Tensor:
     """Resample under the matrix [[cos t, -sin t], [sin t, cos t]], t in radians, with a zero border."""
     theta = _rows(theta, images)
     return _affine(images, theta.cos(), -theta.sin(), theta.sin(), theta.cos())
@@ -107,14 +115,15 @@ def _affine(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tenso
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
-def _rows(parameter: Tensor, images: Tensor) -> Tensor:
+def _rows(parameter: Numbers, images: Tensor) -> Tensor:
     """One entry an image, on the images' device."""
-    if len(parameter) not in (1, len(images)):
-        raise ValueError(f"{len(parameter)} parameters for {len(images)} images")
-    return parameter.to(images.device).expand(len(images))
+    numbers = parameter if isinstance(parameter, Tensor) else torch.tensor(parameter, dtype=torch.float64)
+    if numbers.numel() not in (1, len(images)):
+        raise ValueError(f"{numbers.numel()} parameters for {len(images)} images")
+    return numbers.to(images.device).reshape(-1).expand(len(images))
 
 
-def _column(parameter: Tensor, images: Tensor) -> Tensor:
+def _column(parameter: Numbers, images: Tensor) -> Tensor:
     return _rows(parameter, images).to(images)[:, None, None, None]
 
 
@@ -122,7 +131,7 @@ Parameters = Mapping[str, Tensor]
 _APPLY: dict[str, Callable[[Tensor, Parameters], Tensor]] = {
     "color": lambda x, p: contrast(saturation(brightness(x, p["b"]), p["s"]), p["k"]),
     "crop": lambda x, p: crop(x, p["dx"], p["dy"]),
-    "cutout": lambda x, p: cutout(x, p["cx"], p["cy"], int(p["side"])),
+    "cutout": lambda x, p: cutout(x, p["cx"], p["cy"], int(p["side"]), int(p["across"])),
     "flip": lambda x, p: flip(x, p["where"]),
     "scale": lambda x, p: scale(x, p["sx"], p["sy"]),
     "rotate": lambda x, p: rotate(x, p["theta"]),
@@ -233,8 +242,9 @@ def _parameters(name: str, count: int, size: tuple[int, int], generator: torch.G
         down, across = int(CROP * height + 0.5), int(CROP * width + 0.5)
         return {"dx": whole(-down, down), "dy": whole(-across, across)}
     if name == "cutout":
-        side = int(CUTOUT * height + 0.5)
-        return {"cx": whole(0, height - side % 2), "cy": whole(0, width - side % 2), "side": torch.tensor(side)}
+        side, across = int(CUTOUT * height + 0.5), int(CUTOUT * width + 0.5)
+        centre = {"cx": whole(0, height - side % 2), "cy": whole(0, width - across % 2)}
+        return centre | {"side": torch.tensor(side), "across": torch.tensor(across)}
     if name == "flip":
         return {"where": uniform(0, 1) < FLIP}
     if name == "scale":

@@ -148,7 +148,9 @@ def _checked_rows(answer: Any, who: str) -> Any:
 
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
-    rows = [row for answer in run.hooks.collect("ddcore_evaluate", check=_checked_rows, run=run).values() for row in answer]
+    rows = [
+        row for answer in run.hooks.collect("ddcore_evaluate", check=_checked_rows, run=run).values() for row in answer
+    ]
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],

@@ -17,7 +17,7 @@ allowed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import pluggy
 
@@ -35,6 +35,24 @@ if TYPE_CHECKING:
 API_VERSION = "1.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Deprecation(NamedTuple):
+    """Something on its way out.
+
+    Attributes:
+        since: hook API version that said so first.
+        removed_in: the major version without it.
+        instead: what to write, beginning with a verb.
+    """
+
+    since: str
+    removed_in: str
+    instead: str
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""``ddcore_hook`` or ``ddcore_hook.argument`` to what a plugin should use; it works, with a warning, until it is gone."""
 
 hookspec = pluggy.HookspecMarker("ddcore")
 hookimpl = pluggy.HookimplMarker("ddcore")
@@ -161,7 +179,8 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
         a name lists it in its class attribute ``initializers``; the first listed is what the plugin suggests.
 
     Do not make labels or learning rates, and do not assume one image a class.
-    Implemented by the core (``real``, ``noise``, ``kcenter``) and ``datm`` (``correct``). New in 1.0.
+    Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm`` (``correct``) and ``smooth`` (``representative``). New in
+    1.0.
     """
 
 

@@ -40,9 +40,20 @@ def facts(offer: Offer) -> dict[str, Any]:
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             about = described(node)
             return {**about, "status": fault(parsed, about["hooks"]) or "ok"}
-    if any(isinstance(node, ast.ImportFrom | ast.Import | ast.Assign) for node in parsed.body):
+    if attribute in (bound := bound_names(parsed)) or "*" in bound:
         return {**unknown, "status": "not inspected: its class is made elsewhere"}
     return {**unknown, "status": f"broken: {module} has no {attribute}"}
+
+
+def bound_names(parsed: ast.Module) -> set[str]:
+    """Names that a module's top level makes by imports and assignments; ``*`` when it imports everything of another."""
+    names: set[str] = set()
+    for node in parsed.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names
 
 
 def fault(parsed: ast.Module, hooks: list[str]) -> str | None:

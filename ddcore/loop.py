@@ -152,13 +152,17 @@ def _clear(optimizers: Iterable[Optimizer]) -> None:
 
 def _checked(loss: object, step: int, run: Run) -> float:
     if not torch.is_grad_enabled():
-        raise PluginError(f"{run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield")
+        raise PluginError(
+            f"ddcore_matching_loss of {run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield"
+        )
     if not isinstance(loss, Loss) or loss.value.numel() != 1:
-        raise PluginError(f"{run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)")
+        raise PluginError(
+            f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
+        )
     value = float(loss.value.detach())
     if not torch.isfinite(loss.value.detach()).all():
         raise NonFiniteLoss(
-            f"the loss of {run.matcher_name} became {value} at step {step}; the last good checkpoint is kept: "
+            f"the loss that ddcore_matching_loss of {run.matcher_name} yields became {value} at step {step}; the last good checkpoint is kept: "
             f"try a smaller learning rate (`ddcore plugins show {run.plan.matcher}` lists it), then run again into a new --out"
         )
     return value

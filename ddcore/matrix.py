@@ -103,3 +103,11 @@ def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = Non
     ]
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+if __name__ == "__main__":
+    import click
+
+    from ddcore.plugins import FIRST_PARTY
+
+    click.echo(matrix_text(matrix([name for name in FIRST_PARTY if name in installed()])))

@@ -14,7 +14,19 @@ from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
 
-CORE_ASKS = ("evaluate", "data", "network", "executor", "augment:evaluate", "label", "student_loss", "state", "step_end", "finish")
+CORE_ASKS = (
+    "project",
+    "evaluate",
+    "data",
+    "network",
+    "executor",
+    "augment:evaluate",
+    "label",
+    "student_loss",
+    "state",
+    "step_end",
+    "finish",
+)
 TRAJECTORIES = "trajectories"
 EXPERT_ASKS = ("augment:expert", "expert_loss", "expert_optimizer")
 
@@ -131,6 +143,8 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     steps = choices.steps if choices.steps is not None else matcher.steps
     if steps is None:
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
+    if steps and not hasattr(matcher, "ddcore_matching_loss"):
+        raise PluginError(f"{hooks.who(name)} learns nothing step by step, and --steps asks for {steps}: leave it out")
     needs = _assets(plugins, (initializer, *choices.baselines))
     stages = [
         Stage("initialize", initializer, init_by),
@@ -232,7 +246,7 @@ def _assets(plugins: Mapping[str, Any], initializers: Sequence[str]) -> tuple[st
     """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses."""
     found: set[str] = set()
     for plugin in plugins.values():
-        used = [name for name in initializers if name in plugin.initializers]
+        used: list[str | None] = [name for name in initializers if name in plugin.initializers]
         for name in used or [None]:
             found.update(plugin.assets(name))
     return tuple(sorted(found))

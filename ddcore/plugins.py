@@ -26,7 +26,7 @@ from ddcore.errors import PluginError, near
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
-FIRST_PARTY = ("datm", "dm", "dsa", "fyi", "mtt")
+FIRST_PARTY = ("coresets", "datm", "dc", "dm", "dsa", "ftd", "fyi", "mtt", "smooth")
 ASSETS = ("trajectories",)
 """What a run makes before its tasks begin, for plugins that need it."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")

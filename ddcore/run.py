@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore import answers, randomness
+from ddcore.api import deprecations
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
 from ddcore.dispatch import Hooks, PerPlugin
@@ -119,7 +120,9 @@ class Run:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know about these plugins on these data."""
-        return data_warnings(self.plugins, {"mirror_symmetric": self.source.mirror_symmetric})
+        data = data_warnings(self.plugins, {"mirror_symmetric": self.source.mirror_symmetric})
+        old = [line for n, plugin in self.plugins.items() for line in deprecations(type(plugin), self.hooks.who(n))]
+        return (*data, *old)
 
     @property
     def matcher_name(self) -> str:
@@ -317,9 +320,17 @@ class Run:
         words = {"augment:evaluate", "student_loss"}
         return [(name, plugin) for name, plugin in self.plugins.items() if offers(plugin) & words]
 
-    def student_loss(self, value: Tensor, output: Tensor, network: nn.Module, batch: Batch, progress: Progress) -> Tensor:
+    def student_loss(
+        self, value: Tensor, output: Tensor, network: nn.Module, batch: Batch, progress: Progress
+    ) -> Tensor:
         """The labels' own loss (a mean over rows) with the terms that plugins add."""
-        given: dict[str, Any] = {"output": output, "network": network, "batch": batch, "progress": progress, "run": self}
+        given: dict[str, Any] = {
+            "output": output,
+            "network": network,
+            "batch": batch,
+            "progress": progress,
+            "run": self,
+        }
         for term in self.hooks.collect("ddcore_student_loss", check=answers.term, **given).values():
             value = value + term.weight * term.value
         return value
@@ -401,7 +412,16 @@ class Run:
 
         What is only asked later (labels, rows, student augmentation), or not when experts are cached, counts as asked.
         """
-        later = {"label", "evaluate", "augment:evaluate", "student_loss", "initialize", "finish", "expert_loss", "expert_optimizer"}
+        later = {
+            "label",
+            "evaluate",
+            "augment:evaluate",
+            "student_loss",
+            "initialize",
+            "finish",
+            "expert_loss",
+            "expert_optimizer",
+        }
         for name, plugin in self.plugins.items():
             if not self.hooks.asked[name] and not offers(plugin) & later and name != self.plan.matcher:
                 raise PluginError(

@@ -18,9 +18,8 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from ddcore.assembly import select
 from ddcore.contract import Result, check_plugin, examine
-from ddcore.contract.stage import PROBE, QUICK, TINY, distilled, staged
+from ddcore.contract.stage import PROBE, QUICK, TINY, distilled, has_matcher, staged
 from ddcore.contract.tiny import tiny_images as _tiny_images
 from ddcore.data import Source
 from ddcore.run import Run
@@ -159,7 +158,6 @@ def tiny_run(tmp_path: Path) -> Callable[..., Run]:
         count += 1
         folder = tmp_path / f"run-{count}"
         cache: Mapping[str, Any] = {"cache": str(tmp_path / "cache")}
-        matched = any(cls.role == "matcher" for cls in select(words, {}).classes.values())
-        return staged([*(() if matched else PROBE), *words, *TINY], folder, {**QUICK, **cache, **given})
+        return staged([*(() if has_matcher(words) else PROBE), *words, *TINY], folder, {**QUICK, **cache, **given})
 
     return make

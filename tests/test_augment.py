@@ -109,6 +109,28 @@ def test_cutout_begins_half_a_side_before_its_centre_and_is_clipped(centre, side
     assert int((down == 0).sum()) == len(rows) * side
 
 
+def test_cutout_may_be_wider_than_high_and_is_drawn_so_for_images_that_are():
+    hole = augment.cutout(torch.ones(1, 1, 4, 8), whole(2), whole(4), 2, 4)[0, 0] == 0
+    assert hole.nonzero().tolist() == [[row, column] for row in (1, 2) for column in (2, 3, 4, 5)]
+    drawn = draw("cutout", 500, (7, 10), seeded(), shared=False).operations[0][1]
+    assert (int(drawn["side"]), int(drawn["across"])) == (4, 5)
+    assert set(drawn["cx"].tolist()) == set(range(8)) and set(drawn["cy"].tolist()) == set(range(10))
+
+
+def test_a_parameter_may_be_a_number_or_have_the_shape_it_is_drawn_with_elsewhere():
+    images, entries = noise(3, 2, 6, 6), one(0.7, 1.1, 0.9)
+    for name in ("brightness", "saturation", "contrast", "rotate"):
+        operation = getattr(augment, name)
+        assert torch.equal(operation(images, 0.7), operation(images, one(0.7)))
+        assert torch.equal(operation(images, entries.view(3, 1, 1, 1)), operation(images, entries))
+    assert torch.equal(augment.crop(images, 1, -2), augment.crop(images, whole(1), whole(-2)))
+    assert torch.equal(augment.flip(images, True), images.flip(3))
+    assert torch.equal(augment.scale(images, 0.9, torch.tensor(1.1)), augment.scale(images, one(0.9), one(1.1).float()))
+    assert torch.equal(augment.cutout(images, 3, 2, 4), augment.cutout(images, whole(3), whole(2), 4))
+    with pytest.raises(ValueError, match="2 parameters for 3 images"):
+        augment.brightness(images, one(1, 2))
+
+
 def test_flip_mirrors_the_width_of_the_chosen_images_and_undoes_itself():
     images, where = noise(3, 2, 2, 4), torch.tensor([True, False, True])
     flipped = augment.flip(images, where)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddcore.cli import invoke
-from ddcore.contract import check_plugin, examine
+from ddcore.contract import behaviour, check_plugin, examine
 from ddcore.contract.checks import ENTRIES
 from ddcore.contract.probe import Probe
 from ddcore.contract.stage import PROBE, TINY, first_party
@@ -80,7 +80,12 @@ BREAKS = {
     "public": (VIEW, "@frozen(", "from ddcore.checkpoints import flatten\n    @frozen(", "imports ddcore.checkpoints"),
     "options": (VIEW, '"factor")', '"factor")\n        more: dict = option({"a": 1}, help="x")', "more"),
     "inputs": (VIEW, RETURN, "batch.inputs.mul_(self.strength); return batch", "wrote into the batch"),
-    "shapes": (VIEW, RETURN, RETURN.replace("batch.inputs * self.strength", "(batch.inputs * self.strength).float()"), "turned torch.float64 into"),
+    "shapes": (
+        VIEW,
+        RETURN,
+        RETURN.replace("batch.inputs * self.strength", "(batch.inputs * self.strength).float()"),
+        "turned torch.float64 into",
+    ),
     "gradient": (VIEW, RETURN, RETURN.replace("batch.inputs *", "batch.inputs.detach() *"), "cuts the gradient off"),
     "seed": (VIEW, "* self.strength", "* (1 + time.time_ns() % 1000)", "two runs of one seed differ: tensor 'pixels'"),
     "global-randomness": (VIEW, "* self.strength", "* torch.rand(1)", "global generator of torch"),
@@ -110,7 +115,7 @@ def written(folder, body: str) -> str:
 
 
 def test_every_check_has_a_plugin_that_breaks_it():
-    assert set(BREAKS) == {entry.name for entry in ENTRIES}
+    assert behaviour.STEPS and set(BREAKS) == {entry.name for entry in ENTRIES}
     assert all(entry.remedy and "\n" not in entry.remedy for entry in ENTRIES)
 
 

@@ -112,6 +112,16 @@ def test_a_matcher_that_gives_way_matches_alone_and_initialises_beside_another()
         planned(coresets=Selects(), rded=Selects())
 
 
+def test_a_matcher_without_a_matching_loss_takes_no_steps():
+    @frozen(kw_only=True, eq=False)
+    class Chooses(Plugin):
+        role, steps, learns = "matcher", 0, ("pixels",)
+
+    assert planned(coresets=Chooses()).steps == 0
+    with pytest.raises(PluginError, match="learns nothing step by step, and --steps asks for 2: leave it out"):
+        planned(attrs.evolve(ANY, steps=2), coresets=Chooses())
+
+
 def test_assets_follow_the_initialisers_that_are_used_baselines_included():
     def with_(**more):
         return planned(attrs.evolve(ANY, **more), dm=Matcher(), coresets=Selects()).needs

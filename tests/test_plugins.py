@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -13,49 +12,7 @@ from ddcore.errors import PluginError
 from ddcore.inspection import listing, listing_text, show, show_text
 from ddcore.plugins import find, installed, load_class, load_path, manager
 
-PLUGIN = """
-    from attrs import frozen
-    from ddcore import Plugin, hookimpl, option
-
-    @frozen(kw_only=True, eq=False)
-    class X(Plugin):
-        summary = "one line"
-        paper = "A title, 2024, arXiv:2401.00001"
-        both: bool = option(True, help="both sides")
-        {body}
-"""
 SETTING = "@hookimpl\n        def ddcore_setting(self, value): return value"
-
-
-class Site:
-    """A folder on the path that distributions are put into."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.modules: list[str] = []
-
-    def put(self, plugin: str, source: str, *, distribution: str = "", version: str = "1.2", value: str = "") -> str:
-        distribution = distribution or f"ddcore-{plugin}"
-        module = f"fake_{distribution}_{plugin}".replace("-", "_")
-        (self.folder / f"{module}.py").write_text(dedent(source))
-        about = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (about / "entry_points.txt").write_text(f"[ddcore]\n{plugin} = {value or module + ':X'}\n")
-        self.modules.append(module)
-        return module
-
-    def plugin(self, plugin: str, body: str = SETTING, **more: str) -> str:
-        return self.put(plugin, PLUGIN.format(body=body), **more)
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    made = Site(tmp_path)
-    yield made
-    for name in [n for n in sys.modules if n in made.modules or n.startswith("ddcore_local_")]:
-        del sys.modules[name]
 
 
 def test_a_working_plugin_is_found_and_loaded_with_where_it_came_from(site):
@@ -186,7 +143,7 @@ def test_a_thing_that_is_no_plugin_class_is_refused(site, source, words):
 
 def test_a_local_file_is_loaded_with_its_hash_and_the_hash_follows_the_content(tmp_path, site):
     file = tmp_path / "my_idea.py"
-    file.write_text(dedent(PLUGIN.format(body=SETTING)))
+    file.write_text(dedent(site.source()))
     cls, offer = load_path(str(file))
     assert (offer.name, len(offer.sha256), cls().both) == ("my-idea", 64, True)
     file.write_text(file.read_text().replace("True", "False"))
@@ -248,7 +205,7 @@ def test_the_listing_reads_role_hooks_and_paper_without_importing(site):
         ("class Y: pass", "has no X"),
         ("import foo_not_here\nclass X: pass", "broken: no module named 'foo_not_here'"),
         (
-            PLUGIN.format(body=SETTING.replace("setting", "setings")),
+            "from ddcore import hookimpl\nclass X:\n    @hookimpl\n    def ddcore_setings(self, value): ...",
             "broken: ddcore_setings is no hook: did you mean 'ddcore_setting'",
         ),
     ],

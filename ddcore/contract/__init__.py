@@ -46,6 +46,7 @@ def examine(plugin: str | type, only: Collection[str] = ()) -> list[Result]:
         PluginError: it cannot be loaded.
         ValueError: no check has such a name.
     """
+    from ddcore.contract import behaviour  # noqa: F401  adds its checks to the list
     from ddcore.contract.checks import ENTRIES
     from ddcore.contract.stage import find_subject
 

@@ -8,6 +8,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import Batch, Learn, Loss, Plugin, Progress, Task, hookimpl, option
+from ddcore.trajectory import Unroll
 from ddcore.types import INNER, MATCH, SETTINGS, STUDENT_STEP
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Probe(Plugin):
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = (
         "initialize",
+        "segment",
         *(f"{what}:{phase}" for what in ("view", "augment") for phase in VIEWED),
         *(f"setting:{name}" for name in sorted(SETTINGS)),
     )
@@ -50,7 +52,7 @@ class Probe(Plugin):
         """Squared distance of mean images, a class and a phase at a time."""
         assert task.classes is not None
         progress = Progress(step, task.steps)
-        weight = 1.0 + (float(run.trajectories.weights(0, -1).norm()) if self.experts else 0.0)
+        weight = 1.0 + (self._weight_norm(task, progress, run) if self.experts else 0.0)
         rows = max(1, int(run.setting("student_step.batch", len(task.classes), progress)))
         for phase in VIEWED:
             index = torch.arange(len(task.classes) if phase == MATCH else rows)
@@ -60,10 +62,18 @@ class Probe(Plugin):
             draw = run.draw(phase, key=("probe", phase, step), count=len(batch), shared=shared, progress=progress)
             batch = draw(batch)
             distance = batch.inputs.new_zeros(())
-            for cls in own.unique().tolist():
+            for cls in own.unique().tolist():  # type: ignore[no-untyped-call]
                 images = run.real.sample(cls, 4, run.generator("probe", "real", step, cls))
                 real = Batch(images, {"class": torch.full((4,), cls)}, torch.arange(4))
                 real = draw(real) if shared else real
                 mean = batch.inputs[batch.targets["class"] == cls].mean(0)
                 distance = distance + (mean - real.inputs.mean(0)).square().mean()
             yield Loss(weight * distance)
+
+    def _weight_norm(self, task: Task, progress: Progress, run: "Run") -> float:
+        """Norm of an expert's weights where a student would start, as enhancements change them."""
+        last = run.trajectories.epochs
+        network = run.network(run.generator("probe", "network"))
+        segment = run.trajectories.segment(0, last - 1, 1)
+        segment = run.segment(segment, Unroll("probe", 2, None, "full", None, last), network, task, progress)
+        return float(segment.start.norm())

@@ -17,6 +17,7 @@ PUBLIC = frozenset(
         "ddcore.labels",
         "ddcore.networks",
         "ddcore.normalisation",
+        "ddcore.parts_of_loss",
         "ddcore.passes",
         "ddcore.randomness",
         "ddcore.run",

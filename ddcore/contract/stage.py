@@ -97,6 +97,8 @@ class Subject:
             **({"probe__experts": self.wants_experts} if probe else {}),
         }
         own = {f"{self.name}__{n}": v for n, v in (options or {}).items()} if alone else {}
+        if self.is_matcher and self.cls.steps == 0 and not has_matcher(others):
+            more["steps"] = 0
         return staged(
             words, self.folder / f"run-{self.count[0]}", {**given, **self._choices(alone), **own, **more}, kind
         )
@@ -108,6 +110,11 @@ class Subject:
         chosen = {"datasets": "dataset", "networks": "network", "executors": "executor", "labellers": "labels"}
         found = {flag: getattr(self.cls, names)[0] for names, flag in chosen.items() if getattr(self.cls, names)}
         return {**found, **({"init": self.cls.initializers[0]} if self.cls.initializers else {})}
+
+
+def has_matcher(words: Sequence[str]) -> bool:
+    """Whether a command line selects a matcher that would not give way."""
+    return any(cls.role == "matcher" and not cls.gives_way for cls in select(words, {}).classes.values())
 
 
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:

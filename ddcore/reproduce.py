@@ -1,0 +1,180 @@
+"""Run a preset as its paper did, and set the result beside the published figure; or a shortened copy, to see that it runs.
+
+What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those, and
+students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so that a window
+stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method itself and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import frozen
+
+from ddcore.errors import InputError, OptionError, near
+from ddcore.options import SHARED, Resolved, fields, flag, resolve
+from ddcore.presets import Preset, every_preset, matcher_of, named_preset, published_text
+
+if TYPE_CHECKING:
+    from ddcore.assembly import Selection
+    from ddcore.record import Setup
+    from ddcore.run import Run
+    from ddcore.types import Row
+
+INDIFFERENT = {"plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline"}
+INDIFFERENT |= {"jobs", "executor", "threads", "cache"}
+FILE = "reproduce.json"
+SHORTENED = "shortened to {scale:g} of its steps, experts and epochs, so that its distance from the published figure means nothing"
+
+
+def find_preset(arguments: Sequence[str]) -> Preset:
+    """The preset that a command line names, in any position.
+
+    Raises:
+        OptionError: none, or a name that several plugins have.
+    """
+    known = every_preset()
+    words = sorted((a for a in arguments if not a.startswith("-")), key=lambda word: "/" not in word)
+    for word in words:
+        found = named_preset(word, known)
+        if len(found) > 1:
+            raise OptionError(f"preset {word!r} is ambiguous: {' or '.join(p.name for p in found)}")
+        if found:
+            return found[0]
+    if not words:
+        raise OptionError("no preset is named: write ddcore reproduce PLUGIN/NAME, as `ddcore presets` lists them")
+    raise OptionError(f"no installed plugin has a preset {words[0]!r}: {near(words[0], [p.name for p in known])}")
+
+
+def line_of(preset: Preset, arguments: Sequence[str]) -> list[str]:
+    """The words of ``ddcore run`` for a preset, with what else was given.
+
+    Raises:
+        OptionError: another preset is asked for too.
+    """
+    if any(a.partition("=")[0] == "--preset" for a in arguments):
+        raise OptionError(f"--preset says again which preset to reproduce: leave it out, {preset.name} is named already")
+    return [*(w for name in preset.every_plugin for w in ("--plugin", name)), *arguments, "--preset", preset.name]
+
+
+@frozen(eq=False)
+class Reproduction:
+    """A preset, ready to be run.
+
+    Attributes:
+        scale: 1 as published, less: shortened.
+        changed: what was given otherwise than preset and defaults have it, by flag.
+    """
+
+    preset: Preset
+    setup: Setup
+    scale: float
+    changed: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, preset: Preset, selection: Selection, given: Mapping[str, Any], environment: Mapping[str, str], scale: float
+    ) -> Reproduction:
+        """Resolve every option; what is given on the command line is taken as it is, shortened or not."""
+        from ddcore.record import Setup
+
+        def resolved(chosen: Preset) -> Resolved:
+            files = selection.first.files
+            return resolve(selection.groups, command_line=given, environment=environment, files=files, preset=chosen)
+
+        made, used = resolved(preset), preset
+        if scale < 1:
+            used = shortened(preset, Setup(made, selection.offers), scale)
+            made = resolved(used)
+        plain = resolve(selection.groups, command_line={}, environment={}, preset=used)
+        more = [name for name in selection.classes if name not in preset.every_plugin]
+        found = {**differences(plain, made), **({"--plugin": more} if more else {})}
+        return cls(preset, Setup(made, selection.offers), scale, found)
+
+    def data_error(self) -> InputError | None:
+        """A sentence if the preset's data are not here."""
+        from ddcore.run import Run
+        from ddcore.storage import Place
+
+        config = self.setup.config
+        try:
+            Run(self.setup, Place.at(config.out or "runs")).source  # noqa: B018
+        except InputError as error:
+            name = self.preset.name
+            copy = "name a copy by --dataset parquet:PATH"
+            return InputError(f"{name} is for {self.preset.dataset}: {error}; or {copy}") if config.dataset == self.preset.dataset else error
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``run.json`` says of it."""
+        preset = self.preset
+        about = {
+            "preset": preset.name,
+            "plugins": [*preset.every_plugin],
+            "data": {"preset": preset.dataset, "used": self.setup.config.dataset},
+            "source": preset.source,
+            "published": dict(preset.published),
+            "scale": self.scale,
+            "changed": dict(self.changed),
+        }
+        return about if self.scale == 1 else {**about, "note": SHORTENED.format(scale=self.scale)}
+
+    def reproduction_of(run: Run) -> dict[str, Any] | None:
+    """What a run reproduces, as its ``run.json`` says; None for ordinary runs."""
+    about: dict[str, Any] | None = (run.place / "run.json").read_json().get("reproduces")
+    if about is not None and "note" in about:
+        run.warn(f"this run of {about['preset']} is {about['note']}")
+    return about
+
+
+def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Set the distilled row beside the published figure, and write both into ``reproduce.json``.
+
+    Returns:
+        ``about`` with ``ours`` (accuracy, its deviation over students, what it was measured with) and, where there is a
+        published figure, ``distance``: ours less published in ``points`` of a hundredth and in published ``deviations``.
+    """
+    row = distilled_row(run, rows)
+    ours = row.as_json()["accuracy"]
+    measured = {"labels": row.labels, "protocol": row.protocol, "network": row.network, "students": len(row.values)}
+    found = {**about, "ours": {"accuracy": ours["mean"], "std": ours["std"], **measured}}
+    published = about["published"]
+    if published:
+        difference = ours["mean"] - published["accuracy"]
+        deviation = published.get("std")
+        found["distance"] = {"points": 100 * difference} | ({"deviations": difference / deviation} if deviation else {})
+    (run.place / FILE).write_json(found)
+    return found
+
+
+def distilled_row(run: Run, rows: Sequence[Row]) -> Row:
+    """The distilled set's row under the first protocol and network; with its own labels if labels are learned, else hard."""
+    learned = "labels" in run.matcher.learns and run.config.labels is None
+    return next(row for row in rows if row.set == "distilled" and (row.labels != "hard") == learned)
+
+
+def comparison_text(found: Mapping[str, Any]) -> str:
+    """The outcome for people."""
+    ours, published, distance = found["ours"], found["published"], found.get("distance")
+    students = f"{ours['students']} student{'s' if ours['students'] > 1 else ''}"
+    measured = f"{students}, {ours['labels']} labels, protocol {ours['protocol']}, {ours['network']}"
+    lines = [
+        f"reproduced {found['preset']}",
+        f"  ours       {published_text(ours)}  ({measured})",
+        f"  published  {published_text(published)}  ({found['source']})",
+    ]
+    if distance:
+        deviations = f", {distance['deviations']:+.1f} published standard deviations" if "deviations" in distance else ""
+        lines.append(f"  distance   {distance['points']:+.1f} points{deviations}")
+    if found["changed"]:
+        lines.append("  changed    " + ", ".join(f"{name} {_shown(value)}" for name, value in found["changed"].items()))
+    if "note" in found:
+        lines.append(f"  {found['note']}")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
