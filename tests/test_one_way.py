@@ -1,11 +1,14 @@
 """Plugins import ddcore, never each other; ddcore imports no plugin; listing and help do without torch."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ddcore.contract.public import PUBLIC
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
@@ -34,6 +37,26 @@ def test_a_plugin_imports_no_other(name):
     assert files
     for path in files:
         assert not imported(path) & (MODULES - {own}), path
+
+
+OUTSIDE = [
+    *ROOT.glob("examples/third-party/*.py"),
+    *ROOT.glob("plugins/*/ddcore_*/*.py"),
+    *ROOT.glob("plugins/*/ddcore_*.py"),
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_packages_import_only_public_names_of_public_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ddcore":
+            assert node.module in PUBLIC, node.module
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+
+
+def test_every_public_module_exists():
+    for module in PUBLIC:
+        assert importlib.util.find_spec(module) is not None, module
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["run", "--help"]], ids=" ".join)
