@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
-from ddcore.types import Batch, Row, Term, Transform
+from ddcore.types import Batch, Learn, Row, Segment, Term, Transform
 
 T = TypeVar("T")
 
@@ -128,6 +129,40 @@ def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
             f"{who} turned {len(before)} rows into {len(found)}: only ddcore_view may change their number"
         )
     return found
+
+
+def expert_loss(answer: object, before: Tensor, who: str) -> Tensor:
+    """A loss to descend."""
+    if not isinstance(answer, Tensor) or answer.shape != () or not answer.requires_grad:
+        raise PluginError(f"{who} returned no scalar with a gradient: return the changed loss, or None to leave it")
+    return answer
+
+
+def optimizer(answer: object, who: str) -> Optimizer:
+    """What makes a step with a closure."""
+    return _kind(answer, Optimizer, who, "an optimiser")
+
+
+def segment(answer: object, before: Segment, who: str) -> Segment:
+    """A stretch of the same weights."""
+    found = _kind(answer, Segment, who, "the segment it was given, changed by attrs.evolve,")
+    due = before.start.shape, before.start.dtype
+    if any((w.shape, w.dtype) != due for w in (found.start, *(w for w, _ in found.targets.values()))):
+        raise PluginError(f"{who} returned weights of another shape or type than {tuple(due[0])} {due[1]}: keep them")
+    return found
+
+
+def finished(answer: object, before: dict[str, Tensor], who: str) -> dict[str, Tensor]:
+    """The learned tensors by the same names."""
+    found = _kind(answer, dict, who, "the dict of learned tensors")
+    if set(found) != set(before):
+        raise PluginError(f"{who} returned other tensors than were learned: return {', '.join(sorted(before))}")
+    return found
+
+
+def learn(answer: object, who: str) -> Learn:
+    """What a task learns."""
+    return _kind(answer, Learn, who, "Learn(tensors, optimizers)")
 
 
 def finite(tensor: Tensor, who: str) -> Tensor:

@@ -335,7 +335,7 @@ def _silu_derivative(x: Tensor) -> Tensor:
 
 
 def _leaky_derivative(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    return torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+    return torch.where(x > 0, x.new_ones(()), x.new_tensor(negative_slope)).to(x.dtype)
 
 
 class _Gate(Function):

@@ -84,10 +84,13 @@ class Hooks:
             raise PluginError(f"{both} both provide {hook}, of which a run has one: keep one of them")
         return providers[0] if providers else None
 
-    def one(self, hook: str, **arguments: Any) -> Any:
+    def one(self, hook: str, *, check: Check | None = None, **arguments: Any) -> Any:
         """The answer of the only implementation; None when there is none."""
         impl = self.sole(hook)
-        return None if impl is None else self._call(hook, impl, arguments)
+        if impl is None:
+            return None
+        answer = self._call(hook, impl, arguments)
+        return answer if check is None else check(answer, self.source(hook, impl.plugin_name))
 
     def chain(
         self, hook: str, value: Any, *, only: Asked | None = None, check: LinkCheck | None = None, **arguments: Any

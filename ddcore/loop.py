@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ddcore import answers
 from ddcore.dispatch import PerPlugin
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.types import Learn, Loss, Task
@@ -66,16 +67,10 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
 def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Tensor]:
     """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
-
-    def check(answer: Any, before: dict[str, Tensor], who: str) -> dict[str, Tensor]:
-        if isinstance(answer, dict) and set(answer) == set(before):
-            return answer
-        raise PluginError(
-            f"{who} returned other tensors than were learned: return a dict of {', '.join(sorted(before))}"
-        )
-
     with torch.no_grad():
-        changed = run.hooks.chain("ddcore_finish", tensors, check=check, task=task, learn=learn, state=state, run=run)
+        changed = run.hooks.chain(
+            "ddcore_finish", tensors, check=answers.finished, task=task, learn=learn, state=state, run=run
+        )
     require_finite(changed, task.steps - 1, run)
     return changed  # type: ignore[no-any-return]
 
@@ -83,11 +78,7 @@ def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Te
 def begin(task: Task, run: Run) -> Learn:
     """What the task learns, made from its initial images; the same at its start and at each resume."""
     images = None if task.classes is None else run.initialize(task.classes, task)
-    learn: Learn = run.hooks.one("ddcore_learn", task=task, images=images, run=run)
-    if not isinstance(learn, Learn):
-        raise PluginError(
-            f"{run.matcher_name} returned {type(learn).__name__} from ddcore_learn: return Learn(tensors, optimizers)"
-        )
+    learn: Learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=images, run=run)
     return learn
 
 

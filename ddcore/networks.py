@@ -2,10 +2,10 @@
 
 Every network maps images (B, C, H, W) to logits (B, K), and ``embed`` gives the flattened input (B, D) of its last
 linear layer. Instance normalisation is GroupNorm with as many groups as channels; initialisation is PyTorch's default.
-From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with an average, as in DATM's code.
+From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with every other pixel, as in DATM's code.
 
     convnet[DEPTH][-bn|-ln|-in|-gn|-nonorm][-wWIDTH][-relu|-sigmoid|-leaky|-swish][-avg|-max|-nopool]
-    mlp  lenet  alexnet  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME
+    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME
 """
 
 from __future__ import annotations
@@ -181,16 +181,21 @@ def lenet(channels: int, size: int, classes: int) -> nn.Module:
     return Classifier(nn.Sequential(*layers), 84, classes)
 
 
-def alexnet(channels: int, size: int, classes: int) -> nn.Module:
-    """Five convolutions, no normalisation, no dropout; the first has stride 2 from 64 pixels on."""
+def alexnet(channels: int, size: int, classes: int, norm: str = "nonorm") -> nn.Module:
+    """Five convolutions, no dropout; the first has stride 2 from 64 pixels on. The paper's has no normalisation."""
     padding, stride = (4 if channels == 1 else 2), (2 if size >= 64 else 1)
     side = ((size + 2 * padding - 5) // stride + 1) // 8
+
+    def block(into: int, width: int, kernel: int, padding: int, stride: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(into, width, kernel, stride=stride, padding=padding)
+        return [convolution, *_norm(norm, width, side), nn.ReLU()]
+
     layers = [
-        *(nn.Conv2d(channels, 128, 5, stride=stride, padding=padding), nn.ReLU(), nn.MaxPool2d(2, 2)),
-        *(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, 2)),
-        *(nn.Conv2d(192, 256, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(256, 192, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, 2)),
+        *(*block(channels, 128, 5, padding, stride), nn.MaxPool2d(2, 2)),
+        *(*block(128, 192, 5, 2), nn.MaxPool2d(2, 2)),
+        *block(192, 256, 3, 1),
+        *block(256, 192, 3, 1),
+        *(*block(192, 192, 3, 1), nn.MaxPool2d(2, 2)),
     ]
     if side < 1:
         raise ValueError("three poolings leave nothing of it")
@@ -198,7 +203,7 @@ def alexnet(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def vgg11(channels: int, size: int, classes: int, norm: str = "in") -> nn.Module:
-    """VGG11 with instance norm; from 64 pixels on, then an average over 2x2 (DATM's code keeps one of the four)."""
+    """VGG11 with instance norm; from 64 pixels on it ends with every other pixel, as in DATM's code."""
     layers: list[nn.Module] = []
     into, side = channels, size + 4 if channels == 1 else size
     for entry in VGG11:
@@ -210,8 +215,8 @@ def vgg11(channels: int, size: int, classes: int, norm: str = "in") -> nn.Module
         layers += [nn.Conv2d(into, entry, 3, padding=padding), *_norm(norm, entry, side), nn.ReLU()]
         into = entry
     if size >= 64:
-        layers.append(nn.AvgPool2d(2, 2))
-        side //= 2
+        layers.append(nn.AvgPool2d(1, 2))
+        side = (side + 1) // 2
     if side < 1:
         raise ValueError("five poolings leave nothing of it")
     return Classifier(nn.Sequential(*layers), 512 * side * side, classes)
@@ -258,6 +263,7 @@ _FIXED: dict[str, Maker] = {
     "mlp": MLP,
     "lenet": lenet,
     "alexnet": alexnet,
+    "alexnet-bn": lambda c, s, k: alexnet(c, s, k, norm="bn"),
     "vgg11": vgg11,
     "vgg11-bn": lambda c, s, k: vgg11(c, s, k, norm="bn"),
     "resnet18": resnet18,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,7 +23,7 @@ from ddcore.errors import InputError, Interrupted, OptionError, PluginError, nea
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
-from ddcore.progress import Reporter, Tick
+from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform
 
@@ -274,17 +272,11 @@ class Run:
 
     def expert_loss(self, value: Tensor, network: nn.Module, batch: Batch, clean: Batch, progress: Progress) -> Tensor:
         """An expert's loss (a mean over rows) as enhancements change it."""
-
-        def check(answer: Any, before: Tensor, who: str) -> Tensor:
-            if isinstance(answer, Tensor) and answer.shape == () and answer.requires_grad:
-                return answer
-            raise PluginError(f"{who} returned no scalar with a gradient: return the changed loss, or None to leave it")
-
         changed: Tensor = self.hooks.chain(
             "ddcore_expert_loss",
             value,
             only=lambda plugin: plugin.expert_options() is not None,
-            check=check,
+            check=answers.expert_loss,
             network=network,
             batch=batch,
             clean=clean,
@@ -295,24 +287,15 @@ class Run:
     def expert_optimizer(self, base: Optimizer, progress: Progress) -> Optimizer:
         """An expert's optimiser: ``base``, or what an enhancement puts in its place."""
         params = [p for group in base.param_groups for p in group["params"]]
-        chosen = self.hooks.one("ddcore_expert_optimizer", params=params, base=base, progress=progress)
+        given: dict[str, Any] = {"params": params, "base": base, "progress": progress}
+        chosen: Optimizer | None = self.hooks.one("ddcore_expert_optimizer", check=answers.optimizer, **given)
         return base if chosen is None else chosen
 
     def segment(self, segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress) -> Segment:
         """A stretch to imitate, as enhancements change it."""
-
-        def check(answer: Any, before: Segment, who: str) -> Segment:
-            weights = [answer.start, *(w for w, _ in answer.targets.values())] if isinstance(answer, Segment) else []
-            due = before.start.shape, before.start.dtype
-            if isinstance(answer, Segment) and all((w.shape, w.dtype) == due for w in weights):
-                return answer
-            raise PluginError(
-                f"{who} returned no Segment of weights {tuple(before.start.shape)}: return attrs.evolve(segment, ...)"
-            )
-
         given: dict[str, Any] = {"unroll": unroll, "network": network, "task": task, "progress": progress, "run": self}
         with torch.no_grad():
-            changed: Segment = self.hooks.chain("ddcore_segment", segment, check=check, **given)
+            changed: Segment = self.hooks.chain("ddcore_segment", segment, check=answers.segment, **given)
         return changed
 
     def student_shapers(self) -> list[tuple[str, Any]]:
@@ -461,22 +444,15 @@ class Run:
     @contextmanager
     def stoppable(self) -> Iterator[None]:
         """Turn SIGINT and SIGTERM into a clean stop at the next step."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def stop(number: int, frame: object) -> None:
+        def stop() -> None:
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
             self.say("stopping at the next step (once more: at once)")
 
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_signals(stop):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class _Checked:

@@ -31,7 +31,7 @@ def kcenter(features_ND: Tensor, count: int) -> Tensor:
         raise ValueError(f"{count} centers asked of {len(features_ND)} rows")
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
-    features = features_ND.detach()
+    features = features_ND.detach().to(torch.promote_types(features_ND.dtype, torch.float32))
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
     nearest = (features - features[chosen[0]]).square().sum(1)
     while len(chosen) < count:

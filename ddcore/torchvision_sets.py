@@ -43,6 +43,8 @@ class TorchvisionSet:
         idx: its files have MNIST's format, which the core reads itself.
         licence: as far as the authors state one.
         classes: names for the formats that hold none.
+        mean, std: the field's constants, of pixels in [0, 1], that published learning rates belong to. Those of CIFAR are not
+            the deviation of all pixels (about 0.247) but the mean of each image's own. Empty: computed.
     """
 
     cls: str
@@ -51,6 +53,8 @@ class TorchvisionSet:
     idx: bool = False
     licence: str = "unknown: see the authors' page"
     classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,7 +63,7 @@ class TorchvisionSet:
 
 
 SETS = (
-    TorchvisionSet("MNIST", "handwritten digits, 28x28 grey, 10 classes", idx=True, licence="CC BY-SA 3.0"),
+    TorchvisionSet("MNIST", "handwritten digits, 28x28 grey, 10 classes", idx=True, licence="CC BY-SA 3.0", mean=(0.1307,), std=(0.3081,)),
     TorchvisionSet(
         "FashionMNIST",
         "articles of clothing, 28x28 grey, 10 classes",
@@ -69,6 +73,8 @@ SETS = (
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
+        mean=(0.2861,),
+        std=(0.3530,),
     ),
     TorchvisionSet(
         "KMNIST",
@@ -78,9 +84,20 @@ SETS = (
         classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     ),
     TorchvisionSet("USPS", "handwritten digits, 16x16 grey, 10 classes"),
-    TorchvisionSet("CIFAR10", "objects, 32x32 colour, 10 classes"),
-    TorchvisionSet("CIFAR100", "objects, 32x32 colour, 100 classes"),
-    TorchvisionSet("SVHN", "house numbers, 32x32 colour, 10 classes", BY_SPLIT, licence="non-commercial use only"),
+    TorchvisionSet(
+        "CIFAR10", "objects, 32x32 colour, 10 classes", mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+    ),
+    TorchvisionSet(
+        "CIFAR100", "objects, 32x32 colour, 100 classes", mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    ),
+    TorchvisionSet(
+        "SVHN",
+        "house numbers, 32x32 colour, 10 classes",
+        BY_SPLIT,
+        licence="non-commercial use only",
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+    ),
     TorchvisionSet("STL10", "objects, 96x96 colour, 10 classes", BY_SPLIT),
     TorchvisionSet("GTSRB", "traffic signs, colour, 43 classes; needs --resize", BY_SPLIT),
     TorchvisionSet("DTD", "textures, colour, 47 classes; needs --resize", BY_SPLIT),
@@ -114,9 +131,9 @@ def read_torchvision(wanted: Wanted) -> Source:
     licence = source.licence if source.licence != "unknown" else known.licence
     unnamed = source.classes == tuple(map(str, range(len(known.classes))))
     classes = known.classes if unnamed and known.classes else source.classes
-    return attrs.evolve(
-        source, name=known.name, classes=classes, licence=licence, origin=f"{known.cls}, {source.origin}"
-    )
+    constants = {"mean": known.mean, "std": known.std} if len(known.mean) == source.channels else {}
+    origin = f"{known.cls}, {source.origin}"
+    return attrs.evolve(source, name=known.name, classes=classes, licence=licence, origin=origin, **constants)
 
 
 def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | None:

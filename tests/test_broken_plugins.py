@@ -94,7 +94,7 @@ GOOD = 'Learn({"pixels": pixels}, {"pixels": torch.optim.SGD([pixels], lr=0.1)},
 @pytest.mark.parametrize(
     ("learn", "loss", "sentence"),
     [
-        ("pixels", "yield Loss(learn)", "returned Tensor from ddcore_learn"),
+        ("pixels", "yield Loss(learn)", "ddcore_learn of 'odd' (acme-odd 0.7) returned Tensor where Learn"),
         (GOOD, "yield learn.tensors['pixels']", "yielded Tensor at step 0: yield Loss(scalar)"),
         (GOOD, "yield Loss(learn.tensors['pixels'])", "yielded Loss at step 0: yield Loss(scalar)"),
         (GOOD, "yield Loss(learn.tensors['pixels'].sum() * float('nan'))", "became nan at step 0"),

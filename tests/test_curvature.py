@@ -160,3 +160,9 @@ def test_instance_norm_with_running_statistics_stays_torchs():
     with CheapNorms():
         found = F.instance_norm(x, mean, var, use_input_stats=False)
     torch.testing.assert_close(found, F.instance_norm(x, mean, var, use_input_stats=False))
+
+
+def test_leaky_relus_slope_keeps_the_precision_of_float64():
+    point = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
+    value = slope(lambda x: F.leaky_relu(x, 0.01).sum(), point, torch.ones_like(point))
+    assert float(value) == 0.01

@@ -224,6 +224,7 @@ def test_a_torchvision_set_is_read_from_its_arrays(torchvision_with, tmp_path):
     source = open_source("CIFAR-10", data_root=str(tmp_path))
     assert torch.equal(source.train.stored, ramp(4)) and source.test.labels.tolist() == [0, 1]
     assert (source.name, source.classes, source.mirror_symmetric) == ("cifar10", ("a", "b"), True)
+    assert source.statistics == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the field's constants
 
 
 def test_a_torchvision_set_without_arrays_is_read_picture_by_picture(torchvision_with, tmp_path):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from ddcore.errors import InputError
 from ddcore.networks import build, mixes_samples, network_names, unknown_network, usual_depth
 
-FIXED = ("mlp", "lenet", "alexnet", "vgg11", "vgg11-bn", "resnet18", "resnet18-bn", "resnet18ap", "resnet18ap-bn")
+FIXED = ("mlp", "lenet", "alexnet", "alexnet-bn", "vgg11", "vgg11-bn", "resnet18", "resnet18-bn", "resnet18ap", "resnet18ap-bn")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -44,12 +44,21 @@ def parameters(network: nn.Module) -> int:
         ("mlp", 411_146),
         ("lenet", 62_006),
         ("alexnet", 1_872_202),
+        ("alexnet-bn", 1_872_202 + 2 * (128 + 192 + 256 + 192 + 192)),
         ("vgg11", 9_231_114),
         ("resnet18", 11_173_962),
     ],
 )
 def test_parameter_counts_at_32_pixels_3_channels_10_classes(name, count):
     assert parameters(made(name)) == count
+
+
+def test_vgg11_at_64_pixels_keeps_every_other_pixel_of_the_last_map():
+    network = made("vgg11", 3, 64, 10)
+    images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64).sin()
+    whole = network.features[:-1](images)
+    assert whole.shape[2:] == (2, 2)
+    torch.testing.assert_close(network.embed(images), whole[:, :, ::2, ::2].flatten(1))
 
 
 def test_parameter_count_of_the_convnet_for_tiny_imagenet():

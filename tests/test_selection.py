@@ -118,3 +118,8 @@ def test_a_random_choice_takes_every_row_equally_often():
 def test_a_random_choice_of_more_than_there_is_is_refused():
     with pytest.raises(ValueError, match="4 different rows asked of 3"):
         random_choice(3, 4, seeded())
+
+
+def test_kcenter_in_half_precision_chooses_as_in_float32():
+    points = 300 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    assert kcenter(points.half(), 6).tolist() == kcenter(points.half().float(), 6).tolist()

@@ -19,12 +19,12 @@ def errors(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
 
     Args:
         logits_NK: (..., N, K), any float dtype.
-        classes_N: int64 in [0, K).
+        classes_N: whole numbers in [0, K).
 
     Returns:
         (..., N, K) in [-1, 1]; each row sums to 0.
     """
-    return logits_NK.softmax(-1) - one_hot(classes_N, logits_NK.shape[-1]).to(logits_NK)
+    return logits_NK.softmax(-1) - one_hot(classes_N.long(), logits_NK.shape[-1]).to(logits_NK)
 
 
 def el2n(logits_RNK: Tensor, classes_N: Tensor) -> Tensor:
@@ -57,13 +57,14 @@ def grand_last_layer(logits_RNK: Tensor, classes_N: Tensor, features_RND: Tensor
         features_RND: (..., N, D), the last layer's input.
 
     Returns:
-        (N,) >= 0.
+        (N,) >= 0, at least float32.
 
     References:
         The usual stand-in for ``gradient_norms``, as in DeepCore (arXiv:2204.08499).
     """
     lengths = errors(logits_RNK, classes_N).norm(dim=-1)
-    return _mean_of_leading(lengths * (1 + features_RND.square().sum(-1)).sqrt())
+    wide = features_RND.to(torch.promote_types(features_RND.dtype, torch.float32))  # squares overflow in half precision
+    return _mean_of_leading(lengths * (1 + wide.square().sum(-1)).sqrt())
 
 
 def gradient_norms(network: nn.Module, images_NCHW: Tensor, classes_N: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def margins(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
     Returns:
         (..., N); positive exactly where the classifier is right; a constant added to all logits changes nothing.
     """
-    own = one_hot(classes_N, logits_NK.shape[-1]).bool()
+    own = one_hot(classes_N.long(), logits_NK.shape[-1]).bool()
     others = logits_NK.masked_fill(own, -torch.inf).amax(-1)
     return logits_NK.masked_fill(~own, 0).sum(-1) - others
 

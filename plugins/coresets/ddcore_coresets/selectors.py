@@ -30,7 +30,7 @@ def top(scores_N: Tensor, count: int, generator: Generator | None = None) -> Ten
     >>> top(torch.tensor([1.0, 3.0, 2.0, 3.0]), 3)
     tensor([1, 3, 2])
     """
-    return ranked(-scores_N, generator)[: _checked(count, len(scores_N))]
+    return ranked(-scores_N.double(), generator)[: _checked(count, len(scores_N))]
 
 
 def bottom(scores_N: Tensor, count: int, generator: Generator | None = None) -> Tensor:
@@ -132,7 +132,7 @@ def herding(features_ND: Tensor, count: int) -> Tensor:
     tensor([1, 2])
     """
     chosen: list[int] = []
-    features = features_ND.detach()
+    features = _wide(features_ND)
     mean = features.mean(0)
     due = torch.zeros_like(mean)
     taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -151,22 +151,32 @@ def k_center(features_ND: Tensor, count: int, first: int | None = None) -> Tenso
     Args:
         first: the position to start with; None: the sample nearest to the mean (``ddcore.selection.kcenter``).
 
+    Raises:
+        ValueError: there is no such position, or more are asked for than there are.
+
     References:
         Sener and Savarese, ICLR 2018, arXiv:1708.00489, algorithm 1.
 
     >>> k_center(torch.tensor([[0.0], [1.0], [2.0], [10.0]]), 3, first=1)
     tensor([1, 3, 0])
     """
+    features = _wide(features_ND)
     if first is None:
-        return kcenter(features_ND, count)
+        return kcenter(features, count)
+    if not 0 <= first < len(features):
+        raise ValueError(f"the first of {len(features)} samples is to be at {first}: give a position from 0 on")
     chosen: list[int] = []
-    features = features_ND.detach()
     nearest = torch.full((len(features),), torch.inf, dtype=features.dtype, device=features.device)
     for step in range(_checked(count, len(features))):
         chosen.append(int(nearest.argmax()) if step else first)
         nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
         nearest[chosen[-1]] = -1
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+def _wide(features_ND: Tensor) -> Tensor:
+    """At least float32: sums of squares overflow in half precision, and then all samples are equally far."""
+    return features_ND.detach().to(torch.promote_types(features_ND.dtype, torch.float32))
 
 
 # ---- by similarity ---------------------------------------------------------------------------------------------------
@@ -217,17 +227,23 @@ class Similarity:
         return torch.arange(self.size).split(max(1, ENTRIES_AT_ONCE // max(1, self.size)))
 
 
-def graph_cut(similarity: Similarity, count: int, weight: float = 1.0) -> Tensor:
+def _known(similarity: Similarity | Tensor) -> Similarity:
+    return Similarity.of_matrix(similarity) if isinstance(similarity, Tensor) else similarity
+
+
+def graph_cut(similarity: Similarity | Tensor, count: int, weight: float = 1.0) -> Tensor:
     """Greedily the samples most like all others and least like each other.
 
         gain(i | S) = lambda sum_{j in V} s_ij - 2 sum_{j in S} s_ij
 
     Args:
+        similarity: of N samples; or their symmetric matrix (N, N).
         weight: lambda.
 
     References:
         Iyer et al., ALT 2021, arXiv:2006.15412, section 3; gains as in DeepCore.
     """
+    similarity = _known(similarity)
     gains = weight * similarity.summed()
     chosen: list[int] = []
     for _ in range(_checked(count, similarity.size)):
@@ -237,15 +253,16 @@ def graph_cut(similarity: Similarity, count: int, weight: float = 1.0) -> Tensor
     return torch.tensor(chosen, dtype=torch.int64)
 
 
-def facility_location(similarity: Similarity, count: int, *, lazy: bool = True) -> Tensor:
+def facility_location(similarity: Similarity | Tensor, count: int, *, lazy: bool = True) -> Tensor:
     """Greedily the samples that leave every sample most like one of them; at least 1 - 1/e of the best possible value.
 
         gain(i | S) = sum_j max(0, s_ij - max_{k in S} s_jk)
 
     Args:
+        similarity: of N samples; or their symmetric matrix (N, N).
         lazy: compute again only gains that may have become the largest: the same picks, faster, because gains never grow.
     """
-    step = _lazy if lazy else _naive
+    similarity, step = _known(similarity), _lazy if lazy else _naive
     return step(similarity, _checked(count, similarity.size))
 
 
@@ -286,16 +303,20 @@ def _lazy(similarity: Similarity, count: int) -> Tensor:
     return torch.tensor(chosen, dtype=torch.int64)
 
 
-def log_determinant(similarity: Similarity, count: int) -> Tensor:
+def log_determinant(similarity: Similarity | Tensor, count: int) -> Tensor:
     """Greedily the samples whose similarity matrix has the largest determinant, so that none repeats the others.
 
         gain(i | S) = log(s_ii - s_iS S_S^-1 s_Si)
 
     A sample whose gain is -inf (a copy of picked ones) comes only when nothing else is left.
 
+    Args:
+        similarity: of N samples; or their symmetric matrix (N, N).
+
     References:
         Chen et al., NeurIPS 2018, arXiv:1709.05135, algorithm 1 (a row of the Cholesky factor for each pick).
     """
+    similarity = _known(similarity)
     chosen: list[int] = []
     left = similarity.diagonal()
     rows = left.new_zeros(_checked(count, similarity.size), similarity.size)

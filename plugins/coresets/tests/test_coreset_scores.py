@@ -96,6 +96,15 @@ def test_gradient_directions_multiply_to_the_cosines_of_written_out_gradients():
 # ---- margins, AUM, forgetting ----------------------------------------------------------------------------------------
 
 
+def test_classes_may_be_any_integers_and_large_features_in_half_precision_do_not_overflow():
+    logits, classes, features = seeded(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]), 300 * seeded(6, 3, seed=1)
+    for dtype in (torch.uint8, torch.int32):
+        assert torch.equal(scores.el2n(logits, classes.to(dtype)), scores.el2n(logits, classes))
+        assert torch.equal(scores.margins(logits, classes.to(dtype)), scores.margins(logits, classes))
+    half = scores.grand_last_layer(logits.half(), classes, features.half()).double()
+    torch.testing.assert_close(half, scores.grand_last_layer(logits, classes, features), rtol=5e-3, atol=0)
+
+
 def test_aum_of_two_equal_epochs_by_hand_and_logits_shifted_by_a_constant():
     # z_y = 2, the others 1 and 0: the margin is 1 in both epochs
     z, y = torch.tensor([[[2.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]]]), torch.tensor([0])

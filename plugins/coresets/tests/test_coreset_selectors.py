@@ -86,6 +86,12 @@ def test_the_middle_window_keeps_the_ranks_that_the_authors_keep(size, share):
 # ---- CCS -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16])
+def test_the_highest_scores_are_the_highest_of_any_type(dtype):
+    assert selectors.top(torch.tensor([0, 3, 1, 3], dtype=dtype), 3).tolist() == [1, 3, 2]
+    assert selectors.top(torch.tensor([False, True]), 1).tolist() == [1]
+
+
 def test_ccs_without_cut_and_with_one_stratum_is_random():
     found = selectors.coverage(seeded(30), 11, cut=0.0, strata=1, generator=drawn(3))
     assert torch.equal(found, random_choice(30, 11, drawn(3)))
@@ -228,6 +234,21 @@ def test_k_center_never_picks_a_duplicate_before_a_distinct_point():
     assert sorted(selectors.k_center(cloud, 15, first=6).tolist()) == list(range(15))
 
 
+def test_large_features_in_half_precision_are_told_apart():
+    features = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).half() * 60
+    assert selectors.herding(features, 5).tolist() == selectors.herding(features.double(), 5).tolist()
+    for first in (None, 3):
+        assert (
+            selectors.k_center(features, 5, first).tolist() == selectors.k_center(features.double(), 5, first).tolist()
+        )
+
+
+@pytest.mark.parametrize("first", [-1, 3])
+def test_k_center_refuses_a_first_pick_that_is_not_there(first):
+    with pytest.raises(ValueError, match="give a position from 0 on"):
+        selectors.k_center(torch.eye(3), 2, first)
+
+
 def test_k_center_from_the_mean_is_the_core_s():
     cloud = seeded(20, 3)
     assert torch.equal(selectors.k_center(cloud, 6), kcenter(cloud, 6))
@@ -311,6 +332,13 @@ def test_log_determinant_picks_a_copy_only_when_nothing_else_is_left():
     found = selectors.log_determinant(Similarity.of_matrix(twins), 6)
     assert sorted((found[:3] % 3).tolist()) == [0, 1, 2]
     assert sorted(found.tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("select", [selectors.graph_cut, selectors.facility_location, selectors.log_determinant])
+def test_a_matrix_will_do_for_similarities(select):
+    points = torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = torch.exp(-torch.cdist(points, points))
+    assert torch.equal(select(matrix, 4), select(Similarity.of_matrix(matrix), 4))
 
 
 def test_similarities_in_columns_equal_the_matrix_and_do_not_depend_on_their_number(monkeypatch):

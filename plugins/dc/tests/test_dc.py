@@ -117,6 +117,18 @@ def test_a_dead_filter_has_a_finite_gradient():
     assert found.isfinite().all()
 
 
+def test_small_gradients_in_half_precision_are_compared_in_float32():
+    small = [torch.full((2, 50), 1e-4, dtype=torch.float16)]
+    for kind in ("ours", "mse", "cos"):
+        same = gradient_distance([g.float() for g in small], [-g.float() for g in small], kind)
+        torch.testing.assert_close(gradient_distance(small, [-g for g in small], kind), same)
+
+
+def test_an_unknown_distance_is_refused():
+    with pytest.raises(ValueError, match="'l2': choose one of ours, mse, cos"):
+        gradient_distance([torch.ones(2, 2)], [torch.ones(2, 2)], "l2")
+
+
 def test_gradients_of_different_networks_are_refused():
     with pytest.raises(ValueError, match="gradients of different networks"):
         gradient_distance([torch.ones(2, 2)], [torch.ones(2, 3)])

@@ -32,14 +32,15 @@ def class_means(features_BD: Tensor, classes_B: Tensor, count: int) -> Tensor:
     """Mean feature of each class.
 
     Args:
-        features_BD: any float dtype.
-        classes_B: int64 in [0, count).
+        features_BD: any float dtype; half precision is added up in float32.
+        classes_B: whole numbers in [0, count).
 
     Returns:
-        (count, D); zero for a class without rows.
+        (count, D), at least float32; zero for a class without rows.
     """
-    sums = features_BD.new_zeros(count, features_BD.shape[1]).index_add(0, classes_B, features_BD)
-    return sums / classes_B.bincount(minlength=count).clamp(min=1).to(features_BD)[:, None]
+    wide = features_BD.to(torch.promote_types(features_BD.dtype, torch.float32))
+    sums = wide.new_zeros(count, wide.shape[1]).index_add(0, classes_B.long(), wide)
+    return sums / classes_B.bincount(minlength=count).clamp(min=1).to(wide)[:, None]
 
 
 def distribution_distance(real_KD: Tensor, synthetic_KD: Tensor) -> Tensor:

@@ -23,6 +23,11 @@ def test_class_means_by_hand_whatever_the_order():
     torch.testing.assert_close(means, torch.tensor([[3.0, 4], [20, 30], [0, 0]]))
 
 
+def test_half_precision_is_added_up_in_float32_and_classes_may_be_small_integers():
+    features, classes = torch.full((4000, 1), 20.0, dtype=torch.float16), torch.zeros(4000, dtype=torch.uint8)
+    assert class_means(features, classes, 1).tolist() == [[20.0]]
+
+
 def test_equal_batches_are_at_distance_zero_and_permuting_them_changes_nothing():
     features, classes = seeded(8, 5), torch.arange(8) % 2
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))

@@ -23,7 +23,7 @@ from attrs.validators import and_, ge, lt
 from torch import Generator, Tensor, nn
 
 from ddcore import Batch, Plugin, Progress, Segment, Task, hookimpl, option
-from ddcore.errors import OptionError
+from ddcore.errors import InputError, OptionError
 from ddcore.passes import logits
 from ddcore.unroll import weights_view
 
@@ -147,9 +147,14 @@ def kmeans(points_ND: Tensor, count: int, generator: Generator, rounds: int = 10
 def nearest_distinct(points_ND: Tensor, centres_ND: Tensor) -> Tensor:
     """For each centre in turn the nearest point that none before it took, (centres,) int64; ties go to the lowest index.
 
+    Raises:
+        ValueError: there are more centres than points.
+
     >>> nearest_distinct(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.2], [0.1], [5.0]]))
     tensor([0, 1, 2])
     """
+    if len(centres_ND) > len(points_ND):
+        raise ValueError(f"{len(centres_ND)} different points asked of {len(points_ND)}: ask for as many as there are")
     distances = _distances(points_ND, centres_ND)
     chosen: list[int] = []
     for column in range(len(centres_ND)):
@@ -285,8 +290,17 @@ def shaken(flat_P: Tensor, network: nn.Module, strength: float, generator: Gener
 
 
 def representative(run: "Run", network: nn.Module, cls: int, count: int, generator: Generator) -> Tensor:
-    """The indices of ``count`` different images of a class: those nearest to the k-means centres of their logits."""
+    """The indices of ``count`` different images of a class: those nearest to the k-means centres of their logits.
+
+    Raises:
+        InputError: the class has fewer.
+    """
     index = run.real.train.of_class(cls)
+    if count > len(index):
+        name = run.real.classes[cls]
+        raise InputError(
+            f"{count} different images of class {name!r} are asked for and there are {len(index)}: lower --ipc"
+        )
     points_NK = torch.cat([logits(network, run.real.train.inputs(rows)) for rows in index.split(BLOCK)]).cpu().double()
     return index[nearest_distinct(points_NK, kmeans(points_NK, count, generator))]
 

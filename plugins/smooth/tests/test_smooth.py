@@ -317,6 +317,11 @@ def test_check_as_many_distinct_images_as_asked_for_even_of_equal_points():
         assert len(set(nearest_distinct(points, centres).tolist())) == count
 
 
+def test_more_centres_than_points_are_refused():
+    with pytest.raises(ValueError, match="3 different points asked of 2"):
+        nearest_distinct(randn(2, 2), randn(3, 2))
+
+
 def test_the_same_generator_gives_the_same_centres():
     points = randn(40, 3)
     assert torch.equal(kmeans(points, 5, generator(9)), kmeans(points, 5, generator(9)))

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from ddcore_smooth import Smooth
+from ddcore_smooth import Smooth, representative
 
-from ddcore import experts
+from ddcore import InputError, experts
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
 from ddcore.distil import distillation_task
@@ -126,6 +126,15 @@ def test_check_representative_images_are_distinct_and_of_their_class(tmp_path):
     assert torch.equal(run.real.train.labels[where.argmin(1)], task.classes)
     assert len({tuple(image.flatten().tolist()) for image in images}) == 30
     assert torch.equal(run.initialize(task.classes, task), images)
+
+
+def test_more_representative_images_than_a_class_has_are_refused(tmp_path):
+    run = opened(tmp_path / "cache", tmp_path / "run", "mtt", "smooth")
+    network = run.network(run.generator("test"))
+    with pytest.raises(
+        InputError, match="400 different images of class '0' are asked for and there are .*: lower --ipc"
+    ):
+        representative(run, network, 0, 400, run.generator("test"))
 
 
 def test_the_exact_gradients_agree_with_every_switch_on(tmp_path):
