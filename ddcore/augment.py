@@ -25,6 +25,7 @@ OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 DSA_COLOUR: tuple[str, ...] = OPS
 DSA_DIGITS: tuple[str, ...] = tuple(op for op in OPS if op != "flip")
 MNIST_OPS = ("crop", "scale", "rotate")
+BATCHNORM_OPS = ("crop", "noise")
 
 BRIGHTNESS = 1.0
 SATURATION = 2.0
@@ -34,7 +35,7 @@ CUTOUT = 0.5
 FLIP = 0.5
 SCALE = 1.2
 DEGREES = 15.0
-MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES = 4, 0.2, 45
+MNIST_SHIFT, MNIST_SCALE, MNIST_DEGREES, MNIST_NOISE = 4, 0.2, 45, 0.001
 
 Numbers = Tensor | float
 """One entry an image, in any shape such as (B,) or (B, 1, 1, 1), or one for all images."""
@@ -253,16 +254,19 @@ def _parameters(name: str, count: int, size: tuple[int, int], generator: torch.G
 
 
 @frozen(eq=False)
-class DrawnForDigits:
-    """DC's own augmentation of MNIST students: each image has one of ``MNIST_OPS``.
+class DrawnOneEach:
+    """DC's own augmentation of students: each image has one operation.
 
     Attributes:
-        which: (count,) int64, an index into ``MNIST_OPS``.
-        parameters: (count,) each: ``dx`` and ``dy`` of the crop; ``height`` and ``width`` to scale to, pixels; ``theta``.
+        which: (count,) int64, an index into ``ops``.
+        parameters: (count,) each: ``dx`` and ``dy`` of the crop; ``height`` and ``width`` to scale to, pixels; ``theta``;
+            (count, C, H, W) ``noise``.
+        ops: ``MNIST_OPS`` or ``BATCHNORM_OPS``.
     """
 
     which: Tensor
     parameters: Parameters
+    ops: tuple[str, ...] = MNIST_OPS
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with its images augmented."""
@@ -277,16 +281,18 @@ class DrawnForDigits:
         check_rows(len(images), len(self.which))
         colour = images.mean(dim=(0, 2, 3), keepdim=True)
         augmented = images.clone()
-        for number, name in enumerate(MNIST_OPS):
+        for number, name in enumerate(self.ops):
             rows = (self.which[: len(images)] == number).nonzero().flatten()
             if len(rows):
                 own = {key: value[rows] for key, value in self.parameters.items()}
                 at = rows.to(images.device)
-                augmented[at] = _one_of_mnist(name, images[at], own, colour)
+                augmented[at] = _one(name, images[at], own, colour)
         return augmented
 
 
-def _one_of_mnist(name: str, images: Tensor, own: Parameters, colour: Tensor) -> Tensor:
+def _one(name: str, images: Tensor, own: Parameters, colour: Tensor) -> Tensor:
+    if name == "noise":
+        return images + own["noise"].to(images)
     if name == "crop":
         return crop(images - colour, own["dx"], own["dy"]) + colour
     if name == "scale":
@@ -315,7 +321,7 @@ def _nearest(side: int, new: Tensor, square: Tensor) -> Tensor:
     return torch.where((at >= 0) & (at < new[:, None]), at * side // new[:, None], -1)
 
 
-def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) -> DrawnForDigits:
+def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) -> DrawnOneEach:
     """Draw for each image a crop, a scale or a turn, in the ranges of DC's code.
 
     A crop moves by -4 to 3 pixels each way, a scale is to 0.8 to 1.2 of height and width each, truncated to whole pixels,
@@ -333,4 +339,14 @@ def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) ->
         "width": width,
         "theta": torch.deg2rad(turn.double()),
     }
-    return DrawnForDigits(torch.randint(len(MNIST_OPS), (count,), generator=generator), parameters)
+    return DrawnOneEach(torch.randint(len(MNIST_OPS), (count,), generator=generator), parameters)
+
+
+def draw_batchnorm(count: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> DrawnOneEach:
+    """Draw for each image a crop as above, or noise of deviation 0.001: what DC's code does to students with BatchNorm."""
+    parameters = {
+        "dx": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),
+        "dy": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),
+        "noise": MNIST_NOISE * torch.randn((count, channels, *size), generator=generator),
+    }
+    return DrawnOneEach(torch.randint(len(BATCHNORM_OPS), (count,), generator=generator), parameters, BATCHNORM_OPS)

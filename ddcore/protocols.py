@@ -22,8 +22,8 @@ from ddcore.errors import OptionError, near
 if TYPE_CHECKING:
     from ddcore.data import Source
 
-Augmentation = Literal["none", "dsa", "fyi", "mnist"]
-AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist")
+Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
+AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")
 FIELD_RATE = 0.01
 SMALL = 16
 """Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
@@ -63,7 +63,7 @@ class Protocol:
         drop: what the rate is multiplied by, once.
         augment: ``none``; ``dsa``, one differentiable operation a mini-batch, its parameters drawn for each image;
             ``fyi``, the same, with a mirror image (p = 0.5) always first; ``mnist``, one of shift by up to 4 px, scale
-            by up to 0.2, rotate by up to 45 degrees, for each image. Mirroring is left out where it changes the class.
+            by up to 0.2, rotate by up to 45 degrees, for each image; ``batchnorm``, that shift or noise of deviation 0.001. Mirroring is left out where it changes the class.
         full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
     """
 
@@ -100,6 +100,7 @@ class Protocol:
 _EVERY = (
     Protocol(name="dc", summary="A: DC; no augmentation", epochs=300, augment="none"),
     Protocol(name="dc-mnist", summary="A on MNIST: DC; shift, scale or rotate each image", augment="mnist"),
+    Protocol(name="dc-bn", summary="A for BatchNorm: DC; shift each image or add a little noise", augment="batchnorm"),
     Protocol(name="dsa", summary="B: DSA and DM"),
     Protocol(name="mtt", summary="C: MTT, FTD, TESLA; the learned rate", learned_rate=True),
     Protocol(name="datm", summary="D: DATM; the learned rate, smaller batches", learned_rate=True, batch=128),

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 
 from ddcore import augment
-from ddcore.augment import DSA_COLOUR, DSA_DIGITS, MNIST_OPS, OPS, draw, draw_mnist, parse_strategy
+from ddcore.augment import DSA_COLOUR, DSA_DIGITS, MNIST_OPS, OPS, draw, draw_batchnorm, draw_mnist, parse_strategy
 from ddcore.errors import OptionError
 from ddcore.types import Batch
 
@@ -432,3 +432,17 @@ def test_mnist_draws_cover_the_paper_s_ranges():
 def test_the_mnist_augmentation_is_differentiable():
     transform = draw_mnist(6, (4, 4), seeded(1))
     assert gradcheck(transform.images, noise(6, 1, 4, 4).requires_grad_())
+
+
+def test_batchnorm_students_images_are_shifted_as_digits_are_or_get_a_little_noise():
+    images, transform = noise(60, 3, 9, 9) + 0.3, draw_batchnorm(60, 3, (9, 9), seeded(2))
+    got, colour = transform.images(images), images.mean((0, 2, 3))
+    shifted = (transform.which == 0).nonzero().flatten()
+    assert 15 < len(shifted) < 45
+    for i in shifted.tolist():
+        own = {name: value[i] for name, value in transform.parameters.items()}
+        torch.testing.assert_close(got[i], mnist_reference(images[i], "crop", own, colour))
+    noisy = (got - images)[transform.which == 1]
+    assert abs(float(noisy.std()) - 0.001) < 1e-4 and float(noisy.abs().max()) < 0.01
+    drawn = torch.stack([transform.parameters["dx"], transform.parameters["dy"]])
+    assert (int(drawn.min()), int(drawn.max())) == (-4, 3)

@@ -10,11 +10,11 @@ Images start as real ones that an expert classifies correctly, label logits Y as
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from attrs import frozen
-from attrs.validators import ge, gt, optional
+from attrs.validators import ge, gt, in_, optional
 from torch import Generator, Tensor, nn
 
 from ddcore import Learn, Loss, Task, hookimpl, option
@@ -94,6 +94,11 @@ class DATM(UnrollOptions):
     )
     threshold: float = option(1.0, help="a step with a larger loss moves nothing", validator=gt(0))
     lr_y: float = option(5.0, help="learning rate of the label logits", validator=ge(0))
+    start_labels: Literal["auto", "right", "first"] = option(
+        "auto",
+        help="logits to begin with: mean of the experts that are right, or the first expert's; auto: first for --init real",
+        validator=in_(("auto", "right", "first")),
+    )
     momentum_y: float = option(0.9, help="momentum of the SGD on the label logits", validator=ge(0))
 
     @hookimpl
@@ -114,8 +119,13 @@ class DATM(UnrollOptions):
     def ddcore_learn(self, task: Task, images: Tensor, run: "Run") -> Learn:
         """Pixels, label logits and the student's learning rate."""
         assert task.classes is not None
+        first = self.start_labels == "first" or (self.start_labels == "auto" and run.plan.initializer == "real")
         with torch.no_grad():
-            labels = expert_logits(run, images, task.classes.to(images.device))
+            labels = (
+                logits(next(final_networks(run)), images)
+                if first
+                else expert_logits(run, images, task.classes.to(images.device))
+            )
         pixels, labels = images.requires_grad_(), labels.requires_grad_()
         rate = torch.tensor(self.rate, device=pixels.device, dtype=pixels.dtype, requires_grad=True)
         return Learn(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ddcore_datm import final_networks
+from ddcore_datm import expert_logits, final_networks
 
 from ddcore.assembly import select, setup_from
 from ddcore.distil import distillation_task
@@ -74,6 +74,20 @@ def test_initial_images_are_right_under_an_expert_and_their_labels_name_their_cl
     right = torch.stack([logits(network, images).argmax(1) == task.classes for network in final_networks(run)])
     assert right.any(0).all()
     assert torch.equal(learn.tensors["labels"].detach().argmax(1), task.classes)
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [({"init": "real"}, True), ({}, False), ({"datm__start_labels": "first"}, True), ({"init": "real", "datm__start_labels": "right"}, False)],
+)  # fmt: skip
+def test_under_real_images_labels_begin_as_one_experts_logits_right_or_wrong(given, first, cache, tmp_path):
+    run = opened(cache, tmp_path / "run", "datm", **options("datm"), **given)
+    task = distillation_task(run)
+    learn = begin(task, run)
+    images, labels = learn.tensors["pixels"].detach(), learn.tensors["labels"].detach()
+    due = logits(next(final_networks(run)), images) if first else expert_logits(run, images, task.classes)
+    torch.testing.assert_close(labels, due)
+    assert not torch.allclose(logits(next(final_networks(run)), images), expert_logits(run, images, task.classes))
 
 
 def test_an_outer_step_moves_pixels_labels_and_rate(cache, tmp_path):
