@@ -9,7 +9,20 @@ from ddcore.plugins import Plugin, option
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact, load_artifact
     from ddcore.errors import DdcoreError, InputError, PluginError
-    from ddcore.types import Batch, Cost, Learn, Loss, Progress, Row, Segment, Sequential, Task, Term, Transform
+    from ddcore.types import (
+        Batch,
+        Cost,
+        Learn,
+        Loss,
+        Progress,
+        Row,
+        Segment,
+        Sequential,
+        Synthetic,
+        Task,
+        Term,
+        Transform,
+    )
 
 __version__ = "0.1.0"
 
@@ -17,7 +30,20 @@ _LATER = {
     **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
     **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
     **dict.fromkeys(
-        ("Batch", "Cost", "Learn", "Loss", "Progress", "Row", "Segment", "Sequential", "Task", "Term", "Transform"),
+        (
+            "Batch",
+            "Cost",
+            "Learn",
+            "Loss",
+            "Progress",
+            "Row",
+            "Segment",
+            "Sequential",
+            "Synthetic",
+            "Task",
+            "Term",
+            "Transform",
+        ),
         "ddcore.types",
     ),
 }
@@ -36,6 +62,7 @@ __all__ = [
     "Row",
     "Segment",
     "Sequential",
+    "Synthetic",
     "Task",
     "Term",
     "Transform",

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
-from ddcore.types import Batch, Learn, Row, Segment, Term, Transform
+from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform
 
 T = TypeVar("T")
 
@@ -163,6 +163,31 @@ def finished(answer: object, before: dict[str, Tensor], who: str) -> dict[str, T
 def learn(answer: object, who: str) -> Learn:
     """What a task learns."""
     return _kind(answer, Learn, who, "Learn(tensors, optimizers)")
+
+
+def tasks(answer: object, who: str) -> list[Task]:
+    """Work of the kind ``distil``, each under a key of its own."""
+    found: list[Task] = _kind(answer, list, who, "a list of tasks")
+    for one in found:
+        _kind(one, Task, who, "a Task")
+    keys = {one.key for one in found}
+    if not found or len(keys) != len(found) or any(one.kind != "distil" for one in found):
+        raise PluginError(
+            f"{who} returned {len(found)} tasks under {len(keys)} keys: give distil tasks, each its own key"
+        )
+    return found
+
+
+def synthetic(answer: object, who: str) -> Synthetic:
+    """A set to save."""
+    return _kind(answer, Synthetic, who, "a Synthetic")
+
+
+def operation(answer: object, who: str) -> Any:
+    """Something that decodes."""
+    if not (callable(getattr(answer, "count", None)) and callable(getattr(answer, "sample", None))):
+        raise PluginError(f"{who} returned {_name(answer)} where an operation is due: give it count and sample")
+    return answer
 
 
 def finite(tensor: Tensor, who: str) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any, NotRequired, TypedDict, Unpack, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ddcore import randomness
@@ -28,6 +29,7 @@ from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, read_manife
 from ddcore.normalisation import Normalisation
 from ddcore.preview import preview_png
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
+from ddcore.views import changed
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 PREVIEW, CARD = "preview.png", "README.md"
@@ -41,6 +43,11 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that ``torch.nn.functional.cross_entropy``
     takes: images float32, normalised as training wants them; targets class ids under hard labels, and under soft ones
     class probabilities (K,), softened by the labels' temperature.
+
+    Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in their
+    order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance labels the
+    mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). A single item is the clean image,
+    with its class id if the labels say nothing about clean images.
 
     Attributes:
         place: where it lies.
@@ -88,7 +95,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
 
         Args:
-            batch_size: images of a batch; the last of an epoch may be short.
+            batch_size: images of a batch; the last of an epoch may be short. Of no effect on labels that were stored for
+                batches of their own.
             epochs: how many of them one iteration goes through.
         """
         return Loader(self, batch_size, seed, epochs)
@@ -96,13 +104,16 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch in the labels' order."""
         for view in self.labels.views(number, len(self), batch_size, generator):
-            images = self.images(view.index)
+            images = changed(view, self.images(view.index))
             yield images, self._answers(view, images)
 
     def _answers(self, view: View, images: Tensor) -> Tensor:
         targets = self.labels.targets(view, images)
         if "logits" in targets:
             return (targets["logits"] / float(self.labels.recipe["temperature"])).softmax(1)
+        if "mixed" in targets:
+            own, mixed = (F.one_hot(targets[name], self.labels.class_count).float() for name in ("class", "mixed"))
+            return targets["lam"][:, None] * own + (1 - targets["lam"][:, None]) * mixed
         return targets["class"]
 
     @property
@@ -307,7 +318,7 @@ def preview_of(artifact: Artifact) -> bytes:
 
 
 def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
-    """Load an artifact from a folder or any fsspec URL. No plugin is needed for hard and soft labels.
+    """Load an artifact from a folder or any fsspec URL. No plugin is needed for the kinds of ``ddcore.labels``.
 
     Raises:
         InputError: no artifact; a file is missing, truncated or altered; a newer schema; labels or a decoder of a plugin
@@ -362,6 +373,8 @@ def _try_out(artifact: Artifact) -> None:
         raise ValueError(f"{count} samples, {len(labels)} labels")
     if len(artifact.classes) != labels.class_count:
         raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
+    if labels.size is not None and list(labels.size) != manifest["shape"][1:]:
+        raise ValueError(f"labels of views of {labels.size} where samples are {manifest['shape']}")
     if manifest["bytes"] != bytes_of(manifest["files"], PARTS):
         raise ValueError("bytes of the parts that are not those of the files")
     for name, tensor in (*artifact.tensors.items(), *labels.tensors().items()):

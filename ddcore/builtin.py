@@ -67,10 +67,10 @@ class Core:
 
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:
-        """Distilled, random, k-center, random at equal bytes, full."""
+        """Distilled, random, k-center, random at equal bytes, full; of images only."""
         from ddcore.evaluate import evaluate_artifact
 
-        return evaluate_artifact(run)
+        return evaluate_artifact(run) if run.of_images else []
 
 
 def for_each_class(classes: Tensor, images_of: Any) -> Tensor:

@@ -109,12 +109,16 @@ class RunCommand(click.Command):
 @ddcore_command.command(cls=RunCommand)
 @click.option("--plan-only", is_flag=True, help="Show who does what, and an estimate of time and memory; do nothing.")
 @click.option("--explain", is_flag=True, help="Show every value and where it came from; do nothing.")
+@click.option("--dump-config", is_flag=True, help="Print a TOML file for --config that repeats the run; do nothing.")
 @AS_JSON
 @click.pass_context
-def run(context: click.Context, /, plan_only: bool, explain: bool, as_json: bool, **values: Any) -> None:
+def run(
+    context: click.Context, /, plan_only: bool, explain: bool, dump_config: bool, as_json: bool, **values: Any
+) -> None:
     """Distil a data set: --plugin a matcher, and any enhancements."""
     from ddcore.assembly import begin, setup_from
     from ddcore.options import explain as explained
+    from ddcore.options import to_toml
     from ddcore.tables import table
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n)}
@@ -127,18 +131,26 @@ def run(context: click.Context, /, plan_only: bool, explain: bool, as_json: bool
             lambda: table(["option", "value", "source"], [[str(c) for c in row] for row in rows]),
         )
         return
+    if dump_config:
+        text = to_toml(setup.resolved)
+        emit(as_json, {"toml": text}, text.rstrip("\n"))
+        return
     made = begin(setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
     if plan_only:
-        from ddcore.estimate import estimate
+        _show_plan(made, as_json)
+    else:
+        _finish(made, as_json)
 
-        costs = estimate(made)
-        emit(
-            as_json,
-            {**made.plan.as_json(), "estimate": costs.as_json()},
-            lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
-        )
-        return
-    _finish(made, as_json)
+
+def _show_plan(made: Any, as_json: bool) -> None:
+    from ddcore.estimate import estimate
+
+    costs = estimate(made)
+    emit(
+        as_json,
+        {**made.plan.as_json(), "estimate": costs.as_json()},
+        lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
+    )
 
 
 def _on_command_line(context: click.Context, name: str) -> bool:
@@ -147,13 +159,84 @@ def _on_command_line(context: click.Context, name: str) -> bool:
 
 def _finish(made: Any, as_json: bool) -> None:
     from ddcore.distil import distil
+    from ddcore.reproduce import compare, comparison_text, reproduction_of
     from ddcore.tables import scores_table
 
+    reproduction = reproduction_of(made)
     rows = distil(made)
     answer = {"run": made.place.url, "artifact": (made.place / "artifact").url, "rows": [r.as_json() for r in rows]}
-    emit(as_json, {**answer, "warnings": made.reporter.warnings}, lambda: scores_table(rows))
+    text = scores_table(rows)
+    if reproduction is not None:
+        answer["reproduction"] = compare(made, reproduction, rows)
+        text = f"{text}\n{comparison_text(answer['reproduction'])}"
+    emit(as_json, {**answer, "warnings": made.reporter.warnings}, text)
     if not as_json:
         made.say(f"run: {made.place.url} (artifact/, scores.json, report.html)")
+
+
+class ReproduceCommand(RunCommand):
+    """``reproduce``: as ``run``, with the plugins and settings of the preset that its line names."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Find the preset first, then parse as ``run`` does with its plugins selected."""
+        from ddcore.reproduce import find_preset, line_of
+
+        if any(flag in args for flag in context.help_option_names):
+            return super().parse_args(context, args)
+        preset = context.meta["ddcore.preset"] = find_preset(args)
+        return super().parse_args(context, line_of(preset, args))
+
+
+@ddcore_command.command(cls=ReproduceCommand)
+@click.argument("wanted", metavar="PRESET")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Shorten steps, experts and epochs to this share, to see that it runs; the figure then means nothing.",
+)
+@click.option("--plan-only", is_flag=True, help="Show who does what, and an estimate of time and memory; do nothing.")
+@AS_JSON
+@click.pass_context
+def reproduce(
+    context: click.Context, /, wanted: str, scale: float, plan_only: bool, as_json: bool, **values: Any
+) -> None:
+    """Run a paper's setting, and say how far the result is from the published figure.
+
+    PRESET is NAME or PLUGIN/NAME, as `ddcore presets` lists them. Options of `ddcore run` change it, for example
+    --device, --seed, --data-root or --dataset parquet:PATH; what they change is said beside the result.
+    """
+    from ddcore.assembly import begin
+    from ddcore.errors import InputError
+    from ddcore.reproduce import Reproduction
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
+    selection = context.meta["ddcore.selection"]
+    made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
+    try:
+        begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
+    except InputError as error:
+        raise made.data_error() or error from None
+    if plan_only:
+        _show_plan(begun, as_json)
+        return
+    made.mark(begun)
+    _finish(begun, as_json)
+
+
+@ddcore_command.command()
+@click.option("--plugin", default=None, metavar="NAME", help="Only presets that use this plugin.")
+@click.option("--dataset", default=None, metavar="NAME", help="Only presets for these data.")
+@AS_JSON
+def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
+    """List the papers' settings that the installed plugins bring; published accuracies are fractions.
+
+    Plugins in brackets are those that the paper's runs use as well; the settings fit without them.
+    """
+    from ddcore.presets import every_preset, listed, listing_text
+
+    found = listed(every_preset(lambda sentence: click.echo(f"warning: {sentence}", err=True)), plugin, dataset)
+    emit(as_json, [preset.as_json() for preset in found], lambda: listing_text(found))
 
 
 @ddcore_command.command()
@@ -272,14 +355,11 @@ def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_
 
 @plugins.command("new")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="KIND", help="What it is to be: see the kinds below.")
+@click.option("--kind", required=True, metavar="KIND", help="matcher, enhancement, labels, student, evaluator, data or executor.")
 @click.option("--out", default=".", help="Folder to write ddcore-NAME into.", show_default=True)
 @AS_JSON
 def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
-    """Write a complete, working plugin package to start from; no network needed.
-
-    KIND is matcher, enhancement, labels, student, evaluator, data or executor.
-    """
+    """Write a complete, working plugin package to start from; no network needed."""
     from ddcore.scaffold import create, next_steps
 
     folder, files = create(name, kind, out)

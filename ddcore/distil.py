@@ -4,52 +4,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import frozen
-from torch import Tensor
 
 from ddcore import answers
 from ddcore.artifact import Artifact, load_artifact, save_artifact
 from ddcore.decoders import Decoder
-from ddcore.errors import InputError
+from ddcore.errors import InputError, PluginError
 from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
+from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TRAJECTORIES
 from ddcore.report import write_report
-from ddcore.types import Row, Task
+from ddcore.types import Row, Synthetic, Task
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-
-
-@frozen(eq=False)
-class Synthetic:
-    """What distillation learned, before it is saved: tensors by name, their roles, and how they become samples."""
-
-    tensors: Mapping[str, Tensor]
-    roles: Mapping[str, str]
-    decoder: list[dict[str, Any]]
-    classes: Tensor
-
-    def of_role(self, role: str) -> Tensor | None:
-        """The tensor of a role, if one was learned."""
-        return next((self.tensors[name] for name, of in self.roles.items() if of == role), None)
 
 
 def distil(run: Run) -> list[Row]:
     """Do a run, or what is left of it; returns the rows of ``scores.json``."""
     began = time.time()
     check_data(run)
-    task = distillation_task(run)
+    tasks = distillation_tasks(run)
     with run.stoppable():
         if TRAJECTORIES in run.plan.needs:
             run.say(f"experts: {run.trajectories.count} of {run.trajectories.epochs} epochs")
-        run.map([task])
-        synthetic = assemble(run, task)
-        run.artifact = save(run, synthetic, label(run, synthetic))
+        run.map(tasks)
+        synthetic = assemble(run, tasks)
+        if run.of_images:
+            run.artifact = save(run, synthetic, label(run, synthetic))
+        else:
+            run.packed = pack(run, synthetic)
         rows = evaluate(run)
     write_report(run.place)
     run.log("done", seconds=round(time.time() - began, 3))
@@ -78,17 +67,40 @@ def check_data(run: Run) -> None:
         run.warn(warning)
 
 
+def distillation_tasks(run: Run) -> list[Task]:
+    """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
+
+    Raises:
+        PluginError: several tasks, and nobody to assemble their results.
+    """
+    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, run=run)
+    if tasks is None:
+        return [distillation_task(run)]
+    if len(tasks) > 1 and not run.hooks.providers("ddcore_assemble"):
+        raise PluginError(
+            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble"
+        )
+    return tasks
+
+
 def distillation_task(run: Run) -> Task:
-    """The work to do: one task that holds every class ``ipc`` times, class by class."""
+    """One task that holds every class ``ipc`` times, class by class."""
     classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
     return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)
 
 
-def assemble(run: Run, task: Task) -> Synthetic:
+def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
     """The tasks' results as one set."""
+    results = [run.checkpoints.result(task.key) for task in tasks]
+    made: Synthetic | None = run.hooks.one(
+        "ddcore_assemble", check=answers.synthetic, tasks=tasks, results=results, run=run
+    )
+    if made is not None:
+        return made
+    (task,), (tensors,) = tasks, results
     header = run.checkpoints.header(task.key)
     assert task.classes is not None
-    return Synthetic(run.checkpoints.result(task.key), header["roles"], header["decoder"], task.classes)
+    return Synthetic(tensors, header["roles"], header["decoder"], task.classes)
 
 
 def label(run: Run, synthetic: Synthetic) -> Labels:
@@ -125,6 +137,24 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
     return artifact
 
 
+def pack(run: Run, synthetic: Synthetic) -> Packed:
+    """Write the artifact of data that are not images, unless an earlier part of this run did."""
+    place = run.place / "artifact"
+    if (place / "manifest.json").exists():
+        return load_packed(place)
+    packed = save_packed(
+        place,
+        synthetic,
+        kind=run.source.modality,
+        classes=run.source.classes,
+        provenance=provenance(run),
+        source=run.source.summary(),
+        notes=run.warnings,
+    )
+    run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
+    return packed
+
+
 def provenance(run: Run) -> dict[str, Any]:
     """How an artifact came to be; everything in it is the same whenever the same run is done again."""
     import ddcore
@@ -142,15 +172,14 @@ def provenance(run: Run) -> dict[str, Any]:
     }
 
 
-def _checked_rows(answer: Any, who: str) -> Any:
-    return answers.rows(answer, who, () if who.endswith("the core") else CORE_SETS)
+def _checked_rows(answer: Any, who: str, taken: Sequence[str]) -> Any:
+    return answers.rows(answer, who, () if who.endswith("the core") else taken)
 
 
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
-    rows = [
-        row for answer in run.hooks.collect("ddcore_evaluate", check=_checked_rows, run=run).values() for row in answer
-    ]
+    check = partial(_checked_rows, taken=CORE_SETS if run.of_images else ())
+    rows = [row for answer in run.hooks.collect("ddcore_evaluate", check=check, run=run).values() for row in answer]
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],

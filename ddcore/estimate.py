@@ -47,13 +47,17 @@ class Estimate:
 
     def sentence(self) -> str:
         """For people."""
+        if not self.rate:
+            return "estimate: none, passes are measured on images only"
         stages = {"experts": self.experts, "distilling": self.distil, "evaluation": self.evaluate}
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items() if seconds)
         return f"estimate: {parts}; about {self.peak_bytes / 1e9:.1f} GB of memory ({self.rate:,.0f} images/s forward, measured)"
 
 
 def estimate(run: Run) -> Estimate:
-    """Measure a pass through the run's network and scale it."""
+    """Measure a pass through the run's network and scale it; on other data than images nothing is measured."""
+    if not run.of_images:
+        return Estimate(0.0, 0.0, 0.0, 0.0, BASE_BYTES)
     network = run.network(run.generator("estimate")).requires_grad_(False)
     parameters = sum(p.numel() for p in network.parameters())
     images = run.real.train.inputs(torch.arange(min(MEASURED, len(run.real.train))))
@@ -101,10 +105,12 @@ def _activations(network: torch.nn.Module, image: torch.Tensor) -> int:
         for module in network.modules()
         if not list(module.children())
     ]
+    training = network.training
     try:
         with torch.no_grad():
-            network(image)
+            network.eval()(image)  # batch statistics of one image would be none
     finally:
+        network.train(training)
         for hook in hooks:
             hook.remove()
     return sum(sizes)

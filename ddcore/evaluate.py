@@ -27,6 +27,7 @@ from torch.nn import Module
 from ddcore import augment, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
+from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
 from ddcore.storage import canonical, sha256_of
@@ -132,7 +133,7 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
         "batch": recipe.batch,
         "drop_after_epoch": recipe.epochs // 2 + 1,
         "drop": recipe.drop,
-        "augment": list(strategy_of(recipe, run)),
+        "augment": [] if labels.own_views else list(strategy_of(recipe, run)),
         "labels": dict(labels.recipe),
     }
 
@@ -185,6 +186,9 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], 
         notes.append(
             f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
         )
+    own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
+    if own and strategy_of(protocol(arm.protocol), run):
+        notes.append("the labels' own crops, mirrors and mixes stand in for the protocol's augmentation")
     if arm.labels == SOFT and arm.set != DISTILLED:
         notes.append(f"labelled by the rule {run.labeller!r}")
     if arm.set == DISTILLED and (problem := student_rate(protocol(arm.protocol), artifact.learned_rate)[1]):
@@ -251,7 +255,7 @@ def train_and_test(
         data.labels,
         descent,
         generator=generator,
-        augment=augmentation(recipe, run, generator, schedule.steps),
+        augment=augmentation(recipe, run, generator, schedule.steps, data.labels),
         reshape=terms(run, schedule.steps),
         keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
         on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
@@ -289,13 +293,24 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
         return ()
     if recipe.augment == "mnist":
         return augment.MNIST_OPS
+    if recipe.augment == "batchnorm":
+        return augment.BATCHNORM_OPS
     return augment.DSA_COLOUR if run.source.mirror_symmetric else augment.DSA_DIGITS
 
 
-def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int) -> Augment | None:
-    """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``."""
-    strategy = strategy_of(recipe, run)
+def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels) -> Augment | None:
+    """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``.
+
+    None where labels have views of their own: they were made for those, and would be wrong after another change.
+
+    Raises:
+        InputError: a selected plugin would change them.
+    """
+    strategy = () if labels.own_views else strategy_of(recipe, run)
     plugins = bool(run.augmenters(EVALUATE))
+    if plugins and labels.own_views:
+        remedy = "evaluate without plugins that augment students' batches"
+        raise InputError(f"{labels.kind} labels were made for views that a plugin would change once more: {remedy}")
     if not strategy and not plugins:
         return None
 
@@ -315,6 +330,8 @@ def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, gen
     size = (run.source.size, run.source.size)
     if recipe.augment == "mnist":
         return augment.draw_mnist(count, size, generator)
+    if recipe.augment == "batchnorm":
+        return augment.draw_batchnorm(count, run.source.channels, size, generator)
     first = recipe.augment == "fyi" and run.source.mirror_symmetric
     return augment.draw(strategy, count, size, generator, shared=False, flip_first=first)
 

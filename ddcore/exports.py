@@ -12,17 +12,21 @@ import torch
 
 from ddcore.artifact import Artifact
 from ddcore.errors import InputError, near
-from ddcore.labels import SoftLabels
+from ddcore.labels import SoftLabels, StaticMixedLabels
 from ddcore.storage import Place
 
 LOSSY = (
     "8-bit images without normalisation; what lies outside [0, 1] is clipped, so students learn a little less from them"
 )
+PER_SAMPLE = (SoftLabels, StaticMixedLabels)
+"""Labels with logits for each sample. Those for views of samples fit ``pt`` only; other forms get the class ids."""
 MOST_LETTERS = 60
 
 
 def export(artifact: Artifact, to: str, out: str | PathLike[str] | Place) -> Place:
     """Write a set for other tools.
+
+    Labels for views of samples (per-view and its kin) go into ``pt`` whole; the other forms get the class ids.
 
     Args:
         to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
@@ -74,7 +78,7 @@ def _to_parquet(artifact: Artifact, place: Place) -> Place:
         "image": {"_type": "Image"},
         "label": {"names": list(artifact.classes), "_type": "ClassLabel"},
     }
-    if isinstance(artifact.labels, SoftLabels):
+    if isinstance(artifact.labels, PER_SAMPLE):
         rows = artifact.labels.logits.float().tolist()
         columns["logits"] = pyarrow.array(rows, pyarrow.list_(pyarrow.float32()))
         features["logits"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
@@ -90,6 +94,7 @@ def _to_pt(artifact: Artifact, place: Place) -> Place:
         "images": artifact.images(),
         **{f"labels.{name}": tensor for name, tensor in artifact.labels.tensors().items()},
         "labels": artifact.labels.classes,
+        "labels.header": json.dumps({"kind": artifact.labels.kind, **artifact.labels.header()}),
         **{f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()},
         "normalisation": json.dumps(artifact.normalisation.header()),
         "recipe": json.dumps(artifact.manifest["recipe"]),
@@ -134,7 +139,7 @@ def _pngs(artifact: Artifact) -> list[bytes]:
 
 def _logits(artifact: Artifact, at: int) -> dict[str, list[float]]:
     labels = artifact.labels
-    return {"logits": labels.logits[at].float().tolist()} if isinstance(labels, SoftLabels) else {}
+    return {"logits": labels.logits[at].float().tolist()} if isinstance(labels, PER_SAMPLE) else {}
 
 
 def _written(place: Place, endings: tuple[str, ...], name: str, content: bytes) -> Place:

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ddcore.data import Source
+    from ddcore.decoders import Operation
     from ddcore.executors import Executor
     from ddcore.labels import Labels
     from ddcore.run import Run
     from ddcore.trajectory import Unroll
-    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Task, Term, Transform
+    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform
 
 API_VERSION = "1.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
@@ -176,11 +177,27 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
 
     Returns:
         Images (N, C, H, W) float32, normalised like ``run.real``; None when the name is not yours. A plugin that offers
-        a name lists it in its class attribute ``initializers``; the first listed is what the plugin suggests.
+        a name lists it in its class attribute ``initializers``; ``suggests``, or else the first listed, is what it suggests.
 
     Do not make labels or learning rates, and do not assume one image a class.
     Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm`` (``correct``) and ``smooth`` (``representative``). New in
     1.0.
+    """
+
+
+@_kind("one")
+def ddcore_tasks(run: Run) -> list[Task]:  # type: ignore[empty-body]
+    """Cut the distillation into independent tasks.
+
+    Called once in the driver, and again at each resume, when it must give the same tasks. Tasks that are finished are not done
+    again; the others may run in several processes at a time.
+
+    Returns:
+        Tasks of kind ``distil`` with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
+        ``classes`` a task gets no initial images. None: one task that holds every class ``--ipc`` times.
+
+    Do no work here. A plugin that gives several tasks implements ``ddcore_assemble`` too. Implemented by ``mirage`` (a class
+    each). New in 1.0.
     """
 
 
@@ -387,6 +404,44 @@ def ddcore_finish(  # type: ignore[empty-body]
     """
 
 
+@_kind("one")
+def ddcore_assemble(  # type: ignore[empty-body]
+    tasks: Sequence[Task], results: Sequence[Mapping[str, Tensor]], run: Run
+) -> Synthetic:
+    """Make one set of the tasks' results.
+
+    Called once in the driver when all tasks are done, grad off.
+
+    Args:
+        tasks: those of ``ddcore_tasks``.
+        results: the tensors of each, in the same order, on the CPU.
+
+    Returns:
+        ``Synthetic``; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
+        decoder as they are.
+
+    Implemented by ``mirage`` (what classes share is stored once). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_decoder(name: str) -> Operation | None:  # type: ignore[empty-body]
+    """Turn stored tensors into samples, by an operation that the core does not have.
+
+    Called when a set is decoded that names the operation in its ``decoder``.
+
+    Args:
+        name: what stands under ``op``.
+
+    Returns:
+        An object with ``count`` and ``sample`` (see ``ddcore.decoders.Operation``), without state; None when the name is not
+        yours. Where the decoder names it, it names the ``distribution`` too, so that a reader without it is told what to
+        install.
+
+    Implemented by ``mirage`` (sets of trees). New in 1.0.
+    """
+
+
 @_kind("by_name")
 def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:  # type: ignore[empty-body]
     """Label any images, because the baselines' real images are labelled by the same rule.
@@ -434,7 +489,7 @@ def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
 
     Returns:
         Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
-        ``full``).
+        ``full``), unless the data are not images: then the core has no rows of its own.
 
     Implemented by the core (the honest rows). New in 1.0.
     """

@@ -172,11 +172,9 @@ def show(name: str) -> dict[str, Any]:
         }
         for n, a in fields(cls).items()
     ]
-    presets = [
-        {"name": p.name, "dataset": p.dataset, "ipc": p.ipc, "source": p.source, "published": dict(p.published)}
-        for p in presets_of(offer.name, cls).values()
-    ]
+    presets = [preset.as_json() for preset in presets_of(offer.name, cls).values()]
     reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
+    words |= {"suggests": [cls.suggests]} if cls.suggests else {}
     return {
         **row,
         "api": cls.api,
@@ -195,6 +193,7 @@ def _default(value: Any) -> Any:
 
 def show_text(found: dict[str, Any]) -> str:
     """``show`` for people."""
+    from ddcore.presets import published_text
     from ddcore.tables import table
 
     plain = {k: v for k, v in found.items() if k not in ("options", "presets")}
@@ -204,14 +203,11 @@ def show_text(found: dict[str, Any]) -> str:
         lines += ["", table(["option", "symbol", "default", "unit", "meaning"], cells)]
     if found.get("presets"):
         cells = [
-            [p["name"], p["dataset"], str(p["ipc"]), _published(p["published"]), p["source"]] for p in found["presets"]
+            [p["name"], p["dataset"], str(p["ipc"]), published_text(p["published"]), p["source"]]
+            for p in found["presets"]
         ]
         lines += ["", table(["preset", "data", "ipc", "published", "source"], cells)]
     return "\n".join(lines)
-
-
-def _published(values: dict[str, float]) -> str:
-    return f"{values['accuracy']:.3f} ± {values['std']:.3f}" if values else "-"
 
 
 def _words(value: Any) -> str:

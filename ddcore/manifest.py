@@ -1,6 +1,6 @@
 """``manifest.json``: what an artifact says of itself, checked before anything in it is believed.
 
-Keys of schema 1: ``schema``; ``kind`` (``images``); ``classes``, names in the order of class ids; ``shape`` of a sample;
+Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``classes``, names in the order of class ids; ``shape`` of a sample;
 ``storage_dtype``; ``value_range`` of the samples, normalised and as pixels; ``normalisation``, with its exact inverse;
 ``decoder``, a list of operations; ``labels``, their kind and header; ``recipe`` for training; ``provenance``; ``source``, the
 real data; ``notes``; ``bytes`` by part; ``files``, bytes and SHA-256 of every other file. A decoder operation and a label
@@ -41,8 +41,12 @@ TYPES: Mapping[str, type] = {
 }
 
 
-def read_manifest(place: Place) -> dict[str, Any]:
-    """The manifest of an artifact folder.
+OF_IMAGES = ("shape", "storage_dtype", "value_range", "normalisation")
+"""What only sets of images say."""
+
+
+def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
+    """The manifest of an artifact folder that holds images, or one that holds something else.
 
     Raises:
         InputError: there is none, it is damaged, it is from a newer ddcore, or the artifact is of another kind.
@@ -62,8 +66,10 @@ def read_manifest(place: Place) -> dict[str, Any]:
         raise InputError(f"{place.url} has schema {schema}, and this ddcore reads schemas up to {SCHEMA}: {upgrade}")
     if wrong := next(filter(None, _wrongs(manifest)), ""):
         raise InputError(f"{url} is damaged, {wrong}: {AGAIN}")
-    if manifest["kind"] != KIND:
-        raise InputError(f"{place.url} holds {manifest['kind']}, and this ddcore reads {KIND}: upgrade ddcore-torch")
+    if (manifest["kind"] == KIND) != images:
+        other = f"and this ddcore reads {KIND} here: load it" if images else "so load it"
+        by = "by ddcore.packed.load_packed, or upgrade ddcore-torch" if images else "by ddcore.load_artifact"
+        raise InputError(f"{place.url} holds {manifest['kind']}, {other} {by}")
     return manifest
 
 
@@ -81,20 +87,30 @@ def is_count(value: object, least: int = 0) -> TypeGuard[int]:
 
 def _wrongs(manifest: Mapping[str, Any]) -> list[str]:
     """What is wrong with it, an empty text for all that is right."""
+    of_images = manifest.get("kind") == KIND
     for name, kind in TYPES.items():
-        if not isinstance(manifest.get(name), kind):
+        if not isinstance(manifest.get(name), kind) and (of_images or name not in OF_IMAGES):
             return [f"its {name!r} is missing or not what it has to be"]
+    return [*_wrongs_of_any(manifest), *(_wrongs_of_images(manifest) if of_images else ())]
+
+
+def _wrongs_of_images(manifest: Mapping[str, Any]) -> list[str]:
     rate, span = manifest["recipe"].get("learned_rate"), manifest["value_range"].get("pixels")
     ranged = isinstance(span, list) and len(span) == 2 and all(map(_finite, span))
+    return [
+        "" if manifest["shape"] and all(is_count(n, 1) for n in manifest["shape"]) else "its 'shape' is no shape",
+        "" if isinstance(manifest["normalisation"].get("kind"), str) else "its normalisation has no kind",
+        "" if rate is None or _finite(rate) else "its recipe's learned rate is no number",
+        "" if ranged else "its 'value_range' is no range",
+    ]
+
+
+def _wrongs_of_any(manifest: Mapping[str, Any]) -> list[str]:
     lists = {"classes": str, "decoder": dict, "notes": str}
     return [
         *("" if _all(manifest[n], of) else f"its {n!r} holds something else than it has to" for n, of in lists.items()),
         "" if manifest["classes"] else "it names no classes",
-        "" if manifest["shape"] and all(is_count(n, 1) for n in manifest["shape"]) else "its 'shape' is no shape",
         "" if isinstance(manifest["labels"].get("kind"), str) else "its labels have no kind",
-        "" if isinstance(manifest["normalisation"].get("kind"), str) else "its normalisation has no kind",
-        "" if rate is None or _finite(rate) else "its recipe's learned rate is no number",
-        "" if ranged else "its 'value_range' is no range",
         *map(_wrong_file, manifest["files"], manifest["files"].values()),
     ]
 

@@ -102,10 +102,15 @@ def read_toml(path: str) -> dict[str, Any]:
         raise OptionError(f"config file {path} is not TOML ({error}): mend that place") from error
 
 
-def fields(cls: type) -> dict[str, attrs.Attribute]:
-    """The option fields of a class, with their types resolved."""
-    resolved = get_type_hints(cls)
-    return {a.name: a.evolve(type=resolved.get(a.name, a.type)) for a in attrs.fields(cls)}
+_fields: dict[type, Mapping[str, attrs.Attribute]] = {}
+
+
+def fields(cls: type) -> Mapping[str, attrs.Attribute]:
+    """The option fields of a class, with their types resolved; found once for each class."""
+    if cls not in _fields:
+        resolved = get_type_hints(cls)
+        _fields[cls] = {a.name: a.evolve(type=resolved.get(a.name, a.type)) for a in attrs.fields(cls)}
+    return _fields[cls]
 
 
 def flag(group: str, name: str) -> str:

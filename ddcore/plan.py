@@ -221,25 +221,36 @@ def _chosen(
     flag: str,
     hooks: Hooks,
 ) -> tuple[str, str]:
-    """A ``by_name`` stage: the flag, else the only enhancement that offers one, else the matcher's, else the core's."""
+    """A ``by_name`` stage: the flag, else the only enhancement's suggestion, else the matcher's, else the core's."""
     offered = {choice: name for name, plugin in plugins.items() for choice in getattr(plugin, attribute)}
     core = {"initializers": ("real", "noise", "kcenter"), "labellers": ("hard",)}[attribute]
+    known = {**dict.fromkeys(core, CORE), **offered}
     if flag_value is not None:
-        known = {**dict.fromkeys(core, CORE), **offered}
         if flag_value not in known:
             raise PluginError(
                 f"{flag} {flag_value!r} is offered by none of the selected plugins: {near(flag_value, known)}"
             )
         return flag_value, known[flag_value]
-    suggesting = [name for name, plugin in plugins.items() if getattr(plugin, attribute) and name != matcher]
+    suggestions = {name: value for name, plugin in plugins.items() if (value := _suggestion(plugin, attribute))}
+    suggesting = [name for name in suggestions if name != matcher]
     if len(suggesting) > 1:
         both = " and ".join(hooks.who(s) for s in suggesting)
-        values = " or ".join(getattr(plugins[s], attribute)[0] for s in suggesting)
+        values = " or ".join(suggestions[s] for s in suggesting)
         raise PluginError(f"{both} each suggest their own: choose with {flag} {values}")
-    for name in (*suggesting, matcher):
-        if getattr(plugins[name], attribute):
-            return str(getattr(plugins[name], attribute)[0]), name
+    for name in (*suggesting, *({matcher} & {*suggestions})):
+        value = suggestions[name]
+        if value not in (*core, *getattr(plugins[name], attribute)):
+            raise PluginError(
+                f"{hooks.who(name)} suggests {value!r}, which neither it nor the core offers: choose with {flag} {next(iter(known))}"
+            )
+        return value, known[value]
     return default, CORE
+
+
+def _suggestion(plugin: Any, attribute: str) -> str | None:
+    own: Sequence[str] = getattr(plugin, attribute)
+    suggested: str | None = plugin.suggests if attribute == "initializers" else None
+    return suggested or (own[0] if own else None)
 
 
 def _assets(plugins: Mapping[str, Any], initializers: Sequence[str]) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Plugin:
         modality: what the data may be: images, graphs, features.
         view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
+        suggests: the initialiser that runs start from unless told otherwise, if not the first offered; may be the core's.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
@@ -67,6 +68,7 @@ class Plugin:
     settings: ClassVar[tuple[str, ...]] = ()
     initializers: ClassVar[tuple[str, ...]] = ()
     labellers: ClassVar[tuple[str, ...]] = ()
+    suggests: ClassVar[str | None] = None
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()

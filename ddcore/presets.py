@@ -1,4 +1,18 @@
-"""Presets: a paper's settings for a data set and a number of images per class, with their source, kept in its plugin."""
+"""Presets: a paper's settings for a data set and a number of images per class, with their source, kept in its plugin.
+
+A table of the plugin's TOML resource is one:
+
+    [cifar10-ipc10]
+    dataset = "cifar10"
+    ipc = 10
+    plugins = ["ftd", "mtt"]                        # whose settings these are; default: the plugin that brings the file
+    also = ["dsa"]                                  # what the paper's runs use as well
+    auto = false                                    # a variant of another row, taken by its name only; default: true
+    source = "arXiv:2211.11004, table 7"
+    published = { accuracy = 0.666, std = 0.003 }   # fractions; both, the first alone, or none
+
+with ``[cifar10-ipc10.run]`` for shared options, ``[cifar10-ipc10.experts]`` and ``[cifar10-ipc10.plugin.NAME]``.
+"""
 
 from __future__ import annotations
 
@@ -106,11 +120,20 @@ def every_preset(unreadable: Callable[[str], None] = lambda sentence: None) -> l
     found: list[Preset] = []
     for name in installed():
         try:
-            cls, offer = load_class(name)
-            found += presets_of(offer.name, cls).values()
+            found += installed_presets(name)
         except DdcoreError as error:
             unreadable(str(error))
     return found
+
+
+def installed_presets(name: str) -> list[Preset]:
+    """The presets of one installed plugin.
+
+    Raises:
+        PluginError: there is no such plugin, or it or its presets cannot be loaded.
+    """
+    cls, offer = load_class(name)
+    return [*presets_of(offer.name, cls).values()]
 
 
 def listed(presets: Iterable[Preset], plugin: str | None, dataset: str | None) -> list[Preset]:
@@ -217,7 +240,6 @@ def _absent(request: str, classes: Mapping[str, Any], known: list[str]) -> str:
     """Why no selected plugin has this preset; an installed one that has it is named."""
     owner = request.partition("/")[0]
     if owner not in classes and owner in installed():
-        cls, offer = load_class(owner)
-        for preset in named_preset(request, presets_of(offer.name, cls).values()):
+        for preset in named_preset(request, installed_presets(owner)):
             return _for_more(preset, classes)
     return f"--preset {request!r} is offered by no selected plugin: {near(request, known)}"

@@ -1,8 +1,9 @@
-"""Run a preset as its paper did, and set the result beside the published figure; or a shortened copy, to see that it runs.
+"""Run a preset as its paper did, and set the result beside the published figure; or a shortened copy, to see it run.
 
 What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those, and
-students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so that a window
-stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method itself and stays.
+students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so that a
+window stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method itself and
+stays. The row on all data gets one epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from attrs import frozen
 
 from ddcore.errors import InputError, OptionError, near
 from ddcore.options import SHARED, Resolved, fields, flag, resolve
-from ddcore.presets import Preset, every_preset, matcher_of, named_preset, published_text
+from ddcore.plugins import installed
+from ddcore.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
 
 if TYPE_CHECKING:
     from ddcore.assembly import Selection
@@ -27,18 +29,24 @@ if TYPE_CHECKING:
 INDIFFERENT = {"plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline"}
 INDIFFERENT |= {"jobs", "executor", "threads", "cache"}
 FILE = "reproduce.json"
-SHORTENED = "shortened to {scale:g} of its steps, experts and epochs, so that its distance from the published figure means nothing"
+SHORTENED = (
+    "shortened to {scale:g} of its steps, experts and epochs, "
+    "so that its distance from the published figure means nothing"
+)
 
 
 def find_preset(arguments: Sequence[str]) -> Preset:
-    """The preset that a command line names, in any position.
+    """The preset that a command line names, in any position; PLUGIN/NAME loads that plugin only.
 
     Raises:
         OptionError: none, or a name that several plugins have.
+        PluginError: its plugin cannot be loaded.
     """
-    known = every_preset()
     words = sorted((a for a in arguments if not a.startswith("-")), key=lambda word: "/" not in word)
+    plugins = installed()
     for word in words:
+        owner, slash, _ = word.partition("/")
+        known = installed_presets(owner) if slash and owner in plugins else every_preset()
         found = named_preset(word, known)
         if len(found) > 1:
             raise OptionError(f"preset {word!r} is ambiguous: {' or '.join(p.name for p in found)}")
@@ -46,7 +54,9 @@ def find_preset(arguments: Sequence[str]) -> Preset:
             return found[0]
     if not words:
         raise OptionError("no preset is named: write ddcore reproduce PLUGIN/NAME, as `ddcore presets` lists them")
-    raise OptionError(f"no installed plugin has a preset {words[0]!r}: {near(words[0], [p.name for p in known])}")
+    raise OptionError(
+        f"no installed plugin has a preset {words[0]!r}: {near(words[0], [p.name for p in every_preset()])}"
+    )
 
 
 def line_of(preset: Preset, arguments: Sequence[str]) -> list[str]:
@@ -56,7 +66,9 @@ def line_of(preset: Preset, arguments: Sequence[str]) -> list[str]:
         OptionError: another preset is asked for too.
     """
     if any(a.partition("=")[0] == "--preset" for a in arguments):
-        raise OptionError(f"--preset says again which preset to reproduce: leave it out, {preset.name} is named already")
+        raise OptionError(
+            f"--preset says again which preset to reproduce: leave it out, {preset.name} is named already"
+        )
     return [*(w for name in preset.every_plugin for w in ("--plugin", name)), *arguments, "--preset", preset.name]
 
 
@@ -76,7 +88,12 @@ class Reproduction:
 
     @classmethod
     def of(
-        cls, preset: Preset, selection: Selection, given: Mapping[str, Any], environment: Mapping[str, str], scale: float
+        cls,
+        preset: Preset,
+        selection: Selection,
+        given: Mapping[str, Any],
+        environment: Mapping[str, str],
+        scale: float,
     ) -> Reproduction:
         """Resolve every option; what is given on the command line is taken as it is, shortened or not."""
         from ddcore.record import Setup
@@ -95,17 +112,14 @@ class Reproduction:
         return cls(preset, Setup(made, selection.offers), scale, found)
 
     def data_error(self) -> InputError | None:
-        """A sentence if the preset's data are not here."""
+        """A sentence if the data are not here."""
         from ddcore.run import Run
         from ddcore.storage import Place
 
-        config = self.setup.config
         try:
-            Run(self.setup, Place.at(config.out or "runs")).source  # noqa: B018
+            Run(self.setup, Place.at(self.setup.config.out or "runs")).source  # noqa: B018
         except InputError as error:
-            name = self.preset.name
-            copy = "name a copy by --dataset parquet:PATH"
-            return InputError(f"{name} is for {self.preset.dataset}: {error}; or {copy}") if config.dataset == self.preset.dataset else error
+            return missing_data(self.preset, self.setup, error)
         return None
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +136,120 @@ class Reproduction:
         }
         return about if self.scale == 1 else {**about, "note": SHORTENED.format(scale=self.scale)}
 
-    def reproduction_of(run: Run) -> dict[str, Any] | None:
+    def mark(self, run: Run) -> None:
+        """Write it into ``run.json``."""
+        place = run.place / "run.json"
+        place.write_json({**place.read_json(), "reproduces": self.as_json()})
+
+
+def missing_data(preset: Preset, setup: Setup, error: InputError) -> InputError:
+    """The sentence for a preset's data that are not here; that of data named otherwise stays as it is."""
+    if setup.config.dataset != preset.dataset:
+        return error
+    copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as parquet:PATH"
+    return InputError(f"{copy}, or its files: {error}")
+
+
+def differences(plain: Resolved, made: Resolved) -> dict[str, Any]:
+    """Options that differ, by flag, but for those that no distilled set depends on."""
+    found: dict[str, Any] = {}
+    for group, one in {SHARED: made.config, **made.options}.items():
+        other = plain.options[group] if group else plain.config
+        for name, attribute in fields(type(one)).items():
+            value = getattr(one, name)
+            if value == getattr(other, name) or attribute.metadata.get("secret") or (not group and name in INDIFFERENT):
+                continue
+            found[flag(group, name)] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+# ---- shortening ------------------------------------------------------------------------------------------------------
+
+
+def less(value: float, scale: float) -> int:
+    """``value`` times ``scale``, rounded up; 0 stays 0.
+
+    >>> less(100, 0.02), less(30, 0.02), less(0, 0.02)
+    (2, 1, 0)
+    """
+    return math.ceil(round(value * scale, 9))
+
+
+def shortened(preset: Preset, whole: Setup, scale: float) -> Preset:
+    """A preset with all that it and the defaults make long times ``scale``."""
+    units = ("steps", "epochs") if "experts" in whole.options else ("steps",)
+    own = {name: shorter_options(plugin, scale, units) for name, plugin in whole.plugins.items()}
+    settings = preset.tables.get("plugin", {})
+    tables: dict[str, Any] = {
+        **preset.tables,
+        "protocol": [shorter_protocol(name, scale) for name in protocol_names(preset, whole)],
+        "full_epochs": 1,
+        "plugin": {name: {**settings.get(name, {}), **own.get(name, {})} for name in {**settings, **own}},
+    }
+    matcher = matcher_of(whole.plugins)
+    steps = whole.plugins[matcher].steps if matcher and whole.config.steps is None else whole.config.steps
+    if steps is not None:
+        tables["steps"] = less(steps, scale)
+    if "experts" in whole.options:
+        ahead = max(getattr(plugin, "expert_epochs", 1) for plugin in whole.plugins.values())
+        latest = max((v for values in own.values() for n, v in values.items() if n.endswith("start_epoch")), default=1)
+        experts = shorter_experts(whole.options["experts"], scale, least=ahead + latest - 1)
+        tables["experts"] = {**preset.tables.get("experts", {}), **experts}
+    return attrs.evolve(preset, name=f"{preset.name} at scale {scale:g}", tables=tables)
+
+
+def protocol_names(preset: Preset, setup: Setup) -> tuple[str, ...]:
+    """``--protocol``, with ``auto`` as what it means for these data."""
+    names = tuple(setup.config.protocol)
+    if names and "auto" not in names:
+        return names
+    from ddcore.evaluate import resolved_protocols
+    from ddcore.run import Run
+    from ddcore.storage import Place
+
+    try:
+        protocols = resolved_protocols(Run(setup, Place.at(setup.config.out or "runs")))
+    except InputError as error:
+        raise missing_data(preset, setup, error) from error
+    return tuple(protocol.name for protocol in protocols)
+
+
+def shorter_protocol(name: str, scale: float) -> str:
+    """NAME-EPOCHS with fewer epochs.
+
+    >>> shorter_protocol("mtt", 0.02), shorter_protocol("dsa-300", 0.1)
+    ('mtt-20', 'dsa-30')
+    """
+    from ddcore.protocols import protocol
+
+    stem, _, number = name.rpartition("-")
+    return f"{stem if number.isdecimal() and stem else name}-{less(protocol(name).epochs, scale)}"
+
+
+def shorter_options(plugin: Any, scale: float, units: Sequence[str]) -> dict[str, int]:
+    """The options of a plugin that count what is shortened: outer steps, experts' epochs."""
+    from ddcore.trajectory import UnrollOptions
+
+    method = fields(UnrollOptions)
+    lengths = {
+        name: value
+        for name, attribute in fields(type(plugin)).items()
+        if attribute.metadata.get("unit") in units and name not in method
+        if isinstance(value := getattr(plugin, name), int) and value > 0
+    }
+    return {n: math.floor(v * scale) if n.startswith("min_") else less(v, scale) for n, v in lengths.items()}
+
+
+def shorter_experts(experts: Any, scale: float, least: int) -> dict[str, int]:
+    """Fewer experts of fewer epochs, ``least`` at least."""
+    made = {"count": less(experts.count, scale), "epochs": max(least, less(experts.epochs, scale))}
+    return made if experts.drop_epoch is None else {**made, "drop_epoch": less(experts.drop_epoch, scale)}
+
+
+# ---- the comparison --------------------------------------------------------------------------------------------------
+
+
+def reproduction_of(run: Run) -> dict[str, Any] | None:
     """What a run reproduces, as its ``run.json`` says; None for ordinary runs."""
     about: dict[str, Any] | None = (run.place / "run.json").read_json().get("reproduces")
     if about is not None and "note" in about:
@@ -134,8 +261,8 @@ def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str
     """Set the distilled row beside the published figure, and write both into ``reproduce.json``.
 
     Returns:
-        ``about`` with ``ours`` (accuracy, its deviation over students, what it was measured with) and, where there is a
-        published figure, ``distance``: ours less published in ``points`` of a hundredth and in published ``deviations``.
+        ``about`` with ``ours`` (accuracy, its deviation over students, what it was measured with) and, where there is
+        a published figure, ``distance``: ours less it in ``points`` of a hundredth and in published ``deviations``.
     """
     row = distilled_row(run, rows)
     ours = row.as_json()["accuracy"]
@@ -151,7 +278,7 @@ def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str
 
 
 def distilled_row(run: Run, rows: Sequence[Row]) -> Row:
-    """The distilled set's row under the first protocol and network; with its own labels if labels are learned, else hard."""
+    """The distilled set under the first protocol and network, with its own labels if they are learned, else hard ones."""
     learned = "labels" in run.matcher.learns and run.config.labels is None
     return next(row for row in rows if row.set == "distilled" and (row.labels != "hard") == learned)
 
@@ -167,7 +294,9 @@ def comparison_text(found: Mapping[str, Any]) -> str:
         f"  published  {published_text(published)}  ({found['source']})",
     ]
     if distance:
-        deviations = f", {distance['deviations']:+.1f} published standard deviations" if "deviations" in distance else ""
+        deviations = (
+            f", {distance['deviations']:+.1f} published standard deviations" if "deviations" in distance else ""
+        )
         lines.append(f"  distance   {distance['points']:+.1f} points{deviations}")
     if found["changed"]:
         lines.append("  changed    " + ", ".join(f"{name} {_shown(value)}" for name, value in found["changed"].items()))

@@ -18,6 +18,7 @@ from ddcore import answers, randomness
 from ddcore.api import deprecations
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
+from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ddcore.executors import Executor
     from ddcore.experts import Trajectories
     from ddcore.labels import Labels
+    from ddcore.packed import Packed
     from ddcore.record import Setup
     from ddcore.trajectory import Unroll
 
@@ -61,6 +63,7 @@ class Run:
         self.checkpoints = Checkpoints(place / "checkpoints", _seconds_between_checkpoints())
         self.cache = Place.at(setup.config.cache or default_cache())
         self.artifact: Artifact | None = None
+        self.packed: Packed | None = None
         self.stopping = False
 
     @classmethod
@@ -94,6 +97,11 @@ class Run:
         if source is None:
             raise InputError(unknown_dataset(self.config.dataset))
         return source  # type: ignore[no-any-return]
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the data are images: else the matcher brings artifact, students and rows."""
+        return self.source.modality == "images"
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -134,9 +142,13 @@ class Run:
 
     @property
     def network_name(self) -> str:
-        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours."""
+        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours, or the first
+        network of a matcher on other data than images."""
         if self.config.network != "auto":
             return str(self.config.network)
+        own = [p.networks[0] for p in self.plugins.values() if p.networks and "images" not in p.modality]
+        if own:
+            return str(own[0])
         return "convnet" if self.device.type == "cuda" else f"convnet-w{CPU_WIDTH}"
 
     @property
@@ -339,6 +351,18 @@ class Run:
         from ddcore.experts import trajectories
 
         return trajectories(self)
+
+    def decoder(self, spec: Sequence[Mapping[str, Any]]) -> Decoder:
+        """How stored tensors become samples, by the core's operations and those of selected plugins.
+
+        Raises:
+            InputError: an operation that neither has.
+        """
+        known = dict(OPERATIONS)
+        for name in {str(op.get("op")) for op in spec} - set(known):
+            if found := self.hooks.by_name("ddcore_decoder", check=answers.operation, name=name):
+                known[name] = found
+        return Decoder(spec, known)
 
     # ---- tasks ---------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def scores_table(rows: Sequence[Row]) -> str:
     """What a run says at its end: one line a row, in the order measured."""
-    headings = ["set", "labels", "ipc", "bytes", "network", "protocol", "accuracy", "seeds", "steps", "seconds"]
+    metric = " or ".join(dict.fromkeys(row.metric for row in rows)) or "accuracy"
+    headings = ["set", "labels", "ipc", "bytes", "network", "protocol", metric, "seeds", "steps", "seconds"]
     cells = []
     for row in rows:
         accuracy = row.as_json()["accuracy"]

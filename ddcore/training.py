@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from ddcore.labels import student_loss
 from ddcore.passes import TRAINING_CHUNK, backward_in_parts, channels_last, chunk_of, logits, quick_norms
 from ddcore.types import Batch, Transform
+from ddcore.views import View, changed
 
 if TYPE_CHECKING:
     from ddcore.checkpoints import Checkpoints
@@ -175,10 +176,10 @@ def train_student(
     return network
 
 
-def batch_of(images: Tensor | Samples, labels: Labels, view: Any) -> Batch:
-    """The rows a view of the labels names, with their targets, on the images' device."""
+def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
+    """The rows a view of the labels names, changed and mixed as it says, with their targets, on the images' device."""
     fetch = _rows_of(images) if isinstance(images, Tensor) else images.inputs
-    inputs = fetch(view.index)
+    inputs = changed(view, fetch(view.index))
     targets = {name: value.to(inputs.device) for name, value in labels.targets(view, inputs).items()}
     return Batch(inputs, targets, view.index.to(inputs.device))
 

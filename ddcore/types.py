@@ -172,6 +172,31 @@ class Task:
 
 
 @frozen(eq=False)
+class Synthetic:
+    """What distillation made, before it is saved.
+
+    Attributes:
+        tensors: by name.
+        roles: tensor name to one of ``ROLES``; none for what is not images.
+        decoder: how the tensors become samples, a list of operations (see ``ddcore.decoders``).
+        classes: (N,) int64, the class of each sample.
+        preview: a PNG to be looked at, of what is not images.
+        notes: what a reader of the artifact should know.
+    """
+
+    tensors: Mapping[str, Tensor]
+    roles: Mapping[str, str]
+    decoder: Sequence[Mapping[str, Any]]
+    classes: Tensor
+    preview: bytes = b""
+    notes: tuple[str, ...] = ()
+
+    def of_role(self, role: str) -> Tensor | None:
+        """The tensor of a role, if one was learned."""
+        return next((self.tensors[name] for name, of in self.roles.items() if of == role), None)
+
+
+@frozen(eq=False)
 class Segment:
     """A stretch of an expert's training that an unrolled student has to imitate.
 
@@ -225,7 +250,7 @@ class Network(Protocol):
 
 @frozen(eq=False)
 class Row:
-    """One line of ``scores.json``; accuracies are fractions in [0, 1]."""
+    """One line of ``scores.json``; ``values`` are accuracies, or what ``metric`` says, in [0, 1]."""
 
     set: str
     protocol: str
@@ -237,14 +262,19 @@ class Row:
     steps: int
     seconds: float
     note: str = ""
+    metric: str = "accuracy"
     extra: Mapping[str, Any] = field(factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value."""
+        """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value.
+
+        They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another.
+        """
         values = torch.tensor(self.values, dtype=torch.float64)
         std = float(values.std()) if len(values) > 1 else 0.0
         accuracy = {"mean": float(values.mean()), "std": std, "values": list(self.values)}
         known = {
             k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
         }
-        return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **self.extra}
+        other = {} if self.metric == "accuracy" else {"metric": self.metric}
+        return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **other, **self.extra}

@@ -78,4 +78,6 @@ def test_ddcore_evaluate_of_the_core_is_the_honest_rows(monkeypatch):
     from ddcore import evaluate
 
     monkeypatch.setattr(evaluate, "evaluate_artifact", lambda run: ["rows", run])
-    assert Core().ddcore_evaluate(run="this run") == ["rows", "this run"]
+    images, graphs = SimpleNamespace(of_images=True), SimpleNamespace(of_images=False)
+    assert Core().ddcore_evaluate(run=images) == ["rows", images]
+    assert Core().ddcore_evaluate(run=graphs) == []

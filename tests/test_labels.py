@@ -139,7 +139,7 @@ def test_soft_loss_is_differentiable_in_the_students_logits_and_in_the_labels():
             lambda: HardLabels.load({"classes": 3}, {"klass": CLASSES}),
             "lack their tensor 'class': did you mean 'klass'",
         ),
-        (lambda: student_loss(torch.zeros(1, 2), {}, {"loss": "two-distances"}), "two-distances.*upgrade"),
+        (lambda: student_loss(torch.zeros(1, 2), {}, {"loss": "contrast"}), "contrast.*upgrade"),
     ],
 )
 def test_what_cannot_be_labels_is_refused_in_one_sentence(make, words):

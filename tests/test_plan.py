@@ -132,6 +132,41 @@ def test_assets_follow_the_initialisers_that_are_used_baselines_included():
         with_(baselines=("scord",))
 
 
+def test_a_matcher_may_suggest_an_initialiser_of_the_core_or_another_of_its_own():
+    @frozen(kw_only=True, eq=False)
+    class FromNoise(Matcher):
+        suggests = "noise"
+
+    @frozen(kw_only=True, eq=False)
+    class FromItsSecond(Trajectories):
+        initializers = ("correct", "wrong")
+        suggests = "wrong"
+
+    @frozen(kw_only=True, eq=False)
+    class FromTheCore(Trajectories):
+        suggests = "kcenter"
+
+    def start(choices: Choices = ANY, **plugins: Plugin) -> tuple[str, str]:
+        stage = next(s for s in planned(choices, **plugins).stages if s.name == "initialize")
+        return stage.what, stage.provider
+
+    assert start(dc=FromNoise()) == ("noise", "core")
+    assert start(datm=FromItsSecond()) == ("wrong", "datm")
+    assert start(datm=FromTheCore()) == ("kcenter", "core")
+    assert start(dc=FromNoise(), rded=Patches()) == ("patches", "rded")
+    assert start(attrs.evolve(ANY, init="real"), dc=FromNoise()) == ("real", "core")
+    assert start(dc=Matcher()) == ("real", "core")
+
+
+def test_a_suggestion_that_nobody_offers_is_refused():
+    @frozen(kw_only=True, eq=False)
+    class Wrong(Matcher):
+        suggests = "nosie"
+
+    with pytest.raises(PluginError, match=r"'dc' .*suggests 'nosie', which neither it nor the core offers.*--init real"):
+        planned(dc=Wrong())
+
+
 def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
     two = {"datm": Trajectories(), "a": Patches(), "b": Patches()}
     with pytest.raises(

@@ -17,6 +17,8 @@ PUBLIC = frozenset(
         "ddcore.labels",
         "ddcore.networks",
         "ddcore.normalisation",
+        "ddcore.packed",
+        "ddcore.parts",
         "ddcore.parts_of_loss",
         "ddcore.passes",
         "ddcore.randomness",

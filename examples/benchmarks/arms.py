@@ -8,7 +8,7 @@ seed disagrees in sign, it is *opposite* when the same is true below 0, and else
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from ddcore.cli import invoke
 
 Row = tuple[str, str]
 """An arm and the name of a row of its scores; of several rows of that name, the first, which has the set's own labels."""
+
+More = Callable[[Path], dict[str, Any]]
 
 
 @frozen
@@ -42,20 +44,34 @@ class Study:
     claims: tuple[Claim, ...]
 
 
-def measure(study: Study, record: str, seeds: int, folder: Path) -> None:
-    """Run every arm on every seed, unless it was run before, and write the record after each run."""
+def measure(study: Study, record: str | None, seeds: int, folder: Path, more: More | None = None) -> None:
+    """Run every arm on every seed, unless it was run before, and write the record after each run.
+
+    Args:
+        study: what to run.
+        record: name of the record; none writes none.
+        seeds: 0 and so on.
+        folder: of the runs and of what they share.
+        more: further facts of a run, by its folder; what they hold under ``accuracy`` joins the rows'.
+    """
     torch.set_num_threads(1)
     done: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
         for name, words in study.arms.items():
-            done.setdefault(name, []).append(one_run([*study.common, *words, "--seed", str(seed)], seed, folder))
-            write(record, summary(study, done))
+            found, out = one_run([*study.common, *words, "--seed", str(seed)], seed, folder)
+            extra = more(out) if more else {}
+            found["accuracy"] |= extra.pop("accuracy", {})
+            done.setdefault(name, []).append({**found, **extra})
+            if record:
+                write(record, summary(study, done))
     for claim in summary(study, done)["claims"]:
-        print(f"{claim['verdict']:<10} {100 * claim['mean']:+.1f} ± {100 * claim['standard_error']:.1f}  {claim['claim']}")
+        print(
+            f"{claim['verdict']:<10} {100 * claim['mean']:+.1f} ± {100 * claim['standard_error']:.1f}  {claim['claim']}"
+        )
 
 
-def one_run(words: list[str], seed: int, folder: Path) -> dict[str, Any]:
-    """A run's rows; one that was finished is read, one that was stopped goes on."""
+def one_run(words: list[str], seed: int, folder: Path) -> tuple[dict[str, Any], Path]:
+    """A run's rows, and its folder; one that was finished is read, one that was stopped goes on."""
     out = folder / sha256(" ".join(words).encode()).hexdigest()[:12]
     start = time.perf_counter()
     if not (out / "scores.json").exists():
@@ -64,23 +80,32 @@ def one_run(words: list[str], seed: int, folder: Path) -> dict[str, Any]:
             raise SystemExit(f"failed: ddcore {' '.join(words)}")
         (out / "seconds.json").write_text(json.dumps(round(time.perf_counter() - start, 1)))
     rows = json.loads((out / "scores.json").read_text())["rows"]
-    return {
+    run = json.loads((out / "run.json").read_text())
+    found = {
         "seed": seed,
+        "plan": {name: run["plan"][name] for name in ("matcher", "initializer", "labeller", "steps", "network")},
         "accuracy": {row["set"]: row["accuracy"]["mean"] for row in reversed(rows)},
         "loss": losses(out),
         "seconds": json.loads((out / "seconds.json").read_text()),
         "rows": rows,
-        "environment": json.loads((out / "run.json").read_text())["environment"],
+        "environment": run["environment"],
     }
+    return found, out
 
 
-def losses(out: Path) -> dict[str, float]:
-    """The matching loss, mean over the first and the last tenth of the steps, and the share of steps at which it was over 1."""
+def losses(out: Path) -> dict[str, float | None]:
+    """The matching loss, mean over the first and the last tenth of the steps, and the share of steps that a matcher skipped."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    found = [line["loss"] for line in lines if line.get("event") == "step" and "loss" in line]
+    found = [line["loss"] for line in lines if line["event"] == "step"]
     tenth = max(1, len(found) // 10)
-    share = sum(value > 1 for value in found) / len(found)
-    return {"first": statistics.fmean(found[:tenth]), "last": statistics.fmean(found[-tenth:]), "over_1": share}
+    skipped = sum(value is None for value in found) / len(found)
+    return {"first": mean_of_known(found[:tenth]), "last": mean_of_known(found[-tenth:]), "skipped": skipped}
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are there; none of none."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def summary(study: Study, done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -88,7 +113,7 @@ def summary(study: Study, done: Mapping[str, Sequence[Mapping[str, Any]]]) -> di
     return {
         "what": study.what,
         "arms": {name: arm(study, name, runs) for name, runs in done.items()},
-        "claims": [judged(claim, done) for claim in study.claims if {claim.higher[0], claim.lower[0]} <= set(done)],
+        "claims": [judged(claim, done) for claim in study.claims if known(claim, done)],
         **machine(),
     }
 
@@ -101,6 +126,11 @@ def arm(study: Study, name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str,
         "accuracy": {row: spread([run["accuracy"][row] for run in runs]) for row in sets},
         "runs": list(runs),
     }
+
+
+def known(claim: Claim, done: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+    """Whether both rows are there already, on some seed."""
+    return all(arm in done and row in done[arm][0]["accuracy"] for arm, row in (claim.higher, claim.lower))
 
 
 def judged(claim: Claim, done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def row_distance(real: Tensor, synthetic: Tensor) -> Tensor:
     """Cosine distances of the rows of one parameter's gradients, summed.
 
     Args:
-        real: (out, ...) any float dtype; a row is everything of one output.
+        real: (out, ...) any float dtype, half precision compared in float32; a row is everything of one output.
 
     Returns:
         Scalar from 0 to twice the number of rows; 0 for a parameter of one axis (biases, norms' scales and shifts). A row
@@ -54,7 +54,7 @@ def row_distance(real: Tensor, synthetic: Tensor) -> Tensor:
     """
     if real.dim() < 2:
         return real.new_zeros(())
-    real, synthetic = real.flatten(1), synthetic.flatten(1)
+    real, synthetic = _wide(real).flatten(1), _wide(synthetic).flatten(1)
     norms = torch.linalg.vector_norm(real, dim=1) * torch.linalg.vector_norm(synthetic, dim=1)
     return (1 - (real * synthetic).sum(1) / (norms + EPSILON)).sum()
 
@@ -63,7 +63,7 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
     """How differently two batches move the same weights.
 
     Args:
-        real: the gradient in each parameter, any float dtype.
+        real: the gradient in each parameter, any float dtype; half precision is compared in float32.
         synthetic: likewise, in the same order.
         kind: ``ours``, ``row_distance`` summed over parameters; ``mse``, the squared length of the difference, summed over
             all weights, biases too; ``cos``, 1 minus the cosine of all weights as one vector.
@@ -72,7 +72,7 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
         Scalar, differentiable in both. With ``ours`` and ``cos`` the length of a gradient does not matter, up to 1e-6.
 
     Raises:
-        ValueError: the two differ in number or shapes.
+        ValueError: the two differ in number or shapes, or there is no such distance.
 
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, as in their code, which also has ``mse`` and ``cos``.
@@ -83,12 +83,19 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
     """
     if [g.shape for g in real] != [g.shape for g in synthetic]:
         raise ValueError("gradients of different networks: give two of the same parameters in the same order")
+    if kind not in DISTANCES:
+        raise ValueError(f"no distance of gradients is named {kind!r}: choose one of {', '.join(DISTANCES)}")
     if kind == "ours":
         return torch.stack([row_distance(a, b) for a, b in zip(real, synthetic, strict=True)]).sum()
-    one, other = (torch.cat([g.reshape(-1) for g in gradient]) for gradient in (real, synthetic))
+    one, other = (torch.cat([_wide(g).reshape(-1) for g in gradient]) for gradient in (real, synthetic))
     if kind == "mse":
         return (one - other).square().sum()
     return row_distance(one[None], other[None])
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    """At least float32: products of small gradients vanish in half precision."""
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
 
 
 def outer_inner_loops(ipc: int) -> tuple[int, int]:
@@ -118,6 +125,7 @@ class DC(Plugin):
     steps: ClassVar[int | None] = 1000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match", "view:inner", "augment:inner")
+    suggests: ClassVar[str | None] = "noise"
     presets: ClassVar[str | None] = "presets.toml"
 
     outer_loops: int | None = option(

@@ -2,10 +2,22 @@
 
 import pytest
 import torch
-from ddcore_mirage.forest import Pattern, as_graphs, elements, graph_bytes, pack, payload_bytes, smallest, unpack
+from ddcore_mirage.forest import (
+    Pattern,
+    as_graphs,
+    elements,
+    file_bytes,
+    pack,
+    pack_graphs,
+    payload_bytes,
+    smallest,
+    unpack,
+)
 from ddcore_mirage.graphs import Graphs, joined, one_graph
+from ddcore_mirage.training import within_bytes
 
 from ddcore import InputError
+from ddcore.storage import Place, save_tensors
 
 LEAF = ((6, 1), ())
 OXYGEN = ((8, 0), ())
@@ -87,12 +99,38 @@ def test_trees_too_large_to_write_out_are_refused():
         as_graphs([Pattern(0, 1, (tree,))], edge_features=2, degrees=False)
 
 
-def test_bytes_of_a_real_graph_by_hand():
-    # 3 atoms of 1 number below 256, 2 bonds of 1 number with two ends, a label: 3 + 2 (1 + 2) + 1
+def test_real_graphs_are_packed_by_hand():
     bonds = torch.tensor([[0], [0], [1], [1]])
     graph = one_graph(torch.tensor([[6], [6], [8]]), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), bonds)
-    assert graph_bytes(graph, 2).tolist() == [10]
-    assert graph_bytes(joined([graph, graph]), 2).tolist() == [10, 10]
+    held = {name: t.tolist() for name, t in pack_graphs(joined([graph, graph]), torch.tensor([0, 1])).items()}
+    assert (held["node_rows"], held["node"]) == ([[6], [8]], [0, 0, 1, 0, 0, 1])
+    assert (held["edge_rows"], held["bond"]) == ([[0], [1]], [0, 1, 0, 1])
+    assert (held["end_a"], held["end_b"]) == ([0, 1, 0, 1], [1, 2, 1, 2])
+    assert (held["node_count"], held["bond_count"], held["class"]) == ([3, 3], [2, 2], [0, 1])
+
+
+def test_bytes_of_a_file_are_those_on_storage(tmp_path):
+    tensors = packed()
+    assert file_bytes(tensors) == save_tensors(Place.at(tmp_path / "x.safetensors"), tensors)
+
+
+def test_random_graphs_fit_the_budget_and_one_more_does_not():
+    path = one_graph(torch.arange(20)[:, None], torch.stack([torch.arange(19), torch.arange(1, 20)]))
+    graphs, classes = joined([path] * 40), torch.arange(40) % 2
+    for budget in (1500, 1700, 1900):
+        index = within_bytes(graphs, classes, budget, torch.Generator().manual_seed(0))
+        cost = [file_bytes(pack_graphs(graphs.select(index[:n]), classes[index[:n]])) for n in range(1, len(index) + 1)]
+        assert max(cost) <= budget
+        assert budget - cost[-1] < 120
+        assert len(index.unique()) == len(index)
+        assert abs(int((classes[index] == 0).sum()) - int((classes[index] == 1).sum())) <= 1
+
+
+def test_random_graphs_are_at_least_one_of_each_class():
+    graph = one_graph(torch.tensor([[6]]), torch.zeros(2, 0, dtype=torch.int64))
+    classes = torch.tensor([0, 0, 1, 2])
+    index = within_bytes(joined([graph] * 4), classes, 0, torch.Generator().manual_seed(0))
+    assert classes[index].tolist() == [0, 1, 2]
 
 
 def test_selected_graphs_are_what_they_were():

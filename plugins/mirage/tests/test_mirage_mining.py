@@ -95,6 +95,8 @@ def test_as_many_sets_as_allowed_are_no_error():
         frequent_sets(*columns([{0, 1, 2}]), 1, 6)
 
 
-@pytest.mark.parametrize(("threshold", "graphs", "count"), [(0.1, 25, 3), (0.999, 1000, 999), (1, 9, 1), (4, 9, 4), (0.01, 5, 1)])
+@pytest.mark.parametrize(
+    ("threshold", "graphs", "count"), [(0.1, 25, 3), (0.999, 1000, 999), (1, 9, 1), (4, 9, 4), (0.01, 5, 1)]
+)
 def test_thresholds_are_counts_or_shares(threshold, graphs, count):
     assert threshold_count(threshold, graphs) == count

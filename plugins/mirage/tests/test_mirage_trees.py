@@ -81,7 +81,9 @@ def test_labels_1_and_12_are_not_11_and_2():
 
 def test_edge_labels_are_told_apart():
     edges = both_ways([(0, 1)])
-    assert forms((np.array([0, 0]), edges, np.array([0, 0])), 1) != forms((np.array([0, 0]), edges, np.array([1, 1])), 1)
+    assert forms((np.array([0, 0]), edges, np.array([0, 0])), 1) != forms(
+        (np.array([0, 0]), edges, np.array([1, 1])), 1
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,5 +143,3 @@ def test_a_hub_costs_its_edges_not_its_tree():
     table, trees = grow(np.zeros(401, dtype=np.int64), edges, plain_bonds(edges), 5)
     assert [len(level) for level in table.levels] == [1, 2, 2, 2, 2, 2]
     assert size(table.tree(int(trees[0]))) == 1 + 400 + 400 + 400**2 + 400**2 + 400**3
-
-

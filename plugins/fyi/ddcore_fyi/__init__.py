@@ -44,6 +44,7 @@ class FYI(Plugin):
     role: ClassVar[str] = "enhancement"
     view_phases: ClassVar[tuple[str, ...]] = ("match", "inner", "student_step")
     settings: ClassVar[tuple[str, ...]] = ("student_step.batch",)
+    presets: ClassVar[str | None] = "presets.toml"
     assumes: ClassVar[Mapping[str, str]] = {
         "mirror_symmetric": "a mirrored digit or letter is often not of its class, so expect FYI to hurt here"
     }

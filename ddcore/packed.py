@@ -1,0 +1,115 @@
+"""A finished set that is not images: a folder with the matcher's tensors, what decodes them, a picture and a card.
+
+The manifest is that of an image artifact (see ``ddcore.manifest``) without what only images have, its ``kind`` is the data's
+modality, and the labels lie among the tensors. Nothing in a folder is executed when it is read, and nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, final
+
+from torch import Tensor
+
+from ddcore.errors import InputError
+from ddcore.manifest import MANIFEST, SCHEMA, read_manifest
+from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
+from ddcore.types import Synthetic
+
+PREVIEW, CARD = "preview.png", "README.md"
+ABOUT = """\
+# {name}, distilled by {method}
+
+![The most frequent of what it holds]({preview})
+
+{count} samples of {classes} classes as {kind}, {nbytes:,} bytes in `{file}`, plain tensors that `manifest.json` describes.
+
+Source data: {name}, from {origin}; licence: {licence}; fingerprint `{fingerprint}`. What may be done with the set depends on
+that licence.
+
+{notes}
+"""
+
+
+@final
+class Packed:
+    """A distilled set that is not images, loaded.
+
+    Attributes:
+        place: where it lies.
+        manifest: all that it says of itself, plain values.
+        tensors: by name, as the plugin stored them.
+    """
+
+    def __init__(self, place: Place, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """See ``load_packed`` and ``save_packed``, which make these."""
+        self.place, self.manifest, self.tensors = place, manifest, dict(tensors)
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes on storage, by part and in ``total``."""
+        return {part: int(size) for part, size in self.manifest["bytes"].items()}
+
+
+def save_packed(
+    url: str | PathLike[str] | Place,
+    synthetic: Synthetic,
+    *,
+    kind: str,
+    classes: tuple[str, ...],
+    provenance: Mapping[str, Any],
+    source: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> Packed:
+    """Write the folder, its manifest last, in place of one that was there; returns what a reader gets."""
+    place, name = Place.at(url), f"{kind}.safetensors"
+    place.make_folder()
+    (place / MANIFEST).remove()
+    nbytes = save_tensors(place / name, synthetic.tensors)
+    about = {k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")}
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "classes": list(classes),
+        "decoder": [dict(op) for op in synthetic.decoder],
+        "labels": {"kind": "hard"},
+        "recipe": {},
+        "provenance": dict(provenance),
+        "source": about,
+        "notes": [*notes, *synthetic.notes],
+        "bytes": {kind: nbytes, "total": nbytes},
+    }
+    card = ABOUT.format(
+        **{k: about[k] for k in ("name", "origin", "licence", "fingerprint")},
+        method=provenance["method"],
+        preview=PREVIEW,
+        count=len(synthetic.classes),
+        classes=len(classes),
+        kind=kind,
+        nbytes=nbytes,
+        file=name,
+        notes="\n".join(f"- {note}" for note in manifest["notes"]),
+    )
+    written = {PREVIEW: synthetic.preview, CARD: card.encode()}
+    for other, content in written.items():
+        (place / other).write_bytes(content)
+    held = {name: (place / name).read_bytes(), **written}
+    manifest["files"] = {n: {"bytes": len(data), "sha256": sha256_of(data)} for n, data in held.items()}
+    (place / MANIFEST).write_json(manifest)
+    return load_packed(place)
+
+
+def load_packed(url: str | PathLike[str] | Place) -> Packed:
+    """Load such a folder from a path or any fsspec URL.
+
+    Raises:
+        InputError: none there; a file is missing, truncated or altered; a newer schema; it holds images.
+    """
+    place = Place.at(url)
+    manifest = read_manifest(place, images=False)
+    name = f"{manifest['kind']}.safetensors"
+    if name not in manifest["files"]:
+        raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: get the artifact again")
+    return Packed(place, manifest, load_tensors(place / name, sha256=str(manifest["files"][name]["sha256"])))

@@ -1,0 +1,239 @@
+"""Graph data: SMILES in a CSV file, the text format of the TU Dortmund collection, and such data as torch_geometric keeps them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ddcore import InputError, randomness
+from ddcore.data import Source, Split
+from ddcore.errors import near
+from ddcore.parts import Wanted
+from ddcore.storage import Place
+from ddcore_mirage.graphs import Graphs, starts_of
+
+GRAPHS = "graphs"
+SMILES, TU, PYG = "smiles", "tu", "pyg"
+
+
+@frozen(eq=False, kw_only=True)
+class GraphSource(Source):
+    """A data set of graphs; ``stored`` of its splits are ``Graphs``.
+
+    Attributes:
+        described: what the features of nodes and edges are.
+    """
+
+    modality: str = GRAPHS
+    described: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Features of a node."""
+        return int(self.train.stored.nodes.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Features of an edge."""
+        return int(self.train.stored.bonds.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over type, shape and bytes of graphs and labels of both splits, and the class names."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            graphs = split.stored
+            for tensor in (graphs.nodes, graphs.edges, graphs.bonds, graphs.node_starts, split.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(json.dumps(self.classes).encode())
+        return digest.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What records and ``ddcore data show`` say about the data, as plain JSON values."""
+        graphs = self.train.stored
+        return {
+            "name": self.name,
+            "origin": self.origin,
+            "licence": self.licence,
+            "modality": self.modality,
+            "shape": [self.channels, self.size],
+            "stored": self.described,
+            "train": len(self.train),
+            "test": len(self.test),
+            "classes": list(self.classes),
+            "train_per_class": self.counts(),
+            "test_per_class": self.counts(self.test),
+            "nodes_per_graph": round(len(graphs.nodes) / len(graphs), 2),
+            "edges_per_graph": round(graphs.edges.shape[1] / 2 / len(graphs), 2),
+            "mirror_symmetric": True,
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def read(wanted: Wanted, label_column: str = "") -> Source:
+    """The graphs that a ``--dataset`` name stands for.
+
+    Raises:
+        InputError: nothing there, or not what it has to be.
+    """
+    if wanted.name == SMILES:
+        return read_smiles(wanted, label_column)
+    return read_tu(wanted, wanted.place() if wanted.name == TU else _kept_by_torch_geometric(wanted))
+
+
+def read_smiles(wanted: Wanted, label_column: str) -> Source:
+    """A CSV file with a column ``smiles`` and one of labels, split by scaffold; what RDKit cannot read is counted and left out.
+
+    Raises:
+        InputError: a column is missing, several may be the label, or no line is a molecule.
+    """
+    from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
+
+    place = wanted.place()
+    lines = list(csv.DictReader(io.StringIO(place.read_bytes().decode("utf-8-sig"))))
+    smiles, column = _columns(list(lines[0]) if lines else [], label_column, place)
+    pairs = [(parsed(line[smiles] or ""), (line[column] or "").strip()) for line in lines]
+    kept = [(molecule, label) for molecule, label in pairs if molecule is not None and label]
+    if not kept:
+        raise InputError(f"no line of {place.url} is a molecule with a label: check columns {smiles!r} and {column!r}")
+    share = wanted.share
+    shares = (0.8, 0.1) if share is None else (share, 0.0)
+    train, valid, test = scaffold_split([scaffold(molecule) for molecule, _ in kept], shares)
+    notes = [f"split by Murcko scaffold: {len(train)} train, {len(valid)} validation (not used), {len(test)} test"]
+    if left := len(pairs) - len(kept):
+        notes.append(f"{left} of {len(pairs)} lines have no label or SMILES that RDKit cannot read, and are left out")
+    classes = tuple(sorted({label for _, label in kept}))
+    labels = torch.tensor([classes.index(label) for _, label in kept])
+    graphs = as_graphs([molecule for molecule, _ in kept])
+    described = "atoms (9 numbers), bonds (3), as the Open Graph Benchmark has them"
+    return _source(wanted, place, graphs, labels, classes, (sorted(train), sorted(test)), notes, described)
+
+
+def read_tu(wanted: Wanted, place: Place) -> Source:
+    """A folder with ``NAME_A.txt``, ``NAME_graph_indicator.txt``, ``NAME_graph_labels.txt``, and labels of nodes and edges.
+
+    Nodes without labels are labelled by their degree. 80 % of each class are for training, unless ``--split`` says otherwise.
+
+    Raises:
+        InputError: a file is missing, or its lines do not fit the others.
+    """
+    names = place.names()
+    name = next((n.removesuffix("_A.txt") for n in sorted(names) if n.endswith("_A.txt")), None)
+    if name is None:
+        raise InputError(f"{place.url} holds no NAME_A.txt: give a folder in the text format of the TU collection")
+    ends = _numbers(place, f"{name}_A.txt")
+    graph_of = _numbers(place, f"{name}_graph_indicator.txt")[:, 0] - 1
+    graph_label = _numbers(place, f"{name}_graph_labels.txt")[:, 0]
+    if len(ends) and (ends.min() < 1 or ends.max() > len(graph_of)) or (graph_of.diff() < 0).any():
+        raise InputError(f"{(place / f'{name}_A.txt').url} does not fit {name}_graph_indicator.txt: restore both")
+    edges, counts = ends.T - 1, torch.bincount(graph_of, minlength=len(graph_label))
+    degrees = torch.bincount(edges[1], minlength=len(graph_of))[:, None]
+    own = f"{name}_node_labels.txt"
+    nodes = _numbers(place, own) if own in names else degrees
+    own = f"{name}_edge_labels.txt"
+    bonds = _numbers(place, own) if own in names else torch.zeros(len(ends), 0, dtype=torch.int64)
+    if (len(nodes), len(bonds), len(counts)) != (len(graph_of), len(ends), len(graph_label)):
+        raise InputError(f"the files of {name} in {place.url} differ in length: restore them")
+    order = torch.argsort(graph_of[edges[0]], stable=True)
+    edge_counts = torch.bincount(graph_of[edges[0]], minlength=len(counts))
+    graphs = Graphs(nodes, edges[:, order], bonds[order], starts_of(counts), starts_of(edge_counts))
+    values = sorted({int(label) for label in graph_label})
+    labels = torch.searchsorted(torch.tensor(values), graph_label)
+    share = wanted.share or 0.8
+    notes = [f"{share:.0%} of each class are for training"]
+    described = "node labels" if f"{name}_node_labels.txt" in names else "degrees"
+    return _source(wanted, place, graphs, labels, [str(v) for v in values], _cut(labels, share), notes, described)
+
+
+def _source(
+    wanted: Wanted,
+    place: Place,
+    graphs: Graphs,
+    labels: Tensor,
+    classes: Sequence[str],
+    parts: tuple[Sequence[int], Sequence[int]],
+    notes: Sequence[str],
+    described: str,
+) -> Source:
+    splits = []
+    for part, at in zip(("train", "test"), parts, strict=True):
+        index = torch.tensor(at, dtype=torch.int64)
+        missing = [name for cls, name in enumerate(classes) if not (labels[index] == cls).any()]
+        if missing:
+            raise InputError(
+                f"the {part} part of {place.url} has no graph of class {missing[0]!r}: give another --split"
+            )
+        splits.append(Split(graphs.select(index), labels[index]))
+    if len(classes) < 2:
+        raise InputError(f"{place.url} has one class only ({classes[0]}): at least 2 are needed")
+    name = place.name.rpartition(".")[0] or place.name
+    return GraphSource(
+        name=name,
+        train=splits[0],
+        test=splits[1],
+        classes=classes,
+        origin=wanted.shown,
+        notes=tuple(notes),
+        described=described,
+    )
+
+
+def _columns(columns: list[str], label_column: str, place: Place) -> tuple[str, str]:
+    smiles = next((column for column in columns if column.lower() == SMILES), None)
+    others = [column for column in columns if column != smiles]
+    if smiles is None:
+        raise InputError(f"{place.url} has no column 'smiles' among {', '.join(columns) or 'none'}: name one so")
+    if label_column and label_column not in others:
+        raise InputError(f"{place.url} has no column {label_column!r}: {near(label_column, others)}")
+    if not label_column and len(others) != 1:
+        raise InputError(
+            f"{place.url} has columns {', '.join(others) or 'of SMILES only'}: say which is the label, --mirage.label-column"
+        )
+    return smiles, label_column or others[0]
+
+
+def _kept_by_torch_geometric(wanted: Wanted) -> Place:
+    """``DATA_ROOT/NAME/raw``, where ``torch_geometric.datasets.TUDataset(DATA_ROOT, NAME)`` puts its text files."""
+    place = Place.at(wanted.data_root or ".") / wanted.rest / "raw"
+    if not place.exists():
+        raise InputError(
+            f"there is nothing at {place.url}: download it once with torch_geometric.datasets.TUDataset(ROOT, {wanted.rest!r}) "
+            "and give --data-root ROOT"
+        )
+    return place
+
+
+def _numbers(place: Place, name: str) -> Tensor:
+    lines = (place / name).read_bytes().decode().split("\n")
+    try:
+        rows = [[int(number) for number in line.split(",")] for line in lines if line.strip()]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1 if rows else 2)
+    except ValueError as error:
+        raise InputError(f"{(place / name).url} is not rows of whole numbers ({error}): restore it") from error
+
+
+def _cut(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
+    """Of each class that share first, in an order drawn once and for all."""
+    train = []
+    for cls in labels.unique().tolist():
+        rows = (labels == cls).nonzero()[:, 0]
+        order = torch.randperm(len(rows), generator=randomness.generator(0, "split", cls))
+        train += rows[order[: max(1, round(share * len(rows)))]].tolist()
+    chosen = set(train)
+    return sorted(chosen), [at for at in range(len(labels)) if at not in chosen]
+
+
+def options_of(name: str, rest: str, options: Mapping[str, Any]) -> Wanted:
+    """What ``ddcore_data`` was asked for."""
+    return Wanted(name, rest, options["data_root"], options["split"], options["resize"])

@@ -1,0 +1,80 @@
+"""Train a student on graphs or sets of trees, and score it on whole graphs."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Generator, Tensor, nn
+
+from ddcore_mirage.forest import file_bytes, pack_graphs
+from ddcore_mirage.graphs import Graphs
+from ddcore_mirage.scores import mean_auc
+
+TESTED_AT_ONCE = 512
+
+
+@frozen(eq=False)
+class Samples:
+    """What a student is trained on.
+
+    Attributes:
+        weights: (G,) > 0: a sample is drawn in proportion to its weight.
+        nbytes: what it costs to store.
+    """
+
+    graphs: Graphs
+    classes: Tensor
+    weights: Tensor
+    nbytes: int
+
+
+@frozen
+class Descent:
+    """Adam on the cross entropy: ``steps`` of ``batch`` samples, drawn with replacement."""
+
+    steps: int
+    batch: int
+    rate: float
+    weight_decay: float
+
+
+def train(network: nn.Module, samples: Samples, descent: Descent, generator: Generator) -> None:
+    """Train in place; dropout draws from torch's global generator, so call this under ``randomness.drawing_from``."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=descent.rate, weight_decay=descent.weight_decay)
+    network.train()
+    for _ in range(descent.steps):
+        index = torch.multinomial(samples.weights, descent.batch, replacement=True, generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(samples.graphs.select(index)), samples.classes[index]).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def auc(network: nn.Module, graphs: Graphs, classes: Tensor) -> float:
+    """ROC-AUC on whole graphs; see ``mean_auc``."""
+    network.eval()
+    parts = torch.arange(len(graphs)).split(TESTED_AT_ONCE)
+    return mean_auc(torch.cat([network(graphs.select(part)) for part in parts]).double(), classes)
+
+
+def within_bytes(graphs: Graphs, classes: Tensor, budget: int, generator: Generator) -> Tensor:
+    """Random graphs (n,) int64 that cost at most ``budget`` bytes: one of each class in turn, at least one of each.
+
+    Graphs are taken in a random order of each class; as many as their file, packed like the distilled set's, has room for.
+    """
+    count = int(classes.max()) + 1
+    orders = []
+    for cls in range(count):
+        rows = (classes == cls).nonzero()[:, 0]
+        orders.append(rows[torch.randperm(len(rows), generator=generator)].tolist())
+    longest = max(map(len, orders))
+    turns = [order[at] for at in range(longest) for order in orders if at < len(order)]
+    fits, more = count, len(turns) + 1
+    while more - fits > 1:
+        some = min((fits + more) // 2, 2 * fits)
+        index = torch.tensor(turns[:some])
+        if file_bytes(pack_graphs(graphs.select(index), classes[index])) <= budget:
+            fits = some
+        else:
+            more = some
+    return torch.tensor(turns[:fits])

@@ -1,0 +1,169 @@
+"""Molecules and graph files as data."""
+
+import pytest
+import torch
+from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
+from ddcore_mirage.sources import read
+
+from ddcore import InputError
+from ddcore.parts import Wanted
+
+LINES = """smiles,active
+CCO,0
+c1ccccc1C,1
+c1ccccc1CC,0
+not a molecule,1
+[Na+].[Cl-],1
+C,0
+c1ccncc1,1
+CCN,1
+C1CCCCC1,0
+C1CCCCC1O,1
+CC(C)C,0
+,1
+"""
+
+
+def wanted(path, name="smiles", **options):
+    return Wanted(name, str(path), **options)
+
+
+@pytest.fixture
+def molecules(tmp_path):
+    (tmp_path / "few.csv").write_text(LINES)
+    return tmp_path / "few.csv"
+
+
+def write_tu(folder, *, node_labels=True, edge_labels=True):
+    """Six graphs, three paths of class -1 and three triangles of class 1."""
+    folder.mkdir(exist_ok=True, parents=True)
+    edges, of, at = [], [], 1
+    for graph, pairs in enumerate([[(0, 1), (1, 2)], [(0, 1), (1, 2), (2, 0)]] * 3):
+        edges += [(at + a, at + b) for pair in pairs for a, b in (pair, pair[::-1])]
+        of += [graph + 1] * 3
+        at += 3
+    files = {"A": [f"{a}, {b}" for a, b in edges], "graph_indicator": of, "graph_labels": [-1, 1] * 3}
+    files |= {"node_labels": [node % 3 for node in range(18)]} if node_labels else {}
+    files |= {"edge_labels": [0] * len(edges)} if edge_labels else {}
+    for name, lines in files.items():
+        (folder / f"TOY_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_ethanol_by_hand():
+    graph = as_graphs([parsed("CCO")])
+    assert graph.nodes[:, 0].tolist() == [6, 6, 8]
+    assert graph.nodes[:, 2].tolist() == [4, 4, 2]  # degree with hydrogens
+    assert graph.nodes[:, 4].tolist() == [3, 2, 1]  # hydrogens
+    assert graph.edges.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert graph.bonds[:, 0].tolist() == [0, 0, 0, 0]
+
+
+def test_kinds_of_bonds_are_told_apart():
+    graph = as_graphs([parsed("C=C"), parsed("C#C"), parsed("c1ccccc1")])
+    assert graph.bonds[:, 0].unique().tolist() == [1, 2, 3]
+
+
+def test_a_single_atom_is_a_graph_of_one_node():
+    graph = as_graphs([parsed("C"), parsed("CC")])
+    assert graph.node_starts.tolist() == [0, 1, 3]
+    assert graph.edge_starts.tolist() == [0, 0, 2]
+
+
+def test_parts_of_a_disconnected_molecule_are_one_graph():
+    graph = as_graphs([parsed("[Na+].[Cl-]")])
+    assert (len(graph), len(graph.nodes), graph.edges.shape[1]) == (1, 2, 0)
+
+
+def test_molecules_of_a_scaffold_stay_together():
+    names = [scaffold(parsed(smiles)) for smiles in ("c1ccccc1C", "CCO", "c1ccccc1CC", "CC", "c1ccncc1")]
+    assert names == ["c1ccccc1", "", "c1ccccc1", "", "c1ccncc1"]
+    train, valid, test = scaffold_split(names, (0.4, 0.2))
+    assert sorted(train + valid + test) == [0, 1, 2, 3, 4]
+    for part in (train, valid, test):
+        assert all(names[at] not in {names[other] for other in range(5) if other not in part} for at in part)
+
+
+def test_unreadable_smiles_and_missing_labels_are_counted_and_left_out(molecules):
+    source = read(wanted(molecules, split="0.6"))
+    assert len(source.train) + len(source.test) == 10
+    assert "2 of 12 lines have no label or SMILES that RDKit cannot read, and are left out" in source.notes
+    assert source.classes == ("0", "1")
+    assert source.modality == "graphs"
+
+
+def test_a_source_says_what_it_holds(molecules):
+    source = read(wanted(molecules, split="0.6"))
+    summary = source.summary()
+    assert (summary["shape"], summary["train"]) == ([9, 3], len(source.train))
+    assert summary["fingerprint"] == read(wanted(molecules, split="0.6")).fingerprint
+    assert source.fingerprint != read(wanted(molecules, split="0.5")).fingerprint
+
+
+def test_a_part_without_a_class_is_refused(molecules):
+    with pytest.raises(InputError, match="the test part of .* has no graph of class '0'"):
+        read(wanted(molecules))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("formula,active\nCCO,1\n", "no column 'smiles'"),
+        ("smiles,a,b\nCCO,1,0\n", "say which is the label"),
+        ("smiles,a\nxx,1\n", "no line of .* is a molecule"),
+        ("smiles,a\nCCO,1\nCCC,1\n", "has no graph of class|one class only"),
+        ("", "no column 'smiles' among none"),
+    ],
+)
+def test_files_that_are_no_molecules_are_refused(tmp_path, text, words):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read(wanted(tmp_path / "bad.csv"))
+
+
+def test_the_label_column_can_be_said(tmp_path):
+    text = "smiles,weight,active\n" + "".join(f"{'C' * (i + 1)}O,{i},{i % 2}\n" for i in range(20))
+    (tmp_path / "three.csv").write_text(text.replace("CO,", "C1CC1,"))
+    with pytest.raises(InputError, match="did you mean 'active'"):
+        read(wanted(tmp_path / "three.csv"), "activ")
+
+
+def test_tu_files_by_hand(tmp_path):
+    source = read(wanted(write_tu(tmp_path / "TOY"), "tu", split="0.67"))
+    graphs = source.train.stored
+    assert (source.classes, len(source.train), len(source.test)) == (("-1", "1"), 4, 2)
+    assert graphs.nodes[:3, 0].tolist() == [0, 1, 2]
+    assert sorted(graphs.edge_starts.diff().tolist()) == [4, 4, 6, 6]
+    labels = torch.where(graphs.edge_starts.diff() == 6, 1, 0)
+    assert torch.equal(labels, source.train.labels)
+
+
+def test_tu_nodes_without_labels_are_labelled_by_degree(tmp_path):
+    source = read(wanted(write_tu(tmp_path / "TOY", node_labels=False, edge_labels=False), "tu"))
+    triangle = source.train.stored.select((source.train.labels == 1).nonzero()[:1, 0])
+    assert triangle.nodes.tolist() == [[2], [2], [2]]
+    assert source.size == 0
+
+
+def test_tu_files_that_do_not_fit_are_refused(tmp_path):
+    folder = write_tu(tmp_path / "TOY")
+    (folder / "TOY_node_labels.txt").write_text("1\n2\n")
+    with pytest.raises(InputError, match="differ in length"):
+        read(wanted(folder, "tu"))
+    (folder / "TOY_A.txt").write_text("1, 99\n")
+    with pytest.raises(InputError, match="does not fit"):
+        read(wanted(folder, "tu"))
+    (folder / "TOY_A.txt").write_text("1, x\n")
+    with pytest.raises(InputError, match="not rows of whole numbers"):
+        read(wanted(folder, "tu"))
+    (folder / "TOY_A.txt").unlink()
+    with pytest.raises(InputError, match="no NAME_A.txt"):
+        read(wanted(folder, "tu"))
+
+
+def test_sets_that_torch_geometric_downloaded_are_found_by_name(tmp_path):
+    write_tu(tmp_path / "TOY" / "raw")
+    source = read(Wanted("pyg", "TOY", data_root=str(tmp_path)))
+    assert len(source.train) == 4
+    with pytest.raises(InputError, match="download it once"):
+        read(Wanted("pyg", "MUTAG", data_root=str(tmp_path)))

@@ -1,0 +1,223 @@
+"""When the root of a computation tree has the embedding of the node it was grown from; convolutions by hand; the AUC."""
+
+import math
+
+import pytest
+import torch
+from ddcore_mirage.forest import Pattern, as_graphs
+from ddcore_mirage.graphs import Graphs, joined, one_graph
+from ddcore_mirage.scores import mean_auc, roc_auc
+from ddcore_mirage.students import NETWORKS, Student, gcn_edges
+from ddcore_mirage.trees import Tree
+
+NODES, EQUAL, APART = 8, 1e-10, 1e-3
+
+
+def random_graph(seed=0):
+    """Eight nodes, connected, every edge both ways, random features."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [(node, int(torch.randint(node, (), generator=generator))) for node in range(1, NODES)]
+    pairs += [(0, 4), (2, 7), (3, 6)]
+    pairs = sorted({(max(p), min(p)) for p in pairs})
+    ends = torch.tensor(pairs).T
+    bonds = torch.randint(3, (len(pairs), 2), generator=generator)
+    nodes = torch.randint(4, (NODES, 3), generator=generator)
+    return one_graph(nodes, torch.cat([ends, ends.flip(0)], 1), torch.cat([bonds, bonds]))
+
+
+def tree_at(graph: Graphs, node: int, hops: int, row) -> Tree:
+    """The definition of a computation tree, written out; ``row`` gives a node's label."""
+    if hops == 0:
+        return row(node), ()
+    into = (graph.edges[1] == node).nonzero()[:, 0].tolist()
+    below = [(tuple(graph.bonds[e].tolist()), tree_at(graph, int(graph.edges[0, e]), hops - 1, row)) for e in into]
+    return row(node), tuple(sorted(below))
+
+
+def trees_of(graph: Graphs, hops: int, degrees: bool) -> Graphs:
+    def row(node):
+        return (*graph.nodes[node].tolist(), *([int(graph.in_degrees[node])] if degrees else []))
+
+    patterns = [Pattern(0, 1, (tree_at(graph, node, hops, row),)) for node in range(NODES)]
+    return as_graphs(patterns, edge_features=2, degrees=degrees)
+
+
+def undirected(trees: Graphs) -> Graphs:
+    edges = torch.cat([trees.edges, trees.edges.flip(0)], 1)
+    bonds = torch.cat([trees.bonds, trees.bonds])
+    return Graphs(trees.nodes, edges, bonds, trees.node_starts, trees.edge_starts, trees.roots, trees.degrees)
+
+
+def student(kind, layers, jump="last"):
+    torch.manual_seed(0)
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=8, jump=jump).double()
+    with torch.no_grad():
+        for norm in net.norms:  # running statistics that do something
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+def apart(net, graph, trees):
+    """Largest difference between embeddings of nodes and of the roots of their trees."""
+    with torch.no_grad():
+        return float((net.nodes(graph) - net.nodes(trees)[trees.roots]).abs().max())
+
+
+CASES = [(layers, hops) for layers in (1, 2, 3) for hops in (layers - 1, layers, layers + 1)]
+
+
+@pytest.mark.parametrize(("layers", "hops"), CASES)
+@pytest.mark.parametrize("kind", ["gin", "gat"])
+def test_gin_and_gat_are_exact_if_and_only_if_hops_reach_layers(kind, layers, hops):
+    graph = random_graph()
+    difference = apart(student(kind, layers), graph, trees_of(graph, hops, degrees=False))
+    assert difference < EQUAL if hops >= layers else difference > APART
+
+
+@pytest.mark.parametrize(("layers", "hops"), CASES)
+def test_gcn_with_true_degrees_is_exact_if_and_only_if_hops_reach_layers(layers, hops):
+    graph = random_graph()
+    difference = apart(student("gcn", layers), graph, trees_of(graph, hops, degrees=True))
+    assert difference < EQUAL if hops >= layers else difference > APART
+
+
+@pytest.mark.parametrize(("layers", "hops"), CASES)
+def test_gcn_with_in_degrees_is_exact_only_one_hop_beyond_layers(layers, hops):
+    graph = random_graph()
+    difference = apart(student("gcn", layers), graph, trees_of(graph, hops, degrees=False))
+    assert difference < EQUAL if hops >= layers + 1 else difference > APART
+
+
+@pytest.mark.parametrize("kind", ["gin", "gcn", "gat"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_undirected_tree_edges_are_exact_for_one_layer_only(kind, layers):
+    graph = random_graph()
+    difference = apart(student(kind, layers), graph, undirected(trees_of(graph, layers, degrees=True)))
+    assert difference < EQUAL if layers == 1 else difference > APART
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_jumping_knowledge_stays_exact(kind):
+    graph = random_graph()
+    assert apart(student(kind, 3, jump="sum"), graph, trees_of(graph, 3, degrees=True)) < EQUAL
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dropout_and_batch_norm_in_training_are_not_exact(kind):
+    graph = random_graph()
+    assert apart(student(kind, 2).train(), graph, trees_of(graph, 2, degrees=True)) > APART
+
+
+def test_float32_is_exact_to_its_rounding():
+    graph = random_graph()
+    assert apart(student("gin", 3).float(), graph, trees_of(graph, 3, degrees=False)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("pool", ["sum", "mean"])
+def test_the_order_of_nodes_and_edges_changes_nothing(kind, pool):
+    graph, order = random_graph(), torch.randperm(NODES, generator=torch.Generator().manual_seed(3))
+    net = student(kind, 2)
+    net.pool = pool
+    place = torch.argsort(order)
+    shuffled = torch.randperm(graph.edges.shape[1], generator=torch.Generator().manual_seed(4))
+    moved = one_graph(graph.nodes[order], place[graph.edges][:, shuffled], graph.bonds[shuffled])
+    with torch.no_grad():
+        torch.testing.assert_close(net(graph), net(moved))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_graphs_of_a_batch_do_not_touch_each_other(kind):
+    one, other, net = random_graph(0), random_graph(1), student(kind, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(net(joined([one, other, one])), torch.cat([net(one), net(other), net(one)]))
+
+
+def test_weights_of_gcn_by_hand():
+    # path 0 - 1: both have degree 1, so every weight is 1 / sqrt(2 * 2), self loops 1 / 2
+    edges, weights = gcn_edges(one_graph(torch.zeros(2, 1), torch.tensor([[0, 1], [1, 0]])))
+    assert edges.tolist() == [[0, 1, 0, 1], [1, 0, 0, 1]]
+    torch.testing.assert_close(weights, torch.full((4,), 0.5, dtype=torch.float64))
+
+
+def test_gcn_is_the_librarys_own_where_edges_tell_the_degrees():
+    from torch_geometric.nn import GCNConv
+
+    graph, net = random_graph(), student("gcn", 1)
+    own = GCNConv(8, 8).double()
+    own.load_state_dict(net.layers[0].state_dict())
+    with torch.no_grad():
+        x = net.encoder(graph.nodes.double())
+        torch.testing.assert_close(net.nodes(graph), net.norms[0](own(x, graph.edges)))
+
+
+def test_gat_attends_to_the_node_itself():
+    # an isolated node has itself only, with a weight of 1: its mapped features and the bias
+    net = student("gat", 1)
+    alone = one_graph(
+        torch.tensor([[1, 2, 3]]), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
+    )
+    layer = net.layers[0]
+    with torch.no_grad():
+        own = layer.lin(net.encoder(alone.nodes.double())) + layer.bias
+        torch.testing.assert_close(net.nodes(alone), net.norms[0](own))
+
+
+@pytest.mark.parametrize(("pool", "factor"), [("sum", 2.0), ("mean", 1.0)])
+def test_pools_by_hand(pool, factor):
+    # two equal nodes without edges: the sum is twice one node's embedding, the mean is it
+    net = student("gin", 1)
+    net.pool = pool
+    empty, bonds = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
+    pair = one_graph(torch.tensor([[1, 2, 3], [1, 2, 3]]), empty, bonds)
+    with torch.no_grad():
+        torch.testing.assert_close(net.embed(pair)[0], factor * net.nodes(pair)[0])
+
+
+def test_only_roots_are_pooled():
+    graph, net = random_graph(), student("gin", 2)
+    trees = trees_of(graph, 2, degrees=False)
+    with torch.no_grad():
+        torch.testing.assert_close(net.embed(trees), net.nodes(graph))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_edges_without_features_and_a_single_node_are_fine_in_training(kind):
+    net = Student(kind, features=1, edge_features=0, classes=3, layers=2, width=4)
+    logits = net(one_graph(torch.tensor([[1]]), torch.zeros(2, 0, dtype=torch.int64)))
+    assert logits.shape == (1, 3)
+    assert torch.isfinite(logits).all()
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="no network is named 'sage'"):
+        Student("sage", features=1, edge_features=0, classes=2)
+
+
+def test_auc_by_hand():
+    # pairs (positive, negative): 3 > 1, 3 > 2, 1 = 1, 1 < 2: (1 + 1 + 0.5 + 0) / 4
+    scores, positive = torch.tensor([3.0, 1.0, 1.0, 2.0]), torch.tensor([True, True, False, False])
+    assert roc_auc(scores, positive) == 2.5 / 4
+
+
+def test_auc_counts_pairs():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(6, (40,), generator=generator).double()
+    positive = torch.rand(40, generator=generator) < 0.4
+    pairs = scores[positive][:, None] - scores[~positive]
+    assert roc_auc(scores, positive) == pytest.approx(
+        float(((pairs > 0) + 0.5 * (pairs == 0)).mean(dtype=torch.float64))
+    )
+
+
+def test_auc_of_one_class_is_no_number():
+    assert math.isnan(roc_auc(torch.tensor([1.0, 2.0]), torch.tensor([True, True])))
+
+
+def test_auc_of_several_classes_is_the_mean_of_each_against_the_rest():
+    logits = torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 2.0, 0], [0, 0, 2.0]])
+    classes = torch.tensor([0, 1, 2, 2])
+    each = [roc_auc(logits.log_softmax(1)[:, k], classes == k) for k in range(3)]
+    assert mean_auc(logits, classes) == pytest.approx(sum(each) / 3)
+    assert each == [1.0, pytest.approx(5 / 6), pytest.approx(0.75)]

@@ -1,0 +1,287 @@
+"""Labels for views in an artifact: read with no plugin, delivered by the loader, exported, evaluated from the command line."""
+
+import copy
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from ddcore import randomness
+from ddcore.artifact import Artifact, load_artifact, save_artifact
+from ddcore.cli import invoke
+from ddcore.errors import DdcoreError, InputError
+from ddcore.evaluate import augmentation
+from ddcore.exports import describe, export, inspect
+from ddcore.labels import (
+    KINDS,
+    HardLabels,
+    Labels,
+    label_bytes,
+    make_per_view,
+    make_static_mixed,
+    make_top_k,
+    make_two_distances,
+)
+from ddcore.normalisation import MeanStd
+from ddcore.protocols import protocol
+from ddcore.views import changed
+
+N, K, E, B = 6, 3, 2, 4
+CLASSES = torch.arange(K).repeat_interleave(2)
+SMALL = ["--steps", "2", "--eval-seeds", "1", "--network", "convnet2-w8", "--preset", "none", "--threads", "1"]
+AGAIN = ["--eval-seeds", "1", "--protocol", "quick-40", "--full-epochs", "1"]
+KIND_NAMES = ("per-view", "seeded", "pruned", "top-k", "two-distances", "static-mixed")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(channels: int = 3) -> Tensor:
+    return torch.randn(N, channels, 4, 4, generator=seeded())
+
+
+def teacher(pixels: int, classes: int) -> nn.Module:
+    with randomness.drawing_from(seeded(1)):
+        return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).eval()
+
+
+def labels_of(kind: str, x: Tensor, classes: Tensor, count: int) -> Labels:
+    mine = teacher(x[0].numel(), count)
+    if kind == "static-mixed":
+        return make_static_mixed(x, mine, classes=classes)
+    given = (x, mine, E, B, seeded(2))
+    if kind == "top-k":
+        return make_top_k(*given, classes=classes, k=2)
+    if kind == "two-distances":
+        return make_two_distances(*given, classes=classes)
+    labels = make_per_view(*given, classes=classes, seeded=kind == "seeded")
+    return labels.pruned(0.5, seeded(3)) if kind == "pruned" else labels
+
+
+def save(place, labels: Labels, x: Tensor | None = None, **changes) -> Artifact:
+    contents = {
+        "tensors": {"pixels": images() if x is None else x},
+        "decoder": [{"op": "rows", "tensor": "pixels"}],
+        "labels": labels,
+        "classes": ("cat", "dog", "frog"),
+        "normalisation": MeanStd((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
+        "recipe": {"protocol": "quick", "learned_rate": None},
+        "provenance": {"method": "dm", "seed": 3},
+        "source": {"name": "pets", "licence": "CC0", "origin": "folder:pets"},
+    }
+    return save_artifact(place, **(contents | changes))
+
+
+@pytest.fixture(params=KIND_NAMES)
+def labels(request) -> Labels:
+    return labels_of(request.param, images(), CLASSES, K)
+
+
+def test_every_kind_is_read_again_with_no_plugin_and_costs_its_formula_plus_a_header(tmp_path, labels):
+    save(tmp_path, labels)
+    artifact = load_artifact(tmp_path)
+    assert type(artifact.labels) is KINDS[labels.kind] and artifact.labels.recipe == labels.recipe
+    packed = (tmp_path / "labels.safetensors").read_bytes()
+    header = int.from_bytes(packed[:8], "little") + 8
+    assert artifact.nbytes["labels"] == len(packed) == artifact.labels.payload_bytes + header
+    for name, tensor in labels.tensors().items():
+        assert torch.equal(artifact.labels.tensors()[name], tensor)
+
+
+def test_two_saves_make_equal_files(tmp_path, labels):
+    for name in "ab":
+        save(tmp_path / name, labels)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_the_loader_gives_the_views_that_the_labels_were_made_for(tmp_path, labels):
+    artifact = save(tmp_path, labels)
+    got = list(artifact.loader(batch_size=B, seed=5, epochs=2))
+    views = [v for e in range(2) for v in labels.views(e, N, B, randomness.generator(5, "order", e))]
+    for (x, targets), view in zip(got, views, strict=True):
+        assert torch.equal(x, changed(view, images()[view.index])) and targets.shape == (len(x), K)
+        torch.testing.assert_close(targets.sum(1), torch.ones(len(x)))
+        F.cross_entropy(torch.zeros(len(x), K), targets)
+        told = labels.targets(view, x)
+        if "logits" in told:
+            torch.testing.assert_close(targets, (told["logits"] / labels.recipe["temperature"]).softmax(1))
+
+
+def test_the_loader_gives_mixed_classes_where_labels_are_two_distances(tmp_path):
+    labels = labels_of("two-distances", images(), CLASSES, K)
+    _, targets = next(iter(save(tmp_path, labels).loader(seed=0)))
+    told = labels.targets(next(labels.views(0, N, B, seeded())))
+    for row, own, mixed, lam in zip(targets, told["class"], told["mixed"], told["lam"], strict=True):
+        due = torch.zeros(K)
+        due[own] += lam
+        due[mixed] += 1 - lam
+        torch.testing.assert_close(row, due)
+
+
+def test_a_single_item_is_the_clean_image_and_what_is_known_of_it(tmp_path, labels):
+    artifact = save(tmp_path, labels)
+    ((x, targets),) = DataLoader(artifact, batch_size=N)
+    assert torch.equal(x, images())
+    if labels.kind == "static-mixed":
+        torch.testing.assert_close(targets, (labels.logits / 30).softmax(1))
+    else:
+        assert torch.equal(targets, CLASSES)
+
+
+def test_labels_for_images_of_another_size_are_refused(tmp_path, labels):
+    with pytest.raises(InputError, match=r"labels of views of \(4, 4\) where samples are \[3, 5, 5\]"):
+        save(tmp_path, labels, torch.zeros(N, 3, 5, 5))
+
+
+def test_inspect_describe_and_the_card_know_the_kind_and_its_bytes(tmp_path, labels):
+    artifact = save(tmp_path, labels)
+    facts = json.loads(json.dumps(inspect(artifact), allow_nan=False))
+    assert facts["labels"]["kind"] == labels.kind
+    assert facts["payload_bytes"] == N * 48 * 4 + labels.payload_bytes
+    assert f"{labels.kind}, {labels.payload_bytes:,} bytes" in describe(artifact)
+    assert f"{labels.kind} labels" in (tmp_path / "README.md").read_text()
+
+
+def test_pt_holds_labels_whole_with_their_header(tmp_path, labels):
+    content = torch.load(export(save(tmp_path / "set", labels), "pt", tmp_path / "out.pt").address, weights_only=True)
+    header = json.loads(content["labels.header"])
+    tensors = {
+        n.removeprefix("labels."): t for n, t in content.items() if n.startswith("labels.") and n != "labels.header"
+    }
+    twin = KINDS[header["kind"]].load(header, tensors)
+    assert twin.payload_bytes == labels.payload_bytes and twin.recipe == labels.recipe
+
+
+@pytest.mark.parametrize("to", ["folder", "parquet"])
+def test_other_exports_hold_logits_where_each_sample_has_some_and_class_ids_else(tmp_path, labels, to):
+    out = export(save(tmp_path / "set", labels), to, tmp_path / "out")
+    if to == "folder":
+        samples = json.loads((tmp_path / "out" / "labels.json").read_text())["samples"]
+        assert [s["class"] for s in samples] == CLASSES.tolist()
+        held = all("logits" in s for s in samples)
+    else:
+        import pyarrow.parquet
+
+        held = "logits" in pyarrow.parquet.read_table(out.address).column_names
+    assert held == (labels.kind == "static-mixed")
+
+
+# ---- fuzz ------------------------------------------------------------------------------------------------------------
+
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    7,
+    10**12,
+    1e300,
+    float("nan"),
+    "",
+    "x",
+    [],
+    [[]],
+    ["a"],
+    [0],
+    [0, 0],
+    {},
+    {"kind": "drawn"},
+)
+
+
+def mutate(value, draw: random.Random):
+    """A copy with one thing in it removed or replaced, at any depth."""
+    if isinstance(value, dict | list) and value and draw.random() < 0.85:
+        changed_copy = copy.copy(value)
+        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
+        if draw.random() < 0.2:
+            del changed_copy[key]
+        else:
+            changed_copy[key] = mutate(value[key], draw)
+        return changed_copy
+    return draw.choice(VALUES)
+
+
+def refused_or_read(folder) -> bool:
+    try:
+        artifact = load_artifact(folder)
+        for x, targets in artifact.loader(batch_size=4, seed=0):
+            assert torch.isfinite(x).all() and len(x) == len(targets) and torch.isfinite(targets.float()).all()
+    except DdcoreError as error:
+        assert str(error) and "\n" not in str(error)
+        return True
+    return False
+
+
+def test_whatever_the_manifest_says_of_labels_nobody_gets_a_traceback(tmp_path, labels):
+    save(tmp_path, labels)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    draw, refused = random.Random(1), []
+    for _ in range(150):
+        damaged = {**manifest, "labels": mutate(manifest["labels"], draw)}
+        (tmp_path / "manifest.json").write_text(json.dumps(damaged))
+        refused.append(refused_or_read(tmp_path))
+    assert sum(refused) > 40
+
+
+def test_whatever_byte_is_damaged_the_file_is_refused(tmp_path, labels):
+    save(tmp_path, labels)
+    place, draw = tmp_path / "labels.safetensors", random.Random(0)
+    content = place.read_bytes()
+    for _ in range(20):
+        at = draw.randrange(len(content))
+        place.write_bytes(content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :])
+        assert refused_or_read(tmp_path)
+
+
+# ---- end to end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    short = ["--protocol", "quick-1", "--full-epochs", "1", *SMALL, "--out", str(folder / "mine")]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DDCORE_CACHE", str(folder / "cache"))
+        assert invoke(["run", "--plugin", "dm", *short]) == 0
+    return folder / "mine"
+
+
+def relabelled(run, place, kind: str) -> Artifact:
+    old = load_artifact(run / "artifact")
+    held = {name: old.manifest[name] for name in ("decoder", "recipe", "provenance", "source", "notes")}
+    labels = labels_of(kind, old.images(), old.labels.classes, len(old.classes))
+    return save_artifact(
+        place, tensors=old.tensors, labels=labels, classes=old.classes, normalisation=old.normalisation, **held
+    )
+
+
+@pytest.mark.parametrize("kind", ["per-view", "two-distances", "static-mixed"])
+def test_evaluate_trains_students_on_the_labels_own_views(run, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
+    artifact = relabelled(run, tmp_path / "set", kind)
+    if kind == "per-view":
+        assert artifact.labels.payload_bytes == label_bytes("per-view", 10, 10, E, B)
+    assert invoke(["evaluate", str(tmp_path / "set"), *AGAIN, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    own, hard = ([r for r in rows if r["set"] == "distilled" and r["labels"] == name] for name in (kind, "hard"))
+    assert len(own) == len(hard) == 1 and own[0]["bytes"]["labels"] == artifact.nbytes["labels"]
+    assert "stand in for the protocol's augmentation" in own[0]["note"] and "stand in" not in hard[0]["note"]
+    assert own[0]["accuracy"]["values"] != hard[0]["accuracy"]["values"]
+
+
+def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
+    stand = SimpleNamespace(augmenters=lambda phase: [("noise", None)], source=SimpleNamespace(mirror_symmetric=True))
+    given = protocol("dsa"), stand, seeded, 1
+    with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
+        augmentation(*given, labels_of("per-view", images(), CLASSES, K))
+    assert augmentation(*given, HardLabels(CLASSES, K)) is not None
+    stand.augmenters = lambda phase: []
+    assert augmentation(*given, labels_of("per-view", images(), CLASSES, K)) is None
