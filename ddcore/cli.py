@@ -355,7 +355,9 @@ def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_
 
 @plugins.command("new")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="KIND", help="matcher, enhancement, labels, student, evaluator, data or executor.")
+@click.option(
+    "--kind", required=True, metavar="KIND", help="matcher, enhancement, labels, student, evaluator, data or executor."
+)
 @click.option("--out", default=".", help="Folder to write ddcore-NAME into.", show_default=True)
 @AS_JSON
 def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:

@@ -63,7 +63,14 @@ class TorchvisionSet:
 
 
 SETS = (
-    TorchvisionSet("MNIST", "handwritten digits, 28x28 grey, 10 classes", idx=True, licence="CC BY-SA 3.0", mean=(0.1307,), std=(0.3081,)),
+    TorchvisionSet(
+        "MNIST",
+        "handwritten digits, 28x28 grey, 10 classes",
+        idx=True,
+        licence="CC BY-SA 3.0",
+        mean=(0.1307,),
+        std=(0.3081,),
+    ),
     TorchvisionSet(
         "FashionMNIST",
         "articles of clothing, 28x28 grey, 10 classes",
@@ -131,9 +138,10 @@ def read_torchvision(wanted: Wanted) -> Source:
     licence = source.licence if source.licence != "unknown" else known.licence
     unnamed = source.classes == tuple(map(str, range(len(known.classes))))
     classes = known.classes if unnamed and known.classes else source.classes
-    constants = {"mean": known.mean, "std": known.std} if len(known.mean) == source.channels else {}
+    fits = len(known.mean) == source.channels
+    mean, std = (known.mean, known.std) if fits else (source.mean, source.std)
     origin = f"{known.cls}, {source.origin}"
-    return attrs.evolve(source, name=known.name, classes=classes, licence=licence, origin=origin, **constants)
+    return attrs.evolve(source, name=known.name, classes=classes, licence=licence, origin=origin, mean=mean, std=std)
 
 
 def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | None:

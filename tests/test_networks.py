@@ -11,7 +11,18 @@ from torch.func import functional_call
 from ddcore.errors import InputError
 from ddcore.networks import build, mixes_samples, network_names, unknown_network, usual_depth
 
-FIXED = ("mlp", "lenet", "alexnet", "alexnet-bn", "vgg11", "vgg11-bn", "resnet18", "resnet18-bn", "resnet18ap", "resnet18ap-bn")
+FIXED = (
+    "mlp",
+    "lenet",
+    "alexnet",
+    "alexnet-bn",
+    "vgg11",
+    "vgg11-bn",
+    "resnet18",
+    "resnet18-bn",
+    "resnet18ap",
+    "resnet18ap-bn",
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -163,7 +163,9 @@ def test_a_suggestion_that_nobody_offers_is_refused():
     class Wrong(Matcher):
         suggests = "nosie"
 
-    with pytest.raises(PluginError, match=r"'dc' .*suggests 'nosie', which neither it nor the core offers.*--init real"):
+    with pytest.raises(
+        PluginError, match=r"'dc' .*suggests 'nosie', which neither it nor the core offers.*--init real"
+    ):
         planned(dc=Wrong())
 
 

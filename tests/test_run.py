@@ -276,6 +276,8 @@ def test_a_segment_of_other_weights_is_refused(wrong):
             return 7 if wrong is None else evolve(segment, **wrong)
 
     segment = Segment(torch.ones(3), {-1: (torch.zeros(3), 1.0)})
-    with pytest.raises(PluginError, match=r"ddcore_segment of 'wrong' returned (weights of another shape|int where the segment)"):
+    with pytest.raises(
+        PluginError, match=r"ddcore_segment of 'wrong' returned (weights of another shape|int where the segment)"
+    ):
         services(wrong=Wrong()).segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1))
     assert services().segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1)) is segment

@@ -295,6 +295,11 @@ def test_pruning_twice_is_pruning(images):
     for how in HOW:
         twice = per_view(images, **how).pruned(0.5, seeded(4)).pruned(0.4, seeded(5))
         assert twice.record.batches == 1 and len(twice.logits) == 4
+        ((x, told), *_) = every_batch(twice, images, 1)
+        every = every_batch(per_view(images, **how), images)
+        assert any(
+            torch.equal(x, y) and torch.equal(told["logits"], same["logits"]) for y, same in every if len(y) == 4
+        )
         assert_same_batches(again(twice), twice, images)
 
 

@@ -30,6 +30,7 @@ PUBLIC = frozenset(
         "ddcore.trajectory",
         "ddcore.types",
         "ddcore.unroll",
+        "ddcore.views",
         "ddcore.vision",
         "ddcore.work",
     }
