@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Task,
         Term,
         Transform,
+        Vote,
     )
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _LATER = {
             "Task",
             "Term",
             "Transform",
+            "Vote",
         ),
         "ddcore.types",
     ),
@@ -66,6 +68,7 @@ __all__ = [
     "Task",
     "Term",
     "Transform",
+    "Vote",
     "hookimpl",
     "load_artifact",
     "option",

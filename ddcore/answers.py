@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
-from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform
+from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
 T = TypeVar("T")
 
@@ -175,6 +175,24 @@ def tasks(answer: object, who: str) -> list[Task]:
         raise PluginError(
             f"{who} returned {len(found)} tasks under {len(keys)} keys: give distil tasks, each its own key"
         )
+    return found
+
+
+def votes(answer: object, who: str) -> list[Vote]:
+    """Teachers that answer alike for one image and for many."""
+    found: list[Vote] = _kind(answer, list, who, "a list of votes")
+    for vote in found:
+        teacher(_kind(vote, Vote, who, "a Vote").network, None, who)
+    if not sum(abs(vote.weight) for vote in found):
+        raise PluginError(f"{who} returned {len(found)} votes that weigh nothing: give at least one teacher a say")
+    return found
+
+
+def teacher(answer: object, before: object, who: str) -> nn.Module:
+    """A network in eval mode."""
+    found = _kind(answer, nn.Module, who, "a torch Module")
+    if found.training:
+        raise PluginError(f"{who} returned a teacher in training mode, whose answers depend on the batch: call eval()")
     return found
 
 

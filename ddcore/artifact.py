@@ -226,6 +226,36 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
             f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
         )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
+    return _write(artifact, manifest)
+
+
+def relabelled(
+    artifact: Artifact,
+    url: str | PathLike[str] | Place,
+    labels: Labels,
+    *,
+    recipe: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Artifact:
+    """Write an artifact's images, untouched, under other labels, in place of an artifact that was there.
+
+    Raises:
+        InputError: labels of another number of samples.
+    """
+    if len(artifact) != len(labels):
+        raise InputError(f"{len(artifact)} samples were given {len(labels)} labels: give one label a sample")
+    changes = {
+        "labels": {"kind": labels.kind, **labels.header()},
+        "recipe": dict(recipe),
+        "provenance": dict(provenance),
+    }
+    manifest = {**artifact.manifest, **changes}
+    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest)
+
+
+def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
+    """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
+    place = artifact.place
     place.make_folder()
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from ddcore.errors import DdcoreError, InputError, PluginError
-from ddcore.options import First, Resolved, core_group, preparse, resolve
-from ddcore.plugins import Offer, load_class, load_path
+from ddcore.label_rules import RULES
+from ddcore.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
+from ddcore.plugins import ASSETS, Offer, load_class, load_path
 from ddcore.presets import Preset, choose_preset
 
 if TYPE_CHECKING:
+    from ddcore.artifact import Artifact
     from ddcore.data import Source
     from ddcore.record import Setup
     from ddcore.run import Run
+    from ddcore.storage import Place
     from ddcore.types import Row
 
 
@@ -34,13 +37,16 @@ class Selection:
     @property
     def groups(self) -> dict[str, type]:
         """Every option class of the run."""
-        own = {"experts": core_group("experts")} if wants_experts(self.classes) else {}
-        return {**self.classes, **own}
+        return {**self.classes, **core_groups(self.classes, self.first.labels)}
 
 
-def wants_experts(classes: Mapping[str, Any]) -> bool:
-    """Whether any of these plugins needs, or under some options may need, experts."""
-    return any("trajectories" in (*cls.needs, *cls.may_need) for cls in classes.values())
+def core_groups(classes: Mapping[str, Any], labels: str | None = None) -> dict[str, type]:
+    """The core's option groups for what these plugins, and this rule for labels, need or may need."""
+    wanted = {asset for cls in classes.values() for asset in (*cls.needs, *cls.may_need)}
+    if {labels, *(cls.suggests_labels for cls in classes.values())} & {*RULES}:
+        wanted.add("teachers")
+    groups = [group for asset, group in ASSETS.items() if asset in wanted]
+    return {group: core_group(group) for group in (*groups, *(["views"] if "teachers" in wanted else []))}
 
 
 def select(args: Sequence[str], environment: Mapping[str, str], *, strict: bool = True) -> Selection:
@@ -80,8 +86,10 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
     given = {name: value for name, value in given.items() if name not in ("config", "preset")}
 
     def resolved(preset: Preset | None) -> Resolved:
+        labels = given.get("labels") or selection.first.labels or (preset.tables.get("labels") if preset else None)
+        groups = {**selection.classes, **core_groups(selection.classes, labels)}
         files = selection.first.files
-        return resolve(selection.groups, command_line=given, environment=environment, files=files, preset=preset)
+        return resolve(groups, command_line=given, environment=environment, files=files, preset=preset)
 
     plain = resolved(None)
     preset = choose_preset(selection.first.preset, selection.classes, plain.config.dataset, plain.config.ipc)
@@ -94,18 +102,12 @@ def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: 
     Raises:
         InputError: nobody knows the name.
     """
-    from ddcore import answers
     from ddcore.dispatch import Hooks
-    from ddcore.run import unknown_dataset
+    from ddcore.run import load_source
 
     words = [*(w for p in plugins for w in ("--plugin", p)), *(w for p in paths for w in ("--plugin-path", p))]
     setup = setup_from(select([*words, "--preset", "none"], {}), {}, {})
-    hooks = Hooks(setup.manager(), setup.described())
-    first, _, rest = name.partition(":")
-    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=first, rest=rest, options=options)
-    if source is None:
-        raise InputError(unknown_dataset(name))
-    return source
+    return load_source(Hooks(setup.manager(), setup.described()), name, options)
 
 
 def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
@@ -192,36 +194,106 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
 
     from ddcore.artifact import load_artifact
     from ddcore.distil import evaluate
-    from ddcore.progress import Reporter
-    from ddcore.record import Setup, write_artifact_record
-    from ddcore.run import Run
     from ddcore.storage import Place
 
     loaded = load_artifact(artifact)
-    made = loaded.manifest["provenance"]
-    given = {**_evaluation_config(made["config"], loaded), **{k: v for k, v in options.items() if k != "out"}}
-    offers, classes = _labellers(made)
-    resolved = resolve(
-        {**classes, **_experts(made, classes)}, command_line=_with_options(given, made, classes), environment={}
-    )
+    given = {**{k: v for k, v in options.items() if k != "out"}}
+    given.setdefault("protocol", (loaded.manifest["recipe"].get("protocol", "auto"),))
+    setup = setup_on(loaded, given)
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        run = Run(Setup(resolved, offers), out, Reporter())
+        run = run_on(loaded, artifact, setup, out)
         run.artifact = loaded
-        if tuple(run.source.classes) != tuple(loaded.classes):
-            raise InputError(
-                f"{artifact} has classes {_few(loaded.classes)}, and the test data {_few(run.source.classes)}: give matching --dataset"
-            )
-        write_artifact_record(run, artifact)
         with run.stoppable():
             return evaluate(run)
 
 
-def _evaluation_config(config: Mapping[str, Any], artifact: Any) -> dict[str, Any]:
-    kept = ("dataset", "data_root", "split", "resize", "normalise", "ipc", "network", "threads", "dtype", "cache")
+def setup_on(
+    artifact: Artifact,
+    given: Mapping[str, Any],
+    selection: Selection | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Setup:
+    """The options that an artifact's labels were made with, and what is given in their place.
+
+    Args:
+        given: from the command line, ``group__name`` to value.
+        selection: plugins to ask; none: those the labels were made with, as far as they are here.
+        environment: of which options are read; none.
+    """
+    from ddcore.record import Setup
+
+    made = labelling(artifact.manifest["provenance"])
+    if selection is None or not selection.classes:
+        offers, classes = _labellers(made)
+    else:
+        offers, classes = dict(selection.offers), dict(selection.classes)
+    config = _kept_config(made, classes)
+    labels = given.get("labels") or (selection and selection.first.labels) or config.get("labels")
+    groups = {**classes, **core_groups(classes, labels)}
+    saved = {group: _known(made.get("options", {}).get(group, {}), cls) for group, cls in groups.items()}
+    own = {group: saved[group] for group in groups if group in CORE_GROUPS}
+    tables = {**config, **own, "plugin": {group: saved[group] for group in classes}}
+    resolved = resolve(
+        groups,
+        command_line=given,
+        environment=environment or {},
+        files=selection.first.files if selection else (),
+        preset=Preset("of the artifact", config.get("dataset", ""), 1, (), tables=tables),
+    )
+    return Setup(resolved, offers)
+
+
+def run_on(artifact: Artifact, url: str, setup: Setup, place: Place) -> Run:
+    """A run that distils nothing, for work on an artifact, with its record.
+
+    Raises:
+        InputError: the data have other classes or another shape than the artifact.
+    """
+    from ddcore.progress import Reporter
+    from ddcore.record import write_artifact_record
+    from ddcore.run import Run
+
+    run = Run(setup, place, Reporter())
+    if tuple(run.source.classes) != tuple(artifact.classes):
+        ours, theirs = _few(artifact.classes), _few(run.source.classes)
+        raise InputError(f"{url} has classes {ours}, and the test data {theirs}: give matching --dataset")
+    shape = (run.source.channels, run.source.size, run.source.size)
+    if tuple(artifact.manifest["shape"]) != shape:
+        ours = "x".join(map(str, artifact.manifest["shape"]))
+        theirs = "x".join(map(str, shape))
+        raise InputError(f"{url} has images of {ours}, and the data {theirs}: give matching --dataset")
+    write_artifact_record(run, url)
+    return run
+
+
+def labelling(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of what made an artifact's labels: its last relabelling, else the run itself."""
+    last: Mapping[str, Any] = [provenance, *provenance.get("relabelled", ())][-1]
+    return last
+
+
+def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any]:
+    """The shared options of a run that hold for its artifact too, and the rule that labelled it or real images beside it."""
+    kept = (
+        "dataset",
+        "data_root",
+        "split",
+        "resize",
+        "normalise",
+        "ipc",
+        "network",
+        "seed",
+        "threads",
+        "dtype",
+        "cache",
+    )
+    config = made.get("config", {})
     given = {name: config[name] for name in kept if config.get(name) is not None}
-    return {**given, "protocol": (artifact.manifest["recipe"].get("protocol", "auto"),)}
+    rule = config.get("labels") or made.get("plan", {}).get("labeller")
+    offered = {"hard", *RULES, *(name for cls in classes.values() for name in cls.labellers)}
+    return {**given, **({"labels": rule} if rule in offered else {})}
 
 
 def _labellers(made: Mapping[str, Any]) -> tuple[dict[str, Offer], dict[str, type]]:
@@ -237,14 +309,8 @@ def _labellers(made: Mapping[str, Any]) -> tuple[dict[str, Offer], dict[str, typ
     return offers, classes
 
 
-def _experts(made: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, type]:
-    return {"experts": core_group("experts")} if wants_experts(classes) and "experts" in made["options"] else {}
-
-
-def _with_options(given: Mapping[str, Any], made: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
-    groups = [g for g in made["options"] if g in classes or g == "experts" and _experts(made, classes)]
-    own = {f"{g}__{n}": v for g in groups for n, v in made["options"][g].items() if v is not None}
-    return {**given, **own}
+def _known(options: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in fields(cls)}
 
 
 def _few(names: Sequence[str]) -> str:

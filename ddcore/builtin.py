@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Core:
-    """Data sources, networks, executors, initialisers, hard labels and the honest rows."""
+    """Data sources, networks, executors, initialisers, labels and the honest rows."""
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
@@ -60,9 +60,12 @@ class Core:
 
     @hookimpl
     def ddcore_label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
-        """``hard``: the class."""
+        """``hard``: the class; the rules that ask the run's teachers."""
+        from ddcore.label_rules import RULES, label
         from ddcore.labels import HardLabels
 
+        if name in RULES:
+            return label(name, images, classes, run)
         return HardLabels(classes.cpu(), len(run.real.classes)) if name == "hard" else None
 
     @hookimpl

@@ -129,6 +129,8 @@ def fill(state: dict[str, Any], tree: Mapping[str, Any], tensors: Mapping[str, T
 def _filled(value: Any, branch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, nn.Module | Optimizer):
         value.load_state_dict(_numbered(restore(branch, tensors)))
+        if isinstance(value, Optimizer):
+            _lay_out_as_parameters(value)
     elif isinstance(value, dict):
         fill(value, branch, tensors)
     elif isinstance(value, Tensor):
@@ -137,6 +139,14 @@ def _filled(value: Any, branch: Mapping[str, Any], tensors: Mapping[str, Tensor]
     else:
         return restore(branch, tensors)
     return value
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Momentum and its like in their parameters' memory layout, which files do not keep and fused optimisers rely on."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _stringed(state: Mapping[Any, Any]) -> dict[str, Any]:

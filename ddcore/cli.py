@@ -261,7 +261,7 @@ def resume(run_folder: str, as_json: bool) -> None:
 @click.option("--out", default=None, help="Where scores.json goes. Default: only printed.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; their number changes the bits.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=None, help="Seed of everything. Default: the artifact's.")
 @AS_JSON
 def evaluate(artifact: str, as_json: bool, **options: Any) -> None:
     """Train students on an artifact, beside the honest baselines."""
@@ -270,6 +270,38 @@ def evaluate(artifact: str, as_json: bool, **options: Any) -> None:
 
     rows = evaluate_folder(artifact, {k: v for k, v in options.items() if v not in (None, ())})
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+
+
+class RelabelCommand(RunCommand):
+    """``relabel``: its options are those of a run that labels need, and those of the plugins that the same line selects."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """As ``run``'s, without what only matters while a set is distilled or evaluated."""
+        from ddcore.config import Config
+        from ddcore.options import fields
+        from ddcore.relabelling import SHARED
+
+        idle = {"preset", *fields(Config)} - {*SHARED}
+        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+
+
+@ddcore_command.command(cls=RelabelCommand)
+@click.argument("artifact")
+@AS_JSON
+@click.pass_context
+def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+    """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
+
+    Plugins are those that the set was made with, unless --plugin names others; what is not given is as it was then.
+    """
+    from ddcore.exports import describe
+    from ddcore.relabelling import relabel as relabelled
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
+    made = relabelled(artifact, context.meta["ddcore.selection"], given, dict(os.environ))
+    emit(
+        as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
+    )
 
 
 @ddcore_command.command()

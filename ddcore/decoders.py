@@ -63,7 +63,29 @@ class Dequantise:
         return scale[:, None, None] * rows + offset[:, None, None]
 
 
-OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise()}
+class Sum:
+    """``{"op": "sum", "bases": NAME, "added": NAME, "pairs": NAME, "least": NAME, "most": NAME}``: base + added, clamped.
+
+    Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as it is
+    where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few additive
+    images serve all classes.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """Pairs."""
+        return len(stored(tensors, spec, "pairs"))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Images (B, C, H, W) in the bases' type; differentiable in bases and added."""
+        names = ("bases", "added", "pairs", "least", "most")
+        bases, added, pairs, least, most = (stored(tensors, spec, name) for name in names)
+        base, other = pairs[index.to(pairs.device)].long().unbind(1)
+        images = bases[base]
+        fused = (images + added[other.clamp(min=0)]).clamp(least[:, None, None], most[:, None, None])
+        return torch.where((other < 0)[:, None, None, None], images, fused)
+
+
+OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}
 
 
 class Decoder:

@@ -84,13 +84,15 @@ class Hooks:
             raise PluginError(f"{both} both provide {hook}, of which a run has one: keep one of them")
         return providers[0] if providers else None
 
-    def one(self, hook: str, *, check: Check | None = None, **arguments: Any) -> Any:
-        """The answer of the only implementation; None when there is none."""
+    def one(self, hook: str, *, check: Check | None = None, optional: bool = False, **arguments: Any) -> Any:
+        """The answer of the only implementation; None when there is none, or, where ``optional``, it leaves it to the core."""
         impl = self.sole(hook)
         if impl is None:
             return None
         answer = self._call(hook, impl, arguments)
-        return answer if check is None else check(answer, self.source(hook, impl.plugin_name))
+        if check is None or (optional and answer is None):
+            return answer
+        return check(answer, self.source(hook, impl.plugin_name))
 
     def chain(
         self, hook: str, value: Any, *, only: Asked | None = None, check: LinkCheck | None = None, **arguments: Any
@@ -128,8 +130,8 @@ class Hooks:
 
     def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         self.asked[impl.plugin_name] += 1
-        own = {name: arguments[name] for name in impl.argnames}
-        own = {name: v(impl.plugin_name) if isinstance(v, PerPlugin) else v for name, v in own.items()}
+        plugin = impl.plugin_name
+        own = {n: v(plugin) if isinstance(v := arguments[n], PerPlugin) else v for n in impl.argnames}
         try:
             return impl.function(**own)
         except DdcoreError:
@@ -161,3 +163,7 @@ class PerPlugin:
 
     def __call__(self, plugin: str) -> Any:
         return self._make(plugin)
+
+
+NO_STATE = PerPlugin(lambda plugin: {})
+"""What plugins kept across steps, where there is nothing."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ddcore import answers
-from ddcore.artifact import Artifact, load_artifact, save_artifact
+from ddcore.artifact import Artifact, as_stored, load_artifact, save_artifact
 from ddcore.decoders import Decoder
+from ddcore.dispatch import CORE
 from ddcore.errors import InputError, PluginError
 from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
 from ddcore.packed import Packed, load_packed, save_packed
-from ddcore.plan import TRAJECTORIES
+from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
 
@@ -33,7 +34,9 @@ def distil(run: Run) -> list[Row]:
     with run.stoppable():
         if TRAJECTORIES in run.plan.needs:
             run.say(f"experts: {run.trajectories.count} of {run.trajectories.epochs} epochs")
-        run.map(tasks)
+        if TEACHERS in run.plan.needs:
+            run.say(f"teachers: {run.teachers.said}")
+        run.map(tasks, *(("distil", "tasks") if len(tasks) > 1 else ()))
         synthetic = assemble(run, tasks)
         if run.of_images:
             run.artifact = save(run, synthetic, label(run, synthetic))
@@ -71,14 +74,15 @@ def distillation_tasks(run: Run) -> list[Task]:
     """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
 
     Raises:
-        PluginError: several tasks, and nobody to assemble their results.
+        PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
     """
-    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, run=run)
+    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, optional=True, run=run)
     if tasks is None:
         return [distillation_task(run)]
-    if len(tasks) > 1 and not run.hooks.providers("ddcore_assemble"):
+    rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]
+    if len(tasks) > 1 and not all(rows) and not run.hooks.providers("ddcore_assemble"):
         raise PluginError(
-            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble"
+            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble, or say the classes of each task's rows"
         )
     return tasks
 
@@ -90,27 +94,42 @@ def distillation_task(run: Run) -> Task:
 
 
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
-    """The tasks' results as one set."""
+    """The tasks' results as one set: whoever assembles says how; else rows are joined, and sorted by class."""
     results = [run.checkpoints.result(task.key) for task in tasks]
     made: Synthetic | None = run.hooks.one(
-        "ddcore_assemble", check=answers.synthetic, tasks=tasks, results=results, run=run
+        "ddcore_assemble", check=answers.synthetic, optional=True, tasks=tasks, results=results, run=run
     )
     if made is not None:
         return made
-    (task,), (tensors,) = tasks, results
-    header = run.checkpoints.header(task.key)
-    assert task.classes is not None
-    return Synthetic(tensors, header["roles"], header["decoder"], task.classes)
+    header = run.checkpoints.header(tasks[0].key)
+    classes = [task.classes for task in tasks]
+    if len(tasks) == 1:
+        return Synthetic(results[0], header["roles"], header["decoder"], classes[0])  # type: ignore[arg-type]
+    for task, result in zip(tasks, results, strict=True):
+        if any(t.dim() == 0 or len(t) != len(task.classes) for t in result.values()):  # type: ignore[arg-type]
+            raise PluginError(
+                f"{run.matcher_name} learns tensors that are not rows, in several tasks: implement ddcore_assemble"
+            )
+    together = torch.cat(classes)  # type: ignore[arg-type]
+    order = together.argsort(stable=True)
+    tensors = {name: torch.cat([result[name] for result in results])[order] for name in results[0]}
+    return Synthetic(tensors, header["roles"], header["decoder"], together[order])
 
 
 def label(run: Run, synthetic: Synthetic) -> Labels:
-    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's, of the decoded images."""
+    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's, of the images as they will be stored."""
     learned = synthetic.of_role("labels")
     if learned is not None and run.config.labels is None:
         return SoftLabels(learned, synthetic.classes)
-    decoder = Decoder(synthetic.decoder)
-    images = decoder.sample(synthetic.tensors, torch.arange(decoder.count(synthetic.tensors)))
-    return run.label(images.to(run.device), synthetic.classes.to(run.device))
+    stored, operations = as_stored(pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation)
+    decoder = Decoder(operations)
+    images = decoder.sample(stored, torch.arange(decoder.count(stored))).to(run.device, run.dtype)
+    return run.label(images, synthetic.classes.to(run.device))
+
+
+def pixels_of(synthetic: Synthetic) -> dict[str, Tensor]:
+    """What images are decoded from."""
+    return {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}
 
 
 def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
@@ -119,10 +138,9 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
     if (place / "manifest.json").exists():
         return load_artifact(place)
     rate = synthetic.of_role("rate")
-    pixels = {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}
     artifact = save_artifact(
         place,
-        tensors=pixels,
+        tensors=pixels_of(synthetic),
         decoder=synthetic.decoder,
         labels=labels,
         classes=run.source.classes,
@@ -172,14 +190,12 @@ def provenance(run: Run) -> dict[str, Any]:
     }
 
 
-def _checked_rows(answer: Any, who: str, taken: Sequence[str]) -> Any:
-    return answers.rows(answer, who, () if who.endswith("the core") else taken)
-
-
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
-    check = partial(_checked_rows, taken=CORE_SETS if run.of_images else ())
-    rows = [row for answer in run.hooks.collect("ddcore_evaluate", check=check, run=run).values() for row in answer]
+    rows: list[Row] = []
+    for plugin, answer in run.hooks.collect("ddcore_evaluate", run=run).items():
+        taken = CORE_SETS if run.of_images and plugin != CORE else ()
+        rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],

@@ -2,9 +2,10 @@
 
 For every protocol, network and seed a fresh student is trained on the distilled set; on as many random real images; on
 as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all real images. All but the last
-make the same number of optimiser steps under the same augmentation. Every row exists with hard labels; a set with soft
-labels is also set beside real images with the same labeller's soft labels, and beside itself with hard ones. The last
-epoch counts, on the whole test set; nothing is chosen on it.
+make the same number of optimiser steps, in batches of the same size, under the same augmentation. Every row exists with
+hard labels; a set with soft labels is also set beside real images with the same labeller's soft labels, and beside itself
+with hard ones. Labels of views bring batches and views of their own: all rows then take those batches, and hard labels the
+protocol's views. The last epoch counts, on the whole test set; nothing is chosen on it.
 
 Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
 """
@@ -28,10 +29,12 @@ from ddcore import augment, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
-from ddcore.labels import HardLabels, Labels
+from ddcore.labels import HardLabels, Labels, PerView
+from ddcore.patches import shuffled, strip_orders
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
 from ddcore.storage import canonical, sha256_of
 from ddcore.training import (
+    WARM,
     Augment,
     Descent,
     Epoch,
@@ -44,6 +47,7 @@ from ddcore.training import (
     train_student,
 )
 from ddcore.types import EVALUATE, Batch, Progress, Row, Sequential, Task, Transform
+from ddcore.views import Draw, transform
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -111,31 +115,62 @@ def resolved_protocols(run: Run) -> list[Protocol]:
 
 def _auto(run: Run) -> str:
     if run.artifact is not None:
-        rate, labels = run.artifact.learned_rate is not None, run.artifact.labels.kind != HARD
-    else:
-        learns = run.matcher.learns
-        rate, labels = "rate" in learns, "labels" in learns and run.config.labels is None
-    return auto_protocol(run.source, learned_rate=rate, learned_labels=labels)
+        return _auto_of(run, run.artifact.labels, run.artifact.learned_rate)
+    learns = run.matcher.learns
+    learned = "labels" in learns and run.config.labels is None
+    kind = HARD if learned else run.labeller
+    return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
+
+
+def _auto_of(run: Run, labels: Labels, rate: float | None) -> str:
+    learned = {"learned_rate": rate is not None, "learned_labels": labels.kind != HARD}
+    return auto_protocol(run.source, **learned, labels=labels.kind)
 
 
 def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
     """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
-    recipe = resolved_protocols(run)[0]
+    name = (run.config.protocol or ("auto",))[0]
+    recipe = fitted(protocol(_auto_of(run, labels, rate) if name == "auto" else name), labels)
     return {
         "protocol": recipe.name,
         "network": run.network_name,
-        "epochs": recipe.epochs + 1,
-        "optimizer": "sgd",
+        "epochs": recipe.epochs_run,
+        "optimizer": recipe.optimizer,
         "rate": student_rate(recipe, rate)[0],
         "learned_rate": rate,
-        "momentum": recipe.momentum,
+        **({"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {"betas": [0.9, 0.999]}),
         "weight_decay": recipe.weight_decay,
+        **({} if recipe.decay_biases else {"weight_decay_of": "tensors of two axes and more"}),
         "batch": recipe.batch,
-        "drop_after_epoch": recipe.epochs // 2 + 1,
-        "drop": recipe.drop,
-        "augment": [] if labels.own_views else list(strategy_of(recipe, run)),
+        **({} if recipe.group is None else {"batch_norm_group": recipe.group}),
+        **_rates(recipe),
+        **_changes(recipe, run, labels),
         "labels": dict(labels.recipe),
     }
+
+
+def _rates(recipe: Protocol) -> dict[str, Any]:
+    warm = {"warmup_epochs": recipe.warmup, "warmup_from": WARM} if recipe.warmup else {}
+    if recipe.schedule_name == "cosine":
+        return {"schedule": "cosine of the epoch", "stretch": recipe.stretch, **warm}
+    return {"drop_after_epoch": recipe.epochs // 2 + 1, "drop": recipe.drop, **warm}
+
+
+def _changes(recipe: Protocol, run: Run, labels: Labels) -> dict[str, Any]:
+    if labels.own_views:
+        return {"augment": []}
+    views = draw_of(recipe, run)
+    shuffle = {"shuffle": recipe.shuffle} if recipe.shuffle > 1 else {}
+    return {
+        "augment": list(strategy_of(recipe, run)),
+        **shuffle,
+        **({} if views is None else {"views": views.header()}),
+    }
+
+
+def fitted(recipe: Protocol, labels: Labels) -> Protocol:
+    """The protocol with the batches of labels that have their own: every row of it makes the steps that they ask for."""
+    return attrs.evolve(recipe, batch=labels.record.batch) if isinstance(labels, PerView) else recipe
 
 
 def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
@@ -174,7 +209,7 @@ def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], *,
 
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], on_features: bool) -> list[str]:
     """What a reader of this row has to know."""
-    notes = []
+    recipe, notes = fitted(protocol(arm.protocol), artifact.labels), []
     if arm.set == KCENTER:
         notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
     if arm.set not in CORE_SETS:
@@ -182,16 +217,16 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], 
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set == FULL:
-        epochs = full_epochs(run, protocol(arm.protocol))
+        epochs = full_epochs(run, recipe)
         notes.append(
             f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
         )
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
-    if own and strategy_of(protocol(arm.protocol), run):
+    if own and changes_batches(recipe, run):
         notes.append("the labels' own crops, mirrors and mixes stand in for the protocol's augmentation")
     if arm.labels == SOFT and arm.set != DISTILLED:
         notes.append(f"labelled by the rule {run.labeller!r}")
-    if arm.set == DISTILLED and (problem := student_rate(protocol(arm.protocol), artifact.learned_rate)[1]):
+    if arm.set == DISTILLED and (problem := student_rate(recipe, artifact.learned_rate)[1]):
         notes.append(problem)
     if diverged := sum(int(result["diverged"]) for result in results):
         notes.append(f"{diverged} of {len(results)} students diverged (weights not finite)")
@@ -215,7 +250,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
         return {"index": index, **_whole({"on_features": int(on_features)})}
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
-    recipe = protocol(arm.protocol)
+    recipe = fitted(protocol(arm.protocol), artifact.labels)
     schedule = recipe.schedule(len(artifact))
     if arm.set == FULL:
         return full(run, arm, student, recipe, schedule, task.key)
@@ -238,22 +273,13 @@ def train_and_test(
 ) -> dict[str, Tensor]:
     """One fresh student by the protocol."""
     network = run.network(generator("init"), network_name)
-    descent = Descent(
-        steps=schedule.steps,
-        batch=recipe.batch,
-        rate=rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        drop_at=schedule.drop_at,
-        drop=recipe.drop,
-    )
     last: list[Epoch] = []
     began = time.perf_counter()
     train_student(
         network,
         data.images,
         data.labels,
-        descent,
+        descent_of(recipe, schedule, rate),
         generator=generator,
         augment=augmentation(recipe, run, generator, schedule.steps, data.labels),
         reshape=terms(run, schedule.steps),
@@ -265,6 +291,26 @@ def train_and_test(
     numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
     counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
     return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+
+
+def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:
+    """A protocol's training at a rate."""
+    return Descent(
+        steps=schedule.steps,
+        batch=recipe.batch,
+        rate=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        drop_at=schedule.drop_at,
+        drop=recipe.drop,
+        optimizer=recipe.optimizer,
+        decay_biases=recipe.decay_biases,
+        schedule=recipe.schedule_name,
+        stretch=recipe.stretch,
+        per_epoch=schedule.epoch,
+        warmup=schedule.warmup,
+        group=recipe.group,
+    )
 
 
 def terms(run: Run, steps: int) -> Reshape | None:
@@ -298,6 +344,18 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
     return augment.DSA_COLOUR if run.source.mirror_symmetric else augment.DSA_DIGITS
 
 
+def draw_of(recipe: Protocol, run: Run) -> Draw | None:
+    """The protocol's views for these data: mirroring is left out where it changes the class."""
+    if recipe.views is None or run.source.mirror_symmetric:
+        return recipe.views
+    return attrs.evolve(recipe.views, flip=0)
+
+
+def changes_batches(recipe: Protocol, run: Run) -> bool:
+    """Whether the protocol augments, shuffles or mixes."""
+    return bool(strategy_of(recipe, run)) or recipe.shuffle > 1 or recipe.views is not None
+
+
 def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels) -> Augment | None:
     """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``.
 
@@ -306,24 +364,46 @@ def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, 
     Raises:
         InputError: a selected plugin would change them.
     """
-    strategy = () if labels.own_views else strategy_of(recipe, run)
+    own = not labels.own_views and changes_batches(recipe, run)
     plugins = bool(run.augmenters(EVALUATE))
     if plugins and labels.own_views:
         remedy = "evaluate without plugins that augment students' batches"
         raise InputError(f"{labels.kind} labels were made for views that a plugin would change once more: {remedy}")
-    if not strategy and not plugins:
+    if not own and not plugins:
         return None
 
     def draw(count: int, step: int) -> Transform:
         transforms: list[Transform] = []
-        if strategy:
-            transforms.append(_draw(recipe, run, strategy, count, generator("augment", step)))
+        if own:
+            transforms += _draws(recipe, run, count, generator("augment", step))
         if plugins:
             progress = Progress(step, steps)
             transforms.append(run.draw(EVALUATE, key=("evaluate", step), count=count, progress=progress))
         return transforms[0] if len(transforms) == 1 else Sequential(tuple(transforms))
 
     return draw
+
+
+def _draws(recipe: Protocol, run: Run, count: int, generator: torch.Generator) -> list[Transform]:
+    size, transforms = (run.source.size, run.source.size), []
+    if strategy := strategy_of(recipe, run):
+        transforms.append(_draw(recipe, run, strategy, count, generator))
+    if recipe.shuffle > 1:
+        transforms.append(Shuffled(strip_orders(count, recipe.shuffle, generator)))
+    if (views := draw_of(recipe, run)) is not None:
+        transforms.append(transform(views, count, size, generator))
+    return transforms
+
+
+@frozen(eq=False)
+class Shuffled:
+    """Patches of every image in a drawn order, see ``ddcore.patches.shuffled``: a ``Transform``."""
+
+    orders: Tensor
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The same rows with their patches elsewhere."""
+        return batch.with_inputs(shuffled(batch.inputs, self.orders))
 
 
 def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, generator: torch.Generator) -> Transform:

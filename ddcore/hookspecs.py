@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
     from ddcore.run import Run
     from ddcore.trajectory import Unroll
-    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform
+    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
-API_VERSION = "1.0"
+API_VERSION = "1.1"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -160,6 +160,43 @@ def ddcore_expert_optimizer(params: Sequence[nn.Parameter], base: Optimizer, pro
         ``state_dict`` holds all that the next step depends on. ``Plugin.expert_options`` says what it depends on besides.
 
     Implemented by ``ftd``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  # type: ignore[empty-body]
+    """Choose who of the run's teachers votes, and with which weight.
+
+    Called by whoever needs votes: a matcher at a task's start and at each resume, the rules for labels. Grad off.
+
+    Args:
+        purpose: ``match`` or ``label``.
+        task: for ``match``, the task that asks: teachers may differ from slot to slot; key random draws by ``task.slot``, since
+            a slot may be cut into several tasks. None for ``label``.
+
+    Returns:
+        Votes of teachers of ``run.teachers``; None leaves it to the core: all of them, with equal weights that sum to 1.
+
+    Do not change the networks: that is ``ddcore_adapt_teacher``'s. Implemented by ``cv-dd`` (a committee). New in 1.1.
+    """
+
+
+@_kind("chain")
+def ddcore_adapt_teacher(network: nn.Module, batch: Batch, purpose: str, task: Task, run: Run) -> nn.Module:  # type: ignore[empty-body]
+    """Change a teacher for one task.
+
+    Called for each vote at a task's start, and again, identically, at each resume. Grad off.
+
+    Args:
+        network: the teacher, or what the plugin before made of it: in eval mode, frozen. Other tasks use it too: never write to
+            it, work on a copy.
+        batch: the task's initial images under the view of its first step, with their classes.
+        purpose: ``match``.
+
+    Returns:
+        A network in eval mode; None leaves it.
+
+    Implemented by ``dwa``. New in 1.1.
     """
 
 
@@ -350,7 +387,9 @@ def ddcore_augment(  # type: ignore[empty-body]
 
 
 @_kind("chain")
-def ddcore_project(after: Tensor, before: Tensor, name: str, role: str, task: Task, run: Run) -> Tensor:  # type: ignore[empty-body]
+def ddcore_project(  # type: ignore[empty-body]
+    after: Tensor, before: Tensor, name: str, role: str, task: Task, state: dict[str, Any], run: Run
+) -> Tensor:
     """Put a learned tensor back where it belongs after its optimiser moved it.
 
     Called after each optimiser step, once for each moved tensor of ``Learn.tensors``; grad off. The matcher's own
@@ -361,11 +400,13 @@ def ddcore_project(after: Tensor, before: Tensor, name: str, role: str, task: Ta
         before: as it was before the step.
         name: of the tensor.
         role: one of ``ddcore.types.ROLES``, or empty.
+        state: what this plugin's ``ddcore_state`` made; empty when it has none.
 
     Returns:
         The tensor to keep, same shape and dtype; None leaves it.
 
-    Implemented by ``mtt`` and ``datm`` (a floor under the learned rate). New in 1.0.
+    Implemented by ``mtt`` and ``datm`` (a floor under the learned rate), ``sre2l`` (pixels that exist) and ``nrr-dd`` (critical
+    regions stay). New in 1.0.
     """
 
 
@@ -455,7 +496,7 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
 
     Returns:
         Labels of N samples; None when the name is not yours. A plugin that offers a name lists it in its class
-        attribute ``labellers``; the first listed is what the plugin suggests.
+        attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
 
     Implemented by the core (``hard``) and ``datm`` (``experts``). New in 1.0.
     """

@@ -174,7 +174,7 @@ def show(name: str) -> dict[str, Any]:
     ]
     presets = [preset.as_json() for preset in presets_of(offer.name, cls).values()]
     reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
-    words |= {"suggests": [cls.suggests]} if cls.suggests else {}
+    words |= {"suggests": found} if (found := [w for w in (cls.suggests, cls.suggests_labels) if w]) else {}
     return {
         **row,
         "api": cls.api,

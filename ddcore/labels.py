@@ -6,7 +6,7 @@ crops and mixes; hard and soft labels leave all of that to the protocol. Everyth
 and ``ddcore.views``; this module is the name to import from.
 """
 
-from ddcore.label_kinds.base import Labels, smallest_type
+from ddcore.label_kinds.labels import Labels, smallest_type
 from ddcore.label_kinds.losses import (
     distance_gap,
     distances,
@@ -16,7 +16,9 @@ from ddcore.label_kinds.losses import (
     student_loss,
 )
 from ddcore.label_kinds.making import (
+    agreement,
     answers,
+    asking,
     draw_views,
     make_averaged,
     make_per_view,
@@ -31,7 +33,6 @@ from ddcore.label_kinds.per_view import (
     PerViewLabels,
     TopKLabels,
     TwoDistanceLabels,
-    distances_of,
     spread,
     top_k,
 )
@@ -58,11 +59,12 @@ __all__ = [
     "TwoDistanceLabels",
     "View",
     "ViewRecord",
+    "agreement",
     "answers",
+    "asking",
     "batches_of",
     "distance_gap",
     "distances",
-    "distances_of",
     "draw_views",
     "kl_divergence",
     "label_bytes",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ddcore import answers
-from ddcore.dispatch import PerPlugin
+from ddcore.dispatch import NO_STATE, PerPlugin
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.types import Learn, Loss, Task
 
@@ -44,7 +44,7 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
         tick(first)
         for step in range(first, task.steps):
             start = time.perf_counter()
-            loss = outer_step(task, step, learn, run)
+            loss = outer_step(task, step, learn, run, own)
             with torch.no_grad():
                 run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
@@ -82,8 +82,11 @@ def begin(task: Task, run: Run) -> Learn:
     return learn
 
 
-def outer_step(task: Task, step: int, learn: Learn, run: Run) -> float | None:
+def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin = NO_STATE) -> float | None:
     """One outer step: move the synthetic set along every loss that the matcher yields.
+
+    Args:
+        state: what each plugin's ``ddcore_state`` made.
 
     Returns:
         The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
@@ -100,7 +103,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run) -> float | None:
         backward(loss.value, [learn.optimizers[name] for name in names])
         if loss.update:
             moved.update(names)
-            move(learn, names, task, run)
+            move(learn, names, task, run, state)
         else:
             pending.update(names)
         if both := pending & moved:
@@ -108,7 +111,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run) -> float | None:
             raise PluginError(
                 f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
             )
-    move(learn, [name for name in every if name in pending], task, run)
+    move(learn, [name for name in every if name in pending], task, run, state)
     return total
 
 
@@ -121,7 +124,7 @@ def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def move(learn: Learn, names: Iterable[str], task: Task, run: Run) -> None:
+def move(learn: Learn, names: Iterable[str], task: Task, run: Run, state: PerPlugin = NO_STATE) -> None:
     """Step optimisers, then let plugins put what moved back where it belongs."""
     for name in names:
         optimizer = learn.optimizers[name]
@@ -133,7 +136,8 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run) -> None:
         for tensor_name, old in before.items():
             with torch.no_grad():
                 tensor = moved[tensor_name]
-                tensor.copy_(run.project(tensor.detach(), old, tensor_name, learn.roles.get(tensor_name, ""), task))
+                role = learn.roles.get(tensor_name, "")
+                tensor.copy_(run.project(tensor.detach(), old, tensor_name, role, task, state))
 
 
 def _clear(optimizers: Iterable[Optimizer]) -> None:

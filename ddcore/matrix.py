@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from ddcore.errors import DdcoreError, PluginError
+from ddcore.errors import PluginError
 from ddcore.plan import refusal
 from ddcore.plugins import installed, load_class
 
@@ -71,17 +71,10 @@ def try_pairs(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 def one_step(pair: Pair, folder: Path) -> str:
     """Take a step; empty if all went well, else what went wrong."""
-    import torch
+    from ddcore.contract import stage
 
-    from ddcore.contract.stage import distilled, find_subject
-
-    subject = find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
-    try:
-        result = distilled(subject.run("--plugin", pair.matcher, steps=1, cache=str(folder / "cache")))
-    except DdcoreError as error:
-        return str(error)
-    bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
-    return f"{bad[0]} is not finite" if bad else ""
+    subject = stage.find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
+    return stage.one_step(subject, pair.matcher, cache=str(folder / "cache"))
 
 
 def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:

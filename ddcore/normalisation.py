@@ -57,6 +57,16 @@ class Normalisation(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """What is too large for a header."""
 
+    def clamped(self, images: Tensor) -> Tensor:
+        """The nearest images (B, C, H, W) that exist: those that ``inverse`` brings into [0, 1]; others stay as they are."""
+        if not self.pixelwise:
+            pixels = self.inverse(images)
+            inside = ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1)[:, None, None, None]
+            return torch.where(inside, images, self.apply(pixels.clamp(0, 1)))
+        ends = torch.tensor([0.0, 1.0]).to(images)[:, None, None, None].expand(2, images.shape[1], 1, 1)
+        black, white = self.apply(ends)
+        return torch.minimum(torch.maximum(images, black), white)
+
     @staticmethod
     def load(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Normalisation:
         """The map that ``header`` and ``tensors`` describe.

@@ -25,7 +25,7 @@ from ddcore.presets import Preset
 SHARED = ""
 SHORT = {"plugins": "plugin"}
 """Shared options whose flag is not their field's name."""
-CORE_GROUPS = ("experts",)
+CORE_GROUPS = ("experts", "teachers", "views")
 Raw = tuple[Any, str]
 MOST = 2**63
 """Larger numbers fit neither TOML nor a tensor."""
@@ -54,15 +54,16 @@ class First:
     plugin_paths: tuple[str, ...]
     files: tuple[str, ...]
     preset: str
+    labels: str | None = None
 
 
 def preparse(args: Sequence[str], environment: Mapping[str, str]) -> First:
-    """``--plugin``, ``--plugin-path``, ``--config`` and ``--preset``, in any position; files may name plugins too.
+    """``--plugin``, ``--plugin-path``, ``--config``, ``--preset`` and ``--labels``, in any position; files may name them too.
 
     Raises:
         OptionError: a flag without its value.
     """
-    found: dict[str, list[str]] = {name: [] for name in ("plugin", "plugin-path", "config", "preset")}
+    found: dict[str, list[str]] = {name: [] for name in ("plugin", "plugin-path", "config", "preset", "labels")}
     rest = iter(args)
     for argument in rest:
         name, equals, value = argument.partition("=")
@@ -79,7 +80,9 @@ def preparse(args: Sequence[str], environment: Mapping[str, str]) -> First:
         plugins = plugins or _listed(table.get("plugins", []))
         paths = paths or _listed(table.get("plugin_path", []))
     preset = (found["preset"] or [str(t["preset"]) for t in tables if "preset" in t] or ["auto"])[-1]
-    return First(tuple(plugins), tuple(paths), tuple(found["config"]), preset)
+    in_files = [str(t["labels"]) for t in tables if "labels" in t]
+    labels = [*in_files, *filter(None, [environment.get("DDCORE_LABELS")]), *found["labels"]]
+    return First(tuple(plugins), tuple(paths), tuple(found["config"]), preset, labels[-1] if labels else None)
 
 
 def _listed(value: Any) -> list[str]:
@@ -430,9 +433,10 @@ def _written(instance: Any) -> dict[str, Any]:
 
 def core_group(name: str) -> type:
     """The class of one of the core's own option groups."""
-    from ddcore.recipes import Experts
+    from ddcore.label_rules import ViewOptions
+    from ddcore.recipes import Experts, Teachers
 
-    return {"experts": Experts}[name]
+    return {"experts": Experts, "teachers": Teachers, "views": ViewOptions}[name]
 
 
 def _rebuild(cls: type, group: str, values: Mapping[str, Any]) -> Any:

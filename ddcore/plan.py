@@ -13,6 +13,8 @@ from attrs import asdict, field, frozen
 from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
+from ddcore.label_rules import RULES
+from ddcore.plugins import matching
 
 CORE_ASKS = (
     "project",
@@ -22,12 +24,13 @@ CORE_ASKS = (
     "executor",
     "augment:evaluate",
     "label",
+    "teachers",
     "student_loss",
     "state",
     "step_end",
     "finish",
 )
-TRAJECTORIES = "trajectories"
+TRAJECTORIES, TEACHERS = "trajectories", "teachers"
 EXPERT_ASKS = ("augment:expert", "expert_loss", "expert_optimizer")
 
 
@@ -47,7 +50,7 @@ class Plan:
 
     Attributes:
         matcher: plugin name.
-        needs: assets to make first: ``trajectories``.
+        needs: assets to make first: ``trajectories``, ``teachers``.
         warnings: sentences a person should read; the run goes on.
     """
 
@@ -109,7 +112,8 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     if not plugin.modality & matcher.modality:
         return f"{name!r} works on {_words(plugin.modality)}, {matcher_name!r} on {_words(matcher.modality)}"
     asked = asked_by(matcher)
-    missing = [need for need in plugin.needs if need not in asked | set(matcher.provides) | set(matcher.needs)]
+    there = {*asked, *matcher.provides, *matcher.needs, TEACHERS}
+    missing = [need for need in plugin.needs if need not in there]
     if missing:
         return f"{name!r} needs {_words(missing)}, which {matcher_name!r} does not offer"
     if not offers(plugin) & asked:
@@ -145,7 +149,7 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
     if steps and not hasattr(matcher, "ddcore_matching_loss"):
         raise PluginError(f"{hooks.who(name)} learns nothing step by step, and --steps asks for {steps}: leave it out")
-    needs = _assets(plugins, (initializer, *choices.baselines))
+    needs = _assets(plugins, (initializer, *choices.baselines), labeller)
     stages = [
         Stage("initialize", initializer, init_by),
         Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
@@ -153,6 +157,9 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     if TRAJECTORIES in needs:
         shapers = tuple(p for p, plugin in plugins.items() if offers(plugin) & set(EXPERT_ASKS))
         stages.insert(0, Stage("experts", "trajectories", CORE, shapers))
+    if TEACHERS in needs:
+        choosing = tuple(p for p, plugin in plugins.items() if offers(plugin) & {"teachers", "adapt_teacher"})
+        stages.insert(0, Stage("teachers", "committee", CORE, choosing))
     stages += (
         [Stage("augment", "identity", CORE, _phased(plugins, "augment", name))]
         if _phased(plugins, "augment", name)
@@ -187,9 +194,7 @@ def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tupl
 
 
 def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed: Sequence[str]) -> str:
-    matchers = [name for name, plugin in plugins.items() if plugin.role == "matcher"]
-    if len(matchers) > 1:
-        matchers = [name for name in matchers if not plugins[name].gives_way] or matchers
+    matchers = matching(plugins)
     if len(matchers) > 1:
         both = " and ".join(hooks.who(m) for m in matchers)
         raise PluginError(f"{both} are both matchers, of which a run has one: keep one of them")
@@ -223,7 +228,7 @@ def _chosen(
 ) -> tuple[str, str]:
     """A ``by_name`` stage: the flag, else the only enhancement's suggestion, else the matcher's, else the core's."""
     offered = {choice: name for name, plugin in plugins.items() for choice in getattr(plugin, attribute)}
-    core = {"initializers": ("real", "noise", "kcenter"), "labellers": ("hard",)}[attribute]
+    core = {"initializers": ("real", "noise", "kcenter"), "labellers": ("hard", *RULES)}[attribute]
     known = {**dict.fromkeys(core, CORE), **offered}
     if flag_value is not None:
         if flag_value not in known:
@@ -249,13 +254,13 @@ def _chosen(
 
 def _suggestion(plugin: Any, attribute: str) -> str | None:
     own: Sequence[str] = getattr(plugin, attribute)
-    suggested: str | None = plugin.suggests if attribute == "initializers" else None
+    suggested: str | None = plugin.suggests if attribute == "initializers" else plugin.suggests_labels
     return suggested or (own[0] if own else None)
 
 
-def _assets(plugins: Mapping[str, Any], initializers: Sequence[str]) -> tuple[str, ...]:
-    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses."""
-    found: set[str] = set()
+def _assets(plugins: Mapping[str, Any], initializers: Sequence[str], labeller: str) -> tuple[str, ...]:
+    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses, or its labels need."""
+    found = {TEACHERS} if labeller in RULES else set[str]()
     for plugin in plugins.values():
         used: list[str | None] = [name for name in initializers if name in plugin.initializers]
         for name in used or [None]:

@@ -26,9 +26,9 @@ from ddcore.errors import PluginError, near
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
-FIRST_PARTY = ("coresets", "datm", "dc", "dm", "dsa", "ftd", "fyi", "mtt", "smooth")
-ASSETS = ("trajectories",)
-"""What a run makes before its tasks begin, for plugins that need it."""
+FIRST_PARTY = ("coresets", "datm", "dc", "dm", "dsa", "ftd", "fyi", "mirage", "mtt", "smooth")
+ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
+"""What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
 
 
@@ -42,12 +42,13 @@ class Plugin:
         modality: what the data may be: images, graphs, features.
         view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
-        suggests: the initialiser that runs start from unless told otherwise, if not the first offered; may be the core's.
+        suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
+            the first offered; may be the core's.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
-        needs: what has to be there: ``trajectories``, or words of a matcher's ``asks`` or ``provides``.
+        needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks`` or ``provides``.
         may_need: assets that only some option values need: see ``assets``.
         gives_way: of a matcher: beside another matcher it is an enhancement, and its ``ddcore_learn`` is not asked.
         provides: words that other plugins' ``needs`` may name.
@@ -69,6 +70,7 @@ class Plugin:
     initializers: ClassVar[tuple[str, ...]] = ()
     labellers: ClassVar[tuple[str, ...]] = ()
     suggests: ClassVar[str | None] = None
+    suggests_labels: ClassVar[str | None] = None
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
@@ -93,7 +95,7 @@ class Plugin:
         return Cost()
 
     def assets(self, initializer: str | None) -> tuple[str, ...]:
-        """What the run has to make before its tasks begin, of ``trajectories``, under these option values.
+        """What the run has to make before its tasks begin, of ``trajectories`` and ``teachers``, under these option values.
 
         Args:
             initializer: one that the run uses and this plugin offers, else None.
@@ -337,6 +339,12 @@ def manager(
     except pluggy.PluginValidationError as error:
         raise PluginError(f"a selected plugin implements an unknown hook: {_one_line(error)}") from error
     return made
+
+
+def matching(plugins: Mapping[str, Any]) -> list[str]:
+    """Names of the matchers among plugins (classes or instances); those that give way only where there is no other."""
+    matchers = [name for name, plugin in plugins.items() if plugin.role == "matcher"]
+    return [name for name in matchers if not plugins[name].gives_way] or matchers
 
 
 def installed_matchers() -> list[str]:

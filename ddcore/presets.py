@@ -24,7 +24,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ddcore.errors import DdcoreError, OptionError, PluginError, near
-from ddcore.plugins import find, installed, load_class
+from ddcore.plugins import find, installed, load_class, matching
 
 AUTO, NONE = "auto", "none"
 
@@ -89,7 +89,7 @@ def presets_of(name: str, cls: Any) -> dict[str, Preset]:
 
 
 def _preset(owner: str, key: str, table: Mapping[str, Any]) -> Preset:
-    tables = {**table.get("run", {}), **{k: table[k] for k in ("experts", "plugin") if k in table}}
+    tables = {**table.get("run", {}), **{k: table[k] for k in ("experts", "teachers", "views", "plugin") if k in table}}
     tables |= {"dataset": table["dataset"], "ipc": table["ipc"]}
     lists = {name: table.get(name, default) for name, default in (("plugins", [owner]), ("also", []))}
     if not all(isinstance(n, list) and all(isinstance(p, str) for p in n) for n in lists.values()):
@@ -210,9 +210,8 @@ def named_preset(request: str, known: Iterable[Preset]) -> list[Preset]:
 
 
 def matcher_of(classes: Mapping[str, Any]) -> str | None:
-    matchers = [name for name, cls in classes.items() if getattr(cls, "role", None) == "matcher"]
-    if len(matchers) > 1:
-        matchers = [name for name in matchers if not classes[name].gives_way]
+    """The one that matches; None where there is none, or several would."""
+    matchers = matching(classes)
     return matchers[0] if len(matchers) == 1 else None
 
 

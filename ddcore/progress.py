@@ -21,6 +21,7 @@ class Reporter:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self.warnings: list[str] = []
+        self._showing = False
 
     def say(self, text: str) -> None:
         """One line of information."""
@@ -34,12 +35,19 @@ class Reporter:
             self._write(f"warning: {text}")
 
     def progress(self, label: str, total: int, unit: str = "steps") -> AbstractContextManager[Tick]:
-        """A context manager that yields ``tick(n=1, note="")``."""
-        if self._quiet or total <= 0:
+        """A context manager that yields ``tick(n=1, note="")``; inside another one nothing is shown."""
+        if self._quiet or total <= 0 or self._showing:
             return _silent()
-        if self._stream.isatty():
-            return _bar(label, total, unit)
-        return self._lines(label, total, unit)
+        return self._outermost(_bar if self._stream.isatty() else self._lines, label, total, unit)
+
+    @contextmanager
+    def _outermost(self, show: Callable[..., AbstractContextManager[Tick]], *what: Any) -> Iterator[Tick]:
+        self._showing = True
+        try:
+            with show(*what) as tick:
+                yield tick
+        finally:
+            self._showing = False
 
     @contextmanager
     def _lines(self, label: str, total: int, unit: str) -> Iterator[Tick]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,14 +20,14 @@ from ddcore.api import deprecations
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source
 from ddcore.decoders import OPERATIONS, Decoder
-from ddcore.dispatch import Hooks, PerPlugin
+from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.storage import Place
-from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform
+from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform, Vote
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
     from ddcore.packed import Packed
     from ddcore.record import Setup
+    from ddcore.teachers import Committee
     from ddcore.trajectory import Unroll
 
 CPU_WIDTH = 32
@@ -91,12 +93,8 @@ class Run:
     @cached_property
     def source(self) -> Source:
         """The real data as loaded."""
-        name, _, rest = self.config.dataset.partition(":")
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
-        source = self.hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
-        if source is None:
-            raise InputError(unknown_dataset(self.config.dataset))
-        return source  # type: ignore[no-any-return]
+        return load_source(self.hooks, self.config.dataset, options)
 
     @property
     def of_images(self) -> bool:
@@ -154,7 +152,7 @@ class Run:
     @property
     def labeller(self) -> str:
         """Which rule labels images whose labels were not learned."""
-        return self.plan.labeller
+        return self.config.labels or self.plan.labeller
 
     # ---- randomness ----------------------------------------------------------------------------------------------
 
@@ -246,9 +244,18 @@ class Run:
         """Whether any selected plugin bounds learned tensors."""
         return bool(self.hooks.providers("ddcore_project"))
 
-    def project(self, after: Tensor, before: Tensor, name: str, role: str, task: Task) -> Tensor:
+    def project(
+        self, after: Tensor, before: Tensor, name: str, role: str, task: Task, state: PerPlugin = NO_STATE
+    ) -> Tensor:
         """A learned tensor as plugins put it back after its optimiser's step; the matcher's bounds last."""
-        given: dict[str, Any] = {"before": before, "name": name, "role": role, "task": task, "run": self}
+        given: dict[str, Any] = {
+            "before": before,
+            "name": name,
+            "role": role,
+            "task": task,
+            "state": state,
+            "run": self,
+        }
         given["check"] = answers.projected
         after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is not self.matcher, **given)
         after = self.hooks.chain("ddcore_project", after, only=lambda plugin: plugin is self.matcher, **given)
@@ -300,7 +307,9 @@ class Run:
         """An expert's optimiser: ``base``, or what an enhancement puts in its place."""
         params = [p for group in base.param_groups for p in group["params"]]
         given: dict[str, Any] = {"params": params, "base": base, "progress": progress}
-        chosen: Optimizer | None = self.hooks.one("ddcore_expert_optimizer", check=answers.optimizer, **given)
+        chosen: Optimizer | None = self.hooks.one(
+            "ddcore_expert_optimizer", check=answers.optimizer, optional=True, **given
+        )
         return base if chosen is None else chosen
 
     def segment(self, segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress) -> Segment:
@@ -351,6 +360,33 @@ class Run:
         from ddcore.experts import trajectories
 
         return trajectories(self)
+
+    @cached_property
+    def teachers(self) -> Committee:
+        """Networks trained on the real data that answer for it, in eval mode; trained, or loaded, at the first use."""
+        from ddcore.teachers import committee
+
+        return committee(self)
+
+    def votes(self, purpose: str, task: Task | None = None, batch: Batch | None = None) -> list[Vote]:
+        """Who of the teachers has a say.
+
+        Args:
+            purpose: ``match`` or ``label``.
+            task: that asks, for ``match``.
+            batch: a task's initial images under its first view: plugins then may change the teachers for the task.
+        """
+        with torch.no_grad():
+            votes: list[Vote] = self.hooks.one(
+                "ddcore_teachers", check=answers.votes, optional=True, purpose=purpose, task=task, run=self
+            )
+            votes = self.teachers.votes() if votes is None else votes
+            if batch is None:
+                return votes
+            given: dict[str, Any] = {"batch": batch, "purpose": purpose, "task": task, "run": self}
+            given["check"] = answers.teacher
+            adapted = [self.hooks.chain("ddcore_adapt_teacher", vote.network, **given) for vote in votes]
+        return [attrs.evolve(vote, network=network) for vote, network in zip(votes, adapted, strict=True)]
 
     def decoder(self, spec: Sequence[Mapping[str, Any]]) -> Decoder:
         """How stored tensors become samples, by the core's operations and those of selected plugins.
@@ -515,6 +551,19 @@ def default_cache() -> str:
     """Where experts and full-data rows are kept between runs: ``DDCORE_CACHE``, else the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("DDCORE_CACHE") or os.path.join(home, "ddcore")
+
+
+def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Source:
+    """Ask the plugins for the data of a name.
+
+    Raises:
+        InputError: nobody knows it.
+    """
+    name, _, rest = dataset.partition(":")
+    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
+    if source is None:
+        raise InputError(unknown_dataset(dataset))
+    return source
 
 
 def unknown_dataset(name: str) -> str:

@@ -14,7 +14,7 @@ from ddcore.errors import InputError, OptionError, near
 from ddcore.plugins import FIRST_PARTY, installed
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-RESERVED = ("core", "experts", "probe", "testing", "tiny", "torch")
+RESERVED = ("core", "experts", "probe", "teachers", "testing", "tiny", "torch", "views")
 
 
 @frozen

@@ -1,22 +1,24 @@
 """The one loop that trains networks: students on a finished set, baselines on real images, experts on all of them.
 
-    for each epoch: for each view of the labels: fetch, augment, loss, SGD
+    for each epoch: for each view of the labels: fetch, augment, loss, step
 
-What differs between those is data: a ``Descent`` (steps, batch, rates), where images come from, an augmentation, and
-what happens after an epoch. A training that was stopped goes on from its last saved epoch and ends in the same bits.
+What differs between those is data: a ``Descent`` (steps, batch, optimiser, rates), where images come from, an
+augmentation, and what happens after an epoch. A training that was stopped goes on from its last saved epoch and ends in
+the same bits: rates are a function of the step alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, gt
+from attrs.validators import and_, ge, gt, in_, instance_of, not_, optional
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
 
 FETCHED_AT_ONCE = 1024
+WARM = 0.01
+"""The share of the rate that a warm-up begins with, as in torchvision's reference training."""
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
+ScheduleName = Literal["drop", "cosine"]
+SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine")
 Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
@@ -37,7 +46,7 @@ Augment = Callable[[int, int], Transform]
 Reshape = Callable[[Tensor, Tensor, nn.Module, Batch, Batch, int], Tensor]
 """From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to descend."""
 Replace = Callable[[Optimizer, int], Optimizer]
-"""From (the descent's SGD, step) to the optimiser that makes this step and those after it."""
+"""From (the descent's optimiser, step) to the optimiser that makes this step and those after it."""
 
 
 class Samples(Protocol):
@@ -51,13 +60,60 @@ class Samples(Protocol):
     def inputs(self, index: Tensor) -> Tensor: ...
 
 
+def rate_at(
+    step: int,
+    rate: float,
+    steps: int,
+    *,
+    schedule: ScheduleName = "drop",
+    stretch: float = 1.0,
+    per_epoch: int | None = None,
+    warmup: int = 0,
+    drop_at: int | None = None,
+    drop: float = 0.1,
+) -> float:
+    """The rate of a step, with T = ``steps`` and W = ``warmup``.
+
+    For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T - W)))), with
+    eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2, which ends at
+    rate / 2; and ``drop`` has the rate, times ``drop`` for t >= ``drop_at``.
+
+    Args:
+        step: t, counted from 0.
+        per_epoch: steps of an epoch: warm-up and cosine then stand still within it, at its first step's value.
+
+    >>> [rate_at(t, 1.0, 100, schedule="cosine") for t in (0, 50, 100)]
+    [1.0, 0.5, 0.0]
+    """
+    t = step - step % per_epoch if per_epoch else step
+    if t < warmup:
+        return rate * (WARM + (1 - WARM) * t / warmup)
+    if schedule == "cosine":
+        return rate / 2 * (1 + math.cos(math.pi * (t - warmup) / (stretch * max(1, steps - warmup))))
+    return rate * drop if drop_at is not None and step >= drop_at else rate
+
+
+def _whole(least: int) -> Any:
+    return and_(instance_of(int), not_(instance_of(bool)), ge(least))
+
+
 @frozen(kw_only=True)
 class Descent:
-    """SGD for a number of steps.
+    """How a network is trained for a number of steps.
 
     Attributes:
         steps: batches in all; may end within an epoch.
-        drop_at: from this step on a *new* optimiser, momentum at zero, goes on at ``rate * drop``; None: never.
+        momentum: of SGD; Adam and AdamW take betas (0.9, 0.999) and eps 1e-8.
+        weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter, arXiv:1711.05101).
+        drop_at: from this step on a *new* optimiser, its state at zero, goes on at ``rate * drop``; None: never. Of the
+            schedule ``drop`` alone.
+        decay_biases: whether tensors of fewer than 2 axes (biases, norms) decay too.
+        schedule: ``drop`` or ``cosine``; see ``rate_at``.
+        stretch: eta of the cosine.
+        per_epoch: steps of an epoch, within which the rate stands still; None: it changes every step.
+        warmup: steps, linear.
+        group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch: BatchNorm
+            sees exactly these groups (CV-DD, arXiv:2501.07575). None: BatchNorm sees whole batches.
     """
 
     steps: int = field(validator=ge(0))
@@ -67,13 +123,52 @@ class Descent:
     weight_decay: float = 0.0
     drop_at: int | None = None
     drop: float = 0.1
+    optimizer: OptimizerName = field(default="sgd", validator=in_(OPTIMIZERS))
+    decay_biases: bool = field(default=True, validator=instance_of(bool))
+    schedule: ScheduleName = field(default="drop", validator=in_(SCHEDULES))
+    stretch: float = field(default=1.0, validator=ge(1))
+    per_epoch: int | None = field(default=None, validator=optional(_whole(1)))
+    warmup: int = field(default=0, validator=_whole(0))
+    group: int | None = field(default=None, validator=optional(_whole(1)))
 
-    def optimizer(self, network: nn.Module, step: int) -> Optimizer:
+    def __attrs_post_init__(self) -> None:
+        if self.schedule == "cosine" and self.drop_at is not None:
+            raise ValueError(f"a cosine has no step to drop the rate at, and drop_at is {self.drop_at}: leave it out")
+
+    @property
+    def moves(self) -> bool:
+        """Whether the rate changes between the optimisers that are made."""
+        return self.schedule == "cosine" or self.warmup > 0
+
+    def rate_at(self, step: int) -> float:
+        """The rate of a step."""
+        return rate_at(
+            step,
+            self.rate,
+            self.steps,
+            schedule=self.schedule,
+            stretch=self.stretch,
+            per_epoch=self.per_epoch,
+            warmup=self.warmup,
+            drop_at=self.drop_at,
+            drop=self.drop,
+        )
+
+    def build(self, network: nn.Module, step: int) -> Optimizer:
         """The optimiser that makes this step and those after it."""
-        dropped = self.drop_at is not None and step >= self.drop_at
-        rate = self.rate * self.drop if dropped else self.rate
-        parameters = network.parameters()
-        return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=self.weight_decay, fused=True)
+        parameters, rate, decay = self._parameters(network), self.rate_at(step), self.weight_decay
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay, fused=True)
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(parameters, rate, betas=(0.9, 0.999), weight_decay=decay, fused=True)
+
+    def _parameters(self, network: nn.Module) -> Any:
+        if self.decay_biases:
+            return network.parameters()
+        matrices = [p for p in network.parameters() if p.dim() >= 2]
+        others = [p for p in network.parameters() if p.dim() < 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        return [settings for settings in groups if settings["params"]]
 
 
 @frozen
@@ -148,10 +243,11 @@ def train_student(
     """
 
     def optimizer(step: int) -> Optimizer:
-        plain = descent.optimizer(network, step)
+        plain = descent.build(network, step)
         return plain if replace is None else replace(plain, step)
 
     state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0}
+    shares = [group["lr"] / descent.rate_at(0) for group in state["optimizer"].param_groups]
     epoch = keeper.begin(state) if keeper else 0
     network.train()
     while state["step"] < descent.steps:
@@ -160,10 +256,14 @@ def train_student(
         for view in islice(views, descent.steps - state["step"]):
             if state["step"] == descent.drop_at:
                 state["optimizer"] = optimizer(state["step"])
+            if descent.moves:
+                for settings, share in zip(state["optimizer"].param_groups, shares, strict=True):
+                    settings["lr"] = share * descent.rate_at(state["step"])
             clean = batch = batch_of(images, labels, view)
             if augment is not None:
                 batch = augment(len(batch), state["step"])(batch)
-            own = None if reshape is None else partial(_reshaped, reshape, clean, state["step"])
+            own = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
+            own = partial(own, group=descent.group)
             total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
             seen += len(batch)
             state["step"] += 1
@@ -215,13 +315,18 @@ def train_step(
     return first[0]
 
 
-def _own_backward(network: nn.Module, batch: Batch, recipe: Any) -> Tensor:
-    return backward_in_parts(network, batch.inputs, batch.targets, lambda out, own: student_loss(out, own, recipe))
+def _own_backward(network: nn.Module, batch: Batch, recipe: Any, group: int | None = None) -> Tensor:
+    def loss(output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        return student_loss(output, targets, recipe)
+
+    return backward_in_parts(network, batch.inputs, batch.targets, loss, chunk=_part(network, batch, group))
 
 
-def _reshaped(reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any) -> Tensor:
+def _reshaped(
+    reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any, group: int | None = None
+) -> Tensor:
     """``_own_backward`` with another loss, in the same parts; what ``reshape`` calls finds torch's own norms."""
-    size = chunk_of(network, batch.inputs, TRAINING_CHUNK)
+    size = _part(network, batch, group)
     total = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
     for rows in torch.arange(len(batch), device=batch.index.device).split(size):  # type: ignore[no-untyped-call]
         part, share = batch.rows(rows), len(rows) / len(batch)
@@ -231,6 +336,12 @@ def _reshaped(reshape: Reshape, clean: Batch, step: int, network: nn.Module, bat
         (reshape(value, output, network, part, clean.rows(rows), step) * share).backward()  # type: ignore[no-untyped-call]
         total += value.detach() * share
     return total
+
+
+def _part(network: nn.Module, batch: Batch, group: int | None) -> int:
+    """Rows of a batch that pass at once: a group, or as many as the network and the machine like; both give its mean."""
+    size = chunk_of(network, batch.inputs, TRAINING_CHUNK)
+    return size if group is None else min(group, size)
 
 
 @contextmanager

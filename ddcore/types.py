@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 from attrs import field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
@@ -17,8 +17,9 @@ PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""
 
-SETTINGS = frozenset({"student_step.batch"})
-"""Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``."""
+SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight"})
+"""Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``: rows of
+an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics."""
 
 TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
 """The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;
@@ -118,6 +119,21 @@ class Term:
     name: str
     value: Tensor
     weight: float = 1.0
+
+
+@frozen(eq=False)
+class Vote:
+    """A teacher that has a say.
+
+    Attributes:
+        network: in eval mode, without gradients in its weights, on the run's device; shared, so never write to it.
+        weight: what its loss, or its logits, are multiplied by.
+        name: for messages and records.
+    """
+
+    network: nn.Module
+    weight: float = 1.0
+    name: str = "teacher"
 
 
 @frozen(eq=False)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ddcore.augment import flip
 from ddcore.errors import InputError, near
+from ddcore.types import Batch, Transform
 
 ATTEMPTS = 10
 """At a crop of the drawn area and aspect that fits, as torchvision's; then the centre is taken."""
@@ -224,6 +225,35 @@ def drawn(draw: Draw, count: int, size: tuple[int, int], generator: torch.Genera
         box = cutmix_box(float(share), size, torch.rand(2, generator=generator, dtype=torch.float64))
         share = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
     return Drawn((crop / torch.tensor([height, width, height, width])), mirrored, partner, share, box)
+
+
+@frozen(eq=False)
+class Mixed:
+    """A drawn batch of views as a ``Transform``: images change, and what is told about them follows the mix.
+
+    Classes become ``class``, ``mixed`` and ``lam``; targets ``logits`` are mixed by the share, before the softmax.
+    """
+
+    draw: Draw
+    drawn: Drawn
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The same rows in the same order."""
+        view = self.drawn.view(self.draw, batch.index)
+        batch = batch.with_inputs(changed(view, batch.inputs))
+        if view.mix is None:
+            return batch
+        partner, share = (each.to(batch.index.device) for each in view.mix)
+        own = batch.targets["class"]
+        told = {"mixed": torch.where(share < 1, own[partner], own), "lam": share}
+        if "logits" in batch.targets:
+            told["logits"] = mixup(batch.targets["logits"], partner, share)
+        return Batch(batch.inputs, {**batch.targets, **told}, batch.index)
+
+
+def transform(draw: Draw, count: int, size: tuple[int, int], generator: torch.Generator) -> Transform:
+    """Fresh views of a batch of ``count`` images of ``size`` (H, W), to be applied to the batch."""
+    return Mixed(draw, drawn(draw, count, size, generator))
 
 
 def resized_crops(

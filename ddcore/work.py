@@ -69,4 +69,10 @@ def _evaluate(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return run_evaluation_task(task, run), {}
 
 
-_KINDS = {"distil": _distil, "expert": _expert, "evaluate": _evaluate}
+def _teacher(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    from ddcore.teachers import train_teacher
+
+    return train_teacher(task, run), {}
+
+
+_KINDS = {"distil": _distil, "expert": _expert, "teacher": _teacher, "evaluate": _evaluate}

@@ -95,3 +95,29 @@ def test_finishing_keeps_the_result_and_drops_the_unfinished_state(tmp_path):
     assert checkpoints.header("task") == {"roles": {"pixels": "pixels"}}
     assert torch.equal(checkpoints.result("task")["pixels"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["task.done.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_momentum_of_channels_last_weights_goes_on_where_it_was(tmp_path, kind):
+    def begun():
+        weight = torch.linspace(-1, 1, 108).reshape(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+        weight.requires_grad_()
+        made = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}[kind]
+        options = {"momentum": 0.9} if kind == "sgd" else {}
+        return {"weight": weight, "optimizer": made([weight], lr=0.1, fused=True, **options)}
+
+    def steps(state, first, last):
+        for step in range(first, last):
+            state["optimizer"].zero_grad()
+            (state["weight"] * torch.linspace(0, step + 1, 108).reshape(4, 3, 3, 3)).sin().sum().backward()
+            state["optimizer"].step()
+
+    whole, cut = begun(), begun()
+    steps(whole, 0, 4)
+    steps(cut, 0, 2)
+    checkpoints = Checkpoints(Place.at(tmp_path))
+    checkpoints.save("task", 2, cut)
+    resumed = begun()
+    checkpoints.load("task", resumed)
+    steps(resumed, 2, 4)
+    assert torch.equal(resumed["weight"], whole["weight"])

@@ -67,6 +67,61 @@ EVALUATOR = """
         def ddcore_evaluate(self, run: Any) -> list[Row]:
             return [Row("mine", "none", "none", "hard", 1, run.artifact.nbytes, (0.5,), 0, 0.0)]
 """
+GRAPHS = """
+    from ddcore.data import Source, Split
+    from ddcore.types import Synthetic
+
+    @frozen(eq=False, kw_only=True)
+    class Counted(Source):
+        modality: str = "graphs"
+        channels = size = 1
+        def summary(self) -> dict:
+            return {"name": self.name, "fingerprint": self.fingerprint}
+
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "keeps the mean number of nodes of each class"
+        role = "matcher"
+        modality = frozenset({"graphs"})
+        steps = 0
+        datasets = ("counted",)
+        networks = ("threshold",)
+
+        @hookimpl
+        def ddcore_data(self, name: str) -> "Source | None":
+            nodes, labels = torch.tensor([3.0, 4.0, 8.0, 9.0]), torch.tensor([0, 0, 1, 1])
+            part = Split(nodes, labels)
+            return Counted(name="counted", train=part, test=part, classes=("a", "b")) if name == "counted" else None
+
+        @hookimpl
+        def ddcore_network(self, name: str) -> "torch.nn.Module | None":
+            made = torch.nn.Linear(1, 1)
+            made.embed = torch.nn.Identity()
+            return made if name == "threshold" else None
+
+        @hookimpl
+        def ddcore_tasks(self, run: Any) -> list[Task]:
+            return [Task("distil", f"mean-{cls}", 0, index=cls, options={"class": cls}) for cls in (0, 1)]
+
+        @hookimpl
+        def ddcore_learn(self, task: Task, run: Any) -> Learn:
+            seen = run.__dict__.setdefault("seen", [])
+            mine = run.source.train.stored[run.source.train.labels == task.options["class"]]
+            noise = 0.0
+            return Learn({"mean": mine.mean() + noise}, {}, decoder=[{"op": "rows", "tensor": "means"}])
+
+        @hookimpl
+        def ddcore_assemble(self, tasks: Any, results: Any) -> Synthetic:
+            means = torch.stack([result["mean"] for result in results])
+            return Synthetic({"means": means}, {}, [{"op": "rows", "tensor": "means"}], torch.tensor([0, 1]))
+
+        @hookimpl
+        def ddcore_evaluate(self, run: Any) -> list[Row]:
+            means, test = run.packed.tensors["means"], run.source.test
+            right = float(((test.stored > means.mean()) == test.labels.bool()).double().mean())
+            score = (right,)
+            return [Row(s, "p", "threshold", "hard", 1, {"total": 8}, score, 0, 0.0) for s in ("distilled", "full")]
+"""
 RETURN = "return batch.with_inputs(batch.inputs * self.strength)"
 BREAKS = {
     "hooks": (VIEW, "batch: Batch, run: Any) -> Batch", "batch, run: Any) -> Batch", "has no type for batch"),
@@ -109,6 +164,17 @@ BREAKS = {
 }
 
 
+OF_GRAPHS = {
+    "seed": ("score = (right,)", "score = (time.time_ns() % 997 / 997,)", "'distilled by threshold' differs"),
+    "global-randomness": ("noise = 0.0", "noise = torch.rand(())", "global generator of torch"),
+    "resume": ("noise = 0.0", "seen.append(1); noise = len(seen)", "'means' differs"),
+    "workers": ("noise = 0.0", "noise = 1.0 * bool(multiprocessing.parent_process())", "worker process ends elsewhere"),
+    "whole-run": ('("distilled", "full")', '("mine", "full")', "no row 'distilled' with another to compare it with"),
+    "declarations": ("steps = 0", "steps = 1", "needs ddcore_matching_loss, the class attribute learns"),
+}
+"""What breaks a plugin on graphs, which brings its own data, networks and rows."""
+
+
 def written(folder, body: str) -> str:
     (folder / "mine.py").write_text(dedent(HEAD) + dedent(body))
     return str(folder / "mine.py")
@@ -128,6 +194,33 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     (result,) = examine(written(tmp_path, body.replace(old, new)), only=[name])
     assert result.status == "failed" and words in result.detail, result
     assert result.remedy
+
+
+@pytest.mark.parametrize("name", OF_GRAPHS)
+def test_a_plugin_on_graphs_that_breaks_it_fails_the_check(name, tmp_path):
+    old, new, words = OF_GRAPHS[name]
+    assert old in GRAPHS
+    (result,) = examine(written(tmp_path, GRAPHS.replace(old, new)), only=[name])
+    assert result.status == "failed" and words in result.detail, result
+
+
+def test_what_is_of_images_does_not_concern_a_plugin_on_graphs_and_the_reason_is_said(tmp_path):
+    found = {result.name: result for result in check_plugin(written(tmp_path, GRAPHS))}
+    skipped = {name for name, result in found.items() if result.status == "skipped"}
+    assert skipped == {"inputs", "shapes", "gradient", "row-order", "class-names", "neutral", "composition"}
+    assert all(found[name].detail for name in skipped)
+
+
+def test_a_view_of_graphs_is_not_tried_on_images(tmp_path):
+    of_graphs = VIEW.replace("neutral = ", 'modality = frozenset({"graphs"})\n        neutral = ')
+    (result,) = examine(written(tmp_path, of_graphs), only=["inputs"])
+    assert (result.status, result.detail) == ("skipped", "the kit has batches of images only")
+
+
+def test_what_works_on_data_of_no_matcher_here_is_told_so(tmp_path):
+    of_sounds = VIEW.replace("neutral = ", 'modality = frozenset({"sounds"})\n        neutral = ')
+    (result,) = examine(written(tmp_path, of_sounds), only=["seed"])
+    assert result.status == "failed" and "no first-party matcher of sounds is installed" in result.detail
 
 
 @pytest.mark.parametrize("body", [VIEW, MATCHER, EVALUATOR], ids=["view", "matcher", "evaluator"])

@@ -18,13 +18,25 @@ from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Split, open_source
 from ddcore.evaluate import evaluate_artifact, recipe_for, resolved_protocols, run_evaluation_task
 from ddcore.experts import trajectories
-from ddcore.labels import HardLabels, SoftLabels
+from ddcore.labels import (
+    HardLabels,
+    SoftLabels,
+    make_averaged,
+    make_per_view,
+    make_static_mixed,
+    make_top_k,
+    make_two_distances,
+    student_loss,
+)
 from ddcore.networks import build
 from ddcore.normalisation import fit
 from ddcore.passes import lay_out
+from ddcore.protocols import PROTOCOLS, protocol
 from ddcore.recipes import Experts
 from ddcore.storage import Place
-from ddcore.types import Sequential, Task
+from ddcore.training import batch_of
+from ddcore.types import Batch, Sequential, Task
+from ddcore.views import drawn
 
 CLASSES = torch.arange(10)
 
@@ -36,6 +48,23 @@ def few_digits():
 
 
 DIGITS = few_digits()
+KINDS = ("averaged", "static-mixed", "per-view", "top-k", "two-distances")
+OF_VIEWS = KINDS[2:]
+
+
+def labels_of(kind, images, classes):
+    """Labels of any kind by one teacher; those of views for 2 epochs in batches of 4."""
+    with randomness.drawing_from(randomness.generator(5)):
+        teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    if kind == "averaged":
+        return make_averaged(images, teacher, classes=classes)
+    if kind == "static-mixed":
+        return make_static_mixed(images, teacher, classes=classes)
+    given = (images, teacher, 2, 4, randomness.generator(6))
+    if kind == "top-k":
+        return make_top_k(*given, classes=classes, k=3)
+    make = make_per_view if kind == "per-view" else make_two_distances
+    return make(*given, classes=classes)
 
 
 class Stand:
@@ -86,6 +115,8 @@ class Stand:
     def label(self, images, classes):
         if self.labeller == "hard":
             return HardLabels(classes, 10)
+        if self.labeller in KINDS:
+            return labels_of(self.labeller, images, classes)
         return SoftLabels(4 * F.one_hot(classes, 10).float(), classes)
 
     def say(self, text): ...
@@ -323,3 +354,150 @@ def test_class_means_and_full_data_beat_random_images(tmp_path):
     mean = {row.set: sum(row.values) / len(row.values) for row in rows}
     assert mean["distilled"] > mean["random"] + 0.05
     assert mean["full"] > mean["random"] + 0.05
+
+
+# Recipes of decoupled methods
+
+
+def of_kind(folder, kind, protocols, **more):
+    """A run with the class means under labels of a kind, whose rule labels real images too."""
+    run = with_artifact(Stand(folder, protocols=protocols, seeds=1, **more))
+    (run.place / "artifact").remove()
+    return with_artifact(run, images=run.artifact.images(), labels=labels_of(kind, run.artifact.images(), CLASSES))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_real_images_stand_beside_every_kind_of_labels_under_its_rule_and_its_steps(tmp_path, kind):
+    rows = evaluate_artifact(of_kind(tmp_path, kind, ("sre2l-cifar-2",), labeller=kind))
+    stored = "soft" if kind == "averaged" else kind
+    same_rule = [(r.set, r.labels) for r in rows if r.labels == stored]
+    assert same_rule == [("distilled", stored), ("random", stored), ("kcenter", stored)]
+    assert [r.set for r in rows if r.labels == "hard"] == ["distilled", "random", "kcenter", "random-bytes", "full"]
+    # E = 2 epochs of 10 images: whole batches, or the labels' own of 4, 4 and 2
+    due = 2 * 3 if kind in OF_VIEWS else 2
+    assert {r.steps for r in rows if r.set != "full"} == {due}
+    assert {r.protocol for r in rows} == {"sre2l-cifar-2"}
+    assert of(rows, "random", stored).bytes["labels"] == of(rows, "distilled", stored).bytes["labels"] - header_bytes(
+        tmp_path
+    )
+
+
+def header_bytes(folder):
+    packed = (folder / "artifact" / "labels.safetensors").read_bytes()
+    return int.from_bytes(packed[:8], "little") + 8
+
+
+@pytest.mark.parametrize("kind", OF_VIEWS)
+def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, monkeypatch, kind):
+    run, batches = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind), []
+    train = evaluate.train_student
+
+    def watched(network, images, labels, descent, **more):
+        batches.append((len(images), descent.batch, descent.steps, descent.per_epoch))
+        return train(network, images, labels, descent, **more)
+
+    monkeypatch.setattr(evaluate, "train_student", watched)
+    evaluate_artifact(run)
+    assert len(batches) == 8 and {b[1] for b in batches} == {4}
+    assert {b[2:] for b in batches if b[0] < len(DIGITS.train.labels)} == {(6, 3)}
+    assert PROTOCOLS["sre2l"].batch == 1024
+
+
+@pytest.mark.parametrize("kind", OF_VIEWS)
+def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path, kind):
+    run = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind)
+    given = protocol("rded"), run, run.generator, 6
+    assert evaluate.augmentation(*given, run.artifact.labels) is None
+    assert evaluate.augmentation(*given, HardLabels(CLASSES, 10)) is not None
+    rows = evaluate_artifact(run)
+    assert "stand in for the protocol's augmentation" in of(rows, "distilled", kind).note
+    assert "stand in" not in of(rows, "distilled").note
+
+
+@pytest.mark.parametrize("name", ["sre2l", "sre2l-cifar"])
+def test_hard_labels_under_a_mix_are_both_cross_entropies_by_their_shares(run, name):
+    recipe, labels, images = protocol(name), HardLabels(CLASSES, 10), run.artifact.images()
+    draw = evaluate.augmentation(recipe, run, run.generator, 9, labels)
+    clean = batch_of(images, labels, next(labels.views(0, 10, 10, run.generator("order"))))
+    mixed = draw(10, 5)(clean)
+    parameters = drawn(evaluate.draw_of(recipe, run), 10, (8, 8), run.generator("augment", 5))
+    logits = torch.randn(10, 10, generator=randomness.generator(1))
+    slow = torch.zeros(())
+    for row in range(10):
+        own, other = (int(clean.targets["class"][at]) for at in (row, parameters.partner[row]))
+        lam = float(parameters.share)
+        slow -= (lam * logits[row].log_softmax(0)[own] + (1 - lam) * logits[row].log_softmax(0)[other]) / 10
+    assert 0 < float(parameters.share) < 1
+    torch.testing.assert_close(student_loss(logits, mixed.targets, labels.recipe), slow)
+    assert not torch.equal(mixed.inputs, clean.inputs)
+
+
+def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
+    images, soft = run.artifact.images(), SoftLabels(torch.randn(10, 10, generator=randomness.generator(1)), CLASSES)
+    draw = evaluate.augmentation(protocol("infer"), run, run.generator, 9, soft)
+    clean = batch_of(images, soft, next(soft.views(0, 10, 10, run.generator("order"))))
+    mixed, parameters = draw(10, 0)(clean), drawn(protocol("infer").views, 10, (8, 8), run.generator("augment", 0))
+    due = (
+        parameters.share * clean.targets["logits"]
+        + (1 - parameters.share) * clean.targets["logits"][parameters.partner]
+    )
+    torch.testing.assert_close(mixed.targets["logits"], due)
+
+
+def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
+    recipe = attrs.evolve(protocol("rded"), views=None)
+    ramp = torch.arange(128.0).view(2, 1, 8, 8)
+    given = Batch(ramp, {"class": torch.zeros(2, dtype=torch.int64)}, torch.arange(2))
+    draw = evaluate.augmentation(recipe, run, run.generator, 9, HardLabels(CLASSES, 10))
+    seen = set()
+    for step in range(40):
+        moved = draw(2, step)(given).inputs[0, 0]
+        seen.add(tuple(moved[::4, ::4].flatten().tolist()))
+        assert moved.flatten().sort().values.tolist() == list(range(64))
+    # corners of the four patches: columns changed or not, rows changed or not
+    assert seen == {(0, 4, 32, 36), (4, 0, 36, 32), (32, 36, 0, 4), (36, 32, 4, 0)}
+
+
+def test_views_never_mirror_digits(run):
+    assert all(evaluate.draw_of(p, run).flip == 0 for p in PROTOCOLS.values() if p.views)
+    run.source = attrs.evolve(DIGITS, mirror_symmetric=True)
+    assert evaluate.draw_of(protocol("sre2l"), run).flip == 0.5
+
+
+@pytest.mark.parametrize("name", [n for n, p in PROTOCOLS.items() if not p.extra_epoch])
+def test_every_recipe_of_a_decoupled_method_trains(tmp_path, name):
+    run = with_artifact(Stand(tmp_path, protocols=(f"{name}-3",), network="convnet2-bn-w8"))
+    task = evaluate.arms_of(run, run.artifact)[0].task(0, "x")
+    one, two = run_evaluation_task(task, run), run_evaluation_task(attrs.evolve(task, key="again"), run)
+    assert int(one["steps"]) == 3 and not int(one["diverged"]) and float(one["loss"]) > 0
+    assert float(one["rate"]) == PROTOCOLS[name].rate and torch.equal(one["loss"], two["loss"])
+
+
+@pytest.mark.parametrize(("labeller", "name"), [("per-view", "sre2l-cifar"), ("static-mixed", "infer")])
+def test_auto_of_labels_with_views_is_decided_before_the_artifact_as_after_it(tmp_path, labeller, name):
+    run = Stand(tmp_path, protocols=("auto",), labeller=labeller)
+    assert resolved_protocols(run)[0].name == name
+    images = torch.zeros(10, 1, 8, 8)
+    with_artifact(run, images=images, labels=labels_of(labeller, images, CLASSES))
+    assert resolved_protocols(run)[0].name == name == run.artifact.manifest["recipe"]["protocol"]
+
+
+def test_the_recipe_of_a_decoupled_method_says_how_to_train_without_ddcore(tmp_path):
+    run = Stand(tmp_path, protocols=("sre2l-tiny-40",))
+    recipe = recipe_for(run, HardLabels(CLASSES, 10), None)
+    assert json.loads(json.dumps(recipe)) == recipe
+    assert (recipe["epochs"], recipe["optimizer"], recipe["rate"], recipe["momentum"]) == (40, "sgd", 0.2, 0.9)
+    assert recipe["warmup_epochs"] == 2 and recipe["views"]["mix"] == "none" and recipe["views"]["flip"] == 0
+    assert recipe["schedule"].startswith("cosine") and not recipe.keys() & {"drop", "drop_after_epoch"}
+    run.config.protocol = ("cv-dd",)
+    recipe = recipe_for(run, labels_of("per-view", torch.zeros(10, 1, 8, 8), CLASSES), None)
+    assert (recipe["batch"], recipe["batch_norm_group"], recipe["stretch"]) == (4, 8, 2.0)
+    assert recipe["betas"] == [0.9, 0.999] and "momentum" not in recipe and recipe["augment"] == []
+    assert recipe["weight_decay_of"] == "tensors of two axes and more" and "views" not in recipe
+
+
+def test_the_recipe_of_a_matched_set_says_what_it_always_said(run):
+    assert set(recipe_for(run, HardLabels(CLASSES, 10), None)) == {
+        *("protocol", "network", "epochs", "optimizer", "rate", "learned_rate", "momentum", "weight_decay", "batch"),
+        *("drop_after_epoch", "drop", "augment", "labels"),
+    }

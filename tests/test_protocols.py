@@ -7,6 +7,10 @@ import pytest
 
 from ddcore.errors import OptionError
 from ddcore.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
+from ddcore.training import rate_at
+from ddcore.views import INFER, SRE2L
+
+DECOUPLED = tuple(name for name, p in PROTOCOLS.items() if not p.extra_epoch)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,68 @@ def test_protocols_are_the_published_ones(name, epochs, batch, augment, learned_
     p = PROTOCOLS[name]
     assert (p.epochs, p.batch, p.augment, p.learned_rate) == (epochs, batch, augment, learned_rate)
     assert (p.rate, p.momentum, p.weight_decay, p.drop) == (0.01, 0.9, 5e-4, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "optimizer", "rate", "decay", "stretch", "mix", "crop"),
+    [
+        ("sre2l", 300, 1024, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
+        ("cda", 300, 128, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
+        ("sre2l-cifar", 400, 128, "adamw", 1e-3, 0.01, 1, "mixup", "shifted"),
+        ("sre2l-tiny", 100, 256, "sgd", 0.2, 1e-4, 1, "none", (0.08, 1)),
+        ("rded", 300, 100, "adamw", 1e-3, 0.01, 2, "cutmix", (0.5, 1)),
+        ("rded-small", 300, 100, "adamw", 1e-3, 0.01, 2, "cutmix", "none"),
+        ("cv-dd", 300, 16, "adamw", 1e-3, 0.01, 2, "cutmix", (0.08, 1)),
+        ("cv-dd-cifar", 300, 16, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
+        ("infer", 400, 64, "adamw", 1e-3, 0.01, 1, "mixup", "shifted"),
+        ("hard", 300, 1024, "adamw", 1e-3, 0.01, 1, "none", (0.08, 1)),
+        ("hard-cifar", 400, 128, "adamw", 1e-3, 0.01, 1, "none", "shifted"),
+    ],
+)
+def test_protocols_of_decoupled_methods_are_the_published_ones(
+    name, epochs, batch, optimizer, rate, decay, stretch, mix, crop
+):
+    p = PROTOCOLS[name]
+    assert (p.epochs, p.epochs_run, p.batch, p.optimizer, p.rate) == (epochs, epochs, batch, optimizer, rate)
+    assert (p.weight_decay, p.schedule_name, p.stretch, p.augment) == (decay, "cosine", stretch, "none")
+    assert p.decay_biases == (optimizer == "sgd") and p.momentum == (0.9 if optimizer == "sgd" else 0)
+    assert p.views.mix == mix and p.views.flip == 0.5
+    assert crop == (p.views.scale if p.views.crop == "resized" else p.views.crop)
+
+
+def test_the_numbers_that_only_one_of_them_has():
+    assert (PROTOCOLS["cv-dd"].group, PROTOCOLS["sre2l"].group) == (8, None)
+    assert (PROTOCOLS["rded"].shuffle, PROTOCOLS["rded-small"].shuffle) == (2, 1)
+    assert (PROTOCOLS["sre2l-tiny"].warmup, PROTOCOLS["sre2l"].warmup) == (5, 0)
+    assert PROTOCOLS["sre2l"].views == SRE2L and PROTOCOLS["infer"].views == INFER
+    assert (INFER.pad, INFER.beta, SRE2L.beta) == (4, 0.8, 1)
+
+
+@pytest.mark.parametrize("name", DECOUPLED)
+def test_decoupled_methods_run_as_many_epochs_as_their_name_says(name):
+    # 200 images
+    a_pass = -(-200 // PROTOCOLS[name].batch)
+    assert protocol(f"{name}-7").schedule(200) == Schedule(
+        7 * a_pass, None, a_pass, protocol(f"{name}-7").warmup * a_pass
+    )
+    assert protocol(f"{name}-0").schedule(200).steps == 0
+
+
+def test_a_shorter_protocol_is_the_same_curve_in_fewer_epochs():
+    assert [protocol(f"sre2l-tiny-{e}").warmup for e in (100, 40, 20, 3)] == [5, 2, 1, 0]
+    short, whole = (protocol(name).schedule(64) for name in ("rded-30", "rded"))
+    for share in (0, 0.5, 1):
+        rates = [
+            rate_at(int(share * s.steps), 1e-3, s.steps, schedule="cosine", stretch=2, per_epoch=s.epoch)
+            for s in (short, whole)
+        ]
+        assert rates[0] == pytest.approx(rates[1]) == pytest.approx({0: 1e-3, 0.5: 0.854e-3, 1: 5e-4}[share], rel=1e-3)
+
+
+def test_a_longer_cosine_warms_up_and_stands_still_for_the_same_shares_of_its_steps():
+    base = Schedule(steps=100, epoch=10, warmup=5)
+    assert base.stretched(1000) == Schedule(1000, None, 100, 50)
+    assert base.stretched(100) == base
 
 
 def test_one_epoch_more_than_the_name_says_is_run():
@@ -80,9 +146,38 @@ def test_auto_follows_what_was_learned(size, rate, labels, name):
     assert auto_protocol(SimpleNamespace(size=size), learned_rate=rate, learned_labels=labels) == name
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"batch": 0}, {"rate": 0.0}, {"augment": "cutmix"}])
+@pytest.mark.parametrize(
+    ("size", "labels", "name"),
+    [
+        (224, "per-view", "sre2l"),
+        (64, "top-k", "sre2l"),
+        (32, "two-distances", "sre2l-cifar"),
+        (8, "per-view", "sre2l-cifar"),
+        (32, "static-mixed", "infer"),
+        (224, "soft", "dsa"),
+    ],
+)
+def test_auto_follows_labels_of_views(size, labels, name):
+    found = auto_protocol(SimpleNamespace(size=size), learned_rate=False, learned_labels=True, labels=labels)
+    assert found == name
+
+
+WRONG = [
+    {"epochs": -1},
+    {"batch": 0},
+    {"rate": 0.0},
+    {"augment": "cutmix"},
+    {"optimizer": "lion"},
+    {"stretch": 0.5},
+    {"group": 0},
+    {"shuffle": 0},
+    {"views": "cutmix"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_impossible_protocols_cannot_be_made(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         Protocol(name="x", summary="", **wrong)
 
 

@@ -14,7 +14,7 @@ from ddcore.errors import Interrupted
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.protocols import protocol
 from ddcore.storage import Place
-from ddcore.training import Descent, Keeper, accuracy, is_finite, train_student
+from ddcore.training import Descent, Keeper, accuracy, is_finite, rate_at, train_student
 from ddcore.types import Sequential
 
 CLASSES = torch.arange(10) % 3
@@ -171,8 +171,18 @@ def test_samples_fetched_by_index_train_like_a_tensor(images):
     assert torch.equal(moves(stored, a_network()), moves(held, a_network()))
 
 
+DROP = descent()
+COSINE = Descent(
+    steps=21, batch=4, rate=0.01, optimizer="adamw", weight_decay=0.1, schedule="cosine", decay_biases=False
+)
+WARM_UP = Descent(
+    steps=21, batch=4, rate=0.05, momentum=0.9, schedule="cosine", stretch=2, per_epoch=3, warmup=6, group=3
+)
+
+
 @pytest.mark.parametrize("stop_after", [1, 5])
-def test_a_stopped_training_goes_on_bit_for_bit(images, tmp_path, stop_after):
+@pytest.mark.parametrize("settings", [DROP, COSINE, WARM_UP])
+def test_a_stopped_training_goes_on_bit_for_bit(images, tmp_path, stop_after, settings):
     # the rate drops between epochs 4 and 5, so that both optimisers are met on the way
     told = {"stop": False}
 
@@ -185,12 +195,12 @@ def test_a_stopped_training_goes_on_bit_for_bit(images, tmp_path, stop_after):
 
     keeper = Keeper(Checkpoints(Place.at(tmp_path)), "student", lambda: told["stop"], check_stop)
     with pytest.raises(Interrupted):
-        trained(images, keeper=keeper, on_epoch=stop_at)
+        trained(images, settings=settings, keeper=keeper, on_epoch=stop_at)
     told["stop"] = False
     epochs = []
-    resumed = trained(images, keeper=keeper, on_epoch=lambda e: epochs.append(e.number))
+    resumed = trained(images, settings=settings, keeper=keeper, on_epoch=lambda e: epochs.append(e.number))
     assert epochs == list(range(stop_after, 7))
-    assert torch.equal(moves(resumed, a_network()), moves(trained(images), a_network()))
+    assert torch.equal(moves(resumed, a_network()), moves(trained(images, settings=settings), a_network()))
 
 
 def test_a_student_that_diverges_is_trained_to_the_end_and_known_by_its_weights(images):
@@ -337,3 +347,160 @@ def test_a_second_look_sees_the_same_batch_and_moves_no_batch_statistics():
         assert torch.equal(dict(ours.named_buffers())[name], value), name
     assert looked[0].losses[0] == looked[0].losses[1] and seen[-1] == pytest.approx(looked[0].losses[0].item())
     assert ours[1].track_running_stats
+
+
+# Optimisers, rates and groups of the methods whose labels come from teachers
+
+
+def cosine(step, steps=300, **more):
+    return rate_at(step, 1.0, steps, schedule="cosine", **more)
+
+
+def test_a_half_cosine_ends_at_half_the_rate():
+    # RDED and CV-DD, eta 2 over 300 epochs: (1 + cos(pi / 4)) / 2 = 0.8536
+    assert cosine(0, stretch=2) == 1 and cosine(150, stretch=2) == pytest.approx(0.8536, abs=5e-5)
+    assert cosine(300, stretch=2) == pytest.approx(0.5)
+
+
+def test_a_whole_cosine_is_at_half_the_rate_in_the_middle_and_above_zero_in_its_last_step():
+    assert cosine(0) == 1 and cosine(150) == pytest.approx(0.5)
+    assert 0 < cosine(299) < 1e-4 and cosine(300) == 0
+    assert all(a > b for a, b in pairwise(cosine(t) for t in range(300)))
+
+
+def test_without_a_cosine_the_rate_is_constant_and_drops_once():
+    assert [rate_at(t, 0.2, 4) for t in range(4)] == [0.2] * 4
+    assert [rate_at(t, 0.5, 4, drop_at=2, drop=0.1) for t in range(4)] == [0.5, 0.5, 0.05, 0.05]
+
+
+def test_a_rate_by_epochs_is_that_of_the_epochs_first_step():
+    by_epoch, by_step = [[cosine(t, 12, **m) for t in range(12)] for m in ({"per_epoch": 4}, {})]
+    assert by_epoch == [by_step[t - t % 4] for t in range(12)] and len(set(by_step)) == 12
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_warm_up_and_cosine_are_torchs_schedulers(warmup):
+    # torchvision's reference training, which made SRe2L's students on Tiny-ImageNet: 100 epochs
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.2)
+    late = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100 - warmup)
+    if warmup:
+        early = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+        late = torch.optim.lr_scheduler.SequentialLR(optimizer, [early, late], [warmup])
+    for epoch in range(100):
+        ours = rate_at(epoch * 7 + 3, 0.2, 700, schedule="cosine", per_epoch=7, warmup=warmup * 7)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
+        optimizer.step()
+        late.step()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_and_adamw_make_torchs_moves_step_by_step(images, name):
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    twin = a_network()
+    matrices, vectors = ([p for p in twin.parameters() if (p.dim() > 1) == large] for large in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
+    theirs = kind(groups, lr=0.02, betas=(0.9, 0.999), eps=1e-8)
+    checked = []
+
+    def check(epoch):
+        theirs.param_groups[0]["lr"] = theirs.param_groups[1]["lr"] = cosine(epoch.number, 6) * 0.02
+        theirs.zero_grad()
+        F.cross_entropy(twin(images), CLASSES).backward()
+        theirs.step()
+        torch.testing.assert_close(moves(network, a_network()), moves(twin, a_network()))
+        assert epoch.rate == theirs.param_groups[0]["lr"]
+        checked.append(epoch.number)
+
+    more = {"schedule": "cosine", "decay_biases": False, "weight_decay": 0.3}
+    network = a_network()
+    trained(
+        images, settings=Descent(steps=6, batch=10, rate=0.02, optimizer=name, **more), network=network, on_epoch=check
+    )
+    assert checked == list(range(6))
+
+
+def test_biases_and_norms_decay_unless_told_otherwise(images):
+    for decays in (True, False):
+        settings = Descent(steps=1, batch=10, rate=0.1, optimizer="adamw", weight_decay=0.5, decay_biases=decays)
+        network = trained(images, settings=settings, reshape=lambda value, *_: value * 0)
+        # no gradient at all: what is left is the decay, 1 - 0.1 * 0.5
+        for before, after in zip(a_network().parameters(), network.parameters(), strict=True):
+            share = 0.95 if decays or before.dim() > 1 else 1.0
+            torch.testing.assert_close(after, before * share)
+
+
+def with_batch_norm():
+    with randomness.drawing_from(randomness.generator(4)):
+        layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)]
+        return nn.Sequential(*layers).double()
+
+
+@pytest.mark.parametrize("reshape", [None, lambda value, *_: value])
+@pytest.mark.parametrize("rows", [16, 20])
+def test_groups_pass_one_after_the_other_and_their_gradients_are_averaged(rows, reshape):
+    images = torch.randn(rows, 1, 4, 4, generator=randomness.generator(3), dtype=torch.float64)
+    classes = torch.arange(rows) % 3
+    settings = Descent(steps=2, batch=rows, rate=0.1, group=8)
+    ours = trained(images, HardLabels(classes, 3), settings, network=with_batch_norm(), reshape=reshape)
+    slow = with_batch_norm()
+    optimizer = torch.optim.SGD(slow.parameters(), lr=0.1)
+    for epoch in range(2):
+        order = next(HARD.views(epoch, rows, rows, KEY("order", epoch))).index
+        optimizer.zero_grad()
+        for group in order.split(8):
+            (F.cross_entropy(slow(images[group]), classes[group]) * len(group) / rows).backward()
+        optimizer.step()
+    torch.testing.assert_close(moves(ours, with_batch_norm()), moves(slow, with_batch_norm()))
+    # two or three groups a step, each of which moved the running statistics once
+    for name, value in slow.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], value)
+    assert int(ours[1].num_batches_tracked) == 2 * -(-rows // 8)
+
+
+def test_batch_statistics_are_those_of_a_group_and_not_of_the_batch():
+    images = torch.randn(16, 1, 4, 4, generator=randomness.generator(3), dtype=torch.float64)
+    seen, network = [], with_batch_norm()
+    network[1].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    for group, due in ((8, [8, 8]), (None, [16]), (64, [16])):
+        seen.clear()
+        trained(
+            images,
+            HardLabels(torch.arange(16) % 3, 3),
+            Descent(steps=1, batch=16, rate=0.1, group=group),
+            network=network,
+        )
+        assert seen == due
+
+
+def test_a_replaced_optimiser_keeps_its_share_of_a_moving_rate(images):
+    seen = []
+
+    def replace(base, step):
+        assert base.param_groups[0]["lr"] == 0.1
+        return torch.optim.SGD(base.param_groups[0]["params"], lr=0.05)
+
+    settings = Descent(steps=4, batch=10, rate=0.1, schedule="cosine")
+    trained(images, settings=settings, replace=replace, on_epoch=lambda e: seen.append(e.rate))
+    assert seen == pytest.approx([0.05 * cosine(t, 4) for t in range(4)])
+
+
+def test_a_descent_of_no_steps_trains_nothing(images):
+    assert not moves(
+        trained(images, settings=Descent(steps=0, batch=4, rate=0.1, schedule="cosine")), a_network()
+    ).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"schedule": "cosine", "drop_at": 3}, "a cosine has no step to drop the rate at"),
+        ({"per_epoch": True}, "bool"),
+        ({"optimizer": "lion"}, "optimizer"),
+        ({"stretch": 0.5}, "stretch"),
+        ({"group": 0}, "group"),
+        ({"warmup": -1}, "warmup"),
+    ],
+)
+def test_descents_that_mean_nothing_are_refused(wrong, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        Descent(steps=4, batch=4, rate=0.1, **wrong)

@@ -8,12 +8,22 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
 
 from ddcore.contract.checks import Broken, Skipped, check
-from ddcore.contract.stage import Subject, distilled, distilled_in_pieces, first_party, same_bits, untouched_randomness
+from ddcore.contract.stage import (
+    Subject,
+    distilled,
+    first_party,
+    one_step,
+    outcome,
+    outcome_in_pieces,
+    same_bits,
+    untouched_randomness,
+)
 from ddcore.contract.tiny import CLASSES, RENAMED
-from ddcore.distil import distil, distillation_task
-from ddcore.errors import DdcoreError
+from ddcore.distil import distil, distillation_tasks
+from ddcore.evaluate import CORE_SETS, DISTILLED
 from ddcore.experts import Trajectories
 from ddcore.loop import begin, outer_step
 from ddcore.plan import refusal
@@ -49,13 +59,15 @@ def _changes(subject: Subject) -> list[tuple[str, Callable[[Run, Batch], Batch],
             found.append((f"ddcore_augment in {phase}, shared {shared}".lower(), draw(phase, shared), True))
     if not found:
         raise Skipped("it changes no batches")
+    if not subject.on_images:
+        raise Skipped("the kit has batches of images only")
     return found
 
 
 @check("inputs", "return new tensors; never write into the ones you are given")
 def inputs_are_not_modified(subject: Subject) -> None:
-    run = subject.run()
-    for what, change, _ in _changes(subject):
+    changes, run = _changes(subject), subject.run()
+    for what, change, _ in changes:
         batch = _batch(run, torch.float32)
         before = [t.clone() for t in (batch.inputs, batch.index, *batch.targets.values())]
         change(run, batch)
@@ -66,8 +78,8 @@ def inputs_are_not_modified(subject: Subject) -> None:
 
 @check("shapes", "keep axes, dtype and device of the inputs; repeat or permute targets and index with the rows")
 def shapes_dtype_and_device_are_kept(subject: Subject) -> None:
-    run = subject.run()
-    for what, change, same_rows in _changes(subject):
+    changes, run = _changes(subject), subject.run()
+    for what, change, same_rows in changes:
         for dtype in (torch.float32, torch.float64):
             batch = _batch(run, dtype)
             got = change(run, batch)
@@ -85,8 +97,8 @@ def shapes_dtype_and_device_are_kept(subject: Subject) -> None:
 def gradient_reaches_everything_learnable(subject: Subject) -> str | None:
     if subject.is_matcher:
         return _every_tensor_moves(subject)
-    run = subject.run()
-    for what, change, _ in _changes(subject):
+    changes, run = _changes(subject), subject.run()
+    for what, change, _ in changes:
         batch = _batch(run, torch.float64)
         inputs = batch.inputs.requires_grad_()
         got = change(run, batch).inputs
@@ -100,10 +112,9 @@ def gradient_reaches_everything_learnable(subject: Subject) -> str | None:
 
 
 def _every_tensor_moves(subject: Subject) -> str:
+    _stepwise(subject)
     run = subject.run(steps=3, dtype="float64")
-    if run.plan.steps == 0 or subject.cls.steps == 0:
-        raise Skipped("it learns nothing step by step")
-    task = distillation_task(run)
+    task = distillation_tasks(run)[0]
     learn = begin(task, run)
     before = {name: tensor.detach().clone() for name, tensor in learn.tensors.items()}
     for step in range(3):
@@ -125,8 +136,8 @@ def _every_tensor_moves(subject: Subject) -> str:
     "draw only from the generator argument or run.generator(...); keep nothing between calls outside learn.state",
 )
 def same_seed_gives_the_same_bits(subject: Subject) -> None:
-    first = distilled(subject.run(steps=STEPS))
-    if why := same_bits(first, distilled(subject.run(steps=STEPS))):
+    first = outcome(subject.run(steps=STEPS))
+    if why := same_bits(first, outcome(subject.run(steps=STEPS))):
         raise Broken(f"two runs of one seed differ: {why}")
 
 
@@ -136,7 +147,7 @@ def same_seed_gives_the_same_bits(subject: Subject) -> None:
 def global_generators_are_left_alone(subject: Subject) -> None:
     run = subject.run(steps=STEPS)
     with untouched_randomness() as moved:
-        distilled(run)
+        outcome(run)
     if moved:
         raise Broken(f"a run with it moved the global generator of {', '.join(moved)}")
 
@@ -146,8 +157,8 @@ def global_generators_are_left_alone(subject: Subject) -> None:
     "keep what changes between steps in learn.state, and build everything else in ddcore_learn from its arguments",
 )
 def kill_and_resume_equals_uninterrupted(subject: Subject) -> None:
-    whole = distilled(subject.run(steps=STEPS + 1))
-    if why := same_bits(whole, distilled_in_pieces(subject.run(steps=STEPS + 1))):
+    whole = outcome(subject.run(steps=STEPS + 1))
+    if why := same_bits(whole, outcome_in_pieces(subject.run(steps=STEPS + 1))):
         raise Broken(f"a run stopped after each step ends elsewhere: {why}")
 
 
@@ -217,6 +228,8 @@ def _stepwise(subject: Subject) -> None:
 
 
 def _start(subject: Subject) -> tuple[Run, Tensor, Tensor]:
+    if not subject.on_images:
+        raise Skipped("the kit has images only to put in another order or class")
     run = subject.run(kind=_Given, dataset="tiny:copies", dtype="float64", steps=STEPS)
     classes = torch.arange(CLASSES).repeat_interleave(2)
     noise = torch.randn((len(classes), 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -250,11 +263,9 @@ def renaming_classes_renames_the_result(subject: Subject) -> None:
     base = _learned(run, classes, images)
     other = subject.run(kind=_Renamed, dataset="tiny:renamed", dtype="float64", steps=STEPS)
     if "trajectories" in run.plan.needs:
-        count = torch.arange(len(flat_weights(_Given.network(run, run.generator("x")))), dtype=torch.float64)
         found = run.trajectories
-        order = _renamed_order(run, count)
         known = (found.place, found.count, found.epochs, found.device, found.dtype)
-        other.__dict__["trajectories"] = _RenamedTrajectories(*known, order_P=order)
+        other.__dict__["trajectories"] = _RenamedTrajectories(*known, order_P=_renamed_order(run))
     turned = _learned(other, torch.tensor(RENAMED)[classes], images)
     for name, tensor in base.tensors.items():
         due = tensor[:, torch.tensor(RENAMED).argsort()] if base.roles.get(name) == "labels" else tensor
@@ -262,13 +273,11 @@ def renaming_classes_renames_the_result(subject: Subject) -> None:
             raise Broken(f"tensor {name!r} depends on which number a class has")
 
 
-def _renamed_order(run: Run, count: Tensor) -> Tensor:
-    network = run.network(run.generator("x")).double()
+def _renamed_order(run: Run) -> Tensor:
+    """Where each weight of a renamed network comes from, (P,) int64."""
+    network = run.network(run.generator("contract", "order")).double()
     with torch.no_grad():
-        at = 0
-        for parameter in network.parameters():
-            parameter.copy_(count[at : at + parameter.numel()].reshape(parameter.shape))
-            at += parameter.numel()
+        vector_to_parameters(torch.arange(len(flat_weights(network)), dtype=torch.float64), network.parameters())
     return flat_weights(_renamed(network, len(run.source.classes))).detach().long()
 
 
@@ -280,10 +289,12 @@ def neutral_settings_equal_the_base(subject: Subject) -> str:
     if not subject.cls.neutral:
         raise Skipped("it declares no neutral settings")
     matchers = {n: c for n, c in first_party().items() if c.role == "matcher" and _goes_with(subject, n, c)}
-    bases: dict[str, tuple[str, ...]] = {"the probe": (), **{n: ("--plugin", n) for n in matchers}}
+    bases: dict[str, tuple[str, ...]] = {"the probe": ()} if subject.on_images else {}
+    bases |= {n: ("--plugin", n) for n in matchers}
+    start = {"init": "real"} if subject.on_images else {}  # a plugin may suggest another, whatever its options
     for base, words in bases.items():
-        plain = distilled(subject.run(*words, alone=False, steps=STEPS))
-        if why := same_bits(plain, distilled(subject.run(*words, options=subject.cls.neutral, steps=STEPS))):
+        plain = distilled(subject.run(*words, included=False, steps=STEPS, **start))
+        if why := same_bits(plain, distilled(subject.run(*words, options=subject.cls.neutral, steps=STEPS, **start))):
             raise Broken(f"on {base} with {dict(subject.cls.neutral)}: {why}")
     return f"on {', '.join(bases)}"
 
@@ -303,12 +314,8 @@ def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
     if not partners:
         raise Skipped("no first-party plugin that it goes with is installed")
     for name in partners:
-        try:
-            result = distilled(subject.run("--plugin", name, steps=1))
-        except DdcoreError as error:
-            raise Broken(f"with {name}: {error}") from error
-        if not all(torch.isfinite(t).all() for t in result.values()):
-            raise Broken(f"with {name}: not finite after one step")
+        if problem := one_step(subject, name):
+            raise Broken(f"with {name}: {problem}")
     return ", ".join(partners)
 
 
@@ -316,10 +323,14 @@ def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
 def a_whole_run_ends_in_an_artifact_and_scores(subject: Subject) -> str:
     run = subject.run(steps=STEPS)
     rows = distil(run)
-    core = {"distilled", "random", "kcenter", "random-bytes", "full"}
-    more = sorted({row.set for row in rows} - core)
-    if hasattr(subject.cls, "ddcore_evaluate") and not more:
+    sets = {row.set for row in rows}
+    more = sorted(sets - set(CORE_SETS))
+    if hasattr(subject.cls, "ddcore_evaluate") and run.of_images and not more:
         raise Broken("it implements ddcore_evaluate and gave no row of its own")
+    if subject.is_matcher and not run.of_images and (DISTILLED not in sets or len(sets) < 2):
+        raise Broken(
+            f"of {', '.join(run.matcher.modality)}, it gave no row {DISTILLED!r} with another to compare it with"
+        )
     if not run.hooks.asked[subject.name]:
         raise Broken("nothing in a whole run asked it anything")
     return f"{len(rows)} rows" + (f", its own: {', '.join(more)}" if more else "")

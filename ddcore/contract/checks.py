@@ -9,7 +9,6 @@ import ast
 import inspect
 import json
 import tempfile
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -20,10 +19,8 @@ import click
 from ddcore import hookspecs
 from ddcore.api import deprecations
 from ddcore.contract.public import PUBLIC
-from ddcore.contract.stage import (
-    Subject,
-)
-from ddcore.options import as_json, click_options, fields, from_json, read_toml, resolve, to_toml
+from ddcore.contract.stage import Subject
+from ddcore.options import as_json, click_options, fields, from_json, resolve, to_toml
 from ddcore.plugins import check_hooks
 from ddcore.types import PHASES, SETTINGS
 
@@ -107,10 +104,13 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         if wrong:
             raise Broken(f"{hook} is declared for {sorted(wrong)}, and there are only {sorted(known)}")
     if subject.is_matcher:
-        missing = [h for h in ("ddcore_learn", "ddcore_matching_loss") if not hasattr(cls, h)]
-        missing = [h for h in missing if not (h == "ddcore_matching_loss" and cls.steps == 0)]
-        if missing or not cls.learns:
-            raise Broken(f"a matcher needs {', '.join(missing) or 'the class attribute learns'}")
+        stepwise = cls.steps != 0
+        needed = ("ddcore_learn", *(("ddcore_matching_loss",) if stepwise else ()))
+        missing = [hook for hook in needed if not hasattr(cls, hook)]
+        if stepwise and not cls.learns:
+            missing.append("the class attribute learns")
+        if missing:
+            raise Broken(f"a matcher needs {', '.join(missing)}")
     for attribute in ("neutral", "tiny"):
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:
@@ -245,10 +245,7 @@ def _round_trip(subject: Subject, values: Mapping[str, Any]) -> None:
     compare("JSON", from_json(json.loads(json.dumps(as_json(resolved))), groups).options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.toml"
-        text = to_toml(resolved)
-        tomllib.loads(text)
-        file.write_text(text, "utf-8")
-        read_toml(str(file))
+        file.write_text(to_toml(resolved), "utf-8")
         compare("TOML", resolve(groups, command_line={}, environment={}, files=[str(file)]).options)
 
 

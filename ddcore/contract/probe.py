@@ -8,8 +8,10 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import Batch, Learn, Loss, Plugin, Progress, Task, hookimpl, option
+from ddcore.plan import TEACHERS
 from ddcore.trajectory import Unroll
 from ddcore.types import INNER, MATCH, SETTINGS, STUDENT_STEP
+from ddcore.unroll import flat_weights
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -29,6 +31,7 @@ class Probe(Plugin):
     asks: ClassVar[tuple[str, ...]] = (
         "initialize",
         "segment",
+        "adapt_teacher",
         *(f"{what}:{phase}" for what in ("view", "augment") for phase in VIEWED),
         *(f"setting:{name}" for name in sorted(SETTINGS)),
     )
@@ -42,17 +45,20 @@ class Probe(Plugin):
         return ("trajectories",) if self.experts else ()
 
     @hookimpl
-    def ddcore_learn(self, images: Tensor) -> Learn:
+    def ddcore_learn(self, task: Task, images: Tensor, run: "Run") -> Learn:
         """The pixels."""
         pixels = images.requires_grad_()
-        return Learn({"pixels": pixels}, {"pixels": torch.optim.SGD([pixels], lr=0.5)}, roles={"pixels": "pixels"})
+        fixed = {"adapted": self._adapted(pixels.detach(), task, run) if TEACHERS in run.plan.needs else 0.0}
+        optimizer = torch.optim.SGD([pixels], lr=0.5)
+        return Learn({"pixels": pixels}, {"pixels": optimizer}, roles={"pixels": "pixels"}, fixed=fixed)
 
     @hookimpl
     def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: "Run") -> Iterator[Loss]:
         """Squared distance of mean images, a class and a phase at a time."""
         assert task.classes is not None
         progress = Progress(step, task.steps)
-        weight = 1.0 + (self._weight_norm(task, progress, run) if self.experts else 0.0)
+        weight = run.setting("match.variance_weight", 1.0, progress) + run.setting("match.crop_scale", 0.5, progress)
+        weight += learn.fixed["adapted"] + (self._weight_norm(task, progress, run) if self.experts else 0.0)
         rows = max(1, int(run.setting("student_step.batch", len(task.classes), progress)))
         for phase in VIEWED:
             index = torch.arange(len(task.classes) if phase == MATCH else rows)
@@ -77,3 +83,10 @@ class Probe(Plugin):
         segment = run.trajectories.segment(0, last - 1, 1)
         segment = run.segment(segment, Unroll("probe", 2, None, "full", None, last), network, task, progress)
         return float(segment.start.norm())
+
+    def _adapted(self, images: Tensor, task: Task, run: "Run") -> float:
+        """How much longer the weights of the voting teachers are than before enhancements changed them."""
+        assert task.classes is not None
+        batch = Batch(images, {"class": task.classes.to(images.device)}, torch.arange(len(images)))
+        pairs = zip(run.votes("match", task, batch), run.votes("match", task), strict=True)
+        return sum(float(flat_weights(new.network).norm() - flat_weights(old.network).norm()) for new, old in pairs)

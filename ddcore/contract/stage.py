@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,28 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ddcore.assembly import claim, select, setup_from
-from ddcore.distil import distillation_task
-from ddcore.errors import Interrupted, PluginError
+from ddcore.distil import assemble, distil, distillation_tasks
+from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.progress import Reporter
 from ddcore.record import write_record
-from ddcore.run import Run
+from ddcore.run import EXPERT_HOOKS, Run
 from ddcore.storage import Place
 
 HERE = Path(__file__).parent
+IMAGES = "images"
 TINY, PROBE = ("--plugin-path", str(HERE / "tiny.py")), ("--plugin-path", str(HERE / "probe.py"))
+SHORT: Mapping[str, Any] = {"threads": 1, "eval_seeds": 1, "full_epochs": 1}
 QUICK: Mapping[str, Any] = {
+    **SHORT,
     "dataset": "tiny",
     "ipc": 2,
     "network": "convnet2-w4",
-    "threads": 1,
-    "eval_seeds": 1,
-    "full_epochs": 1,
     "protocol": ("quick-1",),
 }
+"""Of images; other modalities bring data and networks of their own, so that they get ``SHORT`` only."""
+MOST_STOPS = 100
 EXPERTS: Mapping[str, Any] = {"experts__count": 2, "experts__epochs": 3, "experts__batch": 12, "experts__lr": 0.1}
-EXPERT_HOOKS = ("ddcore_expert_loss", "ddcore_expert_optimizer")
 
 
 @frozen(eq=False)
@@ -50,7 +52,7 @@ class Subject:
     offer: Offer
     words: tuple[str, ...]
     folder: Path
-    count: list[int] = field(factory=lambda: [0])
+    numbers: Iterator[int] = field(factory=itertools.count)
 
     @property
     def name(self) -> str:
@@ -61,6 +63,11 @@ class Subject:
     def is_matcher(self) -> bool:
         """Whether it can run alone."""
         return bool(self.cls.role == "matcher")
+
+    @property
+    def on_images(self) -> bool:
+        """Whether the kit's tiny images are data for it; else the data are those that the matcher offers first."""
+        return IMAGES in self.cls.modality
 
     @property
     def wants_experts(self) -> bool:
@@ -75,41 +82,47 @@ class Subject:
     def run(
         self,
         *others: str,
-        alone: bool = True,
+        included: bool = True,
         options: Mapping[str, Any] | None = None,
         kind: type[Run] = Run,
         **more: Any,
     ) -> Run:
-        """A run of it on tiny data that has not begun; a plugin that is no matcher gets the probe to work on.
+        """A run of it on tiny data that has not begun; a plugin that is no matcher gets one to work on.
 
         Args:
-            others: words that select more plugins; with a matcher among them the probe stays away.
-            alone: False leaves the subject itself out.
+            others: words that select more plugins; with a matcher among them none is added.
+            included: False leaves the subject itself out.
             options: of the subject, over those its class calls ``tiny``.
             more: shared options and ``plugin__option`` values.
         """
-        probe = () if self.is_matcher or others else PROBE
-        words = [*probe, *others, *(self.words if alone else ()), *TINY]
-        self.count[0] += 1
+        base = () if self.is_matcher or others else self._base()
+        words = [*base, *others, *(self.words if included else ())]
         given = {
-            **QUICK,
             "cache": str(self.folder / "cache"),
-            **({"probe__experts": self.wants_experts} if probe else {}),
+            **({"probe__experts": self.wants_experts} if base == PROBE else {}),
         }
-        own = {f"{self.name}__{n}": v for n, v in (options or {}).items()} if alone else {}
+        own = {f"{self.name}__{n}": v for n, v in (options or {}).items()} if included else {}
         if self.is_matcher and self.cls.steps == 0 and not has_matcher(others):
             more["steps"] = 0
-        return staged(
-            words, self.folder / f"run-{self.count[0]}", {**given, **self._choices(alone), **own, **more}, kind
-        )
+        used = offered_first(self.cls) if included else {}
+        return staged(words, self.folder / f"run-{next(self.numbers)}", {**given, **used, **own, **more}, kind)
 
-    def _choices(self, alone: bool) -> dict[str, Any]:
-        """What makes a run really use a plugin that only offers names."""
-        if not alone:
-            return {}
-        chosen = {"datasets": "dataset", "networks": "network", "executors": "executor", "labellers": "labels"}
-        found = {flag: getattr(self.cls, names)[0] for names, flag in chosen.items() if getattr(self.cls, names)}
-        return {**found, **({"init": self.cls.initializers[0]} if self.cls.initializers else {})}
+    def _base(self) -> tuple[str, ...]:
+        """Words that select a matcher for a plugin that is none."""
+        if self.on_images:
+            return PROBE
+        for name, cls in first_party().items():
+            if cls.role == "matcher" and cls.modality & self.cls.modality:
+                return ("--plugin", name)
+        works_on = ", ".join(sorted(self.cls.modality))
+        raise PluginError(f"no first-party matcher of {works_on} is installed to try {self.name!r} with: install one")
+
+
+def offered_first(cls: Any) -> dict[str, Any]:
+    """What makes a run really use a plugin: for each option that it offers names for, the first of them."""
+    chosen = {"datasets": "dataset", "networks": "network", "executors": "executor", "labellers": "labels"}
+    found = {flag: getattr(cls, names)[0] for names, flag in chosen.items() if getattr(cls, names)}
+    return {**found, **({"init": cls.initializers[0]} if cls.initializers else {})}
 
 
 def has_matcher(words: Sequence[str]) -> bool:
@@ -118,11 +131,18 @@ def has_matcher(words: Sequence[str]) -> bool:
 
 
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:
-    """A run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else."""
-    selection = select([*words, "--preset", "none"], {})
+    """A quick run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else.
+
+    On the tiny images, unless none of the plugins works on images: then on the data that their matcher offers first.
+    """
+    first = select([*words, "--preset", "none"], {}).classes
+    matchers = [cls for cls in first.values() if cls.role == "matcher"]
+    on_images = not first or any(IMAGES in cls.modality for cls in first.values())
+    quick = QUICK if on_images else {**SHORT, **(offered_first(matchers[0]) if matchers else {})}
+    selection = select([*words, *(TINY if on_images else ()), "--preset", "none"], {})
     small = {f"{name}__{n}": v for name, cls in selection.classes.items() for n, v in cls.tiny.items()}
     experts = EXPERTS if "experts" in selection.groups else {}
-    run = kind(setup_from(selection, {**experts, **small, **given}, {}), Place.at(folder), silent())
+    run = kind(setup_from(selection, {**quick, **experts, **small, **given}, {}), Place.at(folder), silent())
     claim(run.place)
     write_record(run, ["ddcore", "run", *words])
     return run
@@ -134,16 +154,44 @@ def silent() -> Reporter:
 
 
 def distilled(run: Run) -> dict[str, Tensor]:
-    """What its distillation task learned."""
-    return run.map([distillation_task(run)])[0]
+    """What its distillation tasks learned, put together."""
+    tasks = distillation_tasks(run)
+    run.map(tasks)
+    return dict(assemble(run, tasks).tensors)
 
 
-def distilled_in_pieces(run: Run) -> dict[str, Tensor]:
-    """The same, stopped after every step and opened again from its folder."""
-    for _ in range(run.plan.steps + 1):
+def outcome(run: Run) -> dict[str, Tensor]:
+    """What a run comes to: what was distilled; on other data than images, where a plugin scores it, its scores too."""
+    if run.of_images:
+        return distilled(run)
+    rows = distil(run)
+    scores = {f"{row.set} by {row.network}": torch.tensor(row.values, dtype=torch.float64) for row in rows}
+    return {**distilled(run), **scores}
+
+
+def one_step(subject: Subject, partner: str, **more: Any) -> str:
+    """Take a step with another installed plugin; empty if all went well, else what went wrong."""
+    try:
+        result = distilled(subject.run("--plugin", partner, steps=1, **more))
+    except DdcoreError as error:
+        return str(error)
+    bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
+    return f"{bad[0]} is not finite" if bad else ""
+
+
+def outcome_in_pieces(run: Run) -> dict[str, Tensor]:
+    """The same, stopped wherever it looks and after each task, the last task first, and opened again from its folder."""
+    tasks = distillation_tasks(run)
+    for task in reversed(tasks):
+        for _ in range(task.steps + 1):
+            run.stopping = True
+            with suppress(Interrupted):
+                run.map([task])
+            run = type(run).open(run.place.url, silent())
+    for _ in range(MOST_STOPS):
         run.stopping = True
         try:
-            return distilled(run)
+            return outcome(run)
         except Interrupted:
             run = type(run).open(run.place.url, silent())
     raise PluginError("a run that is stopped after every step never ends: each resume has to go on where it stopped")

@@ -1,39 +1,162 @@
 """Labels from teachers: pure functions of images, frozen networks and a generator.
 
-A teacher is any classifier in eval mode on the images' device; of several the logits are averaged. Images are normalised as
-the teachers want them. Shape letters: N images, C H W pixels, K classes, V views.
+    z = sum_m w_m f_m(view) / sum_m w_m
+
+A teacher is any classifier in eval mode on the images' device, and none is changed. Images are normalised as the teachers want
+them. What is asked is never held whole: views are made, shown and reduced to what is stored batch by batch. Shape letters:
+N images, C H W pixels, K classes, V views, M teachers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from ddcore.errors import InputError
-from ddcore.label_kinds.losses import LARGEST_HALF
+from ddcore.label_kinds.labels import mixed_classes
+from ddcore.label_kinds.losses import LARGEST_HALF, distances
 from ddcore.label_kinds.per_image import SoftLabels, StaticMixedLabels
-from ddcore.label_kinds.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, distances_of
+from ddcore.label_kinds.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, top_k
 from ddcore.label_kinds.view_records import DrawnViews, ViewRecord
 from ddcore.passes import logits
-from ddcore.views import INFER, SRE2L, Draw, changed
+from ddcore.randomness import drawing_from
+from ddcore.views import INFER, SRE2L, Draw, View, changed
 
 Teachers = nn.Module | Sequence[nn.Module]
+Ask = Callable[[Tensor], Tensor]
+Statistics = Literal["running", "batch"]
+GROUP = 8
+"""Images of a group whose own statistics CV-DD's teachers use."""
+PIXELS_AT_ONCE = 2**25
+"""Of images that pass at once where the whole batch would: off the CPU."""
+LOOKED_AT = 512
+"""Views that tell how well teachers know what they label."""
 
 
-def mean_logits(images: Tensor, teachers: Teachers) -> Tensor:
-    """The mean of the teachers' logits for images (N, C, H, W): (N, K), without gradient.
+class How(TypedDict, total=False):
+    """How teachers answer.
+
+    ``weights``: w, one a teacher, at least 0; default: equal ones. ``statistics``: ``running`` (default) is eval mode; with ``batch``
+    BatchNorm takes mean and biased variance of ``group`` (default 8) consecutive images at a time (CV-DD's batch-specific soft
+    labels, arXiv:2501.07575); a lone last image joins the group before it. ``dropout``: a generator switches dropout on, as
+    the authors' code has it there; default: off.
+    """
+
+    weights: Sequence[float] | None
+    statistics: Statistics
+    group: int
+    dropout: torch.Generator | None
+
+
+def mean_logits(images: Tensor, teachers: Teachers, **how: Unpack[How]) -> Tensor:
+    """The teachers' weighted mean of logits for images (N, C, H, W): (N, K), without gradient.
 
     Raises:
-        InputError: no teacher, or one in training mode: its answer would depend on the batch and change the teacher.
+        InputError: no teacher, one in training mode (its answer would depend on the batch and change the teacher), weights that
+            do not fit, or a single image where groups are due.
     """
+    return asking(teachers, **how)(images)
+
+
+def asking(
+    teachers: Teachers,
+    *,
+    weights: Sequence[float] | None = None,
+    statistics: Statistics = "running",
+    group: int = GROUP,
+    dropout: torch.Generator | None = None,
+) -> Ask:
+    """A function from images (B, C, H, W) to the teachers' weighted mean of logits (B, K); see ``How`` and ``mean_logits``."""
     every = [teachers] if isinstance(teachers, nn.Module) else list(teachers)
     if not every:
         raise InputError("labels were asked of no teacher: give at least one network")
     if any(teacher.training for teacher in every):
         raise InputError("a teacher is in training mode, where its answers depend on the batch: call its eval() first")
-    return torch.stack([logits(teacher, images) for teacher in every]).mean(0)
+    shares = _shares(weights, len(every))
+    if statistics == "batch" or dropout is not None:
+        every = [_switched(teacher, statistics == "batch", dropout is not None) for teacher in every]
+
+    def ask(images: Tensor) -> Tensor:
+        parts = [images] if statistics == "running" else images.split(groups(len(images), group))  # type: ignore[no-untyped-call]
+        with _drawing(dropout, images.device):
+            return torch.cat([_weighted(every, shares, part, statistics) for part in parts])
+
+    return ask
+
+
+def groups(count: int, size: int) -> list[int]:
+    """Images of each consecutive group whose statistics are taken together.
+
+    Raises:
+        InputError: a group of one image has no statistics.
+
+    >>> groups(16, 8), groups(18, 8), groups(17, 8)
+    ([8, 8], [8, 8, 2], [8, 9])
+    """
+    if min(count, size) < 2:
+        raise InputError(
+            f"teachers are asked by the statistics of {min(count, size)} image: label 2 or more, in groups of 2 or more"
+        )
+    sizes = [size] * (count // size) + ([count % size] if count % size else [])
+    return [*sizes[:-2], sizes[-2] + 1] if sizes[-1] == 1 else sizes
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    given = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    if len(given) != count or not all(0 <= weight < float("inf") for weight in given) or not sum(given):
+        raise InputError(
+            f"{count} teachers have weights {given}: give one of at least 0 for each, and one above 0 among them"
+        )
+    return [weight / sum(given) for weight in given]
+
+
+def _switched(teacher: nn.Module, by_batch: bool, dropout: bool) -> nn.Module:
+    """A copy that shares weights and buffers and moves neither: other modes, same numbers."""
+    shared = {id(tensor): tensor for tensor in (*teacher.parameters(), *teacher.buffers())}
+    copy = deepcopy(teacher, shared).train(dropout)
+    for module in copy.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(by_batch)
+        if isinstance(module, _NormBase) and module.training:
+            module.track_running_stats = False
+    return copy
+
+
+def _weighted(teachers: Sequence[nn.Module], shares: Sequence[float], images: Tensor, statistics: Statistics) -> Tensor:
+    total = shares[0] * _logits(teachers[0], images, statistics)
+    for teacher, share in zip(teachers[1:], shares[1:], strict=True):
+        total += share * _logits(teacher, images, statistics)
+    return total
+
+
+def _logits(teacher: nn.Module, images: Tensor, statistics: Statistics) -> Tensor:
+    if statistics == "batch":
+        return logits(teacher, images, chunk=len(images))
+    most = None if images.device.type == "cpu" else max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+    return logits(teacher, images, chunk=most)
+
+
+@contextmanager
+def _drawing(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Let dropout draw from the generator, on the CPU or on a device."""
+    if generator is None:
+        yield
+        return
+    with drawing_from(generator):
+        seed = int(torch.randint(2**31, ()))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            yield
+
+
+# ---- one label a sample ----------------------------------------------------------------------------------------------
 
 
 def make_averaged(
@@ -44,17 +167,41 @@ def make_averaged(
     temperature: float = 1.0,
     tau_squared: bool = False,
     half: bool = False,
+    **how: Unpack[How],
 ) -> SoftLabels:
     """Soft labels of the clean images: one vector each, whatever the number of teachers; ``half`` stores float16."""
-    found = mean_logits(images, teachers)
-    return SoftLabels(_half(found) if half else found, classes, temperature, tau_squared)
+    return SoftLabels(_of_clean(images, teachers, half, how), classes, temperature, tau_squared)
 
 
 def make_static_mixed(
-    images: Tensor, teachers: Teachers, *, classes: Tensor, draw: Draw = INFER, temperature: float = 30.0
+    images: Tensor,
+    teachers: Teachers,
+    *,
+    classes: Tensor,
+    draw: Draw = INFER,
+    temperature: float = 30.0,
+    tau_squared: bool = False,
+    half: bool = False,
+    **how: Unpack[How],
 ) -> StaticMixedLabels:
     """INFER's static labels: averaged logits of the clean images, mixed with them at training."""
-    return StaticMixedLabels(mean_logits(images, teachers), classes, _size(images), draw, temperature)
+    found = _of_clean(images, teachers, half, how)
+    return StaticMixedLabels(found, classes, _size(images), draw, temperature, tau_squared)
+
+
+def _of_clean(images: Tensor, teachers: Teachers, half: bool, how: How) -> Tensor:
+    """Sets lie class by class: groups by whose statistics teachers answer take rows from all over the set."""
+    if how.get("statistics", "running") == "batch":
+        apart = max(1, len(images) // how.get("group", GROUP))
+        order = torch.arange(len(images), device=images.device) % apart
+        rows = order.argsort(stable=True)
+        found = mean_logits(images[rows], teachers, **how)[rows.argsort()]
+    else:
+        found = mean_logits(images, teachers, **how)
+    return _half(found) if half else found
+
+
+# ---- one label a view ------------------------------------------------------------------------------------------------
 
 
 def make_per_view(
@@ -66,21 +213,24 @@ def make_per_view(
     *,
     classes: Tensor,
     draw: Draw = SRE2L,
+    keep: float = 1.0,
     seeded: bool = False,
     compact: bool = False,
     temperature: float = 20.0,
     tau_squared: bool = False,
+    **how: Unpack[How],
 ) -> PerViewLabels:
     """The teachers' logits, in float16, for every view of ``epochs`` epochs in batches of ``batch``.
 
     Args:
-        generator: gives the seed that all views are drawn from.
+        generator: gives the seed that all views are drawn from, then which batches are kept.
         classes: (N,) int64.
+        keep: share of the whole batches that is labelled and stored (LPLD, arXiv:2410.15919); the others cost nothing.
         seeded: keep the seed only; else every parameter is stored.
         compact: stored in the smallest types.
     """
-    record = draw_views(images, epochs, batch, generator, draw)
-    found = _half(answers(images, teachers, record))
+    record = draw_views(images, epochs, batch, generator, draw, keep)
+    (found,) = _stacked(record.rows, ((_half(z),) for _, z in _asked(images, asking(teachers, **how), record)))
     labels = PerViewLabels(found, classes, record, temperature, tau_squared)
     return labels if seeded else labels.stored(compact=compact)
 
@@ -96,15 +246,18 @@ def make_top_k(
     k: int,
     rest: str = "zero",
     draw: Draw = SRE2L,
+    keep: float = 1.0,
     seeded: bool = False,
     compact: bool = False,
     temperature: float = 20.0,
     tau_squared: bool = False,
+    **how: Unpack[How],
 ) -> TopKLabels:
     """The k largest of the logits that ``make_per_view`` stores."""
-    record = draw_views(images, epochs, batch, generator, draw)
-    found = _half(answers(images, teachers, record))
-    labels = PerViewLabels(found, classes, record, temperature, tau_squared).top(k, rest)
+    record, ask = draw_views(images, epochs, batch, generator, draw, keep), asking(teachers, **how)
+    count = ask(images[:2]).shape[1]
+    values, ids = _stacked(record.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, record)))
+    labels = TopKLabels(values, ids, classes, count, record, temperature, tau_squared, rest)
     return labels if seeded else labels.stored(compact=compact)
 
 
@@ -117,33 +270,93 @@ def make_two_distances(
     *,
     classes: Tensor,
     draw: Draw = SRE2L,
+    keep: float = 1.0,
     seeded: bool = True,
     compact: bool = False,
     weight: float = 1.0,
     norm: str = "squared",
     temperature: float = 1.0,
+    **how: Unpack[How],
 ) -> TwoDistanceLabels:
     """-log p of two classes of every view, in float16; seeded, because a view's parameters cost six times as much."""
-    record = draw_views(images, epochs, batch, generator, draw)
-    found = answers(images, teachers, record)
-    distance = _half(distances_of(found, classes.cpu(), record, temperature))
-    labels = TwoDistanceLabels(distance, classes, found.shape[1], record, weight, norm, temperature)
+    record, ask = draw_views(images, epochs, batch, generator, draw, keep), asking(teachers, **how)
+    count = ask(images[:2]).shape[1]
+
+    def told(view: View, z: Tensor) -> tuple[Tensor]:
+        ids = mixed_classes(classes.cpu(), view)
+        return (_half(distances(z, ids["class"], ids.get("mixed", ids["class"]), temperature)),)
+
+    (distance,) = _stacked(record.rows, (told(view, z) for view, z in _asked(images, ask, record)))
+    labels = TwoDistanceLabels(distance, classes, count, record, weight, norm, temperature)
     return labels if seeded else labels.stored(compact=compact)
 
 
-def draw_views(images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = SRE2L) -> DrawnViews:
-    """Views of these images from a seed that the generator gives."""
+def draw_views(
+    images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = SRE2L, keep: float = 1.0
+) -> DrawnViews:
+    """Views of these images from a seed that the generator gives, of which a share of the whole batches is kept."""
     seed = int(torch.randint(2**31, (), generator=generator))
-    return DrawnViews(images=len(images), epochs=epochs, batch=batch, size=_size(images), draw=draw, seed=seed)
+    record = DrawnViews(images=len(images), epochs=epochs, batch=batch, size=_size(images), draw=draw, seed=seed)
+    return record if keep == 1 else record.only(record.kept(keep, generator))
 
 
-def answers(images: Tensor, teachers: Teachers, record: ViewRecord) -> Tensor:
+def answers(images: Tensor, teachers: Teachers, record: ViewRecord, **how: Unpack[How]) -> Tensor:
     """The teachers' mean logits for every view of a record, (V, K) on the CPU."""
-    found = []
+    (found,) = _stacked(record.rows, ((z,) for _, z in _asked(images, asking(teachers, **how), record)))
+    return found
+
+
+def _asked(images: Tensor, ask: Ask, record: ViewRecord) -> Iterator[tuple[View, Tensor]]:
+    """Each batch of views, and what teachers say to it, (B, K) on the CPU."""
     for number in range(record.batches):
         view = record.view(number)
-        found.append(mean_logits(changed(view, images[view.index.to(images.device)]), teachers).cpu())
-    return torch.cat(found)
+        yield view, ask(changed(view, images[view.index.to(images.device)])).cpu()
+
+
+def _stacked(rows: int, parts: Iterator[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Parts one after the other in tensors of so many rows, none of which is held twice."""
+    whole: list[Tensor] = []
+    at = 0
+    for part in parts:
+        whole = whole or [tensor.new_empty(rows, *tensor.shape[1:]) for tensor in part]
+        for tensor, own in zip(whole, part, strict=True):
+            tensor[at : at + len(own)] = own
+        at += len(part[0])
+    return whole
+
+
+# ---- how well teachers know what they label --------------------------------------------------------------------------
+
+
+def agreement(
+    images: Tensor,
+    teachers: Teachers,
+    classes: Tensor,
+    record: ViewRecord | None = None,
+    *,
+    most: int = LOOKED_AT,
+    **how: Unpack[How],
+) -> float:
+    """Share of views whose likeliest class is, to the teachers, the one that most of the view is of, in [0, 1].
+
+    Args:
+        classes: (N,) int64.
+        record: the views, of which the first batches are looked at; None: the clean images, evenly from all over the set.
+        most: views to look at, and as many more as fill the last batch.
+    """
+    ask, classes, right, seen = asking(teachers, **how), classes.cpu(), 0, 0
+    if record is None:
+        rows = torch.arange(len(images))[:: -(-len(images) // most)]
+        batches: Iterator[tuple[View, Tensor]] = iter([(View(rows), ask(images[rows.to(images.device)]).cpu())])
+    else:
+        batches = _asked(images, ask, record)
+    for view, found in batches:
+        told = mixed_classes(classes, view)
+        due = told["class"] if view.mix is None else torch.where(told["lam"] >= 0.5, told["class"], told["mixed"])
+        right, seen = right + int((found.argmax(1) == due).sum()), seen + len(due)
+        if seen >= most:
+            break
+    return right / seen
 
 
 def _half(values: Tensor) -> Tensor:

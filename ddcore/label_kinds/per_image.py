@@ -10,7 +10,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ddcore.errors import InputError
-from ddcore.label_kinds.base import (
+from ddcore.label_kinds.labels import (
     Labels,
     as_ids,
     at_rows,
@@ -65,27 +65,19 @@ class HardLabels(Labels):
         return cls(stored(tensors, "class"), int(header["classes"]))
 
 
-@final
-@frozen(eq=False)
-class SoftLabels(Labels):
-    """One vector of logits a sample, learned or given by a teacher; a student matches their softmax.
-
-    They cost N K bytes times 4 (float32) or 2 (float16), and as much as hard labels for the class each sample is of.
+class OneVector(Labels):
+    """What all kinds with one vector of logits a sample have in common.
 
     Attributes:
-        logits: (N, K) before the softmax; float16 is kept, everything else becomes float32.
+        logits: (N, K) before the softmax.
         temperature: both distributions are softened by it.
         tau_squared: whether the loss is multiplied by its square.
-
-    Raises:
-        InputError: shapes that do not fit, or a temperature that is not above 0.
     """
 
-    kind: ClassVar[str] = "soft"
-    logits: Tensor = field(converter=float32_or_16)
-    classes: Tensor = field(converter=as_ids)
-    temperature: float = 1.0
-    tau_squared: bool = False
+    loss: ClassVar[str]
+    logits: Tensor
+    temperature: float
+    tau_squared: bool
 
     def __attrs_post_init__(self) -> None:
         check_logits(self.logits, self.classes, self.temperature)
@@ -97,12 +89,8 @@ class SoftLabels(Labels):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Soft cross entropy."""
-        return {"loss": "soft-cross-entropy", "temperature": self.temperature, "tau_squared": self.tau_squared}
-
-    def targets(self, view: View, images: Tensor | None = None) -> dict[str, Tensor]:
-        """``logits`` (B, K) float32 and ``class`` (B,) int64."""
-        return {"logits": at_rows(self.logits, view.index), "class": self.classes[view.index]}
+        """The loss and its numbers."""
+        return {"loss": self.loss, "temperature": self.temperature, "tau_squared": self.tau_squared}
 
     def tensors(self) -> dict[str, Tensor]:
         """``logits`` (N, K) and ``class`` (N,)."""
@@ -111,6 +99,32 @@ class SoftLabels(Labels):
     def header(self) -> dict[str, Any]:
         """K, temperature and whether its square multiplies the loss."""
         return {"classes": self.class_count, "temperature": self.temperature, "tau_squared": self.tau_squared}
+
+
+@final
+@frozen(eq=False)
+class SoftLabels(OneVector):
+    """One vector of logits a sample, learned or given by a teacher; a student matches their softmax.
+
+    They cost N K bytes times 4 (float32) or 2 (float16), and as much as hard labels for the class each sample is of.
+
+    Attributes:
+        logits: (N, K) before the softmax; float16 is kept, everything else becomes float32.
+
+    Raises:
+        InputError: shapes that do not fit, or a temperature that is not above 0.
+    """
+
+    kind: ClassVar[str] = "soft"
+    loss: ClassVar[str] = "soft-cross-entropy"
+    logits: Tensor = field(converter=float32_or_16)
+    classes: Tensor = field(converter=as_ids)
+    temperature: float = 1.0
+    tau_squared: bool = False
+
+    def targets(self, view: View, images: Tensor | None = None) -> dict[str, Tensor]:
+        """``logits`` (B, K) float32 and ``class`` (B,) int64."""
+        return {"logits": at_rows(self.logits, view.index), "class": self.classes[view.index]}
 
     @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftLabels:
@@ -121,7 +135,7 @@ class SoftLabels(Labels):
 
 @final
 @frozen(eq=False)
-class StaticMixedLabels(Labels):
+class StaticMixedLabels(OneVector):
     """One vector of logits a sample, of the clean image, which students get mixed (INFER, arXiv:2408.06927).
 
     A batch's views are drawn as it comes up and cost nothing. The label ignores crop and mirror and follows the mix in logit
@@ -132,29 +146,16 @@ class StaticMixedLabels(Labels):
         size: (H, W) of the images.
         draw: what is done to them.
         temperature: of the KL divergence, 30 in the paper.
-        tau_squared: whether the loss is multiplied by its square.
     """
 
     kind: ClassVar[str] = "static-mixed"
+    loss: ClassVar[str] = "kl"
     logits: Tensor = field(converter=float32_or_16)
     classes: Tensor = field(converter=as_ids)
     size: tuple[int, int] = field(validator=two_counts)
     draw: Draw = INFER
     temperature: float = 30.0
     tau_squared: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        check_logits(self.logits, self.classes, self.temperature)
-
-    @property
-    def class_count(self) -> int:  # type: ignore[override]
-        """K."""
-        return self.logits.shape[1]
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """KL divergence."""
-        return {"loss": "kl", "temperature": self.temperature, "tau_squared": self.tau_squared}
 
     def views(self, epoch: int, count: int, batch_size: int, generator: torch.Generator) -> Iterator[View]:
         """A permutation of all samples, each batch under a fresh draw of the same generator."""
@@ -167,14 +168,9 @@ class StaticMixedLabels(Labels):
         logits = logits if view.mix is None else mixup(logits, *view.mix)
         return {"logits": logits, **mixed_classes(self.classes, view)}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """``logits`` (N, K) and ``class`` (N,)."""
-        return {"logits": self.logits, "class": self.classes.to(smallest_type(self.class_count))}
-
     def header(self) -> dict[str, Any]:
-        """K, the loss's numbers, and what is drawn."""
-        numbers = {"temperature": self.temperature, "tau_squared": self.tau_squared}
-        return {"classes": self.class_count, **numbers, "size": list(self.size), "draw": self.draw.header()}
+        """Also what is drawn."""
+        return {**super().header(), "size": list(self.size), "draw": self.draw.header()}
 
     @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StaticMixedLabels:

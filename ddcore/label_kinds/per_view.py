@@ -17,7 +17,7 @@ from attrs.validators import ge, in_, instance_of
 from torch import Tensor
 
 from ddcore.errors import InputError
-from ddcore.label_kinds.base import (
+from ddcore.label_kinds.labels import (
     Labels,
     as_ids,
     at_rows,
@@ -27,7 +27,7 @@ from ddcore.label_kinds.base import (
     smallest_type,
     stored,
 )
-from ddcore.label_kinds.losses import LARGEST_HALF, distances
+from ddcore.label_kinds.losses import LARGEST_HALF
 from ddcore.label_kinds.per_image import check_temperature
 from ddcore.label_kinds.view_records import DrawnViews, ViewRecord, load_record
 from ddcore.views import View
@@ -299,13 +299,3 @@ class TwoDistanceLabels(PerView):
         distance, classes = stored(tensors, "distance"), stored(tensors, "class")
         numbers = float(header["weight"]), header["norm"], float(header["temperature"])
         return cls(distance, classes, header["classes"], _record(header, tensors), *numbers)
-
-
-def distances_of(logits: Tensor, classes: Tensor, record: ViewRecord, temperature: float = 1.0) -> Tensor:
-    """The teacher's two distances of every view, (V, 2), from its logits (V, K) and the samples' classes (N,)."""
-    found = []
-    for number in range(record.batches):
-        view = record.view(number)
-        told = mixed_classes(classes, view)
-        found.append(distances(logits[view.rows], told["class"], told.get("mixed", told["class"]), temperature))
-    return torch.cat(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ddcore.errors import InputError, near
-from ddcore.label_kinds.base import smallest_type
+from ddcore.label_kinds.labels import smallest_type
 from ddcore.label_kinds.per_view import id_type
 from ddcore.label_kinds.view_records import batches_of, kept_batches
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddcore import randomness
 from ddcore.errors import InputError
-from ddcore.label_kinds.base import smallest_type, stored
+from ddcore.label_kinds.labels import smallest_type, stored
 from ddcore.label_kinds.per_image import two_counts
 from ddcore.views import Draw, Drawn, View, drawn
 

@@ -16,7 +16,7 @@ from attrs.validators import deep_iterable, ge, gt, lt, min_len
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, option
-from ddcore_mirage.sources import GRAPHS, PYG, SMILES, TU
+from ddcore_mirage.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore.data import Source
@@ -40,8 +40,9 @@ class Mirage(Plugin):
     role: ClassVar[str] = "matcher"
     modality: ClassVar[frozenset[str]] = frozenset({GRAPHS})
     steps: ClassVar[int | None] = 0
-    datasets: ClassVar[tuple[str, ...]] = (SMILES, TU, PYG)
+    datasets: ClassVar[tuple[str, ...]] = (RINGS, SMILES, TU, PYG)
     networks: ClassVar[tuple[str, ...]] = NETWORKS
+    tiny: ClassVar[Mapping[str, object]] = {"hops": 1, "layers": 1, "width": 4, "student_steps": 2, "batch": 4}
     presets: ClassVar[str | None] = "presets.toml"
 
     hops: int = option(
@@ -80,7 +81,7 @@ class Mirage(Plugin):
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> "Source | None":
-        """``smiles:FILE.csv``, ``tu:FOLDER`` and ``pyg:NAME``."""
+        """``rings`` (computed), ``smiles:FILE.csv``, ``tu:FOLDER`` and ``pyg:NAME``."""
         from ddcore_mirage.sources import options_of, read
 
         return read(options_of(name, rest, options), self.label_column) if name in self.datasets else None

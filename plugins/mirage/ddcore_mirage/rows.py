@@ -48,9 +48,9 @@ def rows(plugin: Mirage, run: Run) -> list[Row]:
                     key = f"evaluate-{name}-{network}-{seed}-{identity}"
                     if not run.checkpoints.finished(key):
                         run.checkpoints.finish(key, _student(plugin, run, name, network, seed, distilled), {})
+                        run.check_stop()
                     results.append(run.checkpoints.result(key))
                     tick(1)
-                    run.check_stop()
                 made.append(_row(run, name, network, results, distilled, whole))
     return made
 

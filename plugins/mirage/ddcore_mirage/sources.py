@@ -22,7 +22,7 @@ from ddcore.storage import Place
 from ddcore_mirage.graphs import Graphs, starts_of
 
 GRAPHS = "graphs"
-SMILES, TU, PYG = "smiles", "tu", "pyg"
+RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
 
 
 @frozen(eq=False, kw_only=True)
@@ -87,6 +87,10 @@ def read(wanted: Wanted, label_column: str = "") -> Source:
     Raises:
         InputError: nothing there, or not what it has to be.
     """
+    if wanted.name == RINGS:
+        from ddcore_mirage.rings import rings
+
+        return rings()
     if wanted.name == SMILES:
         return read_smiles(wanted, label_column)
     return read_tu(wanted, wanted.place() if wanted.name == TU else _kept_by_torch_geometric(wanted))

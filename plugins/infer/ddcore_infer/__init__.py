@@ -1,0 +1,309 @@
+"""INFER (Zhang et al., ICLR 2025, arXiv:2408.06927): a few real images of each class, and fewer images that serve every class.
+
+A slot i is one real image x_c of each class, fixed. For each of M networks f_m one compensator u is learned, a single additive
+image for all classes at once:
+
+    L(u) = CE( f_m(x' + u'), 1..C ) + r_bn sum_l w_l ( ||v_l - var_l||_2 + ||mu_l - mean_l||_2 ),  u = 0 at first,
+
+where x' + u' are the C sums x_c + u under one crop, mirror and roll, and v_l, mu_l what the l-th BatchNorm layer of f_m remembers
+of the real data. Bases and compensators are stored; the set is every base, and every base plus every compensator of its slot,
+within the pixels that exist. Because it varies so much, one label an image is enough, mixed with the images.
+
+Shape letters: K classes, C H W pixels.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from attrs import frozen
+from attrs.validators import and_, ge, gt, le, optional
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
+from ddcore.artifact import as_stored
+from ddcore.batch_statistics import FIRST, capture, require_layers, statistics_loss
+from ddcore.errors import InputError
+from ddcore.normalisation import Normalisation
+from ddcore.teachers import members_of
+from ddcore.views import resized_crops
+from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+__all__ = [
+    "INFER",
+    "SharedView",
+    "base_count",
+    "compensation_rate",
+    "decoded_classes",
+    "decoded_count",
+    "draw_view",
+    "matching_loss",
+    "pairs",
+    "stored_bytes",
+    "stored_count",
+    "stored_tensors",
+]
+
+LARGE = 64
+"""From this many pixels a side on, images are cropped while compensators are learned, and rolled further."""
+RATIO = (3 / 4, 4 / 3)
+DECODER = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
+
+
+def compensation_rate(step: int, steps: int, rate: float) -> float:
+    """The compensator's learning rate, set before each step: rate / 2 (1 + cos(pi t / T)).
+
+    >>> [compensation_rate(t, 4, 0.25) for t in (0, 2, 4)]
+    [0.25, 0.125, 0.0]
+    """
+    return 0.5 * rate * (1 + math.cos(math.pi * step / steps))
+
+
+def matching_loss(
+    network: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    bn: float,
+    first: float = FIRST,
+    variance: float = 1.0,
+    skip: Sequence[int] = (),
+) -> Tensor:
+    """CE + r_bn L_bn of images under one network, a scalar.
+
+    Args:
+        network: in eval mode, its weights without gradient.
+        images: (B, C, H, W) float: sums of bases and compensator under their view, not clamped.
+        classes: (B,) int64; cross entropy is a mean over B.
+        bn: r_bn.
+        first: w_1, weight of the first BatchNorm layer.
+        variance: weight of the variances' part of L_bn.
+        skip: BatchNorm layers that are left out, by position; w_1 stays with the first of the network.
+
+    References:
+        Zhang et al., ICLR 2025, arXiv:2408.06927; L_bn is SRe2L's, see ``ddcore.batch_statistics``.
+    """
+    with capture(network) as layers:
+        loss = F.cross_entropy(network(images), classes)
+    if bn:
+        loss = loss + bn * statistics_loss(layers, first=first, variance=variance, skip=skip)
+    return loss
+
+
+@frozen
+class SharedView:
+    """One crop (resized back, bilinear, not antialiased), mirror and torus roll of a whole batch (B, C, H, W).
+
+    Attributes:
+        roll: rows down, columns right.
+        box: top, left, height, width in pixels; None leaves the whole.
+    """
+
+    roll: tuple[int, int]
+    box: tuple[int, int, int, int] | None = None
+    mirrored: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The images in the same shape; differentiable in them."""
+        size = images.shape[2:]
+        if self.box is not None:
+            top, left, height, width = self.box
+            images = images[:, :, top : top + height, left : left + width]
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        images = images.flip(3) if self.mirrored else images
+        return images.roll(self.roll, (2, 3))
+
+
+def draw_view(
+    size: int, reach: int, generator: Generator, *, least: float | None = None, mirror: float = 0.0
+) -> SharedView:
+    """A roll by 0 to ``reach`` each way; with ``least`` also torchvision's RandomResizedCrop of area in [least, 1].
+
+    Args:
+        size: pixels a side.
+        mirror: probability of a mirror image.
+    """
+    down, right = torch.randint(0, reach + 1, (2,), generator=generator).tolist()
+    mirrored = bool(torch.rand((), generator=generator) < mirror)
+    if least is None:
+        return SharedView((down, right), None, mirrored)
+    attempts = torch.rand(10, 1, 2, generator=generator, dtype=torch.float64)
+    place = torch.rand(1, 2, generator=generator, dtype=torch.float64)
+    top, left, height, width = resized_crops(attempts, place, (size, size), (least, 1.0), RATIO)[0].tolist()
+    return SharedView((down, right), (top, left, height, width), mirrored)
+
+
+def stored_tensors(
+    bases: Tensor, compensators: Tensor, pairs: Tensor, normalisation: Normalisation
+) -> dict[str, Tensor]:
+    """What the core's decoder ``sum`` reads: sample i is base ``pairs[i, 0]`` plus compensator ``pairs[i, 1]``, or the bare base.
+
+    Args:
+        bases: (N, C, H, W) float; compensators: (U, C, H, W).
+        pairs: (S, 2) int, see ``ddcore_infer.budget.pairs``.
+        normalisation: one that acts on each pixel alone; sums are kept between its black and white.
+    """
+    ends = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, bases.shape[1], 1, 1)
+    least, most = normalisation.apply(ends.to(bases)).flatten(1)
+    return {"bases": bases, "compensators": compensators, "pairs": pairs, "least": least, "most": most}
+
+
+@frozen(kw_only=True, eq=False)
+class INFER(Plugin):
+    """Learn additive images that serve every class, one a network and slot."""
+
+    summary: ClassVar[str] = "a few real images a class, and images added to those of every class"
+    paper: ClassVar[str] = (
+        "Breaking Class Barriers: Efficient Dataset Distillation via Inter-Class Feature Compensator, ICLR 2025, "
+        "arXiv:2408.06927"
+    )
+    role: ClassVar[str] = "matcher"
+    steps: ClassVar[int | None] = 1000
+    learns: ClassVar[tuple[str, ...]] = ("pixels",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    asks: ClassVar[tuple[str, ...]] = (
+        "initialize",
+        "adapt_teacher",
+        "view:match",
+        "augment:match",
+        "setting:match.crop_scale",
+        "setting:match.variance_weight",
+    )
+    suggests: ClassVar[str | None] = "real"
+    suggests_labels: ClassVar[str | None] = "static-mixed"
+    presets: ClassVar[str | None] = "presets.toml"
+
+    rate: float = option(0.25, help="learning rate of the compensators' Adam, cosine to 0", validator=gt(0))
+    bn: float = option(
+        1.0,
+        help="weight of the batch statistics beside the cross entropy (0.01 on ImageNet)",
+        symbol="r_bn",
+        validator=ge(0),
+    )
+    first: float = option(FIRST, help="weight of the first BatchNorm layer among them", symbol="w_1", validator=ge(0))
+    skip_efficientnet: bool = option(
+        False,
+        help="leave the second BatchNorm layer of an EfficientNet out of the statistics, as the authors' code does",
+    )
+    crop: Literal["auto", "resized", "none"] = option(
+        "auto", help="crop and mirror the batch in each step; auto: resized from 64 pixels on, below none"
+    )
+    scale: float = option(0.08, help="least area of a crop, a share of the image", validator=and_(gt(0), le(1)))
+    roll: int | None = option(
+        None, help="largest torus roll; none: 4, above 64 pixels 32", unit="pixels", validator=optional(ge(0))
+    )
+
+    def cost(self, run: "Run") -> Cost:
+        """A base of every class for each compensator."""
+        return Cost(backward=self.slots(run) * len(members_of(run)) * len(run.source.classes))
+
+    @hookimpl
+    def ddcore_tasks(self, run: "Run") -> list[Task]:
+        """A task for each slot and network: one compensator.
+
+        Raises:
+            InputError: the budget buys no slot, or the set could not be stored as asked.
+        """
+        slots, networks = range(self.slots(run)), range(len(members_of(run)))
+        image = torch.zeros(1, run.source.channels, 1, 1)
+        storable = stored_tensors(image, image, pairs(1, 1, 1), run.normalisation)
+        as_stored(storable, [DECODER], run.config.storage_dtype, run.normalisation)
+        return [
+            Task(
+                "distil",
+                f"compensate-{slot:03d}-{number}",
+                run.plan.steps,
+                index=at,
+                slot=slot,
+                options={"network": number},
+            )
+            for at, (slot, number) in enumerate(itertools.product(slots, networks))
+        ]
+
+    @hookimpl
+    def ddcore_learn(self, task: Task, images: Tensor | None, run: "Run") -> Learn:
+        """One image of zeros under Adam; beside it the slot's bases, or those given, and the network of the task."""
+        if images is None or task.classes is None:
+            images, classes = self.bases(run)[:, task.slot], torch.arange(len(run.source.classes))
+        else:
+            classes = task.classes
+        classes = classes.to(images.device)
+        compensator = torch.zeros_like(images[:1]).requires_grad_()
+        optimizer = torch.optim.Adam([compensator], lr=self.rate, betas=(0.5, 0.9), eps=1e-8)
+        votes = run.votes("match", task, self.viewed(images, classes, task, 0, run))
+        vote = votes[task.options.get("network", 0) % len(votes)]
+        require_layers(vote.network, vote.name)
+        fixed = {"bases": images, "classes": classes, "vote": vote}
+        return Learn({"compensator": compensator}, {"compensator": optimizer}, fixed=fixed)
+
+    @hookimpl
+    def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: "Run") -> Iterator[Loss]:
+        """The loss above, of all classes in one batch."""
+        progress, vote = Progress(step, task.steps), learn.fixed["vote"]
+        for group in learn.optimizers["compensator"].param_groups:
+            group["lr"] = compensation_rate(step, task.steps, self.rate)
+        sums = learn.fixed["bases"] + learn.tensors["compensator"]
+        batch = self.viewed(sums, learn.fixed["classes"], task, step, run)
+        variance = run.setting("match.variance_weight", 1.0, progress)
+        more = {"bn": self.bn, "first": self.first, "variance": variance, "skip": self.skipped(vote)}
+        yield Loss(matching_loss(vote.network, batch.inputs, batch.targets["class"], **more))
+
+    @hookimpl
+    def ddcore_assemble(self, tasks: Sequence[Task], results: Sequence[Mapping[str, Tensor]], run: "Run") -> Synthetic:
+        """Bases once, compensators once, and which of them make each image."""
+        extent = self.slots(run), len(run.source.classes), len(members_of(run))
+        compensators = torch.cat([result["compensator"] for result in results])
+        tensors = stored_tensors(self.bases(run).flatten(0, 1).cpu(), compensators, pairs(*extent), run.normalisation)
+        return Synthetic(tensors, {}, [DECODER], decoded_classes(*extent))
+
+    def slots(self, run: "Run") -> int:
+        """n0, base images of each class.
+
+        Raises:
+            InputError: the budget buys none, or sums of images have no bounds of their own.
+        """
+        classes, networks = len(run.source.classes), len(members_of(run))
+        count = base_count(run.config.ipc, classes, networks)
+        if not count:
+            least = -(-(classes + networks) // classes)
+            raise InputError(
+                f"--ipc {run.config.ipc} buys infer no image a class beside {networks} that serve all {classes}: give --ipc {least} or more"
+            )
+        if not run.normalisation.pixelwise:
+            raise InputError(
+                f"infer keeps sums of images within [least, most] of each channel, which --normalise {run.config.normalise} has not: use mean-std"
+            )
+        return count
+
+    def bases(self, run: "Run") -> Tensor:
+        """Images (K, n0, C, H, W) by the run's initialiser, asked for all of them at once: the same for every task."""
+        count = self.slots(run)
+        classes = torch.arange(len(run.source.classes)).repeat_interleave(count)
+        task = Task("distil", "bases", run.plan.steps, classes=classes)
+        return run.initialize(classes, task).unflatten(0, (-1, count))
+
+    def skipped(self, vote: Vote) -> tuple[int, ...]:
+        """BatchNorm layers of a network that its statistics leave out."""
+        return (1,) if self.skip_efficientnet and "efficientnet" in vote.name else ()
+
+    def viewed(self, images: Tensor, classes: Tensor, task: Task, step: int, run: "Run") -> Batch:
+        """Images of these classes under the view of a step."""
+        progress, size = Progress(step, task.steps), run.source.size
+        cropped = self.crop == "resized" or (self.crop == "auto" and size >= LARGE)
+        view = draw_view(
+            size,
+            (32 if size > LARGE else 4) if self.roll is None else self.roll,
+            run.generator("infer", "view", task.key, step),
+            least=run.setting("match.crop_scale", self.scale, progress) if cropped else None,
+            mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
+        )
+        batch = run.view(Batch(images, {"class": classes}, torch.arange(len(classes), device=images.device)), "match")
+        batch = batch.with_inputs(view(batch.inputs))
+        return run.draw("match", key=("infer", task.key, step), shared=True, progress=progress)(batch)

@@ -1,0 +1,260 @@
+"""NRR-DD: keep what an image is recognised by, refine the rest (Tran et al., CVPR 2025, arXiv:2503.18267).
+
+Start from real patches that hold the object and that teachers are least sure of (``cidd``, critical-based initial data
+discovery); let the matcher move each pixel the less the more of its class is seen there, by class activation maps C in [0, 1]:
+
+    M = max(0, epsilon - C(x_0))        x <- x + M (what the matcher's step makes of x, less x)
+
+so that pixels with C >= epsilon stay as they were photographed. What is left of the paper, two distances in the place of a soft
+label, is the core's ``--labels two-distances``. The maps themselves are in ``ddcore_nrr_dd.maps``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, gt, le, optional
+from torch import Tensor
+
+from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
+from ddcore.builtin import for_each_class
+from ddcore.errors import OptionError
+from ddcore.patches import Ranks, crop_boxes, cut, patch_losses, ranked, stitch
+from ddcore.storage import load_tensors, save_tensors
+from ddcore_nrr_dd.maps import Kind, Ratio, Span, activation_ratios, mean_maps, moved, non_critical
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+NAME = "cidd"
+FOLDER = "nrr-dd"
+LARGE = 96
+"""From this many pixels a side on, four patches share an image unless told otherwise."""
+IMAGES_AT_ONCE = 64
+"""Images whose patches are held at a time."""
+
+Confidence = Literal["lowest", "median", "highest"]
+RANKS: Mapping[Confidence, Ranks] = {"lowest": "highest", "median": "median", "highest": "lowest"}
+"""Of the loss: who is confident loses little."""
+
+
+def critical_boxes(maps: Tensor, boxes: Tensor, keep: int, ratio: Ratio = "mean") -> Tensor:
+    """Of each image the boxes that hold most of its class, best first; of equals those drawn first.
+
+    Args:
+        maps: (N, H, W) in [0, 1].
+        boxes: (N, M, 4) int64, see ``ddcore.patches.crop_boxes``.
+        keep: t, at most M.
+
+    Returns:
+        (N, t, 4) on the CPU.
+    """
+    order = activation_ratios(maps, boxes, ratio).cpu().argsort(dim=1, descending=True, stable=True)[:, :keep]
+    return boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+
+
+def discover(
+    images: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    boxes: Tensor,
+    cls: int,
+    count: int,
+    votes: Sequence[Vote],
+    *,
+    keep: int,
+    side: int,
+    size: int,
+    kind: Kind = "cam",
+    span: Span = "range",
+    ratio: Ratio = "mean",
+    ranks: Ranks = "highest",
+) -> dict[str, Tensor]:
+    """The patches of a class to start from: of each image those that hold most of the class, of these the least confident.
+
+    Args:
+        images: from rows (b,) to normalised images (b, C, H, W); asked for some at a time, so that no more are held.
+        rows: (N,) int64, the pool.
+        boxes: (N, M, 4) int64, candidates.
+        cls: the class of them all.
+        count: how many patches, at most N t.
+        votes: teachers, whose maps and losses are averaged by their weights.
+        keep: t, of each image.
+        side: of a patch in pixels, as it is judged.
+        size: H = W.
+        ranks: of the patches' losses; ``highest`` is the least confident.
+
+    Returns:
+        By rank: ``rows`` (n,) int64, ``boxes`` (n, 4) int64 and ``losses`` (n,) of each.
+    """
+    kept, losses = [], []
+    total = sum(vote.weight for vote in votes)
+    judges = [vote.network for vote in votes], [vote.weight / total for vote in votes]
+    for some, own in zip(rows.split(IMAGES_AT_ONCE), boxes.split(IMAGES_AT_ONCE), strict=True):  # type: ignore[no-untyped-call]
+        shown, classes = images(some), torch.full((len(some),), cls)
+        best = critical_boxes(mean_maps(votes, shown, classes, kind=kind, span=span), own, keep, ratio)
+        losses.append(patch_losses(cut(shown, best, side), classes, *judges, size=size).cpu())
+        kept.append(best)
+    found = torch.cat(losses).flatten()
+    order = ranked(found, count, ranks)
+    of_image = rows.repeat_interleave(keep)
+    return {"rows": of_image[order], "boxes": torch.cat(kept).flatten(0, 1)[order], "losses": found[order]}
+
+
+def which_of(count: int, slot: int, ipc: int) -> tuple[int, Tensor, int]:
+    """Of which set a task gets which images of a class: how many the set has, (count,) int64 which, and the set's draw.
+
+    A task for all images of a class gets a set of its slot's own; slots that want fewer share one set, and get different
+    images of it.
+
+    >>> which_of(10, 3, 10)[0::2], which_of(1, 3, 10), which_of(2, 3, 10)[1].tolist()
+    ((10, 3), (10, tensor([3]), 0), [6, 7])
+    """
+    if count >= ipc:
+        return count, torch.arange(count), slot
+    return ipc, (slot * count + torch.arange(count)) % ipc, 0
+
+
+@frozen(kw_only=True, eq=False)
+class NRRDD(Plugin):
+    """Start from patches that hold the object and are hard to tell; leave the pixels that the class is seen in as they are."""
+
+    summary: ClassVar[str] = "start from hard real patches; only pixels that the class is not seen in are refined"
+    paper: ClassVar[str] = (
+        "Enhancing Dataset Distillation via Non-Critical Region Refinement, CVPR 2025, arXiv:2503.18267"
+    )
+    role: ClassVar[str] = "enhancement"
+    may_need: ClassVar[tuple[str, ...]] = ("teachers",)
+    initializers: ClassVar[tuple[str, ...]] = (NAME,)
+    tiny: ClassVar[Mapping[str, object]] = {"pool": 8, "crops": 2}
+    presets: ClassVar[str | None] = "presets.toml"
+
+    threshold: float = option(
+        0.5, help="activation from which on a pixel stays as it is", symbol="epsilon", validator=[ge(0), le(1)]
+    )
+    masked: bool = option(True, help="keep critical pixels; off: only the initialiser is left")
+    refresh: int = option(
+        0,
+        help="make the maps anew, of the images as they are, every so many steps; 0: once, of the initial ones",
+        unit="steps",
+        validator=ge(0),
+    )
+    map: Kind = option("cam", help="the class's gradient times features place by place, or Grad-CAM's mean gradient")
+    span: Span = option("range", help="bring maps to [0, 1] by (C - min) / (max - min) or by max(0, C) / max")
+    factor: int | None = option(
+        None,
+        help=f"patches a side of an initial image; none: 1 for images below {LARGE} pixels, else 2",
+        symbol="beta^(1/2)",
+        validator=optional(ge(1)),
+    )
+    pool: int = option(300, help="random images of a class that patches are cut from", unit="images", validator=ge(1))
+    crops: int = option(5, help="random patches of each of them", validator=ge(1))
+    scale: float = option(
+        0.08, help="least area of a patch as a share of its image; the largest is all of it", validator=[gt(0), le(1)]
+    )
+    keep: int = option(
+        1, help="patches of each image that go on: those of the highest activation ratio", symbol="t", validator=ge(1)
+    )
+    ratio: Ratio = option("mean", help="a patch's activation over its area, or over the activation of its image")
+    confidence: Confidence = option("lowest", help="which of them become images, by the teachers' loss")
+
+    def assets(self, initializer: str | None) -> tuple[str, ...]:
+        """Teachers, for maps."""
+        return ("teachers",) if self.masked or initializer == NAME else ()
+
+    @hookimpl
+    def ddcore_initialize(self, name: str, classes: Tensor, task: Task, run: "Run") -> Tensor | None:
+        """Stitched patches; a task that asks for fewer than ``--ipc`` of a class gets those of its slot."""
+        if name != NAME:
+            return None
+        images = for_each_class(classes, lambda cls, count: self._images(cls, count, task.slot, run))
+        return run.normalisation.clamped(images)  # resizing rounds, and the matcher's own clamp must find nothing to do
+
+    @hookimpl
+    def ddcore_state(self, task: Task, learn: Learn, run: "Run") -> dict[str, Any] | None:
+        """The masks, of the initial images."""
+        return {"masks": self._masks(task, learn, run)} if self.masked else None
+
+    @hookimpl
+    def ddcore_project(self, after: Tensor, before: Tensor, name: str, state: dict[str, Any]) -> Tensor | None:
+        """A share M of the step."""
+        masks = state.get("masks", {})
+        return moved(after, before, masks[name]) if name in masks else None
+
+    @hookimpl
+    def ddcore_step_end(self, task: Task, step: int, learn: Learn, state: dict[str, Any], run: "Run") -> None:
+        """New masks where they are due."""
+        if self.masked and self.refresh and (step + 1) % self.refresh == 0:
+            state["masks"].update(self._masks(task, learn, run))
+
+    def _masks(self, task: Task, learn: Learn, run: "Run") -> dict[str, Tensor]:
+        due = (
+            ()
+            if task.classes is None
+            else (len(task.classes), *(run.source.channels, run.source.size, run.source.size))
+        )
+        pixels = {name: tensor.detach() for name, tensor in learn.named("pixels").items() if tensor.shape == due}
+        if not pixels or task.classes is None:
+            raise PluginError(
+                f"nrr-dd keeps pixels of images that are learned as they are, and {run.matcher_name} learns no such images: "
+                "leave out --plugin nrr-dd, or give --nrr-dd.no-masked to have only its initialiser"
+            )
+        votes = run.votes("match", task)
+        maps = {
+            name: mean_maps(votes, images, task.classes, kind=self.map, span=self.span)
+            for name, images in pixels.items()
+        }
+        return {name: non_critical(own, self.threshold) for name, own in maps.items()}
+
+    def _images(self, cls: int, count: int, slot: int, run: "Run") -> Tensor:
+        total, which, slot = which_of(count, slot, run.config.ipc)
+        factor, size = self.patches_a_side(run), run.source.size
+        found = self._discovered(cls, total, slot, run)
+        needed = torch.arange(total * factor**2).view(-1, total)[:, which].flatten()
+        patches = cut(run.real.train.inputs(found["rows"][needed]), found["boxes"][needed][:, None], size // factor)
+        return stitch(patches[:, 0], count, size)
+
+    def _discovered(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
+        """What ``discover`` finds for ``total`` images of a class; kept in the run's folder, since slots share it."""
+        place = run.place / FOLDER / f"class-{cls:04d}-{total}-{slot}.safetensors"
+        if not place.exists():
+            save_tensors(place, self._discover(cls, total, slot, run), {"class": run.real.classes[cls]})
+        return load_tensors(place)
+
+    def _discover(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
+        factor, size = self.patches_a_side(run), run.source.size
+        there, count = min(self.pool, run.real.counts()[cls]), total * factor**2
+        self._check(cls, there, total, factor, run)
+        rows = run.real.choose(cls, there, run.generator(NAME, "pool", slot, cls))
+        area = (self.scale, 1.0)
+        boxes = crop_boxes(there, self.crops, (size, size), area, run.generator(NAME, "crops", slot, cls))
+        look = {"keep": self.keep, "side": size // factor, "size": size, "ranks": RANKS[self.confidence]}
+        look |= {"kind": self.map, "span": self.span, "ratio": self.ratio}
+        return discover(run.real.train.inputs, rows, boxes, cls, count, run.votes("match"), **look)
+
+    def patches_a_side(self, run: "Run") -> int:
+        """The root of beta for images of the run's size.
+
+        Raises:
+            OptionError: a patch would be smaller than a pixel.
+        """
+        size = run.source.size
+        factor = self.factor if self.factor is not None else (1 if size < LARGE else 2)
+        if factor > size:
+            raise OptionError(
+                f"--nrr-dd.factor {factor} leaves no pixel to a patch of an image of {size}: give 1 to {size}"
+            )
+        return factor
+
+    def _check(self, cls: int, there: int, total: int, factor: int, run: "Run") -> None:
+        if self.keep > self.crops:
+            raise OptionError(
+                f"--nrr-dd.keep {self.keep} is more than the --nrr-dd.crops {self.crops} that are cut of an image: keep fewer"
+            )
+        if there * self.keep < total * factor**2:
+            needed, name = total * factor**2, run.real.classes[cls]
+            raise InputError(
+                f"{total} images of {factor} x {factor} patches take {needed} patches of class {name!r}, and {there} images give "
+                f"{there * self.keep}: raise --nrr-dd.pool (the class has {run.real.counts()[cls]} images) or --nrr-dd.keep, or "
+                "lower --ipc or --nrr-dd.factor"
+            )
