@@ -32,10 +32,14 @@ from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 from ddcore.views import changed
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
+MODELS = "models.safetensors"
 PREVIEW, CARD = "preview.png", "README.md"
-PARTS = {IMAGES: "images", LABELS: "labels", NORMALISATION: "normalisation"}
+PARTS = {IMAGES: "images", LABELS: "labels", MODELS: "models", NORMALISATION: "normalisation"}
+OPTIONAL = (MODELS, NORMALISATION)
+"""Files that an artifact has only if there is something to put into them."""
 FLOATS = {"float32": torch.float32, "float16": torch.float16}
 UINT8 = "uint8"
+CHECKED_AT_ONCE = 2**22
 
 
 @final
@@ -101,11 +105,18 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         """
         return Loader(self, batch_size, seed, epochs)
 
+    def batches(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Batches:
+        """The same batches by number, for workers of a ``torch.utils.data.DataLoader``; see ``Batches``."""
+        return Batches(self, batch_size, seed, epochs)
+
     def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch in the labels' order."""
-        for view in self.labels.views(number, len(self), batch_size, generator):
-            images = changed(view, self.images(view.index))
-            yield images, self._answers(view, images)
+        yield from map(self.batch, self.labels.views(number, len(self), batch_size, generator))
+
+    def batch(self, view: View) -> tuple[Tensor, Tensor]:
+        """The images and targets of one of the labels' views."""
+        images = changed(view, self.images(view.index))
+        return images, self._answers(view, images)
 
     def _answers(self, view: View, images: Tensor) -> Tensor:
         targets = self.labels.targets(view, images)
@@ -123,8 +134,9 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def payload_bytes(self) -> int:
-        """What images and labels cost without their files' headers."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values()) + self.labels.payload_bytes
+        """What images, labels and models cost without their files' headers."""
+        own = sum(t.numel() * t.element_size() for t in self.tensors.values())
+        return own + self.labels.payload_bytes + self.labels.model_bytes
 
     @property
     def ipc(self) -> float:
@@ -171,6 +183,37 @@ class Loader:
         for number in range(first, first + self._epochs):
             generator = randomness.generator(self._seed, "order", number)
             yield from self._artifact.epoch(number, self._batch_size, generator)
+
+
+@final
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """The batches that ``Artifact.loader`` gives, each an item, so that workers make them and samplers share them out:
+
+        DataLoader(artifact.batches(epochs=300), batch_size=None, num_workers=4)
+
+    A worker reads and decodes only the samples and labels of its own batches.
+    """
+
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
+        if min(batch_size, epochs) < 1:
+            raise ValueError(f"batch_size is {batch_size} and epochs is {epochs}: give at least 1")
+        self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
+        self._number, self._views = 0, self._epoch(0)
+
+    def __len__(self) -> int:
+        return self._epochs * len(self._views)
+
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"batch {at} of {len(self)}")
+        number, at = divmod(at % len(self), len(self._views))
+        if number != self._number:
+            self._number, self._views = number, self._epoch(number)
+        return self._artifact.batch(self._views[at])
+
+    def _epoch(self, number: int) -> list[View]:
+        generator = randomness.generator(self._seed, "order", number)
+        return list(self._artifact.labels.views(number, len(self._artifact), self._batch_size, generator))
 
 
 class Contents(TypedDict):
@@ -271,12 +314,13 @@ def _write_data(artifact: Artifact) -> dict[str, dict[str, Any]]:
     held = {
         IMAGES: artifact.tensors,
         LABELS: artifact.labels.tensors(),
+        MODELS: artifact.labels.models(),
         NORMALISATION: artifact.normalisation.tensors(),
     }
     files = {}
     for name, tensors in held.items():
         place = artifact.place / name
-        if tensors or name != NORMALISATION:
+        if tensors or name not in OPTIONAL:
             size = save_tensors(place, tensors)
             files[name] = {"bytes": size, "sha256": sha256_of(place.read_bytes())}
         else:
@@ -359,7 +403,7 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
     kind = _label_class(manifest, place)
     try:
         held = {n: load_tensors(place / n, sha256=_sha256(manifest, n, place)) for n in PARTS if _due(n, manifest)}
-        labels = kind.load(manifest["labels"], held[LABELS])
+        labels = kind.load(manifest["labels"], {**held[LABELS], **held.get(MODELS, {})})
         normalisation = Normalisation.load(manifest["normalisation"], held.get(NORMALISATION, {}))
         artifact = Artifact(place, manifest, held[IMAGES], labels, normalisation)
         _try_out(artifact)
@@ -372,7 +416,7 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
 
 
 def _due(name: str, manifest: Mapping[str, Any]) -> bool:
-    return name != NORMALISATION or name in manifest["files"]
+    return name not in OPTIONAL or name in manifest["files"]
 
 
 def _sha256(manifest: Mapping[str, Any], name: str, place: Place) -> str:
@@ -407,10 +451,11 @@ def _try_out(artifact: Artifact) -> None:
         raise ValueError(f"labels of views of {labels.size} where samples are {manifest['shape']}")
     if manifest["bytes"] != bytes_of(manifest["files"], PARTS):
         raise ValueError("bytes of the parts that are not those of the files")
-    for name, tensor in (*artifact.tensors.items(), *labels.tensors().items()):
-        if tensor.is_complex() or not bool(torch.isfinite(tensor).all()):
+    for name, tensor in (*artifact.tensors.items(), *labels.tensors().items(), *labels.models().items()):
+        parts = torch.split(tensor.flatten(), CHECKED_AT_ONCE)
+        if tensor.is_complex() or not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ValueError(f"tensor {name!r} has values that are no finite real numbers")
-    image, _ = artifact[count - 1]
+    image = artifact.images(torch.tensor([count - 1]))[0] if labels.elsewhere else artifact[count - 1][0]
     artifact.pixels(torch.tensor([0]))
     if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(image).all()):
         raise ValueError(f"samples of shape {tuple(image.shape)} where finite ones of {manifest['shape']} are due")

@@ -16,6 +16,7 @@ from ddcore.presets import Preset, choose_preset
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
     from ddcore.data import Source
+    from ddcore.packed import Packed
     from ddcore.record import Setup
     from ddcore.run import Run
     from ddcore.storage import Place
@@ -125,9 +126,8 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
 
     place = Place.at(setup.config.out) if setup.config.out else free_folder(setup)
     run = Run(setup, place, Reporter(quiet=plan_only))
-    run.say(
-        f"plan: {' + '.join(run.plugins)} on {run.config.dataset}, {run.config.ipc} images per class, seed {run.seed}"
-    )
+    size = f", {run.config.ipc} images per class" if run.of_images else ""
+    run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}{size}, seed {run.seed}")
     for line in (*run.plan.lines(), *chosen_lines(run)):
         run.say(line)
     run.check_names()
@@ -144,8 +144,12 @@ def chosen_lines(run: Run) -> list[str]:
     """The network, and the preset if there is one, with what they mean."""
     presets = sorted({source for source in run.setup.resolved.sources.values() if source.startswith("preset ")})
     auto = f" (auto on {run.device.type}; the papers' is convnet3)" if run.config.network == "auto" else ""
+    networks = f"network {run.network_name}{auto}"
+    if not run.of_images:
+        students = run.config.eval_network or run.matcher.networks
+        networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
-    return [f"  network {run.network_name}{auto}, {run.device.type}, {run.config.threads} threads", *switch_off]
+    return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
 
 
 def claim(place: Any) -> None:
@@ -166,7 +170,9 @@ def free_folder(setup: Setup) -> Any:
 
     config = setup.config
     data = config.dataset.rstrip("/").rpartition("/")[2].replace(":", "-") or "data"
-    stem = f"{'-'.join(setup.offers)}-{data}-ipc{config.ipc}-seed{config.seed}"
+    of_images = any("images" in plugin.modality for plugin in setup.plugins.values())
+    size = f"-ipc{config.ipc}" if of_images else ""
+    stem = f"{'-'.join(setup.offers)}-{data}{size}-seed{config.seed}"
     place, number = Place.at("runs") / stem, 1
     while (place / "run.json").exists():
         number += 1
@@ -188,15 +194,18 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
     """Evaluate an artifact outside the run that made it; results are kept only with ``out``.
 
     Raises:
-        InputError: the data that it is to be tested on have other classes or another shape.
+        InputError: the data that it is to be tested on have other classes or another shape; options of images for others.
+        PluginError: it holds no images, and the plugin that made it and tests it is not here.
     """
     import tempfile
 
-    from ddcore.artifact import load_artifact
     from ddcore.distil import evaluate
+    from ddcore.packed import Packed, load_either
     from ddcore.storage import Place
 
-    loaded = load_artifact(artifact)
+    loaded = load_either(artifact)
+    if isinstance(loaded, Packed) and (foreign := [n for n in ("protocol", "baseline") if options.get(n)]):
+        raise InputError(f"{artifact} holds {loaded.kind}, and --{foreign[0]} is of images: leave it out")
     given = {**{k: v for k, v in options.items() if k != "out"}}
     given.setdefault("protocol", (loaded.manifest["recipe"].get("protocol", "auto"),))
     setup = setup_on(loaded, given)
@@ -204,13 +213,16 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
         run = run_on(loaded, artifact, setup, out)
-        run.artifact = loaded
+        if isinstance(loaded, Packed):
+            run.packed = loaded
+        else:
+            run.artifact = loaded
         with run.stoppable():
             return evaluate(run)
 
 
 def setup_on(
-    artifact: Artifact,
+    artifact: Artifact | Packed,
     given: Mapping[str, Any],
     selection: Selection | None = None,
     environment: Mapping[str, str] | None = None,
@@ -222,11 +234,12 @@ def setup_on(
         selection: plugins to ask; none: those the labels were made with, as far as they are here.
         environment: of which options are read; none.
     """
+    from ddcore.packed import Packed
     from ddcore.record import Setup
 
     made = labelling(artifact.manifest["provenance"])
     if selection is None or not selection.classes:
-        offers, classes = _labellers(made)
+        offers, classes = _makers(made, needed=isinstance(artifact, Packed))
     else:
         offers, classes = dict(selection.offers), dict(selection.classes)
     config = _kept_config(made, classes)
@@ -245,7 +258,7 @@ def setup_on(
     return Setup(resolved, offers)
 
 
-def run_on(artifact: Artifact, url: str, setup: Setup, place: Place) -> Run:
+def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place) -> Run:
     """A run that distils nothing, for work on an artifact, with its record.
 
     Raises:
@@ -259,11 +272,13 @@ def run_on(artifact: Artifact, url: str, setup: Setup, place: Place) -> Run:
     if tuple(run.source.classes) != tuple(artifact.classes):
         ours, theirs = _few(artifact.classes), _few(run.source.classes)
         raise InputError(f"{url} has classes {ours}, and the test data {theirs}: give matching --dataset")
-    shape = (run.source.channels, run.source.size, run.source.size)
-    if tuple(artifact.manifest["shape"]) != shape:
-        ours = "x".join(map(str, artifact.manifest["shape"]))
-        theirs = "x".join(map(str, shape))
-        raise InputError(f"{url} has images of {ours}, and the data {theirs}: give matching --dataset")
+    kind = artifact.manifest["kind"]
+    shape = list(run.source.summary()["shape"])
+    if run.source.modality != kind or artifact.manifest["shape"] != shape:
+        ours, theirs = ("x".join(map(str, each)) for each in (artifact.manifest["shape"], shape))
+        raise InputError(
+            f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
+        )
     write_artifact_record(run, url)
     return run
 
@@ -296,14 +311,16 @@ def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[st
     return {**given, **({"labels": rule} if rule in offered else {})}
 
 
-def _labellers(made: Mapping[str, Any]) -> tuple[dict[str, Offer], dict[str, type]]:
-    """The plugins that made an artifact, as far as they are here: they label the baselines."""
+def _makers(made: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
+    """The plugins that made an artifact: they label the baselines, if they are here, and test what is not images."""
     offers: dict[str, Offer] = {}
     classes: dict[str, type] = {}
     for saved in made.get("plugins", []):
         try:
             cls, offer = load_class(saved["name"])
         except PluginError:
+            if needed:
+                raise
             continue
         offers[offer.name], classes[offer.name] = offer, cls
     return offers, classes

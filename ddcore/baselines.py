@@ -75,6 +75,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels and their labels' payload."""
+    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these."""
     images = count * run.real.channels * run.real.size**2
-    return {"images": images, "labels": labels.payload_bytes, "models": 0, "total": images + labels.payload_bytes}
+    parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
+    return {**parts, "total": sum(parts.values())}

@@ -309,11 +309,11 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
 @AS_JSON
 def inspect(artifact: str, as_json: bool) -> None:
     """Say what a distilled set holds, where it came from and what it costs in bytes."""
-    from ddcore.artifact import load_artifact
     from ddcore.exports import describe
     from ddcore.exports import inspect as inspected
+    from ddcore.packed import load_either
 
-    loaded = load_artifact(artifact)
+    loaded = load_either(artifact)
     emit(as_json, inspected(loaded), lambda: describe(loaded))
 
 
@@ -324,10 +324,10 @@ def inspect(artifact: str, as_json: bool) -> None:
 @AS_JSON
 def export(artifact: str, to: str, out: str, as_json: bool) -> None:
     """Write a distilled set in a form that other tools read."""
-    from ddcore.artifact import load_artifact
     from ddcore.exports import export as exported
+    from ddcore.packed import load_either
 
-    exported(load_artifact(artifact), to, out)
+    exported(load_either(artifact), to, out)
     emit(as_json, {"out": out, "format": to}, f"wrote {to}: {out}")
 
 

@@ -34,7 +34,10 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = _shared("auto", "Where to compute.")
     out: str | None = _shared(None, "Run folder, a path or URL; default: runs/NAME.")
     init: str | None = _shared(None, "Initial images: real, noise, kcenter, or what a plugin offers.")
-    labels: str | None = _shared(None, "Labels: hard, or what a plugin offers; default: learned, or the matcher's.")
+    labels: str | None = _shared(
+        None,
+        "Labels: hard; averaged, per-view, top-k, two-distances or static-mixed of teachers; or what a plugin offers. Default: learned, or the matcher's.",
+    )
     protocol: tuple[str, ...] = _shared(
         ("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable."
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -21,6 +22,9 @@ from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
+
+OF_IMAGES = ("ipc", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
+"""Shared options that mean nothing for other data."""
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -59,6 +63,8 @@ def check_data(run: Run) -> None:
         raise InputError(
             f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
         )
+    if not run.of_images:
+        refuse_options_of_images(run)
     counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     smallest = min(range(len(counts)), key=counts.__getitem__)
     if ipc > counts[smallest]:
@@ -68,6 +74,21 @@ def check_data(run: Run) -> None:
         )
     for warning in run.warnings:
         run.warn(warning)
+
+
+def refuse_options_of_images(run: Run) -> None:
+    """Stop a run on other data in which something was asked for that only images have.
+
+    Raises:
+        InputError: naming the option.
+    """
+    defaults = attrs.fields_dict(type(run.config))
+    for name in OF_IMAGES:
+        if getattr(run.config, name) != defaults[name].default:
+            raise InputError(
+                f"--{name.replace('_', '-')} is of images, and {run.config.dataset!r} holds {run.source.modality}: leave it out "
+                f"(`ddcore plugins show {run.plan.matcher}` lists what sets the size of the result and trains students)"
+            )
 
 
 def distillation_tasks(run: Run) -> list[Task]:

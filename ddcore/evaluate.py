@@ -345,10 +345,11 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
 
 
 def draw_of(recipe: Protocol, run: Run) -> Draw | None:
-    """The protocol's views for these data: mirroring is left out where it changes the class."""
-    if recipe.views is None or run.source.mirror_symmetric:
-        return recipe.views
-    return attrs.evolve(recipe.views, flip=0)
+    """The protocol's views for these data: no mirror where it changes the class, no shift by more than an eighth."""
+    if recipe.views is None:
+        return None
+    flip = recipe.views.flip if run.source.mirror_symmetric else 0
+    return attrs.evolve(recipe.views, flip=flip, pad=min(recipe.views.pad, run.source.size // 8))
 
 
 def changes_batches(recipe: Protocol, run: Run) -> bool:
@@ -425,8 +426,8 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
         labels = artifact.labels if arm.labels == SOFT else _hard(artifact.labels.classes, run)
         sizes = dict(artifact.nbytes)
         if arm.labels != artifact.labels.kind and arm.labels == HARD:
-            sizes["labels"] = labels.payload_bytes
-            sizes["total"] = sizes["images"] + sizes["labels"] + sizes.get("models", 0)
+            sizes["labels"], sizes["models"] = labels.payload_bytes, 0
+            sizes["total"] = sizes["images"] + sizes["labels"]
         return Data(artifact.images().to(run.device, run.dtype), labels, sizes)
     if arm.set not in CORE_SETS:
         classes = artifact.labels.classes.cpu()

@@ -13,6 +13,7 @@ import torch
 from ddcore.artifact import Artifact
 from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels, StaticMixedLabels
+from ddcore.packed import Packed
 from ddcore.storage import Place
 
 LOSSY = (
@@ -21,10 +22,11 @@ LOSSY = (
 PER_SAMPLE = (SoftLabels, StaticMixedLabels)
 """Labels with logits for each sample. Those for views of samples fit ``pt`` only; other forms get the class ids."""
 MOST_LETTERS = 60
+MOST_COUNTS = 10
 
 
-def export(artifact: Artifact, to: str, out: str | PathLike[str] | Place) -> Place:
-    """Write a set for other tools.
+def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Place) -> Place:
+    """Write a set for other tools; what is not images fits ``pt`` only, as the tensors that its plugin stored.
 
     Labels for views of samples (per-view and its kin) go into ``pt`` whole; the other forms get the class ids.
 
@@ -37,13 +39,20 @@ def export(artifact: Artifact, to: str, out: str | PathLike[str] | Place) -> Pla
         The folder or file written.
 
     Raises:
-        InputError: the place is taken, a format that is not known, images that PNG cannot hold, or no pyarrow.
+        InputError: the place is taken, a format that is not known or not for what the set holds, images that PNG cannot
+            hold, or no pyarrow.
     """
     place = Place.at(out)
     if to not in FORMATS:
         raise InputError(f"no export format is named {to!r}: {near(to, FORMATS)}")
     if place.exists() and (not place.is_folder() or place.names()):
         raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
+    if isinstance(artifact, Packed):
+        if to != "pt":
+            raise InputError(
+                f"{to} is a format of images, and {artifact.place.url} holds {artifact.kind}: export --to pt"
+            )
+        return _packed_to_pt(artifact, place)
     return FORMATS[to](artifact, place)
 
 
@@ -100,8 +109,22 @@ def _to_pt(artifact: Artifact, place: Place) -> Place:
         "recipe": json.dumps(artifact.manifest["recipe"]),
         "classes": list(artifact.classes),
     }
+    return _saved(content, place)
+
+
+def _packed_to_pt(packed: Packed, place: Place) -> Place:
+    content: dict[str, Any] = {
+        **{f"tensors.{name}": tensor for name, tensor in packed.tensors.items()},
+        "decoder": json.dumps(packed.manifest["decoder"]),
+        "classes": list(packed.classes),
+        "kind": packed.kind,
+    }
+    return _saved(content, place)
+
+
+def _saved(content: Mapping[str, Any], place: Place) -> Place:
     held = io.BytesIO()
-    torch.save(content, held)
+    torch.save(dict(content), held)
     return _written(place, (".pt", ".pth"), "distilled.pt", held.getvalue())
 
 
@@ -148,8 +171,10 @@ def _written(place: Place, endings: tuple[str, ...], name: str, content: bytes) 
     return target
 
 
-def inspect(artifact: Artifact) -> dict[str, Any]:
+def inspect(artifact: Artifact | Packed) -> dict[str, Any]:
     """All there is to know, as JSON values: the manifest, and what follows from it and the files."""
+    if isinstance(artifact, Packed):
+        return _inspect_packed(artifact)
     tensors = {n: {"shape": list(t.shape), "dtype": _name(t.dtype)} for n, t in artifact.tensors.items()}
     return {
         **artifact.manifest,
@@ -166,31 +191,73 @@ def inspect(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def describe(artifact: Artifact) -> str:
+def _inspect_packed(packed: Packed) -> dict[str, Any]:
+    return {
+        **packed.manifest,
+        "url": packed.place.url,
+        "method": packed.method,
+        "samples": sum(packed.samples_per_class),
+        "tensors": {n: {"shape": list(t.shape), "dtype": _name(t.dtype)} for n, t in packed.tensors.items()},
+        "altered": packed.altered(),
+    }
+
+
+def describe(artifact: Artifact | Packed) -> str:
     """The same for people, one fact a line."""
+    if isinstance(artifact, Packed):
+        return _describe_packed(artifact)
     manifest, sizes, altered = artifact.manifest, artifact.nbytes, artifact.altered()
     shape = " x ".join(str(n) for n in manifest["shape"])
     low, high = (f"{float(value):.2f}" for value in manifest["value_range"]["pixels"])
     parts = ", ".join(
         f"{part} {size:,}" for part, size in sizes.items() if size and part in ("images", "labels", "models")
     )
-    few = ", ".join(artifact.classes[:10]) + (
-        f" and {len(artifact.classes) - 10} more" if len(artifact.classes) > 10 else ""
-    )
     each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
     facts = {
         "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",
-        "classes": few,
+        "classes": _few(artifact.classes),
         "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes without the file's header",
         "pixels": f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
         "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real uint8 images per class",
         "method": ", ".join([artifact.method, *_known(manifest["provenance"], ("steps", "seed", "network", "ddcore"))]),
-        "source": ", ".join(map(str, filter(None, (manifest["source"].get(n) for n in ("name", "origin", "licence"))))),
+        "relabelled": ", ".join(f"{d['was']} to {d['labels']}" for d in manifest["provenance"].get("relabelled", ())),
+        "source": _origin(manifest),
         "train with": ", ".join(_known(manifest["recipe"], ("protocol", "rate", "epochs", "batch", "momentum"))),
         "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
-    notes = [f"{'note':<12} {note}" for note in manifest["notes"]]
-    return "\n".join([*(f"{name:<12} {text}" for name, text in facts.items() if text), *notes])
+    return _lines(facts, manifest["notes"])
+
+
+def _describe_packed(packed: Packed) -> str:
+    manifest, altered, counts = packed.manifest, packed.altered(), packed.samples_per_class
+    each = ", ".join(str(count) for count in counts[:MOST_COUNTS]) + (", ..." if len(counts) > MOST_COUNTS else "")
+    decoders = [f"{op.get('op')} of {op.get('distribution', 'ddcore')}" for op in manifest["decoder"]]
+    facts = {
+        "set": f"{sum(counts)} samples as {packed.kind}, of {len(counts)} classes ({each})",
+        "classes": _few(packed.classes),
+        "bytes": f"{packed.nbytes['total']:,}",
+        "tensors": ", ".join(f"{n} {'x'.join(map(str, t.shape)) or '1'}" for n, t in packed.tensors.items()),
+        "read by": ", ".join(decoders),
+        "method": ", ".join([packed.method, *_known(manifest["provenance"], ("seed", "ddcore"))]),
+        "source": _origin(manifest),
+        "altered": ", ".join(altered) + ": no longer as written" if altered else "",
+    }
+    return _lines(facts, manifest["notes"])
+
+
+def _lines(facts: Mapping[str, str], notes: list[str]) -> str:
+    said = [(name, text) for name, text in facts.items() if text] + [("note", note) for note in notes]
+    return "\n".join(f"{name:<12} {text}" for name, text in said)
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:MOST_COUNTS]) + (
+        f" and {len(classes) - MOST_COUNTS} more" if len(classes) > MOST_COUNTS else ""
+    )
+
+
+def _origin(manifest: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, filter(None, (manifest["source"].get(n) for n in ("name", "origin", "licence")))))
 
 
 def _known(values: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:

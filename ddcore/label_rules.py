@@ -67,7 +67,7 @@ class ViewOptions:
     )
     flip: float | None = option(
         None,
-        help="probability of a mirror image; none: 0.5, or 0 where mirroring changes the class",
+        help="probability of a mirror image; none: the protocol's, else 0.5, and 0 where mirroring changes the class",
         validator=optional(and_(ge(0), le(1))),
     )
     mix: Literal["auto", "cutmix", "mixup", "none"] = option(
@@ -128,7 +128,7 @@ def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
 
     options: ViewOptions = run.options["views"]
     protocols, votes = resolved_protocols(run), run.votes("label")
-    draw = draw_for(options, protocols[0].views, run.source)
+    draw = drawn_for(run) or draw_for(options, protocols[0].views, run.source)
     loss = {"temperature": temperature_for(name, options, run.source), "tau_squared": options.tau_squared}
     how = answering(options, votes, protocols, run)
     given: dict[str, Any] = {"classes": classes, **loss, **how}
@@ -139,6 +139,8 @@ def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
     else:
         made = _of_images(name, images, teachers, draw, given, options)
     if run.artifact is None:
+        if draw.flip and not run.source.mirror_symmetric and name != AVERAGED:
+            run.warn(f"--views.flip {draw.flip:g} mirrors images whose mirror image is of another class: leave it out")
         report(run, made, images, classes, votes, how)
     return made
 
@@ -189,6 +191,16 @@ def answering(options: ViewOptions, votes: list[Vote], protocols: list[Protocol]
     }
 
 
+def drawn_for(run: Run) -> Draw | None:
+    """What is drawn for the views of the set that is evaluated, whatever its protocol: real images beside it get the same."""
+    from ddcore.labels import PerView, StaticMixedLabels
+
+    held = None if run.artifact is None else run.artifact.labels
+    if isinstance(held, PerView):
+        return held.record.draw
+    return held.draw if isinstance(held, StaticMixedLabels) else None
+
+
 def draw_for(options: ViewOptions, base: Draw | None, source: Source) -> Draw:
     """What is drawn for a view.
 
@@ -201,7 +213,7 @@ def draw_for(options: ViewOptions, base: Draw | None, source: Source) -> Draw:
         base = SRE2L if source.size >= LARGE else INFER
     mix = base.mix if options.mix == "auto" else options.mix
     beta = base.beta if mix == base.mix else {"mixup": 0.8}.get(mix, 1.0)
-    flip = (base.flip or 0.5) if source.mirror_symmetric else 0.0
+    flip = base.flip if source.mirror_symmetric else 0.0
     return attrs.evolve(
         base,
         crop=base.crop if options.crop == "auto" else options.crop,
@@ -267,3 +279,10 @@ def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[
         )
     if record is not None and (longest := max(p.epochs_run for p in resolved_protocols(run))) > record.epochs:
         run.say(f"labels: students train for {longest} epochs and go through these {record.epochs} in cycles")
+
+
+def shown_by(run: Run) -> Draw:
+    """What teachers, and what stands in for them, are shown in this run: the protocol's views, changed by ``--views``."""
+    from ddcore.evaluate import resolved_protocols
+
+    return draw_for(run.options["views"], resolved_protocols(run)[0].views, run.source)

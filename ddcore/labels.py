@@ -6,11 +6,13 @@ crops and mixes; hard and soft labels leave all of that to the protocol. Everyth
 and ``ddcore.views``; this module is the name to import from.
 """
 
+from ddcore.label_kinds.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer
 from ddcore.label_kinds.labels import Labels, smallest_type
 from ddcore.label_kinds.losses import (
     distance_gap,
     distances,
     kl_divergence,
+    logit_gap,
     mixed_cross_entropy,
     soft_cross_entropy,
     student_loss,
@@ -36,22 +38,37 @@ from ddcore.label_kinds.per_view import (
     spread,
     top_k,
 )
-from ddcore.label_kinds.sizes import label_bytes, label_parts
+from ddcore.label_kinds.projector import Projector, ProjectorLabels, adaptable, factor_floats, fresh_factors, merged
+from ddcore.label_kinds.sizes import imagenet_parts, label_bytes, label_parts, low_rank_numbers
 from ddcore.label_kinds.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 from ddcore.views import View
 
 KINDS: dict[str, type[Labels]] = {
     kind.kind: kind
-    for kind in (HardLabels, SoftLabels, StaticMixedLabels, PerViewLabels, TopKLabels, TwoDistanceLabels)
+    for kind in (
+        HardLabels,
+        SoftLabels,
+        StaticMixedLabels,
+        PerViewLabels,
+        TopKLabels,
+        TwoDistanceLabels,
+        ProjectorLabels,
+    )
 }
 
 __all__ = [
+    "CLIP_IMAGES",
     "KINDS",
     "DrawnViews",
+    "Encoder",
     "HardLabels",
     "Labels",
     "PerView",
     "PerViewLabels",
+    "Projector",
+    "ProjectorLabels",
+    "Prompts",
+    "Public",
     "SoftLabels",
     "StaticMixedLabels",
     "StoredViews",
@@ -59,6 +76,7 @@ __all__ = [
     "TwoDistanceLabels",
     "View",
     "ViewRecord",
+    "adaptable",
     "agreement",
     "answers",
     "asking",
@@ -66,15 +84,23 @@ __all__ = [
     "distance_gap",
     "distances",
     "draw_views",
+    "factor_floats",
+    "feature_tensors",
+    "fresh_factors",
+    "imagenet_parts",
     "kl_divergence",
     "label_bytes",
     "label_parts",
+    "last_layer",
+    "logit_gap",
+    "low_rank_numbers",
     "make_averaged",
     "make_per_view",
     "make_static_mixed",
     "make_top_k",
     "make_two_distances",
     "mean_logits",
+    "merged",
     "mixed_cross_entropy",
     "smallest_type",
     "soft_cross_entropy",

@@ -5,7 +5,7 @@ linear layer. Instance normalisation is GroupNorm with as many groups as channel
 From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with every other pixel, as in DATM's code.
 
     convnet[DEPTH][-bn|-ln|-in|-gn|-nonorm][-wWIDTH][-relu|-sigmoid|-leaky|-swish][-avg|-max|-nopool]
-    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME
+    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME  and those of ``cifar_networks``
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ddcore import randomness
+from ddcore import cifar_networks, randomness
 from ddcore.errors import InputError, near
 
 CONVNET = re.compile(
@@ -76,7 +76,7 @@ def build(name: str, channels: int, size: int, classes: int, generator: torch.Ge
 def network_names() -> list[str]:
     """Names for messages and completion; ConvNets have more variants."""
     convnets = ["convnet", "convnet2", "convnet3", "convnet4", "convnet3-bn", "convnet3-w32"]
-    return [*convnets, *_FIXED, "torchvision:NAME"]
+    return [*convnets, *_FIXED, *cifar_networks.NAMES, "torchvision:NAME"]
 
 
 def unknown_network(name: str) -> str:
@@ -97,7 +97,7 @@ def _maker(name: str) -> Maker | None:
         return lambda channels, size, classes: convnet(channels, size, classes, **_convnet_options(match.groupdict()))
     if name.startswith("torchvision:"):
         return lambda channels, size, classes: from_torchvision(name.partition(":")[2], channels, size, classes)
-    return _FIXED.get(name)
+    return _FIXED.get(name) or cifar_networks.maker(name)
 
 
 def _convnet_options(found: dict[str, str | None]) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _take(
             if key in classes:
                 _take_table(values[key], classes[key], content, f"[{key}]", source)
             elif not preset:
-                raise OptionError(f"{source} has [{key}], and no selected plugin needs {key}: leave the table out")
+                raise OptionError(_unneeded(f"{source} has [{key}], and no selected plugin needs {key}", key))
         elif key in fields(Config):
             values[SHARED][key] = (content, source)
         elif key != "preset":
@@ -377,13 +377,20 @@ def unselected(name: str, groups: Iterable[str]) -> str | None:
     if not dot or group in groups:
         return None
     if group in CORE_GROUPS:
-        return f"{name!r} configures {group}, which no selected plugin needs: leave it out"
+        return _unneeded(f"{name!r} configures {group}, which no selected plugin needs", group)
     from ddcore.plugins import installed
 
     known = {*installed(), *FIRST_PARTY}
     if group in known:
         return f"{name!r} belongs to plugin {group!r}, which is not selected: add --plugin {group}"
     return f"{name!r} belongs to no plugin: {near(group, known)}"
+
+
+def _unneeded(sentence: str, group: str) -> str:
+    from ddcore.label_rules import RULES
+
+    rules = f", or give --labels {', '.join(RULES[:-1])} or {RULES[-1]}" if group != "experts" else ""
+    return f"{sentence}: leave it out{rules}"
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A finished set that is not images: a folder with the matcher's tensors, what decodes them, a picture and a card.
 
-The manifest is that of an image artifact (see ``ddcore.manifest``) without what only images have, its ``kind`` is the data's
-modality, and the labels lie among the tensors. Nothing in a folder is executed when it is read, and nothing is a pickle.
+The manifest is that of an image artifact (see ``ddcore.manifest``) without what only images have; its ``kind`` is the data's
+modality, ``shape`` what their summary says of it, ``samples_per_class`` a count for each class. Labels lie among the tensors.
+Nothing in a folder is executed when it is read, and nothing is a pickle.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
+from ddcore.artifact import Artifact, load_artifact
 from ddcore.errors import InputError
-from ddcore.manifest import MANIFEST, SCHEMA, read_manifest
+from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, is_count, read_manifest
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 from ddcore.types import Synthetic
 
@@ -52,6 +55,27 @@ class Packed:
         """Bytes on storage, by part and in ``total``."""
         return {part: int(size) for part, size in self.manifest["bytes"].items()}
 
+    @property
+    def kind(self) -> str:
+        """What it holds, the data's modality."""
+        return str(self.manifest["kind"])
+
+    @property
+    def method(self) -> str:
+        """The plugins that made it."""
+        return str(self.manifest["provenance"].get("method", "unknown"))
+
+    @property
+    def samples_per_class(self) -> list[int]:
+        """How many samples each class has."""
+        return [int(count) for count in self.manifest["samples_per_class"]]
+
+    def altered(self) -> list[str]:
+        """Files that are missing or no longer what was written, as of card and preview, which people may change."""
+        there = set(self.place.names())
+        files = self.manifest["files"].items()
+        return [n for n, f in files if n not in there or sha256_of((self.place / n).read_bytes()) != f["sha256"]]
+
 
 def save_packed(
     url: str | PathLike[str] | Place,
@@ -73,6 +97,7 @@ def save_packed(
         "schema": SCHEMA,
         "kind": kind,
         "classes": list(classes),
+        "shape": list(source.get("shape", ())),
         "decoder": [dict(op) for op in synthetic.decoder],
         "labels": {"kind": "hard"},
         "recipe": {},
@@ -80,6 +105,7 @@ def save_packed(
         "source": about,
         "notes": [*notes, *synthetic.notes],
         "bytes": {kind: nbytes, "total": nbytes},
+        "samples_per_class": torch.bincount(synthetic.classes, minlength=len(classes)).tolist(),
     }
     card = ABOUT.format(
         **{k: about[k] for k in ("name", "origin", "licence", "fingerprint")},
@@ -105,11 +131,31 @@ def load_packed(url: str | PathLike[str] | Place) -> Packed:
     """Load such a folder from a path or any fsspec URL.
 
     Raises:
-        InputError: none there; a file is missing, truncated or altered; a newer schema; it holds images.
+        InputError: none there; a file is missing, truncated or altered; a damaged manifest or a newer schema; it holds images.
     """
     place = Place.at(url)
     manifest = read_manifest(place, images=False)
-    name = f"{manifest['kind']}.safetensors"
+    name, url = f"{manifest['kind']}.safetensors", (place / MANIFEST).url
     if name not in manifest["files"]:
-        raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: get the artifact again")
+        raise InputError(f"{url} has no checksum of {name}: {AGAIN}")
+    counts = manifest.get("samples_per_class")
+    if not isinstance(counts, list) or len(counts) != len(manifest["classes"]) or not all(map(is_count, counts)):
+        raise InputError(f"{url} is damaged, its 'samples_per_class' are no counts of its classes: {AGAIN}")
+    if not isinstance(manifest.get("shape"), list):
+        raise InputError(f"{url} is damaged, its 'shape' is missing: {AGAIN}")
     return Packed(place, manifest, load_tensors(place / name, sha256=str(manifest["files"][name]["sha256"])))
+
+
+def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
+    """Load a distilled set, of images or of something else.
+
+    Raises:
+        InputError: see ``load_artifact`` and ``load_packed``.
+    """
+    place = Place.at(url)
+    try:
+        manifest = (place / MANIFEST).read_json() if (place / MANIFEST).exists() else {}
+    except (InputError, RecursionError):
+        manifest = {}
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    return load_packed(place) if isinstance(kind, str) and kind != KIND else load_artifact(place)

@@ -30,6 +30,7 @@ CORE_ASKS = (
     "step_end",
     "finish",
 )
+IMAGES = "images"
 TRAJECTORIES, TEACHERS = "trajectories", "teachers"
 EXPERT_ASKS = ("augment:expert", "expert_loss", "expert_optimizer")
 
@@ -150,6 +151,9 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     if steps and not hasattr(matcher, "ddcore_matching_loss"):
         raise PluginError(f"{hooks.who(name)} learns nothing step by step, and --steps asks for {steps}: leave it out")
     needs = _assets(plugins, (initializer, *choices.baselines), labeller)
+    if IMAGES not in matcher.modality:
+        stages = _stages_of_its_own(name, plugins, steps)
+        return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
     stages = [
         Stage("initialize", initializer, init_by),
         Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
@@ -180,6 +184,17 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
         Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate")))
     )
     return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
+
+
+def _stages_of_its_own(name: str, plugins: Mapping[str, Any], steps: int) -> list[Stage]:
+    """Of a matcher of other data than images, which brings samples, labels and students itself."""
+    matcher = plugins[name]
+    changing = tuple(p for p in plugins if p != name and offers(plugins[p]) & (asked_by(matcher) - {"evaluate"}))
+    evaluating = tuple(p for p in plugins if p != name and "evaluate" in offers(plugins[p]))
+    return [
+        Stage("distil", f"{_words(matcher.modality)}, {f'{steps} steps' if steps else 'no steps'}", name, changing),
+        Stage("evaluate", ", ".join(matcher.networks) or "its own rows", name, evaluating),
+    ]
 
 
 def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tuple[str, ...]:
@@ -236,7 +251,8 @@ def _chosen(
                 f"{flag} {flag_value!r} is offered by none of the selected plugins: {near(flag_value, known)}"
             )
         return flag_value, known[flag_value]
-    suggestions = {name: value for name, plugin in plugins.items() if (value := _suggestion(plugin, attribute))}
+    heard = [n for n, p in plugins.items() if n == matcher or attribute == "initializers" or not p.gives_way]
+    suggestions = {name: value for name in heard if (value := _suggestion(plugins[name], attribute))}
     suggesting = [name for name in suggestions if name != matcher]
     if len(suggesting) > 1:
         both = " and ".join(hooks.who(s) for s in suggesting)
@@ -255,7 +271,7 @@ def _chosen(
 def _suggestion(plugin: Any, attribute: str) -> str | None:
     own: Sequence[str] = getattr(plugin, attribute)
     suggested: str | None = plugin.suggests if attribute == "initializers" else plugin.suggests_labels
-    return suggested or (own[0] if own else None)
+    return (own[0] if own else None) if suggested is None else suggested
 
 
 def _assets(plugins: Mapping[str, Any], initializers: Sequence[str], labeller: str) -> tuple[str, ...]:

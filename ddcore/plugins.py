@@ -43,14 +43,15 @@ class Plugin:
         view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
         suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
-            the first offered; may be the core's.
+            the first offered; may be the core's; empty: it suggests none.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
         needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks`` or ``provides``.
         may_need: assets that only some option values need: see ``assets``.
-        gives_way: of a matcher: beside another matcher it is an enhancement, and its ``ddcore_learn`` is not asked.
+        gives_way: of a matcher: beside another matcher it is an enhancement; its ``ddcore_learn`` is not asked, and what it
+            suggests for labels is not heard.
         provides: words that other plugins' ``needs`` may name.
         conflicts: plugin name to the reason why the two do not go together.
         assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.

@@ -40,6 +40,8 @@ SMALL = 16
 """Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
 LARGE = 64
 """From this many pixels a side on, ``auto`` takes ImageNet's recipe for labels of views, and CIFAR's below."""
+MOSAICS = 96
+"""From this many pixels a side on, sets of RDED are mosaics, and students see their patches shuffled."""
 OF_VIEWS = ("per-view", "top-k", "two-distances")
 
 
@@ -245,12 +247,14 @@ def auto_protocol(source: Source, *, learned_rate: bool, learned_labels: bool, l
         learned_rate: whether the set brings a learned rate (mtt and its kin).
         learned_labels: whether it brings learned labels (datm).
         labels: their kind: those of views ask for ``sre2l``, on images under ``LARGE`` pixels ``sre2l-cifar``, and
-            static ones that are mixed for ``infer``.
+            static ones that are mixed for ``infer``; those of a projector for ``rded``, under ``MOSAICS`` pixels ``rded-small``.
     """
     if labels in OF_VIEWS:
         return "sre2l" if source.size >= LARGE else "sre2l-cifar"
     if labels == "static-mixed":
         return "infer"
+    if labels == "projector":
+        return "rded" if source.size >= MOSAICS else "rded-small"
     if source.size < SMALL:
         return "quick"
     if not learned_rate:

@@ -48,6 +48,9 @@ SECONDS_BETWEEN_APPENDS = 2.0
 
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors allows no longer header."""
+READ_AT_ONCE = 2**24
+MAPPED_FROM = 2**26
+"""Bytes of a local file from which on its tensors stay in it: labels of views take gigabytes."""
 
 
 @frozen
@@ -285,7 +288,7 @@ def save_tensors(place: Place, tensors: Mapping[str, Tensor], metadata: Mapping[
 
 
 def load_tensors(place: Place, *, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """The tensors of a safetensors file, on the CPU; those of a large local file are read when they are looked at.
 
     Args:
         sha256: what the file's bytes have to hash to, when it is known.
@@ -296,13 +299,31 @@ def load_tensors(place: Place, *, sha256: str | None = None) -> dict[str, Tensor
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = place.read_bytes()
-    if sha256 is not None and sha256_of(data) != sha256:
+    path = place.local_path()
+    mapped = path is not None and path.is_file() and path.stat().st_size >= MAPPED_FROM
+    data = b"" if mapped else place.read_bytes()
+    if sha256 is not None and (_sha256_in_parts(place) if mapped else sha256_of(data)) != sha256:
         raise InputError(f"{place.url} is altered or cut short, its SHA-256 is not the recorded one: restore a copy")
     try:
-        return load(data)
+        return _mapped(place) if mapped else load(data)
     except (SafetensorError, ValueError) as error:
         raise InputError(_damaged(place, str(error))) from error
+
+
+def _mapped(place: Place) -> dict[str, Tensor]:
+    """Tensors that stay in a local file; memory holds what is in use."""
+    from safetensors import safe_open
+
+    with safe_open(str(place.local_path()), framework="pt") as file:  # type: ignore[no-untyped-call]
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _sha256_in_parts(place: Place) -> str:
+    digest = hashlib.sha256()
+    with place.open("rb") as file:
+        while part := file.read(READ_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def read_metadata(place: Place) -> dict[str, str]:

@@ -262,6 +262,7 @@ def train_student(
             clean = batch = batch_of(images, labels, view)
             if augment is not None:
                 batch = augment(len(batch), state["step"])(batch)
+            batch = labels.answered(batch)
             own = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
             own = partial(own, group=descent.group)
             total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
@@ -277,10 +278,13 @@ def train_student(
 
 
 def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
-    """The rows a view of the labels names, changed and mixed as it says, with their targets, on the images' device."""
+    """The rows a view of the labels names, changed and mixed as it says, with their targets, on the images' device.
+
+    Labels that answer for finished images say here only what does not depend on them.
+    """
     fetch = _rows_of(images) if isinstance(images, Tensor) else images.inputs
     inputs = changed(view, fetch(view.index))
-    targets = {name: value.to(inputs.device) for name, value in labels.targets(view, inputs).items()}
+    targets = {name: value.to(inputs.device) for name, value in labels.targets(view, None if labels.online else inputs).items()}
     return Batch(inputs, targets, view.index.to(inputs.device))
 
 

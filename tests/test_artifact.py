@@ -248,8 +248,8 @@ def test_a_card_that_somebody_edited_is_told_but_keeps_nobody_from_training(tmp_
         (lambda m: m.update(schema=2), "schema 2, and this ddcore reads schemas up to 1: pip install --upgrade"),
         (lambda m: m.pop("schema"), "no schema version"),
         (lambda m: m.update(kind="graphs"), "holds graphs, and this ddcore reads images"),
-        (lambda m: m["labels"].update(kind="projector", distribution="ddcore-hello"), "pip install ddcore-hello"),
-        (lambda m: m["labels"].update(kind="projector"), "kind 'projector', which this ddcore does not read"),
+        (lambda m: m["labels"].update(kind="riddles", distribution="ddcore-riddles"), "pip install ddcore-riddles"),
+        (lambda m: m["labels"].update(kind="riddles"), "kind 'riddles', which this ddcore does not read"),
         (lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-infer"}]), "pip install ddcore-infer"),
         (
             lambda m: m["files"].update({"../x": m["files"]["README.md"]}),

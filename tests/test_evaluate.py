@@ -436,7 +436,8 @@ def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
     images, soft = run.artifact.images(), SoftLabels(torch.randn(10, 10, generator=randomness.generator(1)), CLASSES)
     draw = evaluate.augmentation(protocol("infer"), run, run.generator, 9, soft)
     clean = batch_of(images, soft, next(soft.views(0, 10, 10, run.generator("order"))))
-    mixed, parameters = draw(10, 0)(clean), drawn(protocol("infer").views, 10, (8, 8), run.generator("augment", 0))
+    views = evaluate.draw_of(protocol("infer"), run)
+    mixed, parameters = draw(10, 0)(clean), drawn(views, 10, (8, 8), run.generator("augment", 0))
     due = (
         parameters.share * clean.targets["logits"]
         + (1 - parameters.share) * clean.targets["logits"][parameters.partner]
@@ -456,6 +457,12 @@ def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
         assert moved.flatten().sort().values.tolist() == list(range(64))
     # corners of the four patches: columns changed or not, rows changed or not
     assert seen == {(0, 4, 32, 36), (4, 0, 36, 32), (32, 36, 0, 4), (36, 32, 4, 0)}
+
+
+def test_views_shift_by_the_published_pixels_but_never_by_more_than_an_eighth(run):
+    for size, pad in ((8, 1), (32, 4), (224, 4)):
+        run.source = SimpleNamespace(size=size, mirror_symmetric=True)
+        assert evaluate.draw_of(protocol("sre2l-cifar"), run).pad == pad
 
 
 def test_views_never_mirror_digits(run):
@@ -501,3 +508,20 @@ def test_the_recipe_of_a_matched_set_says_what_it_always_said(run):
         *("protocol", "network", "epochs", "optimizer", "rate", "learned_rate", "momentum", "weight_decay", "batch"),
         *("drop_after_epoch", "drop", "augment", "labels"),
     }
+
+
+def test_a_descent_holds_every_number_of_its_protocol():
+    tiny = evaluate.descent_of(protocol("sre2l-tiny"), protocol("sre2l-tiny").schedule(1000), 0.3)
+    assert (tiny.steps, tiny.batch, tiny.rate, tiny.momentum, tiny.weight_decay) == (400, 256, 0.3, 0.9, 1e-4)
+    assert (tiny.optimizer, tiny.schedule, tiny.per_epoch, tiny.warmup, tiny.decay_biases) == (
+        "sgd",
+        "cosine",
+        4,
+        20,
+        True,
+    )
+    groups = evaluate.descent_of(protocol("cv-dd"), protocol("cv-dd").schedule(32), 1e-3)
+    assert (groups.optimizer, groups.group, groups.stretch, groups.per_epoch) == ("adamw", 8, 2.0, 2)
+    assert groups.weight_decay == 0.01 and not groups.decay_biases and groups.drop_at is None
+    old = evaluate.descent_of(protocol("dsa"), protocol("dsa").schedule(10), 0.01)
+    assert (old.schedule, old.drop_at, old.drop, old.group, old.per_epoch) == ("drop", 502, 0.1, None, None)

@@ -15,6 +15,7 @@ PUBLIC = frozenset(
         "ddcore.decoders",
         "ddcore.errors",
         "ddcore.experts",
+        "ddcore.label_rules",
         "ddcore.labels",
         "ddcore.networks",
         "ddcore.normalisation",

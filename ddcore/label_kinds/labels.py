@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddcore.errors import InputError, near
+from ddcore.types import Batch
 from ddcore.views import View
 
 
@@ -50,9 +51,27 @@ class Labels(ABC):
     def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
         """What the student is told about a view; ``images`` are already decoded and changed, stored kinds ignore them."""
 
+    @property
+    def online(self) -> bool:
+        """Whether ``answered`` has to be asked, because what is told depends on the images as a student sees them."""
+        return False
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether answers need files that are not part of the artifact."""
+        return False
+
+    def answered(self, batch: Batch) -> Batch:
+        """A batch after all that changes it, with what can only be told of it then; stored labels have told all before."""
+        return batch
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """All that is stored in ``labels.safetensors``."""
+
+    def models(self) -> dict[str, Tensor]:
+        """All that is stored in ``models.safetensors``: networks that compute labels."""
+        return {}
 
     def header(self) -> dict[str, Any]:
         """All that is stored beside it, in the manifest."""
@@ -61,12 +80,22 @@ class Labels(ABC):
     @classmethod
     @abstractmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Labels:
-        """The inverse of ``tensors`` and ``header``."""
+        """The inverse of ``tensors``, ``models`` and ``header``."""
 
     @property
     def payload_bytes(self) -> int:
         """Bytes of what is stored; the file adds its container's header."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        return bytes_in(self.tensors())
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the networks among it, which are counted apart."""
+        return bytes_in(self.models())
+
+
+def bytes_in(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take on storage, without the container's header."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def smallest_type(classes: int) -> torch.dtype:

@@ -41,6 +41,8 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
     if loss == "kl":
         told = targets["logits"].to(logits)
         return _mean(kl_divergence(logits, told, recipe["temperature"], recipe["tau_squared"]), targets)
+    if loss == "mse":
+        return _mean(_by_logits(logits, targets, recipe), targets)
     if loss == "two-distances":
         return _mean(_by_distances(logits, targets, recipe), targets)
     raise InputError(f"labels ask for the loss {loss!r}, which this ddcore does not know: upgrade ddcore-torch")
@@ -118,6 +120,17 @@ def distance_gap(student: Tensor, teacher: Tensor, norm: str = "squared") -> Ten
     """How far two pairs of distances (B, 2) lie apart: the mean of both squares or absolute values, (B,)."""
     gap = student - teacher
     return (gap.square() if norm == "squared" else gap.abs()).mean(1)
+
+
+def logit_gap(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Mean over the classes of (f - z)^2 of each row, (B,); both are (B, K)."""
+    return (logits - target_logits).square().mean(1)
+
+
+def _by_logits(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:
+    """MSE of logits + beta CE (HeLlO, arXiv:2408.08201, step 5)."""
+    gap = logit_gap(logits, targets["logits"].to(logits))
+    return gap + float(recipe["hard"]) * mixed_cross_entropy(logits, targets) if recipe["hard"] else gap
 
 
 def _by_distances(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:

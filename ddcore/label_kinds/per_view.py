@@ -247,7 +247,7 @@ class TopKLabels(PerView):
 
 def _up_to_largest_half(values: Tensor) -> Tensor:
     kept = float32_or_16(values)
-    return kept.clamp(max=LARGEST_HALF)
+    return kept.clamp(max=LARGEST_HALF) if kept.numel() and kept.max() > LARGEST_HALF else kept
 
 
 @final

@@ -75,7 +75,7 @@ def stored_bytes(bases: int, classes: int, networks: int, shape: Sequence[int], 
         value: bytes of a number: 4 in float32, 2 in float16.
 
     >>> stored_bytes(7, 10, 4, (3, 32, 32)) - 4 * 98 * 3 * 32 * 32
-    1424
+    724
     """
     images = stored_count(bases, classes, networks) * math.prod(shape) * value
     index = 2 * decoded_count(bases, classes, networks) * _type(bases, classes, networks).itemsize

@@ -59,32 +59,44 @@ def frequent_sets(
         The most frequent first, then the smaller sets, then by their trees' numbers; empty if no tree is frequent.
 
     Raises:
-        TooManySets: there are more than ``most``.
+        TooManySets: there are more than ``most``. They are counted as candidates, before any is kept, so that memory stays
+            below ``most`` bit sets of the graphs.
 
     >>> frequent_sets(np.array([0, 1, 0, 1, 0]), np.array([0, 0, 1, 1, 2]), 2, 10)
     (TreeSet(trees=(0,), support=3), TreeSet(trees=(1,), support=2), TreeSet(trees=(0, 1), support=2))
     """
     found: list[TreeSet] = []
-    waiting = [((), _bit_sets(trees_V, graph_V, threshold))]
+    waiting = [((), _bit_sets(trees_V, graph_V, threshold, most))]
+    count = len(waiting[0][1])
     while waiting:
         before, candidates = waiting.pop()
         for at, (tree, graphs) in enumerate(candidates):
             found.append(TreeSet((*before, tree), graphs.bit_count()))
-            if len(found) > most:
-                raise TooManySets(f"more than {most} sets of trees occur in {threshold} graphs or more")
             both = [(other, graphs & others) for other, others in candidates[at + 1 :]]
-            if together := [(other, shared) for other, shared in both if shared.bit_count() >= threshold]:
+            together = [(other, shared) for other, shared in both if shared.bit_count() >= threshold]
+            count += len(together)
+            _refuse_more(count, most, threshold)
+            if together:
                 waiting.append(((*before, tree), together))
     return tuple(sorted(found, key=lambda s: (-s.support, len(s.trees), s.trees)))
 
 
-def _bit_sets(trees_V: NDArray[np.int64], graph_V: NDArray[np.int64], threshold: int) -> list[tuple[int, int]]:
+def _refuse_more(count: int, most: int, threshold: int) -> None:
+    if count > most:
+        raise TooManySets(f"more than {most} sets of trees occur in {threshold} graphs or more")
+
+
+def _bit_sets(
+    trees_V: NDArray[np.int64], graph_V: NDArray[np.int64], threshold: int, most: int
+) -> list[tuple[int, int]]:
     """The frequent trees, ascending, each with the graphs that hold it as the bits of a whole number."""
     trees, graphs = np.unique(np.stack([trees_V, graph_V]), axis=1)
     distinct, begins, counts = np.unique(trees, return_index=True, return_counts=True)
     length = int(graphs.max()) + 1 if len(graphs) else 0
+    frequent = (counts >= threshold).nonzero()[0]
+    _refuse_more(len(frequent), most, threshold)
     sets = []
-    for where in (counts >= threshold).nonzero()[0]:
+    for where in frequent:
         bits = np.zeros(length, dtype=bool)
         bits[graphs[begins[where] : begins[where] + counts[where]]] = True
         sets.append((int(distinct[where]), int.from_bytes(np.packbits(bits).tobytes(), "big")))

@@ -14,7 +14,7 @@ from ddcore.storage import canonical, sha256_of
 from ddcore_mirage.forest import elements, file_bytes, pack_graphs
 from ddcore_mirage.graphs import Graphs
 from ddcore_mirage.sources import GRAPHS
-from ddcore_mirage.training import Descent, Samples, auc, train, within_bytes
+from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, within_bytes
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -40,7 +40,8 @@ def rows(plugin: Mirage, run: Run) -> list[Row]:
     distilled = _distilled(plugin, graphs, packed.tensors, packed.nbytes["total"])  # type: ignore[arg-type]
     whole = file_bytes(pack_graphs(run.source.train.stored, run.source.train.labels))
     made = []
-    with run.progress("evaluate", len(SETS) * len(networks) * run.config.eval_seeds, "students") as tick:
+    students = len(SETS) * len(networks) * run.config.eval_seeds
+    with one_thread(), run.progress("evaluate", students, "students") as tick:
         for network in networks:
             for name in SETS:
                 results = []

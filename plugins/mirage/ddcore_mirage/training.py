@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from attrs import frozen
 from torch import Generator, Tensor, nn
@@ -36,6 +39,18 @@ class Descent:
     batch: int
     rate: float
     weight_decay: float
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread: the many small operations of these networks gain nothing from more, and where other
+    processes keep the cores busy they take a hundred times as long, waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def train(network: nn.Module, samples: Samples, descent: Descent, generator: Generator) -> None:

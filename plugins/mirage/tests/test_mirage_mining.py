@@ -4,6 +4,7 @@ from itertools import chain, combinations
 
 import numpy as np
 import pytest
+from ddcore_mirage import mining
 from ddcore_mirage.mining import TooManySets, TreeSet, frequent_sets, supports, threshold_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +88,21 @@ def test_too_many_sets_stop_early():
     # 40 trees that always occur together have 2^40 - 1 subsets
     with pytest.raises(TooManySets, match="more than 1000 sets of trees occur in 2 graphs or more"):
         frequent_sets(*columns([set(range(40))] * 2), 2, 1000)
+
+
+def test_too_many_trees_stop_before_their_graphs_are_gathered(monkeypatch):
+    monkeypatch.setattr(np, "packbits", lambda bits: pytest.fail("a bit set was made"))
+    with pytest.raises(TooManySets, match="more than 50 sets"):
+        frequent_sets(*columns([set(range(51))]), 1, 50)
+
+
+def test_candidates_count_before_they_are_gone_through(monkeypatch):
+    # 200 trees that occur together: after the pairs with trees 0 and 1, 200 + 199 + 198 sets are known
+    gone_through = []
+    monkeypatch.setattr(mining, "TreeSet", lambda trees, support: gone_through.append(trees))
+    with pytest.raises(TooManySets):
+        frequent_sets(*columns([set(range(200))] * 3), 3, 500)
+    assert gone_through == [(0,), (1,)]
 
 
 def test_as_many_sets_as_allowed_are_no_error():

@@ -39,7 +39,7 @@ RANKS: Mapping[Confidence, Ranks] = {"lowest": "highest", "median": "median", "h
 """Of the loss: who is confident loses little."""
 
 
-def critical_boxes(maps: Tensor, boxes: Tensor, keep: int, ratio: Ratio = "mean") -> Tensor:
+def critical_boxes(maps: Tensor, boxes: Tensor, keep: int, ratio: Ratio = "share") -> Tensor:
     """Of each image the boxes that hold most of its class, best first; of equals those drawn first.
 
     Args:
@@ -67,7 +67,7 @@ def discover(
     size: int,
     kind: Kind = "cam",
     span: Span = "range",
-    ratio: Ratio = "mean",
+    ratio: Ratio = "share",
     ranks: Ranks = "highest",
 ) -> dict[str, Tensor]:
     """The patches of a class to start from: of each image those that hold most of the class, of these the least confident.
@@ -155,7 +155,7 @@ class NRRDD(Plugin):
     keep: int = option(
         1, help="patches of each image that go on: those of the highest activation ratio", symbol="t", validator=ge(1)
     )
-    ratio: Ratio = option("mean", help="a patch's activation over its area, or over the activation of its image")
+    ratio: Ratio = option("share", help="a patch's activation over that of its image, or its mean activation")
     confidence: Confidence = option("lowest", help="which of them become images, by the teachers' loss")
 
     def assets(self, initializer: str | None) -> tuple[str, ...]:
@@ -173,7 +173,12 @@ class NRRDD(Plugin):
     @hookimpl
     def ddcore_state(self, task: Task, learn: Learn, run: "Run") -> dict[str, Any] | None:
         """The masks, of the initial images."""
-        return {"masks": self._masks(task, learn, run)} if self.masked else None
+        if not self.masked or task.steps == 0:
+            return None
+        masks = self._masks(task, learn, run)
+        if not masks:
+            self._nothing_to_mask(run)
+        return {"masks": masks}
 
     @hookimpl
     def ddcore_project(self, after: Tensor, before: Tensor, name: str, state: dict[str, Any]) -> Tensor | None:
@@ -188,23 +193,23 @@ class NRRDD(Plugin):
             state["masks"].update(self._masks(task, learn, run))
 
     def _masks(self, task: Task, learn: Learn, run: "Run") -> dict[str, Tensor]:
-        due = (
-            ()
-            if task.classes is None
-            else (len(task.classes), *(run.source.channels, run.source.size, run.source.size))
-        )
+        """Of each learned tensor that holds an image for each class of the task."""
+        if task.classes is None:
+            return {}
+        due = (len(task.classes), run.source.channels, run.source.size, run.source.size)
         pixels = {name: tensor.detach() for name, tensor in learn.named("pixels").items() if tensor.shape == due}
-        if not pixels or task.classes is None:
-            raise PluginError(
-                f"nrr-dd keeps pixels of images that are learned as they are, and {run.matcher_name} learns no such images: "
-                "leave out --plugin nrr-dd, or give --nrr-dd.no-masked to have only its initialiser"
-            )
-        votes = run.votes("match", task)
-        maps = {
-            name: mean_maps(votes, images, task.classes, kind=self.map, span=self.span)
+        look: dict[str, Any] = {"kind": self.map, "span": self.span}
+        votes = run.votes("match", task) if pixels else []
+        return {
+            name: non_critical(mean_maps(votes, images, task.classes, **look), self.threshold)
             for name, images in pixels.items()
         }
-        return {name: non_critical(own, self.threshold) for name, own in maps.items()}
+
+    def _nothing_to_mask(self, run: "Run") -> None:
+        why = f"nrr-dd keeps pixels of learned images as they are, and {run.matcher_name} learns no images"
+        if run.plan.initializer != NAME:
+            raise PluginError(f"{why}: leave out --plugin nrr-dd, or start from its patches by --init {NAME}")
+        run.warn(f"{why}: only the initial patches are nrr-dd's; --nrr-dd.no-masked says so without this warning")
 
     def _images(self, cls: int, count: int, slot: int, run: "Run") -> Tensor:
         total, which, slot = which_of(count, slot, run.config.ipc)

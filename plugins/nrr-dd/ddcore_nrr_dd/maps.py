@@ -215,14 +215,14 @@ def moved(after: Tensor, before: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(before, after, mask.to(before).expand_as(before))
 
 
-def activation_ratios(maps: Tensor, boxes: Tensor, ratio: Ratio = "mean") -> Tensor:
+def activation_ratios(maps: Tensor, boxes: Tensor, ratio: Ratio = "share") -> Tensor:
     """How much of a class lies in boxes of its map.
 
     Args:
         maps: (B, H, W) float, at least 0.
         boxes: (B, M, 4) int64: top, left, height, width in pixels, inside the image, not empty.
-        ratio: ``mean``, the activation in the box over its area: 1 where all of it is critical; ``share``, the activation in the
-            box over that of the image: 1 where all that is critical lies inside, 0 for a map that is 0.
+        ratio: ``share``, the activation in a box over that of the image: 1 where all of it lies inside, 0 for a map that is 0;
+            ``mean``, the activation in a box over its area: 1 where all of the box is critical.
 
     Returns:
         (B, M) in [0, 1] for maps in [0, 1], of the maps' type and device.

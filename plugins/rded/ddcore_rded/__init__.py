@@ -154,16 +154,14 @@ class RDED(Plugin):
         return ("teachers",) if initializer == NAME and self.pick != "random" else ()
 
     @hookimpl
-    def ddcore_tasks(self, run: "Run") -> list[Task]:
-        """A task a class, so that they can be done side by side; one task where another initialiser draws the images."""
-        every = torch.arange(len(run.source.classes))
-        parts = every.split(1 if run.plan.initializer == NAME else len(every))  # type: ignore[no-untyped-call]
-        if run.plan.initializer == NAME:
-            self._check(every.tolist(), run.config.ipc, run)
-        return [
-            Task("distil", f"distil-{at:03d}", run.plan.steps, at, classes=classes.repeat_interleave(run.config.ipc))
-            for at, classes in enumerate(parts)
-        ]
+    def ddcore_tasks(self, run: "Run") -> list[Task] | None:
+        """A task a class, so that they can be done side by side."""
+        if run.plan.initializer != NAME:
+            return None
+        every, ipc = range(len(run.source.classes)), run.config.ipc
+        self._refuse_small_pools(every, ipc, run)
+        self._tell_of_short_classes(every, run)
+        return [Task("distil", f"distil-{c:04d}", run.plan.steps, c, classes=torch.full((ipc,), c)) for c in every]
 
     @hookimpl
     def ddcore_initialize(self, name: str, classes: Tensor, task: Task, run: "Run") -> Tensor | None:
@@ -171,7 +169,10 @@ class RDED(Plugin):
         if name != NAME:
             return None
         if run.matcher is not self:
-            self._check(sorted(set(classes.tolist())), max(run.config.ipc, int(classes.bincount().max())), run)
+            asked = sorted(set(classes.tolist()))
+            self._refuse_small_pools(asked, max(run.config.ipc, int(classes.bincount().max())), run)
+            if task.slot == 0:
+                self._tell_of_short_classes(asked, run)
         return for_each_class(classes, lambda cls, count: self._images(cls, count, task, run))
 
     @hookimpl
@@ -222,20 +223,22 @@ class RDED(Plugin):
         found, size = self.selection(cls, total, attrs.evolve(task, slot=slot), run), run.source.size
         return images_of(found, run.real.train.inputs, total, which, size // self.patches_a_side(run), size)
 
-    def _check(self, classes: Sequence[int], total: int, run: "Run") -> None:
-        """Refuse a pool that is too small before any work; say so where a class has fewer images than it may hold."""
+    def _refuse_small_pools(self, classes: Sequence[int], total: int, run: "Run") -> None:
         factor, counts = self.patches_a_side(run), run.real.counts()
         needed = total * factor**2
         for cls in classes:
-            if min(self.pool, counts[cls]) < needed:
-                name = run.real.classes[cls]
-                why = f"there are {counts[cls]}: lower"
-                if counts[cls] >= needed:
-                    why = f"the pool holds {self.pool}: raise --rded.pool to {needed} at least, or lower"
-                raise InputError(
-                    f"{total} images of {factor} x {factor} patches take {needed} images of class {name!r}, one a patch, "
-                    f"and {why} --ipc or --rded.factor"
-                )
+            if min(self.pool, counts[cls]) >= needed:
+                continue
+            why = f"there are {counts[cls]}: lower"
+            if counts[cls] >= needed:
+                why = f"the pool holds {self.pool}: raise --rded.pool to {needed} at least, or lower"
+            raise InputError(
+                f"{total} images of {factor} x {factor} patches take {needed} images of class {run.real.classes[cls]!r}, "
+                f"one a patch, and {why} --ipc or --rded.factor"
+            )
+
+    def _tell_of_short_classes(self, classes: Sequence[int], run: "Run") -> None:
+        counts = run.real.counts()
         short = [cls for cls in classes if counts[cls] < self.pool]
         if short:
             least = min(short, key=counts.__getitem__)

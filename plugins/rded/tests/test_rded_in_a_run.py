@@ -289,6 +289,16 @@ def test_the_images_are_where_dm_starts(cache, tmp_path):
     assert not torch.equal(start, Run.open(str(out)).checkpoints.result("distil-000")["pixels"])
 
 
+def test_recovery_slot_by_slot_starts_from_the_whole_set_and_is_joined_class_by_class(cache, tmp_path):
+    pytest.importorskip("ddcore_sre2l")
+    out = tmp_path / "run"
+    words = ["run", "--plugin", "sre2l", "--plugin", "rded", "--init", "rded", "--steps", "1", "--sre2l.rate", "1e-9"]
+    assert invoke([*words, *WORDS, "--ipc", "2", "--rded.factor", "2", "--cache", cache, "--out", str(out)]) == 0
+    run, classes = Run.open(str(out)), torch.arange(10).repeat_interleave(2)
+    due = images(opened(cache, tmp_path / "alone", rded__factor=2, ipc=2), classes)
+    torch.testing.assert_close(load_tensors(run.place / "artifact" / "images.safetensors")["pixels"], due)
+
+
 def test_another_initialiser_needs_no_teacher_and_one_task(tmp_path):
     run = opened(str(tmp_path / "cache"), tmp_path / "run", init="real")
     assert run.plan.needs == () and len(distillation_tasks(run)) == 1
@@ -313,7 +323,7 @@ def test_teachers_that_change_from_slot_to_slot_judge_for_their_own_sets_and_the
     assert asked == [("match", 0), ("match", 2)]
 
 
-PRESETS, BATCHES = presets_of("rded", RDED), (10, 20, 50, 100, 200)
+PRESETS, BATCHES = presets_of("rded", RDED), (10, 20, 25, 50, 100, 200)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -335,7 +345,21 @@ def test_auto_takes_the_preset_of_the_data_and_number(name):
 
 def test_a_run_by_its_preset_is_labelled_by_its_teacher(cache, tmp_path):
     out = tmp_path / "run"
-    words = ["run", "--plugin", "rded", "--ipc", "1", "--threads", "1", "--eval-seeds", "1", "--full-epochs", "1", "--network", "convnet2-bn-w4"]
+    words = [
+        "run",
+        "--plugin",
+        "rded",
+        "--ipc",
+        "1",
+        "--threads",
+        "1",
+        "--eval-seeds",
+        "1",
+        "--full-epochs",
+        "1",
+        "--network",
+        "convnet2-bn-w4",
+    ]
     assert (
         invoke([*words, "--protocol", "rded-small-2", "--teachers.epochs", "4", "--cache", cache, "--out", str(out)])
         == 0

@@ -1,0 +1,143 @@
+"""What losses of students see: features of the student by name, and its teachers' answers, each asked at most once a batch.
+
+Features are read by hooks on modules that are there while a block runs and gone after it. A name is one of the network's ``taps``
+(``stem``, ``stage1`` and so on in the zoo), ``embedding`` (the input of its last linear layer), or a module's path. Shape letters:
+B rows, C H W of a feature map, D of an embedding, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from ddcore.errors import InputError, near
+from ddcore.types import Vote
+
+EMBEDDING = "embedding"
+Features = Mapping[str, Tensor]
+
+
+@frozen(eq=False)
+class Seen:
+    """What a network made of some rows.
+
+    Attributes:
+        logits: (B, K).
+        features: by the names that were asked for; of a module that ran more than once in the pass, its last output.
+    """
+
+    logits: Tensor
+    features: Features
+
+    def feature(self, name: str) -> Tensor:
+        """A feature by name.
+
+        Raises:
+            InputError: it was not asked for.
+        """
+        if name not in self.features:
+            raise InputError(f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()")
+        return self.features[name]
+
+
+def last_linear(network: nn.Module) -> str:
+    """Path of the layer that gives the logits.
+
+    Raises:
+        InputError: it has no linear layer.
+    """
+    paths = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not paths:
+        raise InputError(f"{type(network).__name__} has no linear layer, so there is no embedding before it: name a module")
+    return paths[-1]
+
+
+def path_of(network: nn.Module, name: str) -> str:
+    """The module that a name stands for.
+
+    Raises:
+        InputError: there is no such tap or module; names the nearest.
+    """
+    taps: Mapping[str, str] = getattr(network, "taps", {})
+    path = last_linear(network) if name == EMBEDDING else taps.get(name, name)
+    known = {p for p, _ in network.named_modules() if p}
+    if path not in known:
+        choices = [EMBEDDING, *taps, *sorted(known)]
+        raise InputError(f"{type(network).__name__} has no module or tap {name!r}: {near(name, choices)}")
+    return path
+
+
+@contextmanager
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Features by name, as the last pass inside the block made them, with their graph.
+
+    Raises:
+        InputError: a name that the network does not have; before anything runs.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> with tapped(network, [EMBEDDING]) as features:
+    ...     _ = network(torch.ones(3, 1, 2, 2))
+    >>> features[EMBEDDING].shape, len(network[1]._forward_pre_hooks)
+    (torch.Size([3, 4]), 0)
+    """
+    found: dict[str, Tensor] = {}
+    paths = {name: path_of(network, name) for name in names}
+
+    def after(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: found.__setitem__(name, output)
+
+    def before(name: str) -> Callable[..., None]:
+        return lambda _module, inputs: found.__setitem__(name, inputs[0])
+
+    hooks = []
+    for name, path in paths.items():
+        module = network.get_submodule(path)
+        add: Any = module.register_forward_pre_hook if name == EMBEDDING else module.register_forward_hook
+        hooks.append(add((before if name == EMBEDDING else after)(name)))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Teaching:
+    """The teachers' answers to one batch, as the student sees it; nobody is asked before somebody looks.
+
+    Attributes:
+        votes: who answers, with which weight.
+        told: logits (B, K) that the labels brought for these very rows, if any: then nobody is asked for them.
+    """
+
+    def __init__(self, votes: Sequence[Vote], inputs: Any, names: Sequence[str] = (), told: Tensor | None = None) -> None:
+        self.votes, self.told = tuple(votes), told
+        self._inputs, self._names = inputs, tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    @cached_property
+    def seen(self) -> tuple[Seen, ...]:
+        """What each teacher makes of the batch, without gradient, in the order of the votes."""
+        return tuple(self._seen(vote.network) for vote in self.votes)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The teachers' logits (B, K), weighted and added up; those that the labels brought, where they did."""
+        if self.told is not None:
+            return self.told
+        return torch.stack([v.weight * s.logits for v, s in zip(self.votes, self.seen, strict=True)]).sum(0)
+
+    @torch.no_grad()
+    def _seen(self, network: nn.Module) -> Seen:
+        if not self._names:
+            return Seen(network(self._inputs), {})
+        with tapped(network, self._names) as features:
+            logits = network(self._inputs)
+        return Seen(logits, dict(features))

@@ -1,0 +1,80 @@
+"""Recovery through the executor: are the bits of ``--jobs 2`` those of one, and how much faster does it get?
+
+SRe2L's slots and blocks are independent tasks. The same run (CIFAR-10's JPEG copy, ConvNet-3 with batch norm of width 16, teacher
+from the cache) is made with one job and with two, alternately; each job has one thread. What is timed is the recovery alone, from
+the first task's begin to the last one's end, starting of processes included. About 4 minutes on two cores.
+
+    python examples/benchmarks/recovery_jobs.py
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from records import machine, write
+
+from ddcore.assembly import claim, select, setup_from
+from ddcore.distil import assemble, distillation_tasks
+from ddcore.record import write_record
+from ddcore.run import Run
+from ddcore.storage import Place, sha256_of
+
+GIVEN = {
+    "dataset": "parquet:../shared/data/cifar10-jpeg",
+    "network": "convnet3-bn-w16",
+    "labels": "hard",
+    "threads": 1,
+    "teachers__epochs": 1,
+    "teachers__check": False,
+}
+
+
+def recovered(folder: Path, jobs: int, ipc: int, steps: int) -> tuple[float, str]:
+    """Seconds of the recovery and the digest of what it made."""
+    place = Place.at(folder / f"{jobs}-{time.time_ns()}")
+    given = {**GIVEN, "ipc": ipc, "steps": steps, "jobs": jobs, "cache": str(folder / "cache")}
+    run = Run(setup_from(select(["--plugin", "sre2l", "--preset", "none"], {}), given, {}), place)
+    claim(place)
+    write_record(run, ["recovery_jobs"])
+    _ = run.teachers
+    tasks = distillation_tasks(run)
+    start = time.perf_counter()
+    run.map(tasks)
+    seconds = time.perf_counter() - start
+    return seconds, sha256_of(assemble(run, tasks).tensors["pixels"].numpy().tobytes())
+
+
+def main() -> None:
+    """Alternate one job and two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ipc", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=300)
+    given = parser.parse_args()
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    digests = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(given.rounds):
+            for jobs, found in seconds.items():
+                took, digest = recovered(Path(folder), jobs, given.ipc, given.steps)
+                found.append(round(took, 2))
+                digests.add(digest)
+    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+    record = {
+        "what": "recovery of SRe2L's tasks with one job and with two, alternately; a thread each; processes started anew",
+        "tasks": given.ipc,
+        "steps": given.steps,
+        "seconds": {str(jobs): found for jobs, found in seconds.items()},
+        "ratio": {"median": statistics.median(ratios), "values": ratios},
+        "same_bits": len(digests) == 1,
+        **machine(),
+    }
+    write("recovery_jobs", record)
+    print(json.dumps({name: record[name] for name in ("seconds", "ratio", "same_bits")}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
