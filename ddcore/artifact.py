@@ -39,6 +39,8 @@ OPTIONAL = (MODELS, NORMALISATION)
 """Files that an artifact has only if there is something to put into them."""
 FLOATS = {"float32": torch.float32, "float16": torch.float16}
 UINT8 = "uint8"
+LEVELS = {"rows": ("tensor",), "sum": ("bases", "added")}
+"""What of an operation uint8 stores as levels."""
 CHECKED_AT_ONCE = 2**22
 
 
@@ -343,8 +345,9 @@ def as_stored(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 
-    uint8 is for images that ``rows`` decodes. Its levels go from black to white where a channel stays within [0, 1], so
-    that real 8-bit images lose nothing; else from the channel's least to its largest value. ZCA takes the latter.
+    uint8 is for images that ``rows`` or ``sum`` decodes. Its levels go from black to white where a channel stays within [0, 1],
+    so that real 8-bit images lose nothing; else from the channel's least to its largest value. ZCA and what is added to
+    images take the latter.
 
     Raises:
         InputError: an unknown type, one that these tensors cannot have, values that are not finite.
@@ -358,18 +361,29 @@ def as_stored(
         small = {name: t.to(dtype) if t.is_floating_point() else t for name, t in kept.items()}
         return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
     for at, op in enumerate(operations):
-        name = op.get("tensor")
-        if op.get("op") == "rows" and name in kept and kept[name].dim() == 4 and kept[name].is_floating_point():
-            scale, offset = f"{name}.scale", f"{name}.offset"
-            kept[name], kept[scale], kept[offset] = quantise(kept[name], *_level_range(kept[name], normalisation))
-            operations[at] = {"op": "dequantise", "tensor": name, "scale": scale, "offset": offset}
+        for key in LEVELS.get(str(op.get("op")), ()):
+            name = op.get(key)
+            if name not in kept or kept[name].dim() != 4 or not kept[name].is_floating_point():
+                continue
+            images, scale, offset = kept[name], f"{name}.scale", f"{name}.offset"
+            ends = _ends(images) if key == "added" else _level_range(images, normalisation)
+            kept[name], kept[scale], kept[offset] = quantise(images, *ends)
+            dequantise = {"op": "dequantise", "tensor": name, "scale": scale, "offset": offset}
+            marked = {**operations[at], f"{key}_scale": scale, f"{key}_offset": offset}
+            operations[at] = dequantise if op.get("op") == "rows" else marked
     if operations == [dict(op) for op in decoder]:
-        raise InputError("storage type uint8 needs images that the decoder reads as rows: use float16 or float32")
+        raise InputError(
+            "storage type uint8 needs images that the decoder reads as rows or sums: use float16 or float32"
+        )
     return {name: t.float() if t.dtype == torch.float64 else t for name, t in kept.items()}, operations
 
 
+def _ends(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.amin((0, 2, 3)), images.amax((0, 2, 3))
+
+
 def _level_range(images: Tensor, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    low, high = _ends(images)
     if not normalisation.pixelwise:
         return low, high
     ends = torch.tensor([0.0, 1.0], dtype=images.dtype)[:, None, None, None].expand(2, images.shape[1], 1, 1)

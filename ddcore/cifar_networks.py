@@ -20,7 +20,17 @@ from torch import Tensor, nn
 
 RESNET = re.compile(r"resnet(?P<depth>8|14|20|32|44|56|110)(x(?P<times>[24]))?")
 WIDE = re.compile(r"wrn-(?P<depth>\d{2,3})-(?P<times>\d{1,2})")
-NAMES = ("resnet8", "resnet20", "resnet56", "resnet8x4", "resnet32x4", "wrn-16-2", "wrn-40-2", "vgg8", "vgg13")
+NAMES: tuple[str, ...] = (
+    "resnet8",
+    "resnet20",
+    "resnet56",
+    "resnet8x4",
+    "resnet32x4",
+    "wrn-16-2",
+    "wrn-40-2",
+    "vgg8",
+    "vgg13",
+)
 NAMES += ("mobilenetv2", "shufflenetv1", "shufflenetv2")
 
 
@@ -214,7 +224,9 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W)."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        count, channels, height, width = x.shape
+        dealt = x.reshape(count, self.groups, channels // self.groups, height, width).transpose(1, 2)
+        return dealt.reshape(count, channels, height, width)
 
 
 class Grouped(nn.Module):

@@ -68,7 +68,8 @@ class Sum:
 
     Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as it is
     where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few additive
-    images serve all classes.
+    images serve all classes. Bases and added may be levels, see ``quantise``: then ``bases_scale``, ``bases_offset``,
+    ``added_scale`` and ``added_offset`` name their tensors.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -77,12 +78,21 @@ class Sum:
 
     def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
         """Images (B, C, H, W) in the bases' type; differentiable in bases and added."""
-        names = ("bases", "added", "pairs", "least", "most")
-        bases, added, pairs, least, most = (stored(tensors, spec, name) for name in names)
+        pairs, least, most = (stored(tensors, spec, name) for name in ("pairs", "least", "most"))
         base, other = pairs[index.to(pairs.device)].long().unbind(1)
-        images = bases[base]
-        fused = (images + added[other.clamp(min=0)]).clamp(least[:, None, None], most[:, None, None])
+        images = _rows(tensors, spec, "bases", base)
+        added = _rows(tensors, spec, "added", other.clamp(min=0))
+        fused = (images + added).clamp(least[:, None, None], most[:, None, None])
         return torch.where((other < 0)[:, None, None, None], images, fused)
+
+
+def _rows(tensors: Tensors, spec: Spec, key: str, index: Tensor) -> Tensor:
+    """Rows of a stored tensor, back from levels where they are such."""
+    rows = stored(tensors, spec, key)[index]
+    if f"{key}_scale" not in spec:
+        return rows
+    scale, offset = (stored(tensors, spec, f"{key}_{part}") for part in ("scale", "offset"))
+    return scale[:, None, None] * rows.to(scale.dtype) + offset[:, None, None]
 
 
 OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}

@@ -93,7 +93,7 @@ def evaluation_images(run: Run, rows: int) -> float:
     students = max(1, len(run.config.eval_network)) * run.config.eval_seeds
     sets = 5 if "labels" in run.matcher.learns else 4
     test = len(run.real.test)
-    return sum(students * sets * (3 * min(rows, p.batch * 4) * (p.epochs + 1) + test) for p in resolved_protocols(run))
+    return sum(students * sets * (3 * min(rows, p.batch * 4) * p.epochs_run + test) for p in resolved_protocols(run))
 
 
 def _activations(network: torch.nn.Module, image: torch.Tensor) -> int:

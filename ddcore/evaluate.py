@@ -30,7 +30,6 @@ from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.patches import shuffled, strip_orders
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
 from ddcore.storage import canonical, sha256_of
 from ddcore.training import (
@@ -160,10 +159,8 @@ def _changes(recipe: Protocol, run: Run, labels: Labels) -> dict[str, Any]:
     if labels.own_views:
         return {"augment": []}
     views = draw_of(recipe, run)
-    shuffle = {"shuffle": recipe.shuffle} if recipe.shuffle > 1 else {}
     return {
         "augment": list(strategy_of(recipe, run)),
-        **shuffle,
         **({} if views is None else {"views": views.header()}),
     }
 
@@ -354,7 +351,7 @@ def draw_of(recipe: Protocol, run: Run) -> Draw | None:
 
 def changes_batches(recipe: Protocol, run: Run) -> bool:
     """Whether the protocol augments, shuffles or mixes."""
-    return bool(strategy_of(recipe, run)) or recipe.shuffle > 1 or recipe.views is not None
+    return bool(strategy_of(recipe, run)) or recipe.views is not None
 
 
 def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels) -> Augment | None:
@@ -389,22 +386,9 @@ def _draws(recipe: Protocol, run: Run, count: int, generator: torch.Generator) -
     size, transforms = (run.source.size, run.source.size), []
     if strategy := strategy_of(recipe, run):
         transforms.append(_draw(recipe, run, strategy, count, generator))
-    if recipe.shuffle > 1:
-        transforms.append(Shuffled(strip_orders(count, recipe.shuffle, generator)))
     if (views := draw_of(recipe, run)) is not None:
         transforms.append(transform(views, count, size, generator))
     return transforms
-
-
-@frozen(eq=False)
-class Shuffled:
-    """Patches of every image in a drawn order, see ``ddcore.patches.shuffled``: a ``Transform``."""
-
-    orders: Tensor
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The same rows with their patches elsewhere."""
-        return batch.with_inputs(shuffled(batch.inputs, self.orders))
 
 
 def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, generator: torch.Generator) -> Transform:

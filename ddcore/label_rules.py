@@ -80,7 +80,7 @@ class ViewOptions:
     )
     temperature: float | None = option(
         None,
-        help="both distributions are softened by it; none: of labels for views 20 from 64 pixels on and 30 below, static-mixed 30, else 1",
+        help="both distributions are softened by it; none: of labels for views 20, under MixUp 30; static-mixed 30, else 1",
         symbol="tau",
         validator=optional(and_(ge(1e-6), le(1e6))),
     )
@@ -129,7 +129,7 @@ def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
     options: ViewOptions = run.options["views"]
     protocols, votes = resolved_protocols(run), run.votes("label")
     draw = drawn_for(run) or draw_for(options, protocols[0].views, run.source)
-    loss = {"temperature": temperature_for(name, options, run.source), "tau_squared": options.tau_squared}
+    loss = {"temperature": temperature_for(name, options, draw), "tau_squared": options.tau_squared}
     how = answering(options, votes, protocols, run)
     given: dict[str, Any] = {"classes": classes, **loss, **how}
     teachers = [vote.network for vote in votes]
@@ -226,12 +226,12 @@ def draw_for(options: ViewOptions, base: Draw | None, source: Source) -> Draw:
     )
 
 
-def temperature_for(name: str, options: ViewOptions, source: Source) -> float:
-    """The papers' where none is given."""
+def temperature_for(name: str, options: ViewOptions, draw: Draw) -> float:
+    """The papers' where none is given: of labels for views 30 under MixUp (CIFAR's recipe), else 20."""
     if options.temperature is not None:
         return options.temperature
     if name in (PER_VIEW, TOP_K):
-        return 20.0 if source.size >= LARGE else 30.0
+        return 30.0 if draw.mix == "mixup" else 20.0
     return 30.0 if name == STATIC_MIXED else 1.0
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ddcore.errors import near
 from ddcore.passes import logits
-from ddcore.views import ATTEMPTS, resized_crops
+from ddcore.views import ATTEMPTS, cells, resized_crops
 
 Ranks = Literal["lowest", "median", "highest"]
 RANKS: tuple[Ranks, ...] = get_args(Ranks)
@@ -186,21 +186,6 @@ def ranked(losses: Tensor, count: int, ranks: Ranks) -> Tensor:
 # ---- stitching -------------------------------------------------------------------------------------------------------
 
 
-def cells(size: int, factor: int) -> list[int]:
-    """Sides of f cells that fill ``size`` pixels: where f does not divide it, the first are one pixel longer.
-
-    Raises:
-        ValueError: more cells than pixels.
-
-    >>> cells(224, 2), cells(8, 3)
-    ([112, 112], [3, 3, 2])
-    """
-    if not 1 <= factor <= size:
-        raise ValueError(f"{size} pixels cannot be cut into {factor} cells: 1 to {size} are possible")
-    least, longer = divmod(size, factor)
-    return [least + (cell < longer) for cell in range(factor)]
-
-
 def stitch(patches: Tensor, count: int, size: int) -> Tensor:
     """Images of f x f patches each: cell j (row by row) of image k holds patch j count + k.
 
@@ -242,33 +227,3 @@ def unstitch(images: Tensor, factor: int) -> Tensor:
 
 
 # ---- shuffling -------------------------------------------------------------------------------------------------------
-
-
-def strip_orders(count: int, factor: int, generator: Generator) -> Tensor:
-    """Random orders for ``shuffled``, (count, 2, f) int64: of the columns' strips and of the rows', all equally likely."""
-    return torch.rand(count, 2, factor, generator=generator, dtype=torch.float64).argsort(2)
-
-
-def shuffled(images: Tensor, orders: Tensor) -> Tensor:
-    """Each image with its f strips of columns, then its f strips of rows, in another order: a student's view of mosaics.
-
-    Cells move whole where the image was stitched of f x f; with f = 2, 4 of the 24 arrangements can come out.
-
-    Args:
-        images: (B, C, H, W).
-        orders: (B, 2, f) int64: which strip comes first, second, ...
-
-    Returns:
-        (B, C, H, W), differentiable in the images. Every pixel is kept, also where f does not divide H or W.
-    """
-    batch, channels, height, width = images.shape
-    columns, rows = _positions(orders[:, 0], width), _positions(orders[:, 1], height)
-    across = columns.to(images.device)[:, None, None, :].expand(batch, channels, height, width)
-    down = rows.to(images.device)[:, None, :, None].expand(batch, channels, height, width)
-    return images.gather(3, across).gather(2, down)
-
-
-def _positions(orders: Tensor, size: int) -> Tensor:
-    """Where each pixel of a side comes from, (B, size) int64."""
-    strips = torch.arange(size).split(cells(size, orders.shape[1]))  # type: ignore[no-untyped-call]
-    return torch.stack([torch.cat([strips[strip] for strip in order]) for order in orders.tolist()])

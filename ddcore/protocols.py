@@ -93,7 +93,6 @@ class Protocol:
             ``fyi``, the same, with a mirror image (p = 0.5) always first; ``mnist``, one of shift by up to 4 px, scale
             by up to 0.2, rotate by up to 45 degrees, for each image; ``batchnorm``, that shift or noise of deviation 0.001.
             Mirroring is left out where it changes the class.
-        shuffle: f: each image's f column strips, then its f row strips, change places before anything else; 1: none do.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
         full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
     """
@@ -116,7 +115,6 @@ class Protocol:
     stretch: float = field(default=1.0, validator=ge(1))
     warmup: int = field(default=0, validator=[instance_of(int), ge(0)])
     group: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
-    shuffle: int = field(default=1, validator=[instance_of(int), ge(1)])
     views: Draw | None = field(default=None, validator=optional(instance_of(Draw)))
 
     @property
@@ -194,7 +192,7 @@ _EVERY = (
     Protocol(
         name="rded",
         summary="RDED on mosaics of 2 x 2: AdamW, half a cosine, patch shuffle, CutMix",
-        **{**_DECOUPLED, "batch": 100, "stretch": 2.0, "shuffle": 2, "views": evolve(SRE2L, scale=(0.5, 1.0))},
+        **{**_DECOUPLED, "batch": 100, "stretch": 2.0, "views": evolve(SRE2L, scale=(0.5, 1.0), shuffle=2)},
     ),
     Protocol(
         name="rded-small",

@@ -325,8 +325,8 @@ def draw_for(options: Any, run: Run) -> Draw:
     crop = options.crop
     if crop == "auto":
         crop = "resized" if run.source.size >= LARGE else "shifted"
-    beta = 0.8 if options.mix == "mixup" else 1.0
-    return Draw(crop=crop, mix=options.mix, beta=beta, flip=0.5 if run.source.mirror_symmetric else 0.0)
+    given = {"crop": crop, "mix": options.mix, "beta": 0.8 if options.mix == "mixup" else 1.0}
+    return Draw(**given, pad=min(4, run.source.size // 8), flip=0.5 if run.source.mirror_symmetric else 0.0)
 
 
 def snapshot_epochs(epochs: int, count: int) -> list[int]:

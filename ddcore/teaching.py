@@ -42,7 +42,9 @@ class Seen:
             InputError: it was not asked for.
         """
         if name not in self.features:
-            raise InputError(f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()")
+            raise InputError(
+                f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()"
+            )
         return self.features[name]
 
 
@@ -52,9 +54,11 @@ def last_linear(network: nn.Module) -> str:
     Raises:
         InputError: it has no linear layer.
     """
-    paths = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    paths: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not paths:
-        raise InputError(f"{type(network).__name__} has no linear layer, so there is no embedding before it: name a module")
+        raise InputError(
+            f"{type(network).__name__} has no linear layer, so there is no embedding before it: name a module"
+        )
     return paths[-1]
 
 
@@ -65,7 +69,7 @@ def path_of(network: nn.Module, name: str) -> str:
         InputError: there is no such tap or module; names the nearest.
     """
     taps: Mapping[str, str] = getattr(network, "taps", {})
-    path = last_linear(network) if name == EMBEDDING else taps.get(name, name)
+    path = last_linear(network) if name == EMBEDDING else str(taps.get(name, name))
     known = {p for p, _ in network.named_modules() if p}
     if path not in known:
         choices = [EMBEDDING, *taps, *sorted(known)]
@@ -115,7 +119,9 @@ class Teaching:
         told: logits (B, K) that the labels brought for these very rows, if any: then nobody is asked for them.
     """
 
-    def __init__(self, votes: Sequence[Vote], inputs: Any, names: Sequence[str] = (), told: Tensor | None = None) -> None:
+    def __init__(
+        self, votes: Sequence[Vote], inputs: Any, names: Sequence[str] = (), told: Tensor | None = None
+    ) -> None:
         self.votes, self.told = tuple(votes), told
         self._inputs, self._names = inputs, tuple(names)
 

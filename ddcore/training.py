@@ -284,7 +284,9 @@ def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
     """
     fetch = _rows_of(images) if isinstance(images, Tensor) else images.inputs
     inputs = changed(view, fetch(view.index))
-    targets = {name: value.to(inputs.device) for name, value in labels.targets(view, None if labels.online else inputs).items()}
+    targets = {
+        name: value.to(inputs.device) for name, value in labels.targets(view, None if labels.online else inputs).items()
+    }
     return Batch(inputs, targets, view.index.to(inputs.device))
 
 

@@ -175,7 +175,7 @@ class Task:
         steps: outer steps (distillation), epochs (training).
         classes: (N,) int64, the class of each synthetic row; None when the task makes its own rows (mining).
         slot: what siblings share (for example one committee a slot); part of a random key where methods need it.
-        options: plain JSON values that say what to do, for kinds other than ``distil``.
+        options: plain JSON values that say what to do.
     """
 
     kind: str

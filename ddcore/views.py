@@ -1,6 +1,6 @@
 """What is done to a batch that labels were made for: drawn first and applied then, so that it can be stored or drawn again.
 
-    crop and resize, or shift; mirror; then CutMix or MixUp with another row of the batch
+    shuffle patches; crop and resize, or shift; mirror; then CutMix or MixUp with another row of the batch
 
 as SRe2L stores them (Yin, Xing and Shen, NeurIPS 2023, arXiv:2306.13092; the store is FKD's, Shen and Xing, ECCV 2022,
 arXiv:2112.01528) and INFER draws them (arXiv:2408.06927). Nothing here knows labels. Operations keep dtype and device and
@@ -64,7 +64,9 @@ def changed(view: View, images: Tensor) -> Tensor:
             raise InputError(
                 f"labels ask for the change {name!r} of images: {near(name, OPS)}; or upgrade ddcore-torch"
             )
-        if name == "cutmix" and view.mix is not None:
+        if name == "shuffle-patches":
+            images = shuffled(images, parameters["orders"])
+        elif name == "cutmix" and view.mix is not None:
             images, cut = cutmix(images, view.mix[0], parameters["box"]), True
         elif name == "crop-resize":
             images = crop_resize(images, parameters["box"], bool(parameters.get("antialias", ANTIALIAS)))
@@ -73,7 +75,7 @@ def changed(view: View, images: Tensor) -> Tensor:
     return images if view.mix is None or cut else mixup(images, *view.mix)
 
 
-OPS = ("crop-resize", "flip", "cutmix")
+OPS = ("shuffle-patches", "crop-resize", "flip", "cutmix")
 
 
 def crop_resize(images: Tensor, boxes: Tensor, antialias: bool = ANTIALIAS) -> Tensor:
@@ -96,6 +98,51 @@ def crop_resize(images: Tensor, boxes: Tensor, antialias: bool = ANTIALIAS) -> T
 
 def _resized(window: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
     return F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def cells(size: int, factor: int) -> list[int]:
+    """Sides of f cells that fill ``size`` pixels: where f does not divide it, the first are one pixel longer.
+
+    Raises:
+        ValueError: more cells than pixels.
+
+    >>> cells(224, 2), cells(8, 3)
+    ([112, 112], [3, 3, 2])
+    """
+    if not 1 <= factor <= size:
+        raise ValueError(f"{size} pixels cannot be cut into {factor} cells: 1 to {size} are possible")
+    least, longer = divmod(size, factor)
+    return [least + (cell < longer) for cell in range(factor)]
+
+
+def strip_orders(count: int, factor: int, generator: torch.Generator) -> Tensor:
+    """Random orders for ``shuffled``, (count, 2, f) int64: of the columns' strips and of the rows', all equally likely."""
+    return torch.rand(count, 2, factor, generator=generator, dtype=torch.float64).argsort(2)
+
+
+def shuffled(images: Tensor, orders: Tensor) -> Tensor:
+    """Each image with its f strips of columns, then its f strips of rows, in another order: a student's view of mosaics.
+
+    Cells move whole where the image was stitched of f x f; with f = 2, 4 of the 24 arrangements can come out.
+
+    Args:
+        images: (B, C, H, W).
+        orders: (B, 2, f) int64: which strip comes first, second, ...
+
+    Returns:
+        (B, C, H, W), differentiable in the images. Every pixel is kept, also where f does not divide H or W.
+    """
+    batch, channels, height, width = images.shape
+    columns, rows = _positions(orders[:, 0], width), _positions(orders[:, 1], height)
+    across = columns.to(images.device)[:, None, None, :].expand(batch, channels, height, width)
+    down = rows.to(images.device)[:, None, :, None].expand(batch, channels, height, width)
+    return images.gather(3, across).gather(2, down)
+
+
+def _positions(orders: Tensor, size: int) -> Tensor:
+    """Where each pixel of a side comes from, (B, size) int64."""
+    strips = torch.arange(size).split(cells(size, orders.shape[1]))  # type: ignore[no-untyped-call]
+    return torch.stack([torch.cat([strips[strip] for strip in order]) for order in orders.tolist()])
 
 
 def cutmix(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
@@ -152,6 +199,8 @@ class Draw:
         mix: ``cutmix`` (a box), ``mixup`` (a share of each pixel) or ``none``.
         beta: the share of the first is drawn from Beta(beta, beta).
         antialias: whether crops that shrink are.
+        shuffle: f: each image's f column strips, then its f row strips, change places before anything else (RDED,
+            arXiv:2312.03526, for mosaics); 1: none do.
     """
 
     crop: Crop = field(default="resized", validator=in_(("resized", "shifted", "none")))
@@ -162,6 +211,7 @@ class Draw:
     mix: Mix = field(default="cutmix", validator=in_(("cutmix", "mixup", "none")))
     beta: float = field(default=1.0, validator=[instance_of((int, float)), gt(0), le(10)])
     antialias: bool = field(default=ANTIALIAS, validator=instance_of(bool))
+    shuffle: int = field(default=1, validator=[instance_of(int), ge(1), le(16)])
 
     def header(self) -> dict[str, Any]:
         """JSON values; ``Draw(**header)`` is the inverse."""
@@ -184,6 +234,7 @@ class Drawn:
         partner: (B,) int64, a permutation; of no effect where nothing is mixed.
         share: () float32 of the first in the mix: for ``cutmix`` of the pixels outside the box.
         box: (4,) int64 pixels, see ``cutmix``; empty for other mixes.
+        strips: (B, 2, f) int64, see ``shuffled``; of no strips where nothing is shuffled.
     """
 
     crop: Tensor
@@ -191,10 +242,13 @@ class Drawn:
     partner: Tensor
     share: Tensor
     box: Tensor
+    strips: Tensor = field(factory=lambda: torch.empty(0, 2, 0, dtype=torch.int64))
 
     def view(self, draw: Draw, index: Tensor, rows: Tensor | None = None) -> View:
         """The view that these parameters make of samples ``index``."""
         ops: list[tuple[str, Mapping[str, Tensor]]] = []
+        if draw.shuffle > 1:
+            ops.append(("shuffle-patches", {"orders": self.strips}))
         if draw.crop != "none":
             ops.append(("crop-resize", {"box": self.crop, "antialias": torch.tensor(draw.antialias)}))
         if draw.flip:
@@ -224,7 +278,8 @@ def drawn(draw: Draw, count: int, size: tuple[int, int], generator: torch.Genera
     if draw.mix == "cutmix":
         box = cutmix_box(float(share), size, torch.rand(2, generator=generator, dtype=torch.float64))
         share = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
-    return Drawn((crop / torch.tensor([height, width, height, width])), mirrored, partner, share, box)
+    parameters = crop / torch.tensor([height, width, height, width]), mirrored, partner, share, box
+    return Drawn(*parameters, *([strip_orders(count, draw.shuffle, generator)] if draw.shuffle > 1 else []))
 
 
 @frozen(eq=False)

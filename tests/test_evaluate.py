@@ -36,7 +36,7 @@ from ddcore.recipes import Experts
 from ddcore.storage import Place
 from ddcore.training import batch_of
 from ddcore.types import Batch, Sequential, Task
-from ddcore.views import drawn
+from ddcore.views import Draw, drawn
 
 CLASSES = torch.arange(10)
 
@@ -446,7 +446,7 @@ def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
 
 
 def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
-    recipe = attrs.evolve(protocol("rded"), views=None)
+    recipe = attrs.evolve(protocol("rded"), views=Draw(crop="none", flip=0, mix="none", shuffle=2))
     ramp = torch.arange(128.0).view(2, 1, 8, 8)
     given = Batch(ramp, {"class": torch.zeros(2, dtype=torch.int64)}, torch.arange(2))
     draw = evaluate.augmentation(recipe, run, run.generator, 9, HardLabels(CLASSES, 10))

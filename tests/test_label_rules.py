@@ -58,9 +58,9 @@ def images(count: int = 20) -> Tensor:
 def test_views_of_large_images_are_imagenets_and_of_small_ones_cifars():
     assert draw_for(ViewOptions(), None, LARGE) == SRE2L
     assert draw_for(ViewOptions(), None, SMALL) == INFER
-    assert [temperature_for("per-view", ViewOptions(), s) for s in (LARGE, SMALL)] == [20, 30]
-    assert [temperature_for(rule, ViewOptions(), LARGE) for rule in RULES] == [1, 20, 20, 1, 30]
-    assert temperature_for("averaged", ViewOptions(temperature=7.0), SMALL) == 7
+    assert [temperature_for("per-view", ViewOptions(), draw) for draw in (SRE2L, INFER)] == [20, 30]
+    assert [temperature_for(rule, ViewOptions(), SRE2L) for rule in RULES] == [1, 20, 20, 1, 30]
+    assert temperature_for("averaged", ViewOptions(temperature=7.0), INFER) == 7
 
 
 def test_digits_are_not_mirrored_and_are_shifted_by_no_more_than_an_eighth():

@@ -12,18 +12,16 @@ from torch.nn import functional as F
 from ddcore.networks import build
 from ddcore.patches import (
     RANKS,
-    cells,
     crop_boxes,
     cut,
     fittest,
     padded,
     patch_losses,
     ranked,
-    shuffled,
     stitch,
-    strip_orders,
     unstitch,
 )
+from ddcore.views import cells, shuffled, strip_orders
 from ddcore.vision import import_torchvision
 
 SCALE = (0.08, 1.0)

@@ -59,7 +59,7 @@ def test_protocols_of_decoupled_methods_are_the_published_ones(
 
 def test_the_numbers_that_only_one_of_them_has():
     assert (PROTOCOLS["cv-dd"].group, PROTOCOLS["sre2l"].group) == (8, None)
-    assert (PROTOCOLS["rded"].shuffle, PROTOCOLS["rded-small"].shuffle) == (2, 1)
+    assert (PROTOCOLS["rded"].views.shuffle, PROTOCOLS["rded-small"].views.shuffle) == (2, 1)
     assert (PROTOCOLS["sre2l-tiny"].warmup, PROTOCOLS["sre2l"].warmup) == (5, 0)
     assert PROTOCOLS["sre2l"].views == SRE2L and PROTOCOLS["infer"].views == INFER
     assert (INFER.pad, INFER.beta, SRE2L.beta) == (4, 0.8, 1)
@@ -170,7 +170,6 @@ WRONG = [
     {"optimizer": "lion"},
     {"stretch": 0.5},
     {"group": 0},
-    {"shuffle": 0},
     {"views": "cutmix"},
 ]
 

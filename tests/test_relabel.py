@@ -272,8 +272,9 @@ def test_an_ordinary_data_loader_with_workers_delivers_the_views_and_their_label
 
 def test_batches_are_shared_out_by_number(viewed, finished):
     for place in (viewed, finished / "run" / "artifact"):
-        batches = load_artifact(place).batches(batch_size=8, seed=2, epochs=3)
-        whole = [batches[n] for n in range(len(batches))]
+        artifact = load_artifact(place)
+        batches, whole = (make(batch_size=8, seed=2, epochs=3) for make in (artifact.batches, artifact.loader))
+        whole = list(whole)
         halves = [list(DataLoader(batches, batch_size=None, sampler=range(rank, 9, 2))) for rank in (0, 1)]
         for number, (x, told) in enumerate(whole):
             y, same = halves[number % 2][number // 2]

@@ -16,6 +16,7 @@ from ddcore.labels import (
     PerViewLabels,
     SoftLabels,
     StaticMixedLabels,
+    StoredViews,
     TopKLabels,
     TwoDistanceLabels,
     View,
@@ -536,3 +537,30 @@ def test_draws_of_a_record_depend_on_the_seed_and_the_batch_only():
     assert torch.equal(one.index, other.index) and torch.equal(one.mix[0], other.mix[0])
     own = drawn(INFER, 4, (8, 8), seeded())
     assert own.crop.shape == (4, 4) and F.one_hot(CLASSES).shape == (N, K)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_shuffled_patches_are_stored_and_cost_two_bytes_a_strip(compact):
+    draw = Draw(crop="none", shuffle=3)
+    record = DrawnViews(images=5, epochs=2, batch=2, size=(9, 9), draw=draw, seed=3)
+    kept = record.store(compact=compact)
+    for number in range(record.batches):
+        drawn_again, stored_one = record.view(number), kept.view(number)
+        for (name, one), (other_name, other) in zip(drawn_again.ops, stored_one.ops, strict=True):
+            assert name == other_name
+            assert all(torch.equal(one[key].to(other[key]), other[key]) for key in one)
+    plain = DrawnViews(images=5, epochs=2, batch=2, size=(9, 9), draw=Draw(crop="none"), seed=3).store(compact=compact)
+    size = {r: sum(t.numel() * t.element_size() for t in r.tensors().values()) for r in (kept, plain)}
+    assert size[kept] - size[plain] == 10 * 2 * 3
+    parts = label_parts("per-view", 5, 4, 2, 2, compact=compact, shuffle=3)
+    assert sum(parts[p] for p in ("views", "order", "mixes")) == size[kept]
+    again = StoredViews.load(5, kept.header(), kept.tensors())
+    assert torch.equal(again.view(1).ops[0][1]["orders"], kept.view(1).ops[0][1]["orders"])
+
+
+def test_strips_that_are_no_order_are_refused():
+    draw = Draw(crop="none", shuffle=2)
+    kept = DrawnViews(images=4, epochs=1, batch=2, size=(8, 8), draw=draw, seed=3).store()
+    wrong = {**kept.tensors(), "view.strips": torch.zeros_like(kept.strips)}
+    with pytest.raises(InputError, match="shuffle patches by what is no order"):
+        StoredViews.load(4, kept.header(), wrong)

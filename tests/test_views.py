@@ -22,6 +22,7 @@ from ddcore.views import (
     drawn,
     mixup,
     resized_crops,
+    shuffled,
 )
 from ddcore.vision import import_torchvision
 
@@ -255,3 +256,20 @@ def test_numbers_that_cannot_be_drawn_from_are_refused(wrong):
 
 def test_a_header_makes_the_same_draw_again():
     assert Draw(**INFER.header()) == INFER != SRE2L
+
+
+def test_patches_move_first_and_by_the_drawn_orders():
+    draw = Draw(crop="none", flip=0.0, mix="none", shuffle=2)
+    images = torch.arange(2 * 64.0).view(2, 1, 8, 8)
+    parameters = drawn(draw, 2, (8, 8), torch.Generator().manual_seed(1))
+    view = parameters.view(draw, torch.arange(2))
+    assert [name for name, _ in view.ops] == ["shuffle-patches"]
+    assert torch.equal(changed(view, images), shuffled(images, parameters.strips))
+
+
+def test_without_shuffled_patches_the_draws_are_what_they_were():
+    one, other = (drawn(Draw(shuffle=f), 3, (8, 8), torch.Generator().manual_seed(5)) for f in (1, 2))
+    assert one.strips.numel() == 0
+    assert all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("crop", "flip", "partner", "share", "box")
+    )

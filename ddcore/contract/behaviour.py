@@ -291,7 +291,9 @@ def neutral_settings_equal_the_base(subject: Subject) -> str:
     matchers = {n: c for n, c in first_party().items() if c.role == "matcher" and _goes_with(subject, n, c)}
     bases: dict[str, tuple[str, ...]] = {"the probe": ()} if subject.on_images else {}
     bases |= {n: ("--plugin", n) for n in matchers}
-    start: dict[str, Any] = {"init": "real"} if subject.on_images else {}  # a plugin may suggest another, whatever its options
+    start: dict[str, Any] = (
+        {"init": "real"} if subject.on_images else {}
+    )  # a plugin may suggest another, whatever its options
     for base, words in bases.items():
         plain = distilled(subject.run(*words, included=False, steps=STEPS, **start))
         if why := same_bits(plain, distilled(subject.run(*words, options=subject.cls.neutral, steps=STEPS, **start))):

@@ -231,7 +231,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 class ClipTowers(nn.Module):
     """Image and text encoder of one CLIP model (Radford et al., ICML 2021, arXiv:2103.00020), from the package open_clip."""
 
-    def __init__(self, model: nn.Module, tokenize: Any) -> None:
+    def __init__(self, model: Any, tokenize: Any) -> None:
         super().__init__()
         self.visual = model.visual
         self._rest = [model, tokenize]
@@ -259,7 +259,7 @@ class ClipTowers(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Features (B, D), not yet of unit length."""
-        return self.visual(images)  # type: ignore[no-any-return]
+        return self.visual(images)  # type: ignore[no-any-return, operator]
 
     def forward(self, images: Tensor) -> Tensor:
         """The same."""
@@ -278,8 +278,11 @@ def import_open_clip() -> Any:
     Raises:
         InputError: it is not installed.
     """
+    from ddcore.vision import import_torchvision
+
+    import_torchvision()
     try:
-        import open_clip
+        import open_clip  # type: ignore[import-not-found]
     except ImportError as error:
         raise InputError(
             "encoders of CLIP need open_clip, which is not installed: pip install 'ddcore-hello[clip]'"

@@ -176,7 +176,7 @@ class Projector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
         found = self.scale * F.linear(self.features(images), self.head_now())
-        return found if self.bias is None else found + self.bias
+        return found if self.bias is None else found + self.bias  # type: ignore[operator]
 
 
 def check_factors(factors: Factors, weights: Mapping[str, Shape], head: Shape) -> None:
@@ -227,6 +227,10 @@ def _half_pairs(factors: Factors) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (float32_or_16(a), float32_or_16(b)) for name, (a, b) in factors.items()}
 
 
+def _stored_head(head: Tensor | Prompts) -> Tensor | Prompts:
+    return head if isinstance(head, Prompts) else float32_or_16(head)
+
+
 def _optional(values: Tensor | None) -> Tensor | None:
     return None if values is None else float32_or_16(values)
 
@@ -257,7 +261,7 @@ class ProjectorLabels(Labels):
     kind: ClassVar[str] = "projector"
     classes: Tensor = field(converter=as_ids)
     encoder: Encoder
-    head: Tensor | Prompts = field(converter=lambda head: head if isinstance(head, Prompts) else float32_or_16(head))
+    head: Tensor | Prompts = field(converter=_stored_head)
     factors: Factors = field(factory=dict, converter=_half_pairs)
     scale: float = field(default=1.0, converter=float)
     bias: Tensor | None = field(default=None, converter=_optional)

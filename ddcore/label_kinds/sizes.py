@@ -25,6 +25,7 @@ class Storage(TypedDict, total=False):
     ``k``: classes kept by ``top-k``; sub-images a side of ``dense``. ``keep``: share of whole batches that is left, 1 by default.
     ``seeded``: views are drawn again from a seed. ``compact``: stored views in the smallest types. ``float_bytes``: of a number; 4 by
     default, or 2 where there is a label for each view and of a projector. ``numbers``: of a projector, see ``low_rank_numbers``.
+    ``shuffle``: f of views whose f x f patches are shuffled; 1 by default.
     """
 
     k: int | None
@@ -33,6 +34,7 @@ class Storage(TypedDict, total=False):
     compact: bool
     float_bytes: int | None
     numbers: int
+    shuffle: int
 
 
 def label_bytes(
@@ -92,8 +94,8 @@ def label_parts(
     compact = storage.get("compact")
     index, partner = (smallest_type(n) if compact else torch.int32 for n in (images, batch))
     crop = 4 * 2 if compact else 4 * 4
-    order = views * index.itemsize
-    return {**parts, "views": views * (crop + 1 + partner.itemsize), "order": order, "mixes": 20 * batches}
+    order, strips = views * index.itemsize, 2 * storage["shuffle"] if storage.get("shuffle", 1) > 1 else 0
+    return {**parts, "views": views * (crop + 1 + partner.itemsize + strips), "order": order, "mixes": 20 * batches}
 
 
 # ---- the papers' labels for ImageNet-1K ------------------------------------------------------------------------------

@@ -223,6 +223,7 @@ class DrawnViews(ViewRecord):
             flip=torch.cat([p.flip for _, p in every]),
             share=torch.stack([p.share for _, p in every]),
             box=torch.stack([p.box for _, p in every]).int(),
+            strips=torch.cat([p.strips for _, p in every]).to(torch.uint8),
         )
 
 
@@ -231,6 +232,8 @@ class DrawnViews(ViewRecord):
 class StoredViews(ViewRecord):
     """Views with every parameter stored: 25 bytes a view and 20 a batch, or 10, an index in the smallest type, and 20.
 
+    Where patches are shuffled, f x f of them, 2 f bytes a view more.
+
     Attributes:
         index: (V,) int32, samples; compact: the smallest type.
         partner: (V,) int32, into the batch; compact: the smallest type.
@@ -238,6 +241,7 @@ class StoredViews(ViewRecord):
         flip: (V,) bool.
         share: (M,) float32.
         box: (M, 4) int32.
+        strips: (V, 2, f) uint8, stored where patches are shuffled.
     """
 
     kind: ClassVar[str] = "stored"
@@ -253,6 +257,7 @@ class StoredViews(ViewRecord):
     flip: Tensor
     share: Tensor
     box: Tensor
+    strips: Tensor = field(factory=lambda: torch.empty(0, 2, 0, dtype=torch.uint8))
 
     @property
     def batches(self) -> int:
@@ -263,18 +268,19 @@ class StoredViews(ViewRecord):
         """As stored."""
         at = self.extent(number)
         box, partner = self.box[number].long(), self.partner[at].long()
-        parameters = Drawn(self.crop[at].float(), self.flip[at], partner, self.share[number], box)
+        strips = self.strips[at].long()
+        parameters = Drawn(self.crop[at].float(), self.flip[at], partner, self.share[number], box, strips)
         return parameters.view(self.draw, self.index[at].long(), _count(at))
 
     def only(self, numbers: Tensor) -> StoredViews:
         """These batches' parameters."""
         rows = self.rows_of(numbers)
-        each = {name: getattr(self, name)[rows] for name in ("index", "partner", "crop", "flip")}
+        each = {name: getattr(self, name)[rows] for name in parameters_of(self.draw) if name in EACH}
         return attrs.evolve(self, pruned=True, share=self.share[numbers], box=self.box[numbers], **each)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter."""
-        return {f"{PREFIX}{name}": getattr(self, name) for name in PARAMETERS}
+        return {f"{PREFIX}{name}": getattr(self, name) for name in parameters_of(self.draw)}
 
     @classmethod
     def load(cls, images: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StoredViews:
@@ -283,8 +289,9 @@ class StoredViews(ViewRecord):
         Raises:
             InputError: parameters that are not of such views.
         """
-        held: dict[str, Any] = {name: stored(tensors, f"{PREFIX}{name}") for name in PARAMETERS}
-        record = cls(**_common(images, header), pruned=header["pruned"], **held)
+        common = _common(images, header)
+        held: dict[str, Any] = {name: stored(tensors, f"{PREFIX}{name}") for name in parameters_of(common["draw"])}
+        record = cls(**common, pruned=header["pruned"], **held)
         if wrong := record.wrong():
             raise InputError(f"the labels' views {wrong}: get the artifact again")
         return record
@@ -293,7 +300,7 @@ class StoredViews(ViewRecord):
         """What does not fit, or nothing."""
         if not self.pruned and self.batches != self.epochs * self.per_epoch:
             return f"are {self.batches} batches where {self.epochs * self.per_epoch} are due"
-        for name, shape in PARAMETERS.items():
+        for name, shape in parameters_of(self.draw).items():
             due = (self.rows if name in EACH else self.batches, *shape)
             if tuple(getattr(self, name).shape) != due:
                 return f"have {name!r} of shape {tuple(getattr(self, name).shape)} where {due} is due"
@@ -301,13 +308,18 @@ class StoredViews(ViewRecord):
             return f"name samples that are not among the {self.images}, or mirrors that are no truth values"
         if not all(_within(self.partner[at], at.stop - at.start) for at in map(self.extent, range(self.batches))):
             return "mix with rows that are not in their batch"
+        if STRIPS in parameters_of(self.draw) and not bool(
+            (self.strips.sort(2).values == torch.arange(self.draw.shuffle)).all()
+        ):
+            return "shuffle patches by what is no order of them"
         boxed = ((self.crop[:, 2:] > 0) & (self.crop.abs() <= 1).all(1, keepdim=True)).all()
         limits = torch.tensor([*self.size, *self.size])
         inside = ((self.box >= 0) & (self.box <= limits)).all() and ((self.share >= 0) & (self.share <= 1)).all()
         return "" if boxed and inside else "have crops or boxes that lie outside the images, or shares outside [0, 1]"
 
 
-EACH = ("index", "partner", "crop", "flip")
+STRIPS = "strips"
+EACH = ("index", "partner", "crop", "flip", STRIPS)
 PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "index": (),
     "partner": (),
@@ -316,6 +328,13 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "share": (),
     "box": (4,),
 }
+
+
+def parameters_of(draw: Draw) -> dict[str, tuple[int, ...]]:
+    """What is stored of such views, with the shape of each view's or batch's."""
+    return {**PARAMETERS, **({STRIPS: (2, draw.shuffle)} if draw.shuffle > 1 else {})}
+
+
 RECORDS: Mapping[str, type[DrawnViews] | type[StoredViews]] = {"drawn": DrawnViews, "stored": StoredViews}
 
 

@@ -98,7 +98,7 @@ def losses(out: Path) -> dict[str, float | None]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     found = [line["loss"] for line in lines if line["event"] == "step"]
     tenth = max(1, len(found) // 10)
-    skipped = sum(value is None for value in found) / len(found)
+    skipped = sum(value is None for value in found) / max(1, len(found))
     return {"first": mean_of_known(found[:tenth]), "last": mean_of_known(found[-tenth:]), "skipped": skipped}
 
 

@@ -234,25 +234,27 @@ def _descend(projector: Projector, classes: int, plugin: "HeLlO", place: Place, 
                 f"the projector diverged in epoch {epoch.number + 1} (loss {epoch.loss}): lower --hello.rate, which is {plugin.rate:g}"
             )
         run.log("projector", epoch=epoch.number + 1, loss=epoch.loss)
+        tick(1)
 
-    train_student(
-        projector,
-        real,
-        answers,
-        Descent(
-            steps=plugin.epochs * a_pass,
-            batch=plugin.batch,
-            rate=plugin.rate,
-            weight_decay=plugin.decay,
-            optimizer="adamw",
-            schedule="cosine",
-            per_epoch=a_pass,
-        ),
-        generator=partial(run.generator, "hello", "fit"),
-        augment=augment,
-        keeper=Keeper(Checkpoints(place), DONE, lambda: run.stopping, run.check_stop),
-        on_epoch=keep,
-    )
+    with run.progress("projector", plugin.epochs, "epochs") as tick:
+        train_student(
+            projector,
+            real,
+            answers,
+            Descent(
+                steps=plugin.epochs * a_pass,
+                batch=plugin.batch,
+                rate=plugin.rate,
+                weight_decay=plugin.decay,
+                optimizer="adamw",
+                schedule="cosine",
+                per_epoch=a_pass,
+            ),
+            generator=partial(run.generator, "hello", "fit"),
+            augment=augment,
+            keeper=Keeper(Checkpoints(place), DONE, lambda: run.stopping, run.check_stop),
+            on_epoch=keep,
+        )
 
 
 def _say(start: ProjectorLabels, made: ProjectorLabels, run: "Run") -> None:

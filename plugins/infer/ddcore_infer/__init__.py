@@ -48,6 +48,7 @@ __all__ = [
     "stored_bytes",
     "stored_count",
     "stored_tensors",
+    "usual_reach",
 ]
 
 LARGE = 64
@@ -121,6 +122,15 @@ class SharedView:
         return images.roll(self.roll, (2, 3))
 
 
+def usual_reach(size: int) -> int:
+    """Largest roll for images of so many pixels a side.
+
+    >>> usual_reach(32), usual_reach(64), usual_reach(224)
+    (4, 4, 32)
+    """
+    return 32 if size > LARGE else 4
+
+
 def draw_view(
     size: int, reach: int, generator: Generator, *, least: float | None = None, mirror: float = 0.0
 ) -> SharedView:
@@ -178,6 +188,7 @@ class INFER(Plugin):
     )
     suggests: ClassVar[str | None] = "real"
     suggests_labels: ClassVar[str | None] = "static-mixed"
+    tiny: ClassVar[Mapping[str, object]] = {"crop": "resized"}
     presets: ClassVar[str | None] = "presets.toml"
 
     rate: float = option(0.25, help="learning rate of the compensators' Adam, cosine to 0", validator=gt(0))
@@ -287,7 +298,8 @@ class INFER(Plugin):
         count = self.slots(run)
         classes = torch.arange(len(run.source.classes)).repeat_interleave(count)
         task = Task("distil", "bases", run.plan.steps, classes=classes)
-        return run.initialize(classes, task).unflatten(0, (-1, count))
+        images = run.initialize(classes, task)
+        return images.reshape(-1, count, *images.shape[1:])
 
     def skipped(self, vote: Vote) -> tuple[int, ...]:
         """BatchNorm layers of a network that its statistics leave out."""
@@ -299,7 +311,7 @@ class INFER(Plugin):
         cropped = self.crop == "resized" or (self.crop == "auto" and size >= LARGE)
         view = draw_view(
             size,
-            (32 if size > LARGE else 4) if self.roll is None else self.roll,
+            usual_reach(size) if self.roll is None else self.roll,
             run.generator("infer", "view", task.key, step),
             least=run.setting("match.crop_scale", self.scale, progress) if cropped else None,
             mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,

@@ -72,14 +72,15 @@ def stored_bytes(bases: int, classes: int, networks: int, shape: Sequence[int], 
 
     Args:
         shape: (C, H, W) of an image.
-        value: bytes of a number: 4 in float32, 2 in float16.
+        value: bytes of a number: 4 in float32, 2 in float16, 1 in uint8, whose levels have a scale and an offset for each channel.
 
     >>> stored_bytes(7, 10, 4, (3, 32, 32)) - 4 * 98 * 3 * 32 * 32
     724
     """
     images = stored_count(bases, classes, networks) * math.prod(shape) * value
     index = 2 * decoded_count(bases, classes, networks) * _type(bases, classes, networks).itemsize
-    return images + index + 2 * shape[0] * value
+    limits = 2 * shape[0] * (value if value > 1 else 4)
+    return images + index + limits + (4 * shape[0] * 4 if value == 1 else 0)
 
 
 def _type(bases: int, classes: int, networks: int) -> torch.dtype:

@@ -1,6 +1,7 @@
 """The maths of compensators: budgets by hand, the loss against a slow twin, what its gradient sums, what it reduces to."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ from ddcore_infer import (
 from torch import nn
 from torch.nn import functional as F
 
-from ddcore import Vote
+from ddcore import Task, Vote
 from ddcore.batch_statistics import layers_of
 from ddcore.decoders import Decoder
 from ddcore.labels import StaticMixedLabels, View, label_bytes
 from ddcore.networks import build
 from ddcore.normalisation import MeanStd
+from ddcore.randomness import generator
 
 SUM = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
 
@@ -340,6 +342,35 @@ def test_a_crop_is_torchvisions_then_mirrored_then_rolled():
     images = seeded(2, 3, 16, 16).float()
     due = hflip(resized_crop(images, 2, 3, 7, 9, [16, 16], antialias=False)).roll((2, 5), (2, 3))
     torch.testing.assert_close(SharedView((2, 5), (2, 3, 7, 9), True)(images), due)
+
+
+def viewing(size, **options):
+    """Settings that a view of images of this size asks for, and the images it makes of a ramp."""
+    asked = {}
+    run = SimpleNamespace(
+        source=SimpleNamespace(size=size, mirror_symmetric=True),
+        generator=lambda *key: generator(0, *key),
+        setting=lambda name, value, progress: asked.setdefault(name, value),
+        view=lambda batch, phase: batch,
+        draw=lambda phase, **given: lambda batch: batch,
+    )
+    images = torch.arange(float(size * size)).view(1, 1, size, size)
+    batch = INFER(**options).viewed(images, torch.tensor([0]), Task("distil", "t", 10), 3, run)
+    return asked, images, batch.inputs
+
+
+@pytest.mark.parametrize(("size", "asked"), [(32, {}), (64, {"match.crop_scale": 0.08})])
+def test_images_are_cropped_from_64_pixels_on_by_a_share_that_enhancements_may_change(size, asked):
+    found, images, seen = viewing(size)
+    assert found == asked
+    assert torch.equal(seen.flatten().sort().values, images.flatten()) == (not asked)
+
+
+def test_crops_can_be_switched_on_and_off_and_rolls_too():
+    assert viewing(32, crop="resized", scale=0.5)[0] == {"match.crop_scale": 0.5}
+    asked, images, seen = viewing(64, crop="none", roll=0)
+    assert not asked
+    assert torch.equal(images, seen)
 
 
 def test_only_efficientnets_lose_their_second_layer_and_only_if_asked():

@@ -202,6 +202,14 @@ def test_half_precision_halves_the_images(cache, tmp_path):
     assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 2)
 
 
+def test_levels_take_a_byte_a_number_and_keep_images_within_a_level(cache, tmp_path, finished):
+    artifact, whole = artifact_of(cache, tmp_path / "run", "--storage-dtype=uint8"), finished[0]
+    images = sum(t.numel() * t.element_size() for t in artifact.tensors.values())
+    assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 1)
+    levels = max(float(scale.max()) for name, scale in artifact.tensors.items() if name.endswith(".scale"))
+    assert float((artifact.images() - whole.images()).abs().max()) <= 1.01 * levels
+
+
 def test_bases_stand_beside_their_sums_class_by_class_untouched(finished):
     artifact, out = finished
     run = Run.open(str(out))
@@ -301,6 +309,7 @@ def test_two_jobs_give_the_bits_of_one(tmp_path):
 def test_what_cannot_work_is_refused_before_any_work(words, said, cache, tmp_path, capsys):
     assert invoke(command(cache, tmp_path / "run", *words)) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_network_without_batch_norm_is_refused_by_name(cache, tmp_path, capsys):

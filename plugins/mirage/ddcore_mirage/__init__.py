@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import frozen
-from attrs.validators import deep_iterable, ge, gt, lt, min_len
+from attrs.validators import deep_iterable, ge, gt, lt, min_len, optional
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, option
@@ -74,6 +74,12 @@ class Mirage(Plugin):
     )
     student_steps: int = option(
         500, help="steps of students; on all real graphs at least --full-epochs of them", unit="steps", validator=ge(1)
+    )
+    full_steps: int | None = option(
+        None,
+        help="steps of students on all real graphs, where --full-epochs of them take too long",
+        unit="steps",
+        validator=optional(ge(1)),
     )
     batch: int = option(32, help="samples of a student's step", unit="samples", validator=ge(1))
     rate: float = option(1e-3, help="learning rate of students (Adam)", validator=gt(0))

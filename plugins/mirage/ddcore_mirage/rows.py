@@ -52,7 +52,7 @@ def rows(plugin: Mirage, run: Run) -> list[Row]:
                         run.check_stop()
                     results.append(run.checkpoints.result(key))
                     tick(1)
-                made.append(_row(run, name, network, results, distilled, whole))
+                made.append(_row(plugin, run, name, network, results, distilled, whole))
     return made
 
 
@@ -77,10 +77,7 @@ def _samples(run: Run, name: str, seed: int, distilled: Samples) -> Samples:
 def _student(plugin: Mirage, run: Run, name: str, network: str, seed: int, distilled: Samples) -> dict[str, Tensor]:
     samples = _samples(run, name, seed, distilled)
     count = len(samples.classes)
-    steps = plugin.student_steps
-    if name == FULL:
-        epochs = run.config.full_epochs or max(1, min(FULL_EPOCHS, FULL_GRAPHS // count))
-        steps = max(steps, epochs * -(-count // plugin.batch))
+    steps = _full_steps(plugin, run, count) if name == FULL else plugin.student_steps
     student = run.network(run.generator("evaluate", seed, "init"), network)
     began = time.perf_counter()
     with randomness.drawing_from(run.generator("evaluate", seed, "dropout")):
@@ -99,23 +96,38 @@ def _student(plugin: Mirage, run: Run, name: str, network: str, seed: int, disti
     }
 
 
-def _row(run: Run, name: str, network: str, results: list[dict[str, Tensor]], distilled: Samples, whole: int) -> Row:
-    count, nbytes = int(results[0]["samples"]), int(results[0]["bytes"])
+def _full_steps(plugin: Mirage, run: Run, count: int) -> int:
+    if plugin.full_steps is not None:
+        return plugin.full_steps
+    epochs = run.config.full_epochs or max(1, min(FULL_EPOCHS, FULL_GRAPHS // count))
+    return max(plugin.student_steps, epochs * -(-count // plugin.batch))
+
+
+def _row(
+    plugin: Mirage,
+    run: Run,
+    name: str,
+    network: str,
+    results: list[dict[str, Tensor]],
+    distilled: Samples,
+    whole: int,
+) -> Row:
+    count, nbytes, steps = (int(results[0][what]) for what in ("samples", "bytes", "steps"))
     notes = {
         DISTILLED: f"{count} sets of trees, {elements(distilled.graphs):,} numbers written out",
         RANDOM_BYTES: "real graphs of each class in turn, as many as fit the artifact's bytes, other ones for each student",
-        FULL: "all train graphs",
+        FULL: f"all train graphs, {steps * plugin.batch / count:.2g} epochs",
     }
     smaller = "" if name == FULL else f"; {whole / nbytes:,.1f} times smaller than all train graphs"
     return Row(
         set=name,
-        protocol=f"adam-{int(results[0]['steps'])}",
+        protocol=f"adam-{steps}",
         network=network,
         labels="hard",
         ipc=count / len(run.source.classes),
         bytes={GRAPHS: nbytes, "total": nbytes},
         values=tuple(float(result["auc"]) for result in results),
-        steps=int(results[0]["steps"]),
+        steps=steps,
         seconds=sum(float(result["seconds"]) for result in results) / len(results),
         note=f"{notes[name]}{smaller}",
         metric="roc-auc",

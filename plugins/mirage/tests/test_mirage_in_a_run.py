@@ -218,6 +218,16 @@ def test_a_class_without_a_frequent_set_has_its_threshold_lowered_and_is_told_so
     assert any("its threshold was lowered to" in note for note in notes)
 
 
+def test_single_atoms_and_disconnected_molecules_go_through_a_run(molecules, tmp_path):
+    """Five of each kind, so that trees of single nodes are frequent."""
+    lines = [f"{atom},{at % 2}" for at, atom in enumerate(["[Na+].[Cl-]", "[K+].[Br-].O", "C", "N"] * 5)]
+    molecules.write_text("\n".join([molecules.read_text().strip(), *lines]) + "\n")
+    result = run(molecules, tmp_path / "out", "--eval-network", "gat", "--mirage.hops", "2")
+    assert result.exit_code == 0, result.output
+    sets = unpack(load_packed(str(tmp_path / "out" / "artifact")).tensors)
+    assert any(not tree[1] for one in sets for tree in one.trees)
+
+
 def test_too_many_sets_stop_the_run_with_one_sentence(molecules, tmp_path):
     result = run(molecules, tmp_path / "out", "--mirage.threshold", "1", "--mirage.most", "5")
     assert result.exit_code == 2
@@ -231,6 +241,20 @@ def test_thresholds_are_one_or_one_for_each_class(molecules, tmp_path):
     result = run(molecules, tmp_path / "out", *["--mirage.threshold", "0.1"] * 3)
     assert result.exit_code == 2
     assert "gives 3 values for 2 classes" in result.output
+
+
+def test_steps_on_all_graphs_are_epochs_or_as_many_as_said(molecules, tmp_path):
+    """24 train graphs in batches of 32: an epoch is one step, so the 20 of the others count, unless fewer are asked for."""
+    words = ("--eval-network", "gcn", "--eval-seeds", "1")
+    for name, more, steps in (
+        ("a", (), 20),
+        ("b", ("--full-epochs", "25"), 25),
+        ("c", ("--mirage.full-steps", "3"), 3),
+    ):
+        assert run(molecules, tmp_path / name, *words, *more).exit_code == 0
+        row = json.loads((tmp_path / name / "scores.json").read_text())["rows"][2]
+        assert (row["set"], row["steps"]) == ("full", steps)
+        assert row["note"] == f"all train graphs, {steps * 32 / row['samples']:.2g} epochs"
 
 
 def test_images_are_refused(tmp_path):

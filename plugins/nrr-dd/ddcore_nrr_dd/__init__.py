@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from attrs import frozen
-from attrs.validators import ge, gt, le, optional
+from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
 from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
@@ -130,7 +130,7 @@ class NRRDD(Plugin):
     presets: ClassVar[str | None] = "presets.toml"
 
     threshold: float = option(
-        0.5, help="activation from which on a pixel stays as it is", symbol="epsilon", validator=[ge(0), le(1)]
+        0.5, help="activation from which on a pixel stays as it is", symbol="epsilon", validator=and_(ge(0), le(1))
     )
     masked: bool = option(True, help="keep critical pixels; off: only the initialiser is left")
     refresh: int = option(
@@ -150,7 +150,9 @@ class NRRDD(Plugin):
     pool: int = option(300, help="random images of a class that patches are cut from", unit="images", validator=ge(1))
     crops: int = option(5, help="random patches of each of them", validator=ge(1))
     scale: float = option(
-        0.08, help="least area of a patch as a share of its image; the largest is all of it", validator=[gt(0), le(1)]
+        0.08,
+        help="least area of a patch as a share of its image; the largest is all of it",
+        validator=and_(gt(0), le(1)),
     )
     keep: int = option(
         1, help="patches of each image that go on: those of the highest activation ratio", symbol="t", validator=ge(1)
@@ -233,7 +235,12 @@ class NRRDD(Plugin):
         rows = run.real.choose(cls, there, run.generator(NAME, "pool", slot, cls))
         area = (self.scale, 1.0)
         boxes = crop_boxes(there, self.crops, (size, size), area, run.generator(NAME, "crops", slot, cls))
-        look = {"keep": self.keep, "side": size // factor, "size": size, "ranks": RANKS[self.confidence]}
+        look: dict[str, Any] = {
+            "keep": self.keep,
+            "side": size // factor,
+            "size": size,
+            "ranks": RANKS[self.confidence],
+        }
         look |= {"kind": self.map, "span": self.span, "ratio": self.ratio}
         return discover(run.real.train.inputs, rows, boxes, cls, count, run.votes("match"), **look)
 

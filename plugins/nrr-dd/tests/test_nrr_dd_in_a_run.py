@@ -17,7 +17,7 @@ from ddcore.distil import distillation_tasks
 from ddcore.errors import OptionError
 from ddcore.loop import begin, distil_task, outer_step
 from ddcore.passes import logits
-from ddcore.patches import unstitch
+from ddcore.patches import stitch, unstitch
 from ddcore.presets import presets_of
 from ddcore.record import write_record
 from ddcore.run import Run
@@ -123,6 +123,19 @@ def test_maps_made_anew_let_pixels_move_that_were_critical_at_first(cache, tmp_p
     assert moved[(mask == 0).expand_as(images)].any()
 
 
+def test_maps_are_made_anew_after_every_so_many_steps(cache, tmp_path):
+    run = opened(cache, tmp_path, ipc=1, **{"nrr-dd__refresh": 2})
+    (task,) = distillation_tasks(run)
+    learn, plugin = begin(task, run), run.plugins["nrr-dd"]
+    state = plugin.ddcore_state(task, learn, run)
+    seen = [state["masks"]["pixels"]]
+    for step in range(4):
+        outer_step(task, step, learn, run)
+        plugin.ddcore_step_end(task=task, step=step, learn=learn, state=state, run=run)
+        seen.append(state["masks"]["pixels"])
+    assert [torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)] == [True, False, True, False]
+
+
 def test_two_jobs_give_the_bits_of_one(cache, tmp_path):
     one, two = (distilled(opened(cache, tmp_path / str(jobs), jobs=jobs)) for jobs in (1, 2))
     assert same_bits(one, two) is None
@@ -169,7 +182,8 @@ def test_slots_get_different_patches_which_together_are_what_one_task_gets(cache
     assert len({tuple(image.flatten().tolist()) for image in slots}) == 30
 
 
-def test_initial_images_exist_as_they_are(cache, tmp_path):
+def test_initial_images_exist_as_they_are_however_resizing_rounds(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddcore_nrr_dd.stitch", lambda *given: stitch(*given) * 1.25)
     run = opened(cache, tmp_path)
     images, _ = started(run)
     assert torch.equal(run.normalisation.clamped(images), images)
