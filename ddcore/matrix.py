@@ -86,7 +86,7 @@ def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = Non
     rows: dict[str, dict[str, str]] = {}
     for pair in pairs:
         problem = (failures or {}).get(pair)
-        reason = f"FAILED: {problem}" if problem else pair.reason
+        reason = f"FAILED: {problem}" if problem else without_names(pair)
         if reason and reason not in reasons:
             reasons.append(reason)
         rows.setdefault(pair.plugin, {})[pair.matcher] = f"no ({reasons.index(reason) + 1})" if reason else "yes"
@@ -96,6 +96,15 @@ def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = Non
     ]
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def without_names(pair: Pair) -> str:
+    """The reason as it holds for other pairs too.
+
+    >>> without_names(Pair("a", "m", "'a' needs experts, which 'm' does not offer"))
+    'it needs experts, which the matcher does not offer'
+    """
+    return pair.reason.replace(repr(pair.plugin), "it").replace(repr(pair.matcher), "the matcher")
 
 
 if __name__ == "__main__":

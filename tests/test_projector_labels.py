@@ -339,6 +339,14 @@ def test_the_hard_part_follows_the_mix_and_is_left_out_at_weight_zero():
     assert student_loss(f, told, {"loss": "mse", "hard": 0.0}) == 0
 
 
+def test_kl_is_the_loss_of_stored_labels_of_views():
+    made, f = labels(loss="kl", temperature=4.0), noise(N, K)
+    told = made.targets(View(torch.arange(N)), images())
+    due = F.kl_div((f / 4).log_softmax(1), (told["logits"] / 4).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(student_loss(f, told, made.recipe), due)
+    assert labels(hard=0.3).recipe == {"loss": "mse", "hard": 0.3, "temperature": 1.0}
+
+
 def test_the_losss_gradient_is_right():
     f, told = noise(3, K).double().requires_grad_(), {"logits": noise(3, K, seed=1).double(), "class": CLASSES[:3]}
     assert torch.autograd.gradcheck(lambda x: student_loss(x, told, {"loss": "mse", "hard": 0.3}), f)
@@ -370,8 +378,9 @@ def test_bytes_follow_the_formula_and_do_not_hang_on_images_or_epochs(tmp_path, 
     assert artifact.nbytes["total"] == sum(artifact.nbytes[part] for part in ("images", "labels", "models"))
 
 
-def test_a_loaded_artifact_answers_with_the_same_bits(tmp_path):
-    made = labels(bias=noise(K), ours=OURS, theirs=THEIRS, unit=False, hard=0.25)
+@pytest.mark.parametrize("loss", [{}, {"loss": "kl", "temperature": 3.0}])
+def test_a_loaded_artifact_answers_with_the_same_bits(tmp_path, loss):
+    made = labels(bias=noise(K), ours=OURS, theirs=THEIRS, unit=False, hard=0.25, **loss)
     save(tmp_path, made)
     loaded = load_artifact(tmp_path).labels
     assert torch.equal(loaded.logits(images()), made.logits(images()))

@@ -102,8 +102,6 @@ class Subject:
             **({"probe__experts": self.wants_experts} if base == PROBE else {}),
         }
         own = {f"{self.name}__{n}": v for n, v in (options or {}).items()} if included else {}
-        if self.is_matcher and self.cls.steps == 0 and not has_matcher(others):
-            more["steps"] = 0
         used = offered_first(self.cls) if included else {}
         return staged(words, self.folder / f"run-{next(self.numbers)}", {**given, **used, **own, **more}, kind)
 
@@ -133,13 +131,15 @@ def has_matcher(words: Sequence[str]) -> bool:
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:
     """A quick run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else.
 
-    On the tiny images, unless none of the plugins works on images: then on the data that their matcher offers first.
+    On the tiny images, unless none of the plugins works on images: then on the data that their matcher offers first. Without
+    steps where no matcher makes any.
     """
     first = select([*words, "--preset", "none"], {}).classes
     matchers = [cls for cls in first.values() if cls.role == "matcher"]
     on_images = not first or any(IMAGES in cls.modality for cls in first.values())
     quick = QUICK if on_images else {**SHORT, **(offered_first(matchers[0]) if matchers else {})}
     selection = select([*words, *(TINY if on_images else ()), "--preset", "none"], {})
+    given = {**given, "steps": 0} if matchers and all(cls.steps == 0 for cls in matchers) else given
     small = {f"{name}__{n}": v for name, cls in selection.classes.items() for n, v in cls.tiny.items()}
     experts = EXPERTS if "experts" in selection.groups else {}
     run = kind(setup_from(selection, {**quick, **experts, **small, **given}, {}), Place.at(folder), silent())

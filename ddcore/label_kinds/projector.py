@@ -16,7 +16,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from attrs import field, frozen
-from attrs.validators import instance_of
+from attrs.validators import in_, instance_of
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -32,6 +32,7 @@ from ddcore.label_kinds.labels import (
     smallest_type,
     stored,
 )
+from ddcore.label_kinds.per_image import check_temperature
 from ddcore.label_kinds.sizes import low_rank_numbers
 from ddcore.normalisation import Identity, MeanStd, Normalisation
 from ddcore.types import Batch
@@ -240,9 +241,10 @@ def _optional(values: Tensor | None) -> Tensor | None:
 class ProjectorLabels(Labels):
     """The class of each sample, and a projector that computes logits of any view when a student sees it.
 
-    A student minimises the mean squared gap of logits plus beta times the cross entropy with its class, mixed as the view is. Order,
-    crops, mirrors and mixes are the protocol's, so that hard labels see the same views. Without factors, and with a teacher's own
-    network and head, it is the teacher itself, asked online: 4 P bytes and the head.
+    A student minimises the mean squared gap of logits plus beta times the cross entropy with its class, mixed as the view is, or else
+    KL divergence at a temperature, as under stored labels of views. Order, crops, mirrors and mixes are the protocol's, so that hard
+    labels see the same views. Without factors, and with a teacher's own network and head, it is the teacher itself, asked online:
+    4 P bytes and the head.
 
     Attributes:
         encoder: theta.
@@ -251,7 +253,9 @@ class ProjectorLabels(Labels):
         scale: s.
         bias: (K,) or None.
         unit: whether features are divided by their length.
-        hard: beta.
+        loss: ``mse`` or ``kl``.
+        hard: beta, of ``mse``.
+        temperature: of ``kl``.
         ours, theirs: normalisation of the images, and that which the encoder wants; None: the same.
 
     Raises:
@@ -266,13 +270,16 @@ class ProjectorLabels(Labels):
     scale: float = field(default=1.0, converter=float)
     bias: Tensor | None = field(default=None, converter=_optional)
     unit: bool = field(default=True, validator=instance_of(bool))
+    loss: str = field(default="mse", validator=in_(("mse", "kl")))
     hard: float = field(default=0.1, converter=float)
+    temperature: float = field(default=20.0, converter=float)
     ours: Normalisation | None = None
     theirs: Normalisation | None = None
     _built: dict[tuple[torch.device, torch.dtype], Projector] = field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         check_ids(self.classes, self.class_count)
+        check_temperature(self.temperature)
         for own in (self.ours, self.theirs):
             if self.theirs is not None and not isinstance(own, MeanStd | Identity):
                 raise InputError(
@@ -297,7 +304,9 @@ class ProjectorLabels(Labels):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Mean squared error of logits, and beta times cross entropy."""
+        """Mean squared error of logits, and beta times cross entropy; or KL."""
+        if self.loss == "kl":
+            return {"loss": "kl", "temperature": self.temperature, "tau_squared": False}
         return {"loss": "mse", "hard": self.hard, "temperature": 1.0}
 
     @property
@@ -383,7 +392,9 @@ class ProjectorLabels(Labels):
             "sentences": sentences,
             "scale": self.scale,
             "unit": self.unit,
+            "loss": self.loss,
             "hard": self.hard,
+            "temperature": self.temperature,
             "renormalised": changes,
         }
 
@@ -401,7 +412,9 @@ class ProjectorLabels(Labels):
             scale=header["scale"],
             bias=tensors.get("bias"),
             unit=header["unit"],
+            loss=header["loss"],
             hard=header["hard"],
+            temperature=header["temperature"],
             ours=None if changes is None else Normalisation.load(changes["ours"], {}),
             theirs=None if changes is None else Normalisation.load(changes["theirs"], {}),
         )

@@ -110,17 +110,13 @@ class CVDD(Plugin):
     crops: int = option(5, help="random patches of each of them, the likeliest of which may be kept", validator=ge(1))
 
     def __attrs_post_init__(self) -> None:
-        """Refuse values that contradict each other.
+        """Refuse to weigh by priors that are not there.
 
         Raises:
-            ValueError: priors that nobody asks, or none where they are asked; fixed teachers beside turns.
+            ValueError: says what to give.
         """
         if self.prior == "given" and not self.priors:
             raise ValueError("--cv-dd.prior given needs --cv-dd.priors, one for each teacher")
-        if self.prior in ("equal", "teacher") and self.priors:
-            raise ValueError(f"--cv-dd.prior {self.prior} takes no --cv-dd.priors: leave one of them out")
-        if self.turns in ("turns", "random") and self.fixed:
-            raise ValueError(f"--cv-dd.turns {self.turns} takes no --cv-dd.fixed: leave one of them out")
 
     # ---- votes -------------------------------------------------------------------------------------------------------
 
@@ -142,14 +138,14 @@ class CVDD(Plugin):
     def _voters(self, slot: int, priors: tuple[float, ...], run: "Run") -> tuple[int, ...]:
         """Which teachers vote in a slot, whatever block of classes is asked for."""
         count = len(priors)
-        if self.fixed:
-            return self._fixed(count)
         members = min(self.members or count, count)
         groups = groups_in_order(count, members)
-        way = way_of(self.turns, run.config.ipc, len(groups))
+        way = "fixed" if self.fixed and self.turns == "auto" else way_of(self.turns, run.config.ipc, len(groups))
         if way == "random":
             return drawn(count, members, run.generator("cv-dd", "voters", slot))
-        return highest(priors, members) if way == "fixed" else groups[slot % len(groups)]
+        if way == "turns":
+            return groups[slot % len(groups)]
+        return self._fixed(count) if self.fixed else highest(priors, members)
 
     def _fixed(self, count: int) -> tuple[int, ...]:
         if len(set(self.fixed)) < len(self.fixed) or not all(1 <= number <= count for number in self.fixed):
@@ -164,21 +160,23 @@ class CVDD(Plugin):
         count = len(members_of(run))
         if self.prior == "equal":
             return (0.0,) * count
-        if not self.priors:
+        if self.prior == "teacher" or not self.priors:
             return tuple(100 * accuracy for accuracy in run.teachers.accuracies)
         if len(self.priors) != count:
             raise OptionError(
-                f"--cv-dd.priors are {len(self.priors)} and there are {count} teachers: give one for each of --teachers.networks"
+                f"--cv-dd.priors are {len(self.priors)} and there are {count} teachers: give one for each of --teachers.networks, "
+                "or --cv-dd.prior teacher or equal"
             )
         return self.priors
 
     def _tell(self, priors: Sequence[float], run: "Run") -> None:
-        if self.prior == "equal" or self.priors or len(priors) == 1:
+        given = self.priors and self.prior != "teacher"
+        if given or self.prior == "equal" or len(priors) == 1:
             return
         each = ", ".join(f"{name} {prior:.1f}" for name, prior in zip(run.teachers.names, priors, strict=True))
         run.say(
-            f"cv-dd: without --cv-dd.priors the teachers' own accuracies on training images stand in for their students' ({each} "
-            "percent)"
+            f"cv-dd: the teachers' own accuracies on training images stand in for their students' ({each} percent): "
+            "--cv-dd.priors gives those"
         )
 
     # ---- labels ------------------------------------------------------------------------------------------------------

@@ -128,8 +128,8 @@ def test_votes_weigh_by_the_pairs_own_priors_and_labels_by_everyones_at_another_
     assert [vote.weight for vote in match] == pytest.approx([0.9593, 0.0407], abs=5e-5)
     assert [vote.weight for vote in everyone] == pytest.approx([0.4128, 0.1008, 0.2795, 0.1219, 0.0850], abs=5e-5)
     assert [vote.name for vote in everyone] == list(FIVE)
-    without_a_task = run.votes("match")
-    assert [vote.weight for vote in without_a_task] == [vote.weight for vote in everyone]
+    for whole in (run.votes("match"), run.votes("label", distillation_tasks(run)[0])):
+        assert [vote.weight for vote in whole] == [vote.weight for vote in everyone]
 
 
 def test_pitfall_accuracies_that_stand_in_for_priors_count_in_percent(cache, tmp_path, monkeypatch):
@@ -141,6 +141,22 @@ def test_pitfall_accuracies_that_stand_in_for_priors_count_in_percent(cache, tmp
     assert len(said) == 1 and "stand in for their students' (convnet2-bn-w8 64.0, convnet2-bn-w4 40.0" in said[0]
     run.votes("match", attrs.evolve(task, index=1))
     assert len(said) == 1
+
+
+def test_other_sources_of_weights_pass_over_priors_that_a_preset_gives(cache, tmp_path):
+    given = {"cv-dd__members": None, "cv-dd__priors": PRIORS}
+    equal = opened(cache, tmp_path / "equal", **given, **{"cv-dd__prior": "equal"})
+    assert [vote.weight for vote in equal.votes("match", distillation_tasks(equal)[0])] == [1 / 3] * 3
+    own = opened(cache, tmp_path / "own", **given, **{"cv-dd__prior": "teacher"})
+    due = torch.tensor([20 * accuracy for accuracy in own.teachers.accuracies], dtype=torch.float64).softmax(0)
+    assert [vote.weight for vote in own.votes("match", distillation_tasks(own)[0])] == pytest.approx(due.tolist())
+
+
+def test_turns_that_are_asked_for_pass_over_those_that_are_fixed(cache, tmp_path):
+    given = {"cv-dd__fixed": (2, 3), "cv-dd__prior": "equal", "ipc": 3}
+    for turns, due in {"auto": [[1, 2]] * 3, "fixed": [[1, 2]] * 3, "turns": [[0, 1], [0, 2], [1, 2]]}.items():
+        run = opened(cache, tmp_path / turns, sre2l__block=10, **{**given, "cv-dd__turns": turns})
+        assert [voters(run, task) for task in distillation_tasks(run)] == due
 
 
 def test_given_and_equal_priors_need_no_word(cache, tmp_path, monkeypatch):

@@ -88,9 +88,13 @@ class HeLlO(Plugin):
     weak: Weak = option(
         "mean", help="fit to the weak teachers' mean of logits, or to each in turn, drawn for every batch"
     )
+    student_loss: Literal["mse", "kl"] = option(
+        "mse", help="what students minimise: the gap of logits as in the paper, or KL as under stored labels of views"
+    )
+    temperature: float = option(20.0, help="of kl", symbol="tau", validator=[ge(1e-6), le(1e6)])
     student_hard: float = option(
         0.1,
-        help="weight of the cross entropy beside the gap of logits in a student's loss",
+        help="of mse: weight of the cross entropy beside the gap of logits in a student's loss",
         symbol="beta",
         validator=ge(0),
     )

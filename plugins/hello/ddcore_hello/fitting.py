@@ -46,7 +46,7 @@ AT_ONCE = 64
 PROBE = 1000
 """Training images, evenly spaced, that the scale is fitted to and a projector is looked over with."""
 CLIP, CLIP_SIZE = "open_clip:", 224
-IDLE = ("student_hard", "update", "update_rate", "factor", "crops", "pool", "scale")
+IDLE = ("student_loss", "temperature", "student_hard", "update", "update_rate", "factor", "crops", "pool", "scale")
 """Options that shape no projector."""
 
 
@@ -67,7 +67,7 @@ def projector_of(plugin: "HeLlO", run: "Run") -> ProjectorLabels:
             save_tensors(place / FILE, made.tensors(), {"header": json.dumps(made.header())})
     found = {**load_tensors(place / FILE), **{f"encoder.{name}": t for name, t in encoder.weights.items()}}
     made = ProjectorLabels.load(json.loads(read_metadata(place / FILE)["header"]), found)
-    return attrs.evolve(made, hard=plugin.student_hard)
+    return attrs.evolve(made, loss=plugin.student_loss, hard=plugin.student_hard, temperature=plugin.temperature)
 
 
 def recipe(plugin: "HeLlO", encoder: Encoder, run: "Run") -> dict[str, Any]:

@@ -131,10 +131,10 @@ def test_it_is_found_again_and_fitted_again_where_an_option_shapes_it(cache, tmp
     made = projector_of(first.plugins["hello"], first)
     folder = Place.at(cache) / "projectors"
     there = set(folder.names())
-    again = opened(cache, tmp_path / "b", hello__student_hard=0.7, hello__pool=9)
+    again = opened(cache, tmp_path / "b", hello__student_hard=0.7, hello__pool=9, hello__student_loss="kl")
     found = projector_of(again.plugins["hello"], again)
     assert set(folder.names()) == there
-    assert found.hard == 0.7
+    assert (found.hard, found.loss) == (0.7, "kl")
     assert all(torch.equal(t, found.tensors()[name]) for name, t in made.tensors().items())
     other = opened(cache, tmp_path / "c", hello__hard=0.5)
     assert not torch.equal(projector_of(other.plugins["hello"], other).factors["head"][0], made.factors["head"][0])

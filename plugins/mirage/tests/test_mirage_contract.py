@@ -83,6 +83,30 @@ def test_the_mirage_that_was_broken_above_keeps_those_checks_as_it_stands(tmp_pa
     check_plugin(written(tmp_path, {}), only=list(BREAKS))
 
 
+EVALUATOR = """
+    from typing import Any
+    from attrs import frozen
+    from ddcore import Plugin, Row, hookimpl
+
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "a row that guesses"
+        role = "evaluator"
+        modality = frozenset({"graphs"})
+
+        @hookimpl
+        def ddcore_evaluate(self, run: Any) -> list[Row]:
+            return [Row("guess", "none", "none", "hard", 0, {"total": 0}, (0.5,), 0, 0.0, metric="roc-auc")]
+"""
+
+
+def test_a_plugin_that_adds_to_runs_on_graphs_is_tried_with_mirage(tmp_path):
+    (tmp_path / "mine.py").write_text(dedent(EVALUATOR))
+    found = {r.name: r for r in check_plugin(str(tmp_path / "mine.py"), only=["seed", "composition", "whole-run"])}
+    assert found["composition"].detail == "mirage"
+    assert found["whole-run"].detail == "10 rows, its own: guess"
+
+
 def test_a_tiny_run_is_on_the_computed_graphs(tiny_run):  # noqa: F811
     run = tiny_run("--plugin", "mirage", mirage__threshold=(0.5,))
     assert (run.source.name, run.plan.steps, run.network_name) == ("rings", 0, "gin")
