@@ -23,12 +23,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore.errors import near
+from ddcore.errors import OptionError, near
 from ddcore.passes import logits
 from ddcore.views import ATTEMPTS, cells, resized_crops
 
 Ranks = Literal["lowest", "median", "highest"]
 RANKS: tuple[Ranks, ...] = get_args(Ranks)
+MOSAICS = 96
+"""From this many pixels a side on, images are mosaics of 2 x 2 patches unless told otherwise."""
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------
@@ -227,3 +229,36 @@ def unstitch(images: Tensor, factor: int) -> Tensor:
 
 
 # ---- shuffling -------------------------------------------------------------------------------------------------------
+
+
+def of_slot(count: int, slot: int, ipc: int) -> tuple[int, Tensor, int]:
+    """Of which set a task gets which images of a class, where images are selected once and tasks ask for some of them.
+
+    A task that asks for all images of a class gets a set of its slot's own. Slots that ask for fewer share one set and get
+    different images of it, so that together they start from what one task would; draws and teachers are then slot 0's.
+
+    Args:
+        count: images of the class that the task asks for.
+        ipc: images a class of the run.
+
+    Returns:
+        How many images the set has, which of them (count,) int64, and the slot that its draws are keyed by.
+
+    >>> of_slot(10, 3, 10)[0::2], of_slot(1, 3, 10), of_slot(2, 3, 10)[1].tolist()
+    ((10, 3), (10, tensor([3]), 0), [6, 7])
+    """
+    if count >= ipc:
+        return count, torch.arange(count), slot
+    return ipc, (slot * count + torch.arange(count)) % ipc, 0
+
+
+def patches_a_side(asked: int | None, size: int, flag: str) -> int:
+    """f for images of ``size`` pixels: 1 below ``MOSAICS``, else 2, unless the option ``flag`` asks for another.
+
+    Raises:
+        OptionError: a patch would be smaller than a pixel.
+    """
+    factor = asked if asked is not None else (1 if size < MOSAICS else 2)
+    if factor > size:
+        raise OptionError(f"{flag} {factor} leaves no pixel to a patch of an image of {size}: give 1 to {size}")
+    return factor

@@ -27,6 +27,7 @@ PUBLIC = frozenset(
         "ddcore.randomness",
         "ddcore.run",
         "ddcore.selection",
+        "ddcore.shared_view",
         "ddcore.storage",
         "ddcore.teachers",
         "ddcore.testing",

@@ -187,19 +187,23 @@ def main() -> None:
     parser.add_argument("data", nargs="*", default=list(DATA))
     parser.add_argument("--arm", action="append", choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only-run", type=int, metavar="SEED", help="run this seed's arms, write no record")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where the runs are kept")
     given = parser.parse_args()
     for name in given.data:
         weights = trained(name, given.folder)
         study = study_of(name, weights, given.arm or list(ARMS))
         done: dict[str, list[dict[str, Any]]] = {}
-        for seed in range(given.seeds):
+        for seed in range(given.seeds) if given.only_run is None else [given.only_run]:
             for arm, words in study.arms.items():
                 found, _ = one_run([*study.common, *words, "--seed", str(seed)], seed, given.folder)
                 found["accuracy"] = rows_of(found["rows"])
                 done.setdefault(arm, []).append(found)
+                if given.only_run is not None:
+                    continue
                 keep(name, summary(study, done, {"seeds": seed + 1, **machine()}))
-    picture(json.loads((RESULTS / "labels.json").read_text()))
+    if given.only_run is None:
+        picture(json.loads((RESULTS / "labels.json").read_text()))
 
 
 def keep(name: str, found: dict[str, Any]) -> None:

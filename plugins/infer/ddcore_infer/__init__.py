@@ -13,14 +13,13 @@ Shape letters: K classes, C H W pixels.
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from attrs import frozen
 from attrs.validators import and_, ge, gt, le, optional
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
@@ -28,8 +27,9 @@ from ddcore.artifact import as_stored
 from ddcore.batch_statistics import FIRST, capture, require_layers, statistics_loss
 from ddcore.errors import InputError
 from ddcore.normalisation import Normalisation
+from ddcore.shared_view import LARGE, draw_view, usual_reach
 from ddcore.teachers import members_of
-from ddcore.views import resized_crops
+from ddcore.training import rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
 
 if TYPE_CHECKING:
@@ -37,33 +37,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INFER",
-    "SharedView",
     "base_count",
-    "compensation_rate",
     "decoded_classes",
     "decoded_count",
-    "draw_view",
     "matching_loss",
     "pairs",
     "stored_bytes",
     "stored_count",
     "stored_tensors",
-    "usual_reach",
 ]
 
-LARGE = 64
-"""From this many pixels a side on, images are cropped while compensators are learned, and rolled further."""
-RATIO = (3 / 4, 4 / 3)
 DECODER = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
-
-
-def compensation_rate(step: int, steps: int, rate: float) -> float:
-    """The compensator's learning rate, set before each step: rate / 2 (1 + cos(pi t / T)).
-
-    >>> [compensation_rate(t, 4, 0.25) for t in (0, 2, 4)]
-    [0.25, 0.125, 0.0]
-    """
-    return 0.5 * rate * (1 + math.cos(math.pi * step / steps))
 
 
 def matching_loss(
@@ -95,59 +79,6 @@ def matching_loss(
     if bn:
         loss = loss + bn * statistics_loss(layers, first=first, variance=variance, skip=skip)
     return loss
-
-
-@frozen
-class SharedView:
-    """One crop (resized back, bilinear, not antialiased), mirror and torus roll of a whole batch (B, C, H, W).
-
-    Attributes:
-        roll: rows down, columns right.
-        box: top, left, height, width in pixels; None leaves the whole.
-    """
-
-    roll: tuple[int, int]
-    box: tuple[int, int, int, int] | None = None
-    mirrored: bool = False
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """The images in the same shape; differentiable in them."""
-        size = images.shape[2:]
-        if self.box is not None:
-            top, left, height, width = self.box
-            images = images[:, :, top : top + height, left : left + width]
-        if images.shape[2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        images = images.flip(3) if self.mirrored else images
-        return images.roll(self.roll, (2, 3))
-
-
-def usual_reach(size: int) -> int:
-    """Largest roll for images of so many pixels a side.
-
-    >>> usual_reach(32), usual_reach(64), usual_reach(224)
-    (4, 4, 32)
-    """
-    return 32 if size > LARGE else 4
-
-
-def draw_view(
-    size: int, reach: int, generator: Generator, *, least: float | None = None, mirror: float = 0.0
-) -> SharedView:
-    """A roll by 0 to ``reach`` each way; with ``least`` also torchvision's RandomResizedCrop of area in [least, 1].
-
-    Args:
-        size: pixels a side.
-        mirror: probability of a mirror image.
-    """
-    down, right = torch.randint(0, reach + 1, (2,), generator=generator).tolist()
-    mirrored = bool(torch.rand((), generator=generator) < mirror)
-    if least is None:
-        return SharedView((down, right), None, mirrored)
-    attempts = torch.rand(10, 1, 2, generator=generator, dtype=torch.float64)
-    place = torch.rand(1, 2, generator=generator, dtype=torch.float64)
-    top, left, height, width = resized_crops(attempts, place, (size, size), (least, 1.0), RATIO)[0].tolist()
-    return SharedView((down, right), (top, left, height, width), mirrored)
 
 
 def stored_tensors(
@@ -259,7 +190,7 @@ class INFER(Plugin):
         """The loss above, of all classes in one batch."""
         progress, vote = Progress(step, task.steps), learn.fixed["vote"]
         for group in learn.optimizers["compensator"].param_groups:
-            group["lr"] = compensation_rate(step, task.steps, self.rate)
+            group["lr"] = rate_at(step, self.rate, task.steps, schedule="cosine")
         sums = learn.fixed["bases"] + learn.tensors["compensator"]
         batch = self.viewed(sums, learn.fixed["classes"], task, step, run)
         variance = run.setting("match.variance_weight", 1.0, progress)

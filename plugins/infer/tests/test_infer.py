@@ -7,12 +7,9 @@ import pytest
 import torch
 from ddcore_infer import (
     INFER,
-    SharedView,
     base_count,
-    compensation_rate,
     decoded_classes,
     decoded_count,
-    draw_view,
     matching_loss,
     pairs,
     stored_bytes,
@@ -29,6 +26,8 @@ from ddcore.labels import StaticMixedLabels, View, label_bytes
 from ddcore.networks import build
 from ddcore.normalisation import MeanStd
 from ddcore.randomness import generator
+from ddcore.shared_view import SharedView
+from ddcore.training import rate_at
 
 SUM = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
 
@@ -269,7 +268,7 @@ def adam(parameter, images_of, network, steps):
     """Steps of SRe2L's recovery of one image of one class, whatever its parameter is."""
     optimizer = torch.optim.Adam([parameter], lr=0.25, betas=(0.5, 0.9), eps=1e-8)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = compensation_rate(step, steps, 0.25)
+        optimizer.param_groups[0]["lr"] = rate_at(step, 0.25, steps, schedule="cosine")
         optimizer.zero_grad()
         slow_loss(network, images_of(parameter), torch.tensor([0]), 0.01, 10.0, 1.0, ()).backward()
         optimizer.step()
@@ -282,7 +281,7 @@ def test_one_network_and_one_class_reduce_to_sre2l_from_a_real_image():
     compensator = torch.zeros_like(base).requires_grad_()
     optimizer = torch.optim.Adam([compensator], lr=0.25, betas=(0.5, 0.9), eps=1e-8)
     for step in range(6):
-        optimizer.param_groups[0]["lr"] = compensation_rate(step, 6, 0.25)
+        optimizer.param_groups[0]["lr"] = rate_at(step, 0.25, 6, schedule="cosine")
         optimizer.zero_grad()
         matching_loss(network, base + compensator, torch.tensor([0]), bn=0.01).backward()
         optimizer.step()
@@ -291,57 +290,6 @@ def test_one_network_and_one_class_reduce_to_sre2l_from_a_real_image():
 
 
 # ---- views -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_rate_is_a_cosine_set_before_each_step():
-    assert compensation_rate(0, 1000, 0.25) == 0.25
-    assert compensation_rate(500, 1000, 0.25) == pytest.approx(0.125, abs=1e-15)
-    assert 0 < compensation_rate(999, 1000, 0.25) < 1e-6
-
-
-def test_rolls_go_from_zero_to_the_reach_and_both_are_reached():
-    views = [draw_view(8, 4, torch.Generator().manual_seed(seed)) for seed in range(300)]
-    for axis in (0, 1):
-        assert {view.roll[axis] for view in views} == {0, 1, 2, 3, 4}
-    assert not any(view.box or view.mirrored for view in views)
-
-
-def test_crops_lie_inside_and_half_of_them_are_mirrored():
-    views = [draw_view(32, 4, torch.Generator().manual_seed(s), least=0.3, mirror=0.5) for s in range(200)]
-    for view in views:
-        top, left, height, width = view.box
-        assert 0 <= top <= top + height <= 32
-        assert 0 <= left <= left + width <= 32
-        assert height * width >= 0.3 * 32 * 32 * 0.9
-        assert 0.7 <= width / height <= 1.43
-    assert 70 <= sum(view.mirrored for view in views) <= 130
-
-
-def test_one_view_serves_the_whole_batch():
-    images = seeded(1, 3, 8, 8).expand(4, 3, 8, 8)
-    seen = SharedView((3, 1), (1, 2, 5, 6), True)(images)
-    assert all(torch.equal(seen[0], row) for row in seen)
-
-
-def test_a_whole_box_without_mirror_and_roll_is_the_identity():
-    images = seeded(2, 3, 8, 8)
-    assert torch.equal(SharedView((0, 0), (0, 0, 8, 8))(images), images)
-
-
-def test_a_roll_wraps_around():
-    images = torch.arange(16.0).view(1, 1, 4, 4)
-    assert SharedView((1, 2))(images)[0, 0, 0].tolist() == [14.0, 15.0, 12.0, 13.0]
-
-
-def test_a_crop_is_torchvisions_then_mirrored_then_rolled():
-    from ddcore.vision import import_torchvision
-
-    import_torchvision()
-    from torchvision.transforms.functional import hflip, resized_crop
-
-    images = seeded(2, 3, 16, 16).float()
-    due = hflip(resized_crop(images, 2, 3, 7, 9, [16, 16], antialias=False)).roll((2, 5), (2, 3))
-    torch.testing.assert_close(SharedView((2, 5), (2, 3, 7, 9), True)(images), due)
 
 
 def viewing(size, **options):

@@ -20,7 +20,7 @@ from torch import Tensor
 from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
 from ddcore.builtin import for_each_class
 from ddcore.errors import OptionError
-from ddcore.patches import Ranks, crop_boxes, cut, patch_losses, ranked, stitch
+from ddcore.patches import MOSAICS, Ranks, crop_boxes, cut, of_slot, patch_losses, patches_a_side, ranked, stitch
 from ddcore.storage import load_tensors, save_tensors
 from ddcore_nrr_dd.maps import Kind, Ratio, Span, activation_ratios, mean_maps, moved, non_critical
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 NAME = "cidd"
 FOLDER = "nrr-dd"
-LARGE = 96
-"""From this many pixels a side on, four patches share an image unless told otherwise."""
 IMAGES_AT_ONCE = 64
 """Images whose patches are held at a time."""
 
@@ -101,20 +99,6 @@ def discover(
     return {"rows": of_image[order], "boxes": torch.cat(kept).flatten(0, 1)[order], "losses": found[order]}
 
 
-def which_of(count: int, slot: int, ipc: int) -> tuple[int, Tensor, int]:
-    """Of which set a task gets which images of a class: how many the set has, (count,) int64 which, and the set's draw.
-
-    A task for all images of a class gets a set of its slot's own; slots that want fewer share one set, and get different
-    images of it.
-
-    >>> which_of(10, 3, 10)[0::2], which_of(1, 3, 10), which_of(2, 3, 10)[1].tolist()
-    ((10, 3), (10, tensor([3]), 0), [6, 7])
-    """
-    if count >= ipc:
-        return count, torch.arange(count), slot
-    return ipc, (slot * count + torch.arange(count)) % ipc, 0
-
-
 @frozen(kw_only=True, eq=False)
 class NRRDD(Plugin):
     """Start from patches that hold the object and are hard to tell; leave the pixels that the class is seen in as they are."""
@@ -143,7 +127,7 @@ class NRRDD(Plugin):
     span: Span = option("range", help="bring maps to [0, 1] by (C - min) / (max - min) or by max(0, C) / max")
     factor: int | None = option(
         None,
-        help=f"patches a side of an initial image; none: 1 for images below {LARGE} pixels, else 2",
+        help=f"patches a side of an initial image; none: 1 for images below {MOSAICS} pixels, else 2",
         symbol="beta^(1/2)",
         validator=optional(ge(1)),
     )
@@ -214,7 +198,7 @@ class NRRDD(Plugin):
         run.warn(f"{why}: only the initial patches are nrr-dd's; --nrr-dd.no-masked says so without this warning")
 
     def _images(self, cls: int, count: int, slot: int, run: "Run") -> Tensor:
-        total, which, slot = which_of(count, slot, run.config.ipc)
+        total, which, slot = of_slot(count, slot, run.config.ipc)
         factor, size = self.patches_a_side(run), run.source.size
         found = self._discovered(cls, total, slot, run)
         needed = torch.arange(total * factor**2).view(-1, total)[:, which].flatten()
@@ -245,18 +229,8 @@ class NRRDD(Plugin):
         return discover(run.real.train.inputs, rows, boxes, cls, count, run.votes("match"), **look)
 
     def patches_a_side(self, run: "Run") -> int:
-        """The root of beta for images of the run's size.
-
-        Raises:
-            OptionError: a patch would be smaller than a pixel.
-        """
-        size = run.source.size
-        factor = self.factor if self.factor is not None else (1 if size < LARGE else 2)
-        if factor > size:
-            raise OptionError(
-                f"--nrr-dd.factor {factor} leaves no pixel to a patch of an image of {size}: give 1 to {size}"
-            )
-        return factor
+        """The root of beta for images of the run's size."""
+        return patches_a_side(self.factor, run.source.size, "--nrr-dd.factor")
 
     def _check(self, cls: int, there: int, total: int, factor: int, run: "Run") -> None:
         if self.keep > self.crops:

@@ -20,16 +20,24 @@ from torch import Tensor, nn
 
 from ddcore import InputError, Learn, Plugin, Task, hookimpl, option
 from ddcore.builtin import for_each_class
-from ddcore.errors import OptionError
-from ddcore.patches import Ranks, crop_boxes, cut, fittest, patch_losses, ranked, stitch
+from ddcore.patches import (
+    MOSAICS,
+    Ranks,
+    crop_boxes,
+    cut,
+    fittest,
+    of_slot,
+    patch_losses,
+    patches_a_side,
+    ranked,
+    stitch,
+)
 from ddcore.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
 NAME = "rded"
-LARGE = 96
-"""From this many pixels a side on, four patches share an image unless told otherwise, as in the paper."""
 IMAGES_AT_ONCE = 64
 """Images whose patches are held at a time."""
 
@@ -127,7 +135,7 @@ class RDED(Plugin):
 
     factor: int | None = option(
         None,
-        help=f"patches a side of an image; none: 1 for images below {LARGE} pixels, else 2",
+        help=f"patches a side of an image; none: 1 for images below {MOSAICS} pixels, else 2",
         symbol="f",
         validator=optional(ge(1)),
     )
@@ -181,18 +189,8 @@ class RDED(Plugin):
         return Learn({"pixels": images}, {}, roles={"pixels": "pixels"})
 
     def patches_a_side(self, run: "Run") -> int:
-        """f for images of the run's size.
-
-        Raises:
-            OptionError: a cell would be smaller than a pixel.
-        """
-        size = run.source.size
-        factor = self.factor if self.factor is not None else (1 if size < LARGE else 2)
-        if factor > size:
-            raise OptionError(
-                f"--rded.factor {factor} leaves no pixel to a patch of an image of {size}: give 1 to {size}"
-            )
-        return factor
+        """f for images of the run's size."""
+        return patches_a_side(self.factor, run.source.size, "--rded.factor")
 
     def selection(self, cls: int, total: int, task: Task, run: "Run") -> Selection:
         """Which patches make ``total`` images of a class; kept in the run's folder, so that slots do not judge them again.
@@ -219,7 +217,7 @@ class RDED(Plugin):
         return select(run.real.train.inputs, rows, boxes, cls, count, *judges, **look)
 
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
-        total, which, slot = share(count, task.slot, run.config.ipc)
+        total, which, slot = of_slot(count, task.slot, run.config.ipc)
         found, size = self.selection(cls, total, attrs.evolve(task, slot=slot), run), run.source.size
         return images_of(found, run.real.train.inputs, total, which, size // self.patches_a_side(run), size)
 
@@ -246,17 +244,3 @@ class RDED(Plugin):
                 f"rded: {len(short)} of {len(classes)} classes have fewer images than --rded.pool {self.pool} (the fewest: "
                 f"{counts[least]} of {run.real.classes[least]!r}), so all of theirs are in the pool"
             )
-
-
-def share(count: int, slot: int, ipc: int) -> tuple[int, Tensor, int]:
-    """Of which set a task gets which images of a class: how many the set has, (count,) int64 which of them, and its draw.
-
-    A task that asks for all images of a class gets a set of its slot's own. Slots that ask for fewer share one set and get
-    different images of it, so that together they start from what one task would; draws and teachers are then slot 0's.
-
-    >>> share(10, 3, 10)[0::2], share(1, 3, 10), share(2, 3, 10)[1].tolist()
-    ((10, 3), (10, tensor([3]), 0), [6, 7])
-    """
-    if count >= ipc:
-        return count, torch.arange(count), slot
-    return ipc, (slot * count + torch.arange(count)) % ipc, 0

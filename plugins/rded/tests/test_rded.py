@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
-from ddcore_rded import RDED, select, share
+from ddcore_rded import RDED, select
 from ddcore_rded import images_of as made
 from torch import Tensor, nn
 
 from ddcore.networks import build
-from ddcore.patches import crop_boxes, unstitch
+from ddcore.patches import crop_boxes, of_slot, unstitch
 from ddcore.vision import import_torchvision
 
 SIZE, POOL, CROPS, CLS = 8, 14, 4, 2
@@ -134,10 +134,10 @@ def test_some_images_of_a_set_are_those_of_the_whole_set():
 
 
 def test_slots_of_one_image_share_a_set_and_together_ask_for_all_of_it():
-    shares = [share(1, slot, 5) for slot in range(5)]
+    shares = [of_slot(1, slot, 5) for slot in range(5)]
     assert [total for total, _, _ in shares] == [5] * 5 and {draw for _, _, draw in shares} == {0}
     assert torch.cat([which for _, which, _ in shares]).tolist() == [0, 1, 2, 3, 4]
-    assert share(5, 0, 5)[2] == 0 and share(5, 3, 5)[2] == 3  # whole sets: slot 0's is the shared one
+    assert of_slot(5, 0, 5)[2] == 0 and of_slot(5, 3, 5)[2] == 3  # whole sets: slot 0's is the shared one
 
 
 def test_four_patches_share_a_large_image_and_small_ones_are_one_patch():

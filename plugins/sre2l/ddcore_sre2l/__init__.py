@@ -12,61 +12,22 @@ Nothing couples one image a class ("slot") with the next, so slots and blocks ar
 Shape letters: B images of a block, C H W pixels, K classes.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from attrs import frozen
 from attrs.validators import ge, gt, optional
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
 from ddcore.batch_statistics import FIRST, capture, require_layers, statistics_loss
-from ddcore.views import resized_crops
+from ddcore.shared_view import LARGE, draw_view, usual_reach
+from ddcore.training import rate_at
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-
-LARGE = 64
-"""From this many pixels a side on, images are cropped while they are recovered, and rolled further."""
-RATIO = (3 / 4, 4 / 3)
-
-
-def recovery_rate(step: int, steps: int, rate: float) -> float:
-    """The pixels' learning rate, set before each step: rate / 2 (1 + cos(pi t / T)).
-
-    >>> [recovery_rate(t, 4, 0.5) for t in (0, 2, 4)]
-    [0.5, 0.25, 0.0]
-    """
-    return 0.5 * rate * (1 + math.cos(math.pi * step / steps))
-
-
-def crop_box(size: int, least: float, generator: Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of torchvision's RandomResizedCrop with area in [least, 1] and aspect in [3/4, 4/3]."""
-    attempts = torch.rand(10, 1, 2, generator=generator, dtype=torch.float64)
-    place = torch.rand(1, 2, generator=generator, dtype=torch.float64)
-    top, left, height, width = resized_crops(attempts, place, (size, size), (least, 1.0), RATIO)[0].tolist()
-    return top, left, height, width
-
-
-def shared_view(images: Tensor, box: tuple[int, int, int, int] | None, mirrored: bool, roll: tuple[int, int]) -> Tensor:
-    """One crop (resized back, bilinear, not antialiased), mirror and torus roll of a whole batch.
-
-    Args:
-        images: (B, C, H, W) float; the view is differentiable in them.
-        box: top, left, height, width in pixels; None leaves the whole.
-        roll: rows down, columns right.
-    """
-    if box is not None:
-        top, left, height, width = box
-        size = images.shape[2:]
-        images = images[:, :, top : top + height, left : left + width]
-        if images.shape[2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-    images = images.flip(3) if mirrored else images
-    return images.roll(roll, (2, 3)) if any(roll) else images
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -187,7 +148,7 @@ class SRe2L(Plugin):
         """The loss above, a teacher at a time, all under the same view."""
         progress = Progress(step, task.steps)
         for group in learn.optimizers["pixels"].param_groups:
-            group["lr"] = recovery_rate(step, task.steps, self.rate)
+            group["lr"] = rate_at(step, self.rate, task.steps, schedule="cosine")
         variance = run.setting("match.variance_weight", 1.0, progress)
         for vote in learn.fixed["votes"]:
             batch = self.viewed(learn.tensors["pixels"], task, step, run)
@@ -206,15 +167,17 @@ class SRe2L(Plugin):
         """A task's images under the view of a step."""
         assert task.classes is not None
         progress, size = Progress(step, task.steps), run.source.size
-        generator = run.generator("sre2l", "view", task.key, step)
-        box, mirrored = None, False
-        if self.crop == "resized" or (self.crop == "auto" and size >= LARGE):
-            box = crop_box(size, run.setting("match.crop_scale", self.scale, progress), generator)
-            mirrored = run.source.mirror_symmetric and bool(torch.rand((), generator=generator) < 0.5)
-        reach = (32 if size > LARGE else 4) if self.roll is None else self.roll
-        down, right = torch.randint(-reach if self.centred else 0, reach + 1, (2,), generator=generator).tolist()
+        cropped = self.crop == "resized" or (self.crop == "auto" and size >= LARGE)
+        view = draw_view(
+            size,
+            usual_reach(size) if self.roll is None else self.roll,
+            run.generator("sre2l", "view", task.key, step),
+            least=run.setting("match.crop_scale", self.scale, progress) if cropped else None,
+            mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
+            centred=self.centred,
+        )
         classes = task.classes.to(pixels.device)
         batch = Batch(pixels, {"class": classes}, torch.arange(len(classes), device=pixels.device))
         batch = run.view(batch, "match")
-        batch = batch.with_inputs(shared_view(batch.inputs, box, mirrored, (down, right)))
+        batch = batch.with_inputs(view(batch.inputs))
         return run.draw("match", key=("sre2l", task.key, step), shared=True, progress=progress)(batch)

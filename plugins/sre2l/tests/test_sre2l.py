@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 import torch
-from ddcore_sre2l import crop_box, mean_norm, recovery_loss, recovery_rate, shared_view, total_variation
+from ddcore_sre2l import mean_norm, recovery_loss, total_variation
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,12 +28,6 @@ def teacher(seed=0, width=4):
 
 def digest(network):
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in network.state_dict().values())).hexdigest()
-
-
-def test_the_rate_is_a_cosine_set_before_each_step():
-    assert recovery_rate(0, 1000, 0.25) == 0.25
-    assert recovery_rate(500, 1000, 0.25) == pytest.approx(0.125, abs=1e-15)
-    assert 0 < recovery_rate(999, 1000, 0.25) < 1e-5
 
 
 @torch.no_grad()
@@ -154,44 +148,6 @@ def test_statistics_are_the_batchs_however_often_the_network_was_passed():
     with capture(network) as alone:
         network(other)
     assert torch.equal(statistics_loss(layers), statistics_loss(alone))
-
-
-def test_one_crop_mirror_and_roll_serve_the_whole_batch():
-    image = torch.randn(1, 3, 8, 8, generator=generator(1))
-    batch = image.expand(4, 3, 8, 8)
-    seen = shared_view(batch, (1, 2, 5, 6), True, (3, 1))
-    assert all(torch.equal(seen[0], row) for row in seen)
-
-
-def test_a_whole_box_without_mirror_and_roll_is_the_identity():
-    images = torch.randn(2, 3, 8, 8, generator=generator(1))
-    assert torch.equal(shared_view(images, (0, 0, 8, 8), False, (0, 0)), images)
-    assert torch.equal(shared_view(images, None, False, (0, 0)), images)
-
-
-def test_a_roll_wraps_around():
-    images = torch.arange(16.0).view(1, 1, 4, 4)
-    assert shared_view(images, None, False, (1, 2))[0, 0, 0].tolist() == [14.0, 15.0, 12.0, 13.0]
-
-
-def test_a_crop_is_torchvisions():
-    from ddcore.vision import import_torchvision
-
-    import_torchvision()
-    from torchvision.transforms.functional import resized_crop
-
-    images = torch.rand(2, 3, 16, 16, generator=generator(2))
-    due = resized_crop(images, 2, 3, 7, 9, [16, 16], antialias=False)
-    assert torch.allclose(shared_view(images, (2, 3, 7, 9), False, (0, 0)), due, atol=1e-6)
-
-
-@pytest.mark.parametrize("least", [0.08, 0.54, 1.0])
-def test_boxes_lie_inside_and_are_as_large_as_asked(least):
-    for seed in range(200):
-        top, left, height, width = crop_box(32, least, generator(seed))
-        assert 0 <= top <= top + height <= 32
-        assert 0 <= left <= left + width <= 32
-        assert height * width >= least * 32 * 32 * 0.85
 
 
 def test_total_variation_in_closed_form():

@@ -71,7 +71,7 @@ def test_two_jobs_give_the_bits_of_one(cache, tmp_path):
 
 
 def test_recovery_falls_and_the_teacher_recognises_what_it_made(cache, tmp_path):
-    run = opened(cache, tmp_path, steps=80, sre2l__block=10, ipc=1, teachers__epochs=15)
+    run = opened(cache, tmp_path, steps=200, sre2l__block=10, ipc=1, teachers__epochs=15)
     (task,) = distillation_tasks(run)
     learn = begin(task, run)
     network = learn.fixed["votes"][0].network
