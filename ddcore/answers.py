@@ -178,6 +178,11 @@ def tasks(answer: object, who: str) -> list[Task]:
     return found
 
 
+def module(answer: object, who: str) -> nn.Module:
+    """Something to train."""
+    return _kind(answer, nn.Module, who, "a torch Module")
+
+
 def votes(answer: object, who: str) -> list[Vote]:
     """Teachers that answer alike for one image and for many."""
     found: list[Vote] = _kind(answer, list, who, "a list of votes")

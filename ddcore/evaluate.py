@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,17 @@ import attrs
 import torch
 from attrs import field, frozen
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, ModuleDict
 
-from ddcore import augment, randomness
+from ddcore import answers, augment, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, PerView
+from ddcore.plan import TEACHERS, offers
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
 from ddcore.storage import canonical, sha256_of
+from ddcore.teaching import Seen, Teaching, tapped
 from ddcore.training import (
     WARM,
     Augment,
@@ -45,7 +48,7 @@ from ddcore.training import (
     is_finite,
     train_student,
 )
-from ddcore.types import EVALUATE, Batch, Progress, Row, Sequential, Task, Transform
+from ddcore.types import EVALUATE, Batch, Progress, Row, Sequential, Task, Transform, Vote
 from ddcore.views import Draw, transform
 
 if TYPE_CHECKING:
@@ -117,7 +120,7 @@ def _auto(run: Run) -> str:
         return _auto_of(run, run.artifact.labels, run.artifact.learned_rate)
     learns = run.matcher.learns
     learned = "labels" in learns and run.config.labels is None
-    kind = HARD if learned else run.labeller
+    kind = HARD if learned else run.label_kind(run.labeller)
     return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
 
 
@@ -272,17 +275,19 @@ def train_and_test(
     network = run.network(generator("init"), network_name)
     last: list[Epoch] = []
     began = time.perf_counter()
-    train_student(
-        network,
-        data.images,
-        data.labels,
-        descent_of(recipe, schedule, rate),
-        generator=generator,
-        augment=augmentation(recipe, run, generator, schedule.steps, data.labels),
-        reshape=terms(run, schedule.steps),
-        keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
-        on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
-    )
+    with lesson(run, network, generator, schedule.steps) as (reshape, also):
+        train_student(
+            network,
+            data.images,
+            data.labels,
+            descent_of(recipe, schedule, rate),
+            generator=generator,
+            augment=augmentation(recipe, run, generator, schedule.steps, data.labels),
+            reshape=reshape,
+            also=also,
+            keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
+            on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
+        )
     seconds = time.perf_counter() - began
     loss = last[0].loss if last else math.nan
     numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
@@ -310,15 +315,62 @@ def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:
     )
 
 
-def terms(run: Run, steps: int) -> Reshape | None:
-    """What plugins add to a student's loss; None if none does."""
-    if not run.hooks.providers("ddcore_student_loss"):
-        return None
+@contextmanager
+def lesson(
+    run: Run, network: Module, generator: Generators, steps: int
+) -> Iterator[tuple[Reshape | None, ModuleDict | None]]:
+    """What plugins make of a student's loss, and what they train beside it; None and None if they leave it as it is.
 
-    def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
-        return run.student_loss(value, output, network, batch, Progress(step, steps))
+    Features are read by hooks that are gone after the block.
+    """
+    shaping = [p for _, p in run.student_shapers() if offers(p) & {"student_loss", "setting:student.label_weight"}]
+    if not shaping:
+        yield None, None
+        return
+    names = tuple(dict.fromkeys(name for plugin in shaping for name in plugin.taps()))
+    votes = run.votes("student") if taught(run) else []
+    with tapped(network, names) as features:
+        modules = _modules(run, network, features, names, votes, generator)
 
-    return reshape
+        def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
+            seen = Seen(output, features)
+            teachers = Teaching(votes, batch.inputs, names, batch.targets.get("logits"))
+            return run.student_loss(value, network, batch, Progress(step, steps), seen, teachers, modules)
+
+        yield reshape, ModuleDict(modules) if modules else None
+
+
+def taught(run: Run) -> bool:
+    """Whether teachers have a say in how students are trained."""
+    return any(
+        TEACHERS in plugin.assets(None) for _, plugin in run.student_shapers() if "student_loss" in offers(plugin)
+    )
+
+
+def _modules(
+    run: Run,
+    network: Module,
+    features: Mapping[str, Tensor],
+    names: Sequence[str],
+    votes: Sequence[Vote],
+    generator: Generators,
+) -> dict[str, Module]:
+    """What plugins train beside a student, made from what networks make of a few rows."""
+    if not run.hooks.providers("ddcore_student_modules"):
+        return {}
+    images = run.real.train.inputs(torch.arange(min(2, len(run.real.train))))
+    training = network.training
+    with torch.no_grad(), randomness.drawing_from(generator("modules")):
+        seen = Seen(network.eval()(images), dict(features))
+        network.train(training)
+        given: dict[str, Any] = {
+            "network": network,
+            "seen": seen,
+            "teachers": Teaching(votes, images, names),
+            "run": run,
+        }
+        made = run.hooks.collect("ddcore_student_modules", check=answers.module, **given)
+    return {plugin: module.to(run.device, run.dtype) for plugin, module in made.items()}
 
 
 def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
@@ -457,6 +509,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "student": student,
         "dtype": str(run.dtype),
         "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.student_shapers()],
+        **({"teachers": run.teachers.identity()} if taught(run) else {}),
     }
     place = run.cache / "full" / f"{sha256_of(canonical(shaped))[:20]}.json"
     if not place.exists():

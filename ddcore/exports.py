@@ -102,6 +102,7 @@ def _to_pt(artifact: Artifact, place: Place) -> Place:
     content: dict[str, Any] = {
         "images": artifact.images(),
         **{f"labels.{name}": tensor for name, tensor in artifact.labels.tensors().items()},
+        **{f"labels.{name}": tensor for name, tensor in artifact.labels.models().items()},
         "labels": artifact.labels.classes,
         "labels.header": json.dumps({"kind": artifact.labels.kind, **artifact.labels.header()}),
         **{f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()},

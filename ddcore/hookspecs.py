@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ddcore.executors import Executor
     from ddcore.labels import Labels
     from ddcore.run import Run
+    from ddcore.teaching import Seen, Teaching
     from ddcore.trajectory import Unroll
     from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
@@ -170,9 +171,9 @@ def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  #
     Called by whoever needs votes: a matcher at a task's start and at each resume, the rules for labels. Grad off.
 
     Args:
-        purpose: ``match`` or ``label``.
+        purpose: ``match``, ``label`` or ``student``.
         task: for ``match``, the task that asks: teachers may differ from slot to slot; key random draws by ``task.slot``, since
-            a slot may be cut into several tasks. None for ``label``.
+            a slot may be cut into several tasks. None for the others.
 
     Returns:
         Votes of teachers of ``run.teachers``; None leaves it to the core: all of them, with equal weights that sum to 1.
@@ -503,22 +504,56 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
 
 
 @_kind("collect")
-def ddcore_student_loss(batch: Batch, output: Tensor, network: nn.Module, progress: Progress, run: Run) -> Term:  # type: ignore[empty-body]
+def ddcore_student_modules(network: nn.Module, seen: Seen, teachers: Teaching, run: Run) -> nn.Module:  # type: ignore[empty-body]
+    """Make what is trained beside a student for this plugin's loss: a regressor between feature widths, a critic.
+
+    Called once for each student before its first step, and again, identically, when it goes on; grad off. All randomness of a
+    module's initialisation is torch's global one, which then draws from the student's.
+
+    Args:
+        network: the student; do not keep it in the module.
+        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
+        teachers: what they make of the same rows.
+
+    Returns:
+        A module on the CPU; it joins the student's optimiser and checkpoints, is handed to this plugin's
+        ``ddcore_student_loss`` as ``modules``, and is thrown away with the student. None: nothing.
+
+    Implemented by ``kd``. New in 1.1.
+    """
+
+
+@_kind("collect")
+def ddcore_student_loss(  # type: ignore[empty-body]
+    batch: Batch,
+    output: Tensor,
+    network: nn.Module,
+    progress: Progress,
+    run: Run,
+    seen: Seen,
+    teachers: Teaching,
+    modules: nn.Module | None,
+) -> Term:
     """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
 
-    Called in every step, once for each part that a batch is cut into, with autograd on.
+    Called in every step, once for each part that a batch is cut into, with autograd on. The labels' own loss is weighted by the
+    setting ``student.label_weight``.
 
     Args:
         batch: rows as the student sees them, augmented, with their targets.
         output: the student's logits (B, K) for them.
         network: the student, in train mode; do not write to it.
         progress: steps of this student.
+        seen: its logits and the features that ``Plugin.taps`` names, with their graph. New in 1.1.
+        teachers: their answers to these rows, without gradient; they pass them once, and only if somebody looks. Empty unless
+            a plugin of the run needs teachers. New in 1.1.
+        modules: what this plugin's ``ddcore_student_modules`` made. New in 1.1.
 
     Returns:
         ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
         the rows, so that parts add up by their size. None adds nothing.
 
-    Do not call ``backward``: the loop does. Implemented by the student template of ``ddcore plugins new``. New in 1.0.
+    Do not call ``backward``: the loop does. Implemented by ``kd`` and the student template of ``ddcore plugins new``. New in 1.0.
     """
 
 

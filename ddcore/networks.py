@@ -43,6 +43,14 @@ class Classifier(nn.Module):
         self.features = features
         self.classifier = nn.Linear(width, classes)
 
+    @property
+    def taps(self) -> dict[str, str]:
+        """Where features are compared, by name: ``stage1`` and so on, after each pooling, or each pair of residual blocks."""
+        named = list(self.features.named_children())
+        blocks = [path for path, module in named if isinstance(module, Block)][1::2]
+        pools = [path for path, module in named if isinstance(module, nn.AvgPool2d | nn.MaxPool2d)]
+        return {f"stage{n}": f"features.{path}" for n, path in enumerate(blocks or pools, 1)}
+
     def embed(self, images: Tensor) -> Tensor:
         """The classifier's input (B, D)."""
         return torch.flatten(self.features(images), 1)

@@ -26,6 +26,8 @@ CORE_ASKS = (
     "label",
     "teachers",
     "student_loss",
+    "student_modules",
+    "setting:student.label_weight",
     "state",
     "step_end",
     "finish",

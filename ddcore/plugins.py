@@ -26,23 +26,9 @@ from ddcore.errors import PluginError, near
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
-FIRST_PARTY: tuple[str, ...] = (
-    "cda",
-    "coresets",
-    "cv-dd",
-    "datm",
-    "dc",
-    "dm",
-    "dsa",
-    "dwa",
-    "ftd",
-    "fyi",
-    "hello",
-    "infer",
-    "mirage",
-    "mtt",
+FIRST_PARTY = tuple(
+    "cda coresets cv-dd datm dc dm dsa dwa ftd fyi hello infer kd mirage mtt nrr-dd rded smooth sre2l".split()
 )
-FIRST_PARTY += ("nrr-dd", "rded", "smooth", "sre2l")
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
@@ -60,6 +46,7 @@ class Plugin:
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
         suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
             the first offered; may be the core's; empty: it suggests none.
+        label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
@@ -88,6 +75,7 @@ class Plugin:
     labellers: ClassVar[tuple[str, ...]] = ()
     suggests: ClassVar[str | None] = None
     suggests_labels: ClassVar[str | None] = None
+    label_kinds: ClassVar[Mapping[str, str]] = {}
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
@@ -118,6 +106,13 @@ class Plugin:
             initializer: one that the run uses and this plugin offers, else None.
         """
         return tuple(asset for asset in self.needs if asset in ASSETS)
+
+    def taps(self) -> tuple[str, ...]:
+        """Features that ``ddcore_student_loss`` reads of students and teachers: ``stage2``, ``embedding``, a module's path.
+
+        See ``ddcore.teaching``.
+        """
+        return ()
 
     def expert_options(self) -> Mapping[str, object] | None:
         """Which option values ``ddcore_expert_loss`` and ``ddcore_expert_optimizer`` depend on.

@@ -87,7 +87,7 @@ def _protocols(run: Run, artifact: Artifact, rule: str) -> tuple[str, ...]:
     from ddcore.protocols import auto_protocol
 
     rate, learned = artifact.learned_rate is not None, rule != HARD
-    auto = auto_protocol(run.source, learned_rate=rate, learned_labels=learned, labels=rule)
+    auto = auto_protocol(run.source, learned_rate=rate, learned_labels=learned, labels=run.label_kind(rule))
     return tuple(auto if name == "auto" else name for name in run.config.protocol or ("auto",))
 
 

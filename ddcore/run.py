@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ddcore.packed import Packed
     from ddcore.record import Setup
     from ddcore.teachers import Committee
+    from ddcore.teaching import Seen, Teaching
     from ddcore.trajectory import Unroll
 
 CPU_WIDTH = 32
@@ -153,6 +154,11 @@ class Run:
     def labeller(self) -> str:
         """Which rule labels images whose labels were not learned."""
         return self.config.labels or self.plan.labeller
+
+    def label_kind(self, rule: str) -> str:
+        """The kind of labels that a rule makes: its own name, unless its plugin says otherwise."""
+        said = {name: kind for plugin in self.plugins.values() for name, kind in plugin.label_kinds.items()}
+        return str(said.get(rule, rule))
 
     # ---- randomness ----------------------------------------------------------------------------------------------
 
@@ -321,20 +327,23 @@ class Run:
 
     def student_shapers(self) -> list[tuple[str, Any]]:
         """The selected plugins that shape how students are trained, in order."""
-        words = {"augment:evaluate", "student_loss"}
+        words = {"augment:evaluate", "student_loss", "setting:student.label_weight"}
         return [(name, plugin) for name, plugin in self.plugins.items() if offers(plugin) & words]
 
     def student_loss(
-        self, value: Tensor, output: Tensor, network: nn.Module, batch: Batch, progress: Progress
+        self,
+        value: Tensor,
+        network: nn.Module,
+        batch: Batch,
+        progress: Progress,
+        seen: Seen,
+        teachers: Teaching,
+        modules: Mapping[str, nn.Module],
     ) -> Tensor:
-        """The labels' own loss (a mean over rows) with the terms that plugins add."""
-        given: dict[str, Any] = {
-            "output": output,
-            "network": network,
-            "batch": batch,
-            "progress": progress,
-            "run": self,
-        }
+        """The labels' own loss (a mean over rows), weighted, with the terms that plugins add."""
+        given: dict[str, Any] = {"network": network, "batch": batch, "progress": progress, "run": self}
+        given |= {"output": seen.logits, "seen": seen, "teachers": teachers, "modules": PerPlugin(modules.get)}
+        value = self.setting("student.label_weight", 1.0, progress) * value
         for term in self.hooks.collect("ddcore_student_loss", check=answers.term, **given).values():
             value = value + term.weight * term.value
         return value
@@ -372,7 +381,7 @@ class Run:
         """Who of the teachers has a say.
 
         Args:
-            purpose: ``match`` or ``label``.
+            purpose: ``match``, ``label`` or ``student``.
             task: that asks, for ``match``.
             batch: a task's initial images under its first view: plugins then may change the teachers for the task.
         """
@@ -460,6 +469,8 @@ class Run:
             "evaluate",
             "augment:evaluate",
             "student_loss",
+            "student_modules",
+            "setting:student.label_weight",
             "initialize",
             "finish",
             "expert_loss",

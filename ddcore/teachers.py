@@ -124,9 +124,19 @@ class Committee:
         """What it costs to ship a teacher: its weights and buffers in float32."""
         return sum(4 * t.numel() for t in self.network(number).state_dict().values())
 
+    def identity(self) -> list[str]:
+        """The weights of each, as hashes: what depends on teachers is kept under them."""
+        return [state_hash(self.network(number)) for number in range(len(self))]
+
     def votes(self) -> list[Vote]:
         """All of them, with equal weights that sum to 1."""
         return [Vote(self.network(n), 1 / len(self), name) for n, name in enumerate(self.names)]
+
+
+def state_hash(network: nn.Module) -> str:
+    """Sixteen letters that tell its weights and buffers from others."""
+    state = [t.detach().cpu().contiguous() for t in network.state_dict().values()]
+    return sha256_of(b"".join(t.numpy().tobytes() for t in state))[:16]
 
 
 def frozen_network(network: nn.Module) -> nn.Module:

@@ -223,6 +223,7 @@ def train_student(
     augment: Augment | None = None,
     reshape: Reshape | None = None,
     replace: Replace | None = None,
+    also: nn.Module | None = None,
     keeper: Keeper | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> nn.Module:
@@ -236,6 +237,7 @@ def train_student(
         augment: drawn anew for every batch.
         reshape: changes the loss that is descended; the one that is reported stays the labels' own.
         replace: changes the optimiser.
+        also: trained with the network, for the loss that ``reshape`` makes.
         on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``.
 
     Returns:
@@ -243,10 +245,11 @@ def train_student(
     """
 
     def optimizer(step: int) -> Optimizer:
-        plain = descent.build(network, step)
+        plain = descent.build(network if also is None else nn.ModuleList([network, also]), step)
         return plain if replace is None else replace(plain, step)
 
     state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0}
+    state |= {} if also is None else {"also": also.train()}
     shares = [group["lr"] / descent.rate_at(0) for group in state["optimizer"].param_groups]
     epoch = keeper.begin(state) if keeper else 0
     network.train()

@@ -17,9 +17,10 @@ PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""
 
-SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight"})
+SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight", "student.label_weight"})
 """Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``: rows of
-an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics."""
+an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics; weight
+of the labels' own loss in a student's."""
 
 TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
 """The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;

@@ -30,6 +30,7 @@ PUBLIC = frozenset(
         "ddcore.shared_view",
         "ddcore.storage",
         "ddcore.teachers",
+        "ddcore.teaching",
         "ddcore.testing",
         "ddcore.training",
         "ddcore.trajectory",

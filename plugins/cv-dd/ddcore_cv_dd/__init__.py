@@ -26,7 +26,7 @@ from ddcore.builtin import for_each_class
 from ddcore.errors import InputError, OptionError
 from ddcore.label_rules import PER_VIEW, label
 from ddcore.labels import Labels
-from ddcore.patches import crop_boxes
+from ddcore.patches import MOSAICS, crop_boxes, of_slot, patches_a_side
 from ddcore.storage import load_tensors, save_tensors
 from ddcore.teachers import members_of
 from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["CVDD", "drawn", "groups_in_order", "highest", "middle_patches", "mosaics", "vote_weights", "way_of"]
 
 MEDIUM, BSSL = "medium", "bssl"
-LARGE = 96
-"""From this many pixels a side on, four patches share an initial image unless told otherwise."""
 TURNS: tuple[Turns, ...] = ("auto", "fixed", "turns", "random")
 Prior = Literal["auto", "given", "teacher", "equal"]
 
@@ -68,6 +66,7 @@ class CVDD(Plugin):
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (MEDIUM,)
     labellers: ClassVar[tuple[str, ...]] = (BSSL,)
+    label_kinds: ClassVar[Mapping[str, str]] = {BSSL: PER_VIEW}
     neutral: ClassVar[Mapping[str, object]] = {"members": None, "prior": "equal"}
     tiny: ClassVar[Mapping[str, object]] = {"pool": 8, "crops": 2}
     presets: ClassVar[str | None] = "presets.toml"
@@ -103,7 +102,7 @@ class CVDD(Plugin):
     label_temperature: float = option(10.0, help="of votes for labels", unit="percent", validator=gt(0))
     factor: int | None = option(
         None,
-        help=f"patches a side of an initial image; none: 1 for images below {LARGE} pixels, else 2",
+        help=f"patches a side of an initial image; none: 1 for images below {MOSAICS} pixels, else 2",
         validator=optional(ge(1)),
     )
     pool: int = option(300, help="random images of a class that patches are cut from", unit="images", validator=ge(1))
@@ -196,8 +195,8 @@ class CVDD(Plugin):
         return for_each_class(classes, lambda cls, count: self._images(cls, count, task.slot, run))
 
     def _images(self, cls: int, count: int, slot: int, run: "Run") -> Tensor:
-        total, size = max(count, run.config.ipc), run.source.size
-        which = (slot * count + torch.arange(count)) % total
+        total, which, _ = of_slot(count, slot, run.config.ipc)
+        size = run.source.size
         side = size // self.patches_a_side(run)
         return mosaics(self._patches(cls, total, run), run.real.train.inputs, total, which, side=side, size=size)
 
@@ -223,18 +222,8 @@ class CVDD(Plugin):
         return middle_patches(run.real.train.inputs, rows, boxes, cls, needed, run.votes("label"), **look)
 
     def patches_a_side(self, run: "Run") -> int:
-        """For images of the run's size.
-
-        Raises:
-            OptionError: a patch would be smaller than a pixel.
-        """
-        size = run.source.size
-        factor = self.factor if self.factor is not None else (1 if size < LARGE else 2)
-        if factor > size:
-            raise OptionError(
-                f"--cv-dd.factor {factor} leaves no pixel to a patch of an image of {size}: give 1 to {size}"
-            )
-        return factor
+        """For images of the run's size."""
+        return patches_a_side(self.factor, run.source.size, "--cv-dd.factor")
 
 
 def by_batch_statistics(run: "Run") -> "Run":

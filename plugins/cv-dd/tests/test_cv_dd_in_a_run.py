@@ -19,10 +19,10 @@ from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import answers, mean_logits
 from ddcore.loop import begin, outer_step
 from ddcore.passes import logits
-from ddcore.patches import unstitch
+from ddcore.patches import patch_losses, unstitch
 from ddcore.record import write_record
 from ddcore.run import Run
-from ddcore.storage import Place
+from ddcore.storage import Place, load_tensors
 from ddcore.teachers import folder, members_of
 from ddcore.types import Task
 
@@ -103,8 +103,9 @@ def test_fifty_slots_draw_their_pair_by_slot_never_by_task(cache, tmp_path):
     assert [found[task.slot] for task in distillation_tasks(again)] == [
         {tuple(voters(again, t))} for t in distillation_tasks(again)
     ]
-    other = opened(cache, tmp_path / "three", teachers__check=False, seed=0, **{**given, "cv-dd__turns": "turns"})
-    assert voters(other, distillation_tasks(other)[-1]) == [3, 4]  # slot 49 of ten pairs
+    turns = opened(cache, tmp_path / "three", **{**given, "cv-dd__turns": "turns"})
+    by_slot = {task.slot: voters(turns, task) for task in distillation_tasks(turns)}
+    assert [by_slot[slot] for slot in (9, 10, 12, 49)] == [[3, 4], [0, 1], [0, 3], [3, 4]]  # ten pairs, again and again
 
 
 def test_one_slot_has_the_highest_priors_unless_others_are_fixed(cache, tmp_path):
@@ -395,6 +396,17 @@ def test_four_patches_share_a_mosaic_where_asked(cache, tmp_path):
     patches = unstitch(initial(run), 2)
     assert patches.shape == (80, 1, 4, 4)
     assert len({tuple(patch.flatten().tolist()) for patch in patches}) > 70
+
+
+def test_patches_are_judged_at_the_size_that_they_have_in_the_mosaic_by_everyones_votes(cache, tmp_path):
+    run = opened(cache, tmp_path, **{"cv-dd__factor": 2, "cv-dd__priors": (60.0, 40.0, 50.0)})
+    patches = unstitch(initial(run)[6:8], 2)[:, None]  # of class 3
+    votes = run.votes("label")
+    networks, weights = [vote.network for vote in votes], [vote.weight for vote in votes]
+    losses = patch_losses(patches, torch.full((8,), 3), networks, weights, size=8)[:, 0]
+    known = load_tensors(run.place / "cv-dd" / "class-0003-2.safetensors")["losses"]
+    torch.testing.assert_close(losses, known)
+    assert torch.equal(known, known.sort().values)
 
 
 def test_a_pool_that_is_too_small_is_refused_with_its_numbers(cache, tmp_path):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ddcore import InputError, Plugin, Task, hookimpl, option
 from ddcore.builtin import for_each_class
 from ddcore.labels import Labels, ProjectorLabels
-from ddcore.patches import crop_boxes, cut, fittest, patch_losses, ranked, stitch
+from ddcore.patches import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
 from ddcore_hello.fitting import encoder_of, projector_of, sight
 from ddcore_hello.projecting import Weak
 from ddcore_hello.updating import updated
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ddcore.run import Run
 
 NAME, PATCHES = "projector", "hello"
-LARGE = 96
-"""From this many pixels a side on, four patches share an initial image unless told otherwise."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -108,7 +106,7 @@ class HeLlO(Plugin):
     update_rate: float = option(0.01, help="learning rate of those pixels' Adam", validator=gt(0))
     factor: int | None = option(
         None,
-        help=f"of --init hello: patches a side of an image; none: 1 for images below {LARGE} pixels, else 2",
+        help=f"of --init hello: patches a side of an image; none: 1 for images below {MOSAICS} pixels, else 2",
         validator=optional(ge(1)),
     )
     crops: int = option(5, help="of --init hello: random patches of each image", validator=ge(1))
@@ -136,7 +134,8 @@ class HeLlO(Plugin):
         return for_each_class(classes, lambda cls, count: self._images(cls, count, task, run))
 
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
-        size, factor = run.source.size, self.factor or (1 if run.source.size < LARGE else 2)
+        size = run.source.size
+        factor = patches_a_side(self.factor, size, "--hello.factor")
         side, due, there = size // factor, count * factor**2, min(self.pool, run.real.counts()[cls])
         if not side or there < due:
             raise InputError(

@@ -1,0 +1,240 @@
+"""Knowledge distillation: students learn from teachers' logits (Hinton, Vinyals and Dean, arXiv:1503.02531) and, if asked, features.
+
+    L = w_ce L_labels + w_kd T^2 mean_B KL( softmax(z_t / T) || softmax(z_s / T) ) + w_f L_features
+
+The first term is whatever the labels ask for. ``decoupled`` takes DKD's logit loss (CVPR 2022, arXiv:2203.08679) instead;
+``feature`` adds FitNets' hint (ICLR 2015, arXiv:1412.6550), attention transfer (ICLR 2017, arXiv:1612.03928) or relations (RKD,
+CVPR 2019, arXiv:1904.05068), with the conventions of RepDistiller (arXiv:1910.10699) and mdistiller.
+
+Shape letters: B rows, K classes, C H W of a feature map, D of an embedding.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, gt, optional
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
+from ddcore.labels import kl_divergence
+from ddcore.teaching import EMBEDDING, Seen, Teaching
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+LABEL_WEIGHT = "student.label_weight"
+Feature = Literal["none", "fitnet", "at", "rkd"]
+TAPS: Mapping[Feature, tuple[str, ...]] = {
+    "none": (),
+    "fitnet": ("stage2",),
+    "at": ("stage1", "stage2", "stage3"),
+    "rkd": (EMBEDDING,),
+}
+WEIGHTS: Mapping[Feature, float] = {"none": 0.0, "fitnet": 100.0, "at": 1000.0, "rkd": 1.0}
+"""RepDistiller's."""
+LEAST = 1e-12
+"""Under squared distances, whose root would have no gradient at 0."""
+
+
+def hinton(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 times the mean over rows of KL(softmax(z_t / T) || softmax(z_s / T)), a scalar.
+
+    Args:
+        student, teacher: logits (B, K).
+
+    References:
+        arXiv:1503.02531, section 2; natural logarithm, sum over classes. Its gradient in z_s is (T / B) (p_s - p_t).
+    """
+    return kl_divergence(student, teacher, temperature, tau_squared=True).mean()
+
+
+def decoupled(
+    student: Tensor, teacher: Tensor, classes: Tensor, temperature: float, alpha: float, beta: float
+) -> Tensor:
+    """DKD: alpha T^2 KL(b_t || b_s) + beta T^2 KL(q_t || q_s), means over rows; a scalar.
+
+    b = (p_y, 1 - p_y) of the true class y, q the distribution over the other classes. With alpha 1 and beta = 1 - p_t,y row by row it
+    is Hinton's loss.
+
+    Args:
+        classes: (B,) int64.
+
+    References:
+        Zhao et al., CVPR 2022, arXiv:2203.08679, equation 7. Logarithms of 1 - p_y are taken by log-sum-exp over the other
+        classes, where the authors' code adds probabilities and may take the logarithm of 0.
+    """
+    both = [_split(z / temperature, classes) for z in (student, teacher)]
+    (own_s, rest_s, others_s), (own_t, rest_t, others_t) = both
+    target = own_t.exp() * (own_t - own_s) + rest_t.exp() * (rest_t - rest_s)
+    other = (others_t.exp() * (others_t - others_s)).sum(1)
+    return temperature**2 * (alpha * target.mean() + beta * other.mean())
+
+
+def _split(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p_y (B,), log(1 - p_y) (B,), and log q (B, K - 1)."""
+    own = F.one_hot(classes, z.shape[1]).bool()
+    log_p = z.log_softmax(1)
+    others = log_p[~own].view(len(z), -1)
+    rest = others.logsumexp(1)
+    return log_p[own], rest, others - rest[:, None]
+
+
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    """FitNets: mean squared error of a regressed feature map and the teacher's, over all elements."""
+    return F.mse_loss(student, teacher)
+
+
+def attention(features: Tensor) -> Tensor:
+    """AT's map: mean over channels of squares, flattened and scaled to length 1, (B, H W)."""
+    return F.normalize(features.square().mean(1).flatten(1), dim=1)
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over rows and places of the squared difference of attention maps; the larger map is average-pooled to the smaller.
+
+    References:
+        Zagoruyko and Komodakis, ICLR 2017, arXiv:1612.03928, in RepDistiller's reduction (hence the large weight).
+    """
+    size = min(student.shape[2], teacher.shape[2])
+    maps = [f if f.shape[2] == size else F.adaptive_avg_pool2d(f, size) for f in (student, teacher)]
+    return (attention(maps[0]) - attention(maps[1])).square().mean()
+
+
+def relations(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
+    """RKD: smooth L1 of pairwise distances, each over its own mean, and of the cosines at all triplets.
+
+    Args:
+        student, teacher: embeddings (B, D), of any two widths.
+
+    References:
+        Park et al., CVPR 2019, arXiv:1904.05068, in RepDistiller's form: the mean distance is over positive ones, the smooth L1
+        over all B^2 and B^3 entries.
+    """
+    far = F.smooth_l1_loss(_distances(student), _distances(teacher))
+    bent = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return distance * far + angle * bent
+
+
+def _distances(x: Tensor) -> Tensor:
+    squares = x.square().sum(1)
+    gaps = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=LEAST).sqrt()
+    gaps = gaps * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+    return gaps / gaps[gaps > 0].mean()
+
+
+def _cosines(x: Tensor) -> Tensor:
+    ways = F.normalize(x[None, :, :] - x[:, None, :], dim=2)
+    return torch.bmm(ways, ways.transpose(1, 2)).flatten()
+
+
+class Regressor(nn.Module):
+    """From a student's feature map to the teacher's shape: a strided, a transposed or a plain convolution, batch norm, ReLU."""
+
+    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+        super().__init__()
+        into, out, size, due = student[1], teacher[1], student[2], teacher[2]
+        if size == 2 * due:
+            self.convolution: nn.Module = nn.Conv2d(into, out, 3, stride=2, padding=1)
+        elif 2 * size == due:
+            self.convolution = nn.ConvTranspose2d(into, out, 4, stride=2, padding=1)
+        elif size >= due:
+            self.convolution = nn.Conv2d(into, out, 1 + size - due)
+        else:
+            raise InputError(
+                f"a student's map of {size}x{size} cannot be brought to the teacher's {due}x{due}: name other features"
+            )
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) of the student to (B, C, H, W) of the teacher."""
+        return self.norm(self.convolution(features)).relu()  # type: ignore[no-any-return]
+
+
+@frozen(kw_only=True, eq=False)
+class KD(Plugin):
+    """Students match teachers' logits, and features if asked."""
+
+    summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
+    paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
+    role: ClassVar[str] = "student"
+    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
+    neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
+
+    temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))
+    weight: float = option(0.9, help="weight of the teachers' logits", symbol="w_kd", validator=ge(0))
+    label_weight: float = option(0.1, help="weight of the labels' own loss", symbol="w_ce", validator=ge(0))
+    dkd: bool = option(False, help="decoupled logit loss, with alpha and beta in the place of one weight")
+    alpha: float = option(1.0, help="of dkd: weight of the true class against the rest", validator=ge(0))
+    beta: float = option(8.0, help="of dkd: weight of the distribution over the other classes", validator=ge(0))
+    warmup: float = option(
+        0.0,
+        help="share of a student's steps in which the logits' weight rises from 0; DKD has 20 of 240 epochs",
+        validator=ge(0),
+    )
+    feature: Feature = option("none", help="what of the features is compared: hints, attention, relations")
+    feature_weight: float | None = option(
+        None, help="its weight; none: 100 for fitnet, 1000 for at, 1 for rkd", symbol="w_f", validator=optional(ge(0))
+    )
+
+    def taps(self) -> tuple[str, ...]:
+        """The stages or the embedding that the feature loss reads."""
+        return TAPS[self.feature]
+
+    @hookimpl
+    def ddcore_setting(self, value: float, name: str) -> float | None:
+        """The labels' own weight."""
+        return value * self.label_weight if name == LABEL_WEIGHT else None
+
+    @hookimpl
+    def ddcore_student_modules(self, seen: Seen, teachers: Teaching) -> nn.Module | None:
+        """Regressors of the student's hint layer, one for each teacher."""
+        if self.feature != "fitnet":
+            return None
+        own = seen.feature("stage2").shape
+        return nn.ModuleList([Regressor(own, other.feature("stage2").shape) for other in teachers.seen])
+
+    @hookimpl
+    def ddcore_student_loss(
+        self, batch: Batch, progress: Progress, seen: Seen, teachers: Teaching, modules: nn.Module | None, run: "Run"
+    ) -> Term:
+        """The teachers' part of the formula above."""
+        value = self.rising(progress) * self.of_logits(seen.logits, teachers.logits, batch.targets["class"])
+        if self.feature != "none":
+            weight = WEIGHTS[self.feature] if self.feature_weight is None else self.feature_weight
+            value = value + weight * self.of_features(seen, teachers, modules)
+        return Term("kd", value)
+
+    def rising(self, progress: Progress) -> float:
+        """The share of the logits' weight at a step: from 0 to 1 over ``warmup`` of all steps.
+
+        >>> [KD(warmup=0.5).rising(Progress(step, 4)) for step in range(4)]
+        [0.0, 0.5, 1.0, 1.0]
+        """
+        return min(1.0, progress.fraction / self.warmup) if self.warmup else 1.0
+
+    def of_logits(self, student: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
+        """The logits' loss, weighted."""
+        if self.dkd:
+            return decoupled(student, teacher, classes, self.temperature, self.alpha, self.beta)
+        return self.weight * hinton(student, teacher, self.temperature)
+
+    def of_features(self, seen: Seen, teachers: Teaching, modules: Any) -> Tensor:
+        """The features' loss, of several teachers by their weights."""
+        total = seen.logits.new_zeros(())
+        for number, (vote, other) in enumerate(zip(teachers.votes, teachers.seen, strict=True)):
+            total = total + vote.weight * self._one(seen, other, None if modules is None else modules[number])
+        return total
+
+    def _one(self, seen: Seen, other: Seen, regressor: nn.Module | None) -> Tensor:
+        if self.feature == "fitnet":
+            assert regressor is not None
+            return hint(regressor(seen.feature("stage2")), other.feature("stage2"))
+        if self.feature == "at":
+            stages = TAPS["at"]
+            losses = [attention_loss(seen.feature(stage), other.feature(stage)) for stage in stages]
+            return torch.stack(losses).sum()
+        return relations(seen.feature(EMBEDDING), other.feature(EMBEDDING))
