@@ -26,9 +26,8 @@ from ddcore.errors import PluginError, near
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
-FIRST_PARTY = tuple(
-    "cda coresets cv-dd datm dc dm dsa dwa ftd fyi hello infer kd mirage mtt nrr-dd rded smooth sre2l".split()
-)
+FIRST_PARTY: tuple[str, ...] = ("cda", "coresets", "cv-dd", "datm", "dc", "dm", "dsa", "dwa", "ftd", "fyi", "hello")
+FIRST_PARTY += ("infer", "kd", "mirage", "mtt", "nrr-dd", "rded", "smooth", "sre2l")
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
