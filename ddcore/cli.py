@@ -62,6 +62,7 @@ def ddcore_command() -> None:
 
     \b
     ddcore run --plugin fyi --plugin datm        distil, label, evaluate, save
+    ddcore train --data D --student NETWORK      train a student on real data or a distilled set
     ddcore plugins                               what can be composed
     ddcore inspect runs/NAME/artifact            what a distilled set holds
     """
@@ -245,8 +246,10 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 def resume(run_folder: str, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
     from ddcore.assembly import reopen
+    from ddcore.train import TrainingRun
 
-    _finish(reopen(run_folder), as_json)
+    run = reopen(run_folder)
+    (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
 
 
 @ddcore_command.command()
@@ -302,6 +305,64 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
+
+
+class TrainCommand(RunCommand):
+    """``train``: its options are those of a run that students need, and those of the plugins that the same line selects."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """As ``run``'s, without what only matters while a set is distilled."""
+        from ddcore.config import Config
+        from ddcore.options import fields
+        from ddcore.train import SHARED
+
+        idle = {"preset", *fields(Config)} - {*SHARED}
+        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+
+
+@ddcore_command.command(cls=TrainCommand)
+@click.option("--data", required=True, help="Real data, a name or URL as for run; or a distilled set, a folder or URL.")
+@click.option("--student", required=True, help="Network to train.")
+@click.option(
+    "--teacher", "teachers", multiple=True, help="NAME of a network to train here, FILE, or NAME=FILE; repeatable."
+)
+@click.option("--per-class", type=click.IntRange(min=1), help="Real images of each class, at random. Default: all.")
+@click.option("--plain/--no-plain", default=True, show_default=True, help="Train the same student without plugins too.")
+@AS_JSON
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    data: str,
+    student: str,
+    teachers: tuple[str, ...],
+    per_class: int | None,
+    plain: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
+    from ddcore.storage import Place
+    from ddcore.train import Lesson, begin
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
+    finished = ":" not in data.partition("://")[0] and (Place.at(data) / "manifest.json").exists()
+    if finished and per_class is not None:
+        raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
+    given |= {} if finished else {"dataset": data}
+    lesson = Lesson(data if finished else None, per_class, plain)
+    _train(begin(context.meta["ddcore.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+
+
+def _train(run: Any, as_json: bool) -> None:
+    from ddcore.tables import scores_table
+    from ddcore.train import train as trained
+
+    rows = trained(run)
+    answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    emit(as_json, answer, lambda: scores_table(rows))
+    if not as_json:
+        run.say(f"run: {run.place.url} (students/, scores.json)")
 
 
 @ddcore_command.command()

@@ -39,7 +39,8 @@ class Config:
         "Labels: hard; averaged, per-view, top-k, two-distances or static-mixed of teachers; or what a plugin offers. Default: learned, or the matcher's.",
     )
     protocol: tuple[str, ...] = _shared(
-        ("auto",), "Evaluation recipe: dc, dsa, mtt, datm, fyi, quick, NAME-EPOCHS; repeatable."
+        ("auto",),
+        "Recipe of students: dc, dsa, mtt, datm, fyi, sre2l, rded, cv-dd, infer, hard, kd, quick and others, see the README; NAME-EPOCHS; repeatable.",
     )
     baseline: tuple[str, ...] = _shared(
         (), "More rows: images of an initialiser, for example noise, or herding of a plugin; repeatable."

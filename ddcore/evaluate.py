@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def resolved_protocols(run: Run) -> list[Protocol]:
 def _auto(run: Run) -> str:
     if run.artifact is not None:
         return _auto_of(run, run.artifact.labels, run.artifact.learned_rate)
-    learns = run.matcher.learns
+    learns = run.matcher.learns if run.plan.matcher else ()
     learned = "labels" in learns and run.config.labels is None
     kind = HARD if learned else run.label_kind(run.labeller)
     return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
@@ -153,6 +153,12 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
 
 def _rates(recipe: Protocol) -> dict[str, Any]:
     warm = {"warmup_epochs": recipe.warmup, "warmup_from": WARM} if recipe.warmup else {}
+    if recipe.schedule_name == "steps":
+        return {
+            "drop_after_epochs": [round(recipe.epochs * share) for share in recipe.drops],
+            "drop": recipe.drop,
+            **warm,
+        }
     if recipe.schedule_name == "cosine":
         return {"schedule": "cosine of the epoch", "stretch": recipe.stretch, **warm}
     return {"drop_after_epoch": recipe.epochs // 2 + 1, "drop": recipe.drop, **warm}
@@ -258,7 +264,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
     result = train_and_test(run, arm.network, data, recipe, schedule, rate, generator, task.key)
-    return {**result, **_sizes(data)}
+    return {**result, **sizes_of(data)}
 
 
 def train_and_test(
@@ -270,25 +276,36 @@ def train_and_test(
     rate: float,
     generator: Generators,
     key: str,
+    *,
+    plain: bool = False,
+    keep: Callable[[Module], None] | None = None,
 ) -> dict[str, Tensor]:
-    """One fresh student by the protocol."""
+    """One fresh student by the protocol.
+
+    Args:
+        plain: without what plugins add to its loss and batches.
+        keep: handed the trained student.
+    """
     network = run.network(generator("init"), network_name)
     last: list[Epoch] = []
     began = time.perf_counter()
-    with lesson(run, network, generator, schedule.steps) as (reshape, also):
+    shaped = nullcontext((None, None)) if plain else lesson(run, network, generator, schedule.steps)
+    with shaped as (reshape, also):
         train_student(
             network,
             data.images,
             data.labels,
             descent_of(recipe, schedule, rate),
             generator=generator,
-            augment=augmentation(recipe, run, generator, schedule.steps, data.labels),
+            augment=augmentation(recipe, run, generator, schedule.steps, data.labels, plain=plain),
             reshape=reshape,
             also=also,
             keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
             on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
         )
     seconds = time.perf_counter() - began
+    if keep is not None:
+        keep(network)
     loss = last[0].loss if last else math.nan
     numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
     counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
@@ -304,6 +321,7 @@ def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         drop_at=schedule.drop_at,
+        drops=schedule.drops,
         drop=recipe.drop,
         optimizer=recipe.optimizer,
         decay_biases=recipe.decay_biases,
@@ -406,7 +424,9 @@ def changes_batches(recipe: Protocol, run: Run) -> bool:
     return bool(strategy_of(recipe, run)) or recipe.views is not None
 
 
-def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels) -> Augment | None:
+def augmentation(
+    recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels, *, plain: bool = False
+) -> Augment | None:
     """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``.
 
     None where labels have views of their own: they were made for those, and would be wrong after another change.
@@ -415,7 +435,7 @@ def augmentation(recipe: Protocol, run: Run, generator: Generators, steps: int, 
         InputError: a selected plugin would change them.
     """
     own = not labels.own_views and changes_batches(recipe, run)
-    plugins = bool(run.augmenters(EVALUATE))
+    plugins = bool(run.augmenters(EVALUATE)) and not plain
     if plugins and labels.own_views:
         remedy = "evaluate without plugins that augment students' batches"
         raise InputError(f"{labels.kind} labels were made for views that a plugin would change once more: {remedy}")
@@ -459,7 +479,7 @@ def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, gen
 def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> Data:
     """The images and labels of every set but ``full``."""
     if arm.set == DISTILLED:
-        labels = artifact.labels if arm.labels == SOFT else _hard(artifact.labels.classes, run)
+        labels = artifact.labels if arm.labels == SOFT else hard_labels(artifact.labels.classes, run)
         sizes = dict(artifact.nbytes)
         if arm.labels != artifact.labels.kind and arm.labels == HARD:
             sizes["labels"], sizes["models"] = labels.payload_bytes, 0
@@ -468,14 +488,14 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
     if arm.set not in CORE_SETS:
         classes = artifact.labels.classes.cpu()
         images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
-        labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else _hard(classes, run)
+        labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else hard_labels(classes, run)
         return Data(images, labels, real_bytes(run, len(classes), labels))
     if arm.set == KCENTER:
         index = run.checkpoints.result(selection_task(identity).key)["index"]
     else:
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
     images, classes = run.real.train.inputs(index), run.real.train.labels[index]
-    labels = run.label(images, classes) if arm.labels == SOFT else _hard(classes, run)
+    labels = run.label(images, classes) if arm.labels == SOFT else hard_labels(classes, run)
     return Data(images, labels, real_bytes(run, len(index), labels))
 
 
@@ -497,7 +517,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
     """All real images, for as many steps as the others make or ``full_epochs`` epochs, whichever is more."""
     count = len(run.real.train)
     schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
-    labels = _hard(run.real.train.labels, run)
+    labels = hard_labels(run.real.train.labels, run)
     data = Data(run.real.train, labels, real_bytes(run, count, labels))
     shaped = {
         "version": VERSION,
@@ -519,7 +539,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         place.write_json({"shaped by": json.loads(canonical(shaped)), "result": numbers})
     numbers = place.read_json()["result"]
     result = {n: torch.tensor(math.nan if v is None else v, dtype=torch.float64) for n, v in numbers.items()}
-    return {**result, **_sizes(data)}
+    return {**result, **sizes_of(data)}
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
@@ -541,11 +561,13 @@ def _flag(run: Run, selected: Task) -> bool:
     return bool(run.checkpoints.result(selected.key)["on_features"])
 
 
-def _hard(classes: Tensor, run: Run) -> HardLabels:
+def hard_labels(classes: Tensor, run: Run) -> HardLabels:
+    """The classes themselves."""
     return HardLabels(classes.cpu(), len(run.real.classes))
 
 
-def _sizes(data: Data) -> dict[str, Tensor]:
+def sizes_of(data: Data) -> dict[str, Tensor]:
+    """``images`` and ``bytes.*`` of a student's data, 0-d int64."""
     sizes = {part: int(data.bytes.get(part, 0)) for part in ("images", "labels", "models", "total")}
     return _whole({"images": len(data.images), **{f"bytes.{part}": n for part, n in sizes.items()}})
 

@@ -199,6 +199,36 @@ def _stages_of_its_own(name: str, plugins: Mapping[str, Any], steps: int) -> lis
     ]
 
 
+STUDENT_ASKS = frozenset(
+    {"augment:evaluate", "student_loss", "student_modules", "setting:student.label_weight", "label", "teachers"}
+    | {"network", "data", "executor"}
+)
+"""What plugins can do where students are trained and nothing is distilled."""
+
+
+def resolve_training(hooks: Hooks, plugins: Mapping[str, Any], network: str, labels: str | None) -> Plan:
+    """The plan of a run that only trains students.
+
+    Raises:
+        PluginError: a plugin that would do nothing there; two that suggest labels, or answer what one answers.
+    """
+    for hook, kind in KINDS.items():
+        if kind == "one":
+            hooks.sole(hook)
+    _refuse_conflicts(plugins, hooks)
+    for name, plugin in plugins.items():
+        if not offers(plugin) & STUDENT_ASKS:
+            raise PluginError(f"{hooks.who(name)} does nothing where a student is trained: leave out --plugin {name}")
+    labeller, label_by = _chosen("labellers", labels, plugins, "", "hard", "--labels", hooks)
+    needs = _assets(plugins, (), labeller)
+    shaping = tuple(p for p, plugin in plugins.items() if offers(plugin) & {"student_loss", "augment:evaluate"})
+    stages = [Stage("label", labeller, label_by), Stage("student", network, CORE, shaping)]
+    if TEACHERS in needs:
+        choosing = tuple(p for p, plugin in plugins.items() if "teachers" in offers(plugin))
+        stages.insert(0, Stage("teachers", "committee", CORE, choosing))
+    return Plan("", "", labeller, 0, network, needs, tuple(stages))
+
+
 def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tuple[str, ...]:
     """What selected plugins assume of the data that these data are not, each with the plugin's own reason."""
     found = [

@@ -51,6 +51,7 @@ class Schedule:
     Attributes:
         steps: in all.
         drop_at: the first step of the second, tenfold lower rate; at or past ``steps``, or None, there is none.
+        drops: of the schedule ``steps``: first steps at lower rates.
         epoch: steps of an epoch, within which a cosine stands still.
         warmup: in steps.
     """
@@ -59,13 +60,15 @@ class Schedule:
     drop_at: int | None = None
     epoch: int | None = None
     warmup: int = 0
+    drops: tuple[int, ...] = ()
 
     def stretched(self, steps: int) -> Schedule:
         """The same shape over at least ``steps`` steps."""
         if steps <= self.steps:
             return self
         drop_at, epoch = (None if n is None else round(n * steps / self.steps) for n in (self.drop_at, self.epoch))
-        return Schedule(steps, drop_at, epoch, round(self.warmup * steps / self.steps))
+        drops = tuple(round(n * steps / self.steps) for n in self.drops)
+        return Schedule(steps, drop_at, epoch, round(self.warmup * steps / self.steps), drops)
 
 
 @frozen(kw_only=True)
@@ -82,6 +85,7 @@ class Protocol:
             rate nobody learned, keep ``rate``.
         batch: images a step; a smaller set is one batch.
         drop: what the rate is multiplied by, once, under the schedule ``drop``.
+        drops: under the schedule ``steps``: after which shares of E it is.
         optimizer: ``sgd`` with ``momentum``, ``adam`` or ``adamw``.
         decay_biases: whether tensors of fewer than two axes decay too.
         schedule_name: ``drop`` or ``cosine``; see ``ddcore.training.rate_at``.
@@ -115,6 +119,7 @@ class Protocol:
     warmup: int = field(default=0, validator=[instance_of(int), ge(0)])
     group: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
     views: Draw | None = field(default=None, validator=optional(instance_of(Draw)))
+    drops: tuple[float, ...] = ()
 
     @property
     def epochs_run(self) -> int:
@@ -125,12 +130,15 @@ class Protocol:
         """The steps that a set of this many images gets.
 
         >>> protocol("dsa").schedule(100)
-        Schedule(steps=1001, drop_at=502, epoch=None, warmup=0)
+        Schedule(steps=1001, drop_at=502, epoch=None, warmup=0, drops=())
         >>> protocol("sre2l-tiny").schedule(10_000)
-        Schedule(steps=4000, drop_at=None, epoch=40, warmup=200)
+        Schedule(steps=4000, drop_at=None, epoch=40, warmup=200, drops=())
         """
         a_pass = self.steps_of(1, images)
         steps, warmup = self.epochs_run * a_pass, self.warmup * a_pass
+        if self.schedule_name == "steps":
+            drops = tuple(round(self.epochs * share) * a_pass for share in self.drops)
+            return Schedule(steps, None, a_pass if warmup else None, warmup, drops)
         if self.schedule_name == "cosine":
             return Schedule(steps, None, a_pass, warmup)
         return Schedule(steps, (self.epochs // 2 + 2) * a_pass, a_pass if warmup else None, warmup)
@@ -211,6 +219,18 @@ _EVERY = (
         name="hard-cifar",
         summary="hard labels under sre2l-cifar without mixes",
         **{**_CIFAR, "views": evolve(INFER, mix="none")},
+    ),
+    Protocol(
+        name="kd",
+        summary="knowledge distillation on CIFAR: SGD 0.05, tenfold less after 150, 180 and 210 of 240 epochs",
+        epochs=240,
+        extra_epoch=False,
+        rate=0.05,
+        batch=64,
+        schedule_name="steps",
+        drops=(150 / 240, 180 / 240, 210 / 240),
+        augment="none",
+        views=evolve(INFER, mix="none"),
     ),
     Protocol(name="quick", summary="ddcore's own, for demonstrations: B with E = 300", epochs=300, learned_rate=True),
 )

@@ -116,8 +116,8 @@ def write_artifact_record(run: Run, artifact: str) -> None:
     (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
 
 
-def write_record(run: Run, command: list[str]) -> None:
-    """Write ``run.json`` at a run's start."""
+def write_record(run: Run, command: list[str], **more: Any) -> None:
+    """Write ``run.json`` at a run's start; ``more`` says what kind of run it is, where it is none that distils."""
     record = {
         "schema": SCHEMA,
         "api": API_VERSION,
@@ -128,5 +128,6 @@ def write_record(run: Run, command: list[str]) -> None:
         "plan": run.plan.as_json(),
         "environment": environment(run),
         "data": run.source.summary(),
+        **more,
     }
     (run.place / "run.json").write_json(record)

@@ -82,11 +82,22 @@ class Run:
         if not (place / "run.json").exists():
             raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
         record = (place / "run.json").read_json()
-        run = cls(Setup.from_json(record), place, reporter)
+        run = cls._of_kind(record, Setup.from_json(record), place, reporter)
         if run.source.fingerprint != record["data"]["fingerprint"]:
             raise InputError(
                 f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"
             )
+        return run
+
+    @classmethod
+    def _of_kind(cls, record: Mapping[str, Any], *arguments: Any) -> Run:
+        """The run of a record: one that trains students, or one that distils."""
+        if "train" not in record:
+            return cls(*arguments)
+        from ddcore.train import Lesson, TrainingRun
+
+        run = TrainingRun(*arguments)
+        run.lesson = Lesson(**record["train"])
         return run
 
     # ---- what a run is about -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ the same bits: rates are a function of the step alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
@@ -37,8 +37,8 @@ WARM = 0.01
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
-ScheduleName = Literal["drop", "cosine"]
-SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine")
+ScheduleName = Literal["drop", "cosine", "steps"]
+SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine", "steps")
 Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
@@ -71,12 +71,14 @@ def rate_at(
     warmup: int = 0,
     drop_at: int | None = None,
     drop: float = 0.1,
+    drops: Sequence[int] = (),
 ) -> float:
     """The rate of a step, with T = ``steps`` and W = ``warmup``.
 
     For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T - W)))), with
     eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2, which ends at
-    rate / 2; and ``drop`` has the rate, times ``drop`` for t >= ``drop_at``.
+    rate / 2; ``drop`` has the rate, times ``drop`` for t >= ``drop_at``; and ``steps`` has it times ``drop`` for each of ``drops``
+    that t has reached.
 
     Args:
         step: t, counted from 0.
@@ -90,6 +92,8 @@ def rate_at(
         return rate * (WARM + (1 - WARM) * t / warmup)
     if schedule == "cosine":
         return rate / 2 * (1 + math.cos(math.pi * (t - warmup) / (stretch * max(1, steps - warmup))))
+    if schedule == "steps":
+        return rate * drop ** sum(step >= at for at in drops)
     return rate * drop if drop_at is not None and step >= drop_at else rate
 
 
@@ -107,6 +111,7 @@ class Descent:
         weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter, arXiv:1711.05101).
         drop_at: from this step on a *new* optimiser, its state at zero, goes on at ``rate * drop``; None: never. Of the
             schedule ``drop`` alone.
+        drops: steps from which on the rate is ``drop`` times what it was, with the same optimiser; of the schedule ``steps``.
         decay_biases: whether tensors of fewer than 2 axes (biases, norms) decay too.
         schedule: ``drop`` or ``cosine``; see ``rate_at``.
         stretch: eta of the cosine.
@@ -123,6 +128,7 @@ class Descent:
     weight_decay: float = 0.0
     drop_at: int | None = None
     drop: float = 0.1
+    drops: tuple[int, ...] = ()
     optimizer: OptimizerName = field(default="sgd", validator=in_(OPTIMIZERS))
     decay_biases: bool = field(default=True, validator=instance_of(bool))
     schedule: ScheduleName = field(default="drop", validator=in_(SCHEDULES))
@@ -132,13 +138,13 @@ class Descent:
     group: int | None = field(default=None, validator=optional(_whole(1)))
 
     def __attrs_post_init__(self) -> None:
-        if self.schedule == "cosine" and self.drop_at is not None:
-            raise ValueError(f"a cosine has no step to drop the rate at, and drop_at is {self.drop_at}: leave it out")
+        if self.schedule != "drop" and self.drop_at is not None:
+            raise ValueError(f"the schedule {self.schedule!r} has no step drop_at, which is {self.drop_at}: leave it out")
 
     @property
     def moves(self) -> bool:
         """Whether the rate changes between the optimisers that are made."""
-        return self.schedule == "cosine" or self.warmup > 0
+        return self.schedule != "drop" or self.warmup > 0
 
     def rate_at(self, step: int) -> float:
         """The rate of a step."""
@@ -152,6 +158,7 @@ class Descent:
             warmup=self.warmup,
             drop_at=self.drop_at,
             drop=self.drop,
+            drops=self.drops,
         )
 
     def build(self, network: nn.Module, step: int) -> Optimizer:

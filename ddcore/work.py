@@ -75,4 +75,10 @@ def _teacher(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return train_teacher(task, run), {}
 
 
-_KINDS = {"distil": _distil, "expert": _expert, "teacher": _teacher, "evaluate": _evaluate}
+def _train(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    from ddcore.train import run_training_task
+
+    return run_training_task(task, run), {}
+
+
+_KINDS = {"distil": _distil, "train": _train, "expert": _expert, "teacher": _teacher, "evaluate": _evaluate}

@@ -493,7 +493,7 @@ def test_a_descent_of_no_steps_trains_nothing(images):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"schedule": "cosine", "drop_at": 3}, "a cosine has no step to drop the rate at"),
+        ({"schedule": "cosine", "drop_at": 3}, "the schedule 'cosine' has no step drop_at"),
         ({"per_epoch": True}, "bool"),
         ({"optimizer": "lion"}, "optimizer"),
         ({"stretch": 0.5}, "stretch"),

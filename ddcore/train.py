@@ -1,0 +1,342 @@
+"""``ddcore train``: a student on real data or on a finished set, with the labels and losses that plugins bring.
+
+What a student is worth is seen beside the same student without plugins, under the same protocol, steps, seeds and initial weights;
+on a finished set also beside random real images, with and without; and beside its teachers. Weights are kept, so that a student
+may be the next one's teacher (``--teacher FILE``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from ddcore.artifact import Artifact, load_artifact
+from ddcore.baselines import random_index, real_bytes
+from ddcore.errors import InputError, OptionError, PluginError
+from ddcore.evaluate import Data, fitted, hard_labels, resolved_protocols, sizes_of, train_and_test
+from ddcore.labels import HardLabels
+from ddcore.plan import Plan, resolve_training
+from ddcore.protocols import Protocol, protocol
+from ddcore.run import Run
+from ddcore.storage import Place, save_tensors
+from ddcore.training import Samples, accuracy
+from ddcore.types import Row, Task
+
+if TYPE_CHECKING:
+    from ddcore.assembly import Selection
+
+STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
+SHARED = (
+    *(
+        "plugins",
+        "plugin_path",
+        "data_root",
+        "split",
+        "resize",
+        "normalise",
+        "seed",
+        "device",
+        "out",
+        "labels",
+        "protocol",
+    ),
+    *("eval_seeds", "jobs", "executor", "threads", "dtype", "cache"),
+)
+"""The options of a run that training takes too."""
+KEPT = ("dataset", "data_root", "split", "resize", "normalise")
+"""Of a finished set's own run, what says which data it was distilled from."""
+
+
+@frozen
+class Lesson:
+    """What is trained on, beside the shared options: part of ``run.json``.
+
+    Attributes:
+        artifact: URL of a finished set; None for real data.
+        per_class: real images of each class, drawn anew for each seed; None for all.
+        plain: whether the student without plugins is trained too.
+    """
+
+    artifact: str | None = None
+    per_class: int | None = None
+    plain: bool = True
+
+
+class TrainingRun(Run):
+    """A run that trains students and distils nothing."""
+
+    lesson: Lesson
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Who labels, teaches and shapes students; there is no matcher."""
+        return resolve_training(self.hooks, self.plugins, self.network_name, self.config.labels)
+
+    @property
+    def network_name(self) -> str:
+        """The student."""
+        return str(self.config.network)
+
+    @cached_property
+    def taught_on(self) -> Artifact | None:
+        """The finished set, if it is one.
+
+        Raises:
+            InputError: its classes are not the data's.
+        """
+        if self.lesson.artifact is None:
+            return None
+        loaded = load_artifact(self.lesson.artifact)
+        if tuple(loaded.classes) != tuple(self.source.classes):
+            raise InputError(
+                f"{self.lesson.artifact} has other classes than {self.config.dataset!r}: give its own --dataset"
+            )
+        return loaded
+
+
+@frozen(eq=False)
+class Chosen:
+    """Some of the real images: ``Samples``."""
+
+    part: Samples
+    index: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64."""
+        return self.part.labels[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """Images (n, C, H, W), normalised."""
+        return self.part.inputs(self.index[index.to(self.index.device)])
+
+
+# ---- from a command line to a run ------------------------------------------------------------------------------------
+
+
+def begin(
+    selection: Selection, given: Mapping[str, Any], lesson: Lesson, teachers: Sequence[str], command: list[str]
+) -> TrainingRun:
+    """Check everything that can be checked without work, then claim a folder.
+
+    Args:
+        given: from the command line, ``group__name`` to value.
+        teachers: NAME of a network to train here, FILE of a student's or NAME=FILE.
+
+    Raises:
+        OptionError: teachers that nobody asks; InputError: data or files that are not there.
+    """
+    import os
+
+    from ddcore.assembly import claim, setup_from
+    from ddcore.progress import Reporter
+    from ddcore.record import write_record
+
+    selection = attrs.evolve(selection, first=attrs.evolve(selection.first, preset="none"))
+    given = {**({"protocol": ("kd",)} if lesson.artifact is None else _of_artifact(lesson)), **given}
+    if teachers:
+        if "teachers" not in selection.groups:
+            raise OptionError("--teacher was given, and no plugin asks teachers: add --plugin kd, or --labels per-view")
+        named = [teacher_of(word) for word in teachers]
+        given |= {"teachers__networks": tuple(n for n, _ in named), "teachers__weights": tuple(w for _, w in named)}
+    setup = setup_from(selection, given, dict(os.environ))
+    place = Place.at(setup.config.out) if setup.config.out else _free_folder(setup.config.network, selection)
+    run = TrainingRun(setup, place, Reporter())
+    run.lesson = lesson
+    run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
+    for line in run.plan.lines():
+        run.say(line)
+    run.check_names()
+    _ = run.taught_on
+    _check_counts(run)
+    claim(place)
+    write_record(run, command, train=attrs.asdict(lesson))
+    return run
+
+
+def _of_artifact(lesson: Lesson) -> dict[str, Any]:
+    if lesson.artifact is None:
+        return {}
+    manifest = load_artifact(lesson.artifact).manifest
+    config = manifest["provenance"].get("config", {})
+    protocol_name = manifest["recipe"].get("protocol", "auto")
+    return {**{n: config[n] for n in KEPT if config.get(n) is not None}, "protocol": (protocol_name,)}
+
+
+def teacher_of(word: str) -> tuple[str, str]:
+    """Network and weights of a ``--teacher``.
+
+    >>> teacher_of("resnet56"), teacher_of("resnet56=w.pth")
+    (('resnet56', 'train'), ('resnet56', 'w.pth'))
+
+    Raises:
+        InputError: a file that does not say which network it is of.
+    """
+    from ddcore.storage import read_metadata
+
+    name, equals, file = word.partition("=")
+    if equals:
+        return name, file
+    if not word.endswith(".safetensors"):
+        return word, "train"
+    network = read_metadata(Place.at(word)).get("network")
+    if network is None:
+        raise InputError(f"{word} does not say which network it is of: write --teacher NAME={word}")
+    return network, word
+
+
+def _free_folder(network: str, selection: Selection) -> Place:
+    stem, number = "-".join(["train", network.replace(":", "-"), *selection.classes]), 1
+    while (place := Place.at("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return place
+
+
+def _check_counts(run: TrainingRun) -> None:
+    wanted, counts = run.lesson.per_class, run.source.counts()
+    if wanted is not None and wanted > min(counts):
+        name = run.source.classes[counts.index(min(counts))]
+        raise InputError(f"--per-class {wanted} asks for more images than class {name!r} has ({min(counts)}): lower it")
+
+
+# ---- the driver's side -----------------------------------------------------------------------------------------------
+
+
+def train(run: TrainingRun) -> list[Row]:
+    """Train every student that has no result yet; writes ``scores.json`` and ``students/``."""
+    began = time.time()
+    with run.stoppable():
+        rows = teacher_rows(run)
+        arms = arms_of(run)
+        tasks = [
+            task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(run.config.eval_seeds)
+        ]
+        results = run.map(tasks, "train", "students")
+        each = run.config.eval_seeds
+        for at in range(0, len(tasks), each):
+            rows.append(row_of(run, tasks[at], results[at : at + each]))
+    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    (run.place / "scores.json").write_json(scores)
+    run.log("done", seconds=round(time.time() - began, 3))
+    return rows
+
+
+def protocols(run: Run) -> list[str]:
+    """Names of those asked for."""
+    return [recipe.name for recipe in resolved_protocols(run)]
+
+
+def arms_of(run: TrainingRun) -> list[str]:
+    """Which students are trained."""
+    plain = run.lesson.plain and bool(run.student_shapers())
+    arms = [STUDENT, *([PLAIN] if plain else [])]
+    return arms if run.taught_on is None else [*arms, RANDOM, *([RANDOM_PLAIN] if plain else [])]
+
+
+def task_of(protocol_name: str, arm: str, seed: int) -> Task:
+    """The task of one student."""
+    key = f"train-{protocol_name}-{arm.replace(', ', '-')}-{seed}"
+    return Task("train", key, 1, index=seed, options={"protocol": protocol_name, "arm": arm, "student": seed})
+
+
+def row_of(run: TrainingRun, task: Task, results: Sequence[Mapping[str, Tensor]]) -> Row:
+    """One line of ``scores.json``."""
+    first = {name: float(value) for name, value in results[0].items()}
+    arm = task.options["arm"]
+    diverged = sum(int(result["diverged"]) for result in results)
+    return Row(
+        set=arm,
+        protocol=task.options["protocol"],
+        network=run.network_name,
+        labels=_label_kind(run, arm),
+        ipc=first["images"] / len(run.source.classes),
+        bytes={part: int(first[f"bytes.{part}"]) for part in ("images", "labels", "models", "total")},
+        values=tuple(float(result["accuracy"]) for result in results),
+        steps=int(first["steps"]),
+        seconds=sum(float(result["seconds"]) for result in results) / len(results),
+        note=f"{diverged} of {len(results)} students diverged (weights not finite)" if diverged else "",
+        extra={"images": int(first["images"]), "loss": first["loss"]},
+    )
+
+
+def _label_kind(run: TrainingRun, arm: str) -> str:
+    if run.taught_on is not None and arm in (STUDENT, PLAIN) and run.config.labels is None:
+        return run.taught_on.labels.kind
+    return run.label_kind(run.labeller)
+
+
+def teacher_rows(run: TrainingRun) -> list[Row]:
+    """What the teachers score on the test set."""
+    if "teachers" not in run.plan.needs:
+        return []
+    run.say(f"teachers: {run.teachers.said}")
+    scores = [accuracy(run.teachers.network(n), run.real.test) for n in range(len(run.teachers))]
+    return [
+        Row("teacher", "its own", name, "hard", 0.0, {"total": run.teachers.nbytes(n)}, (score,), 0, 0.0)
+        for n, (name, score) in enumerate(zip(run.teachers.names, scores, strict=True))
+    ]
+
+
+# ---- one task --------------------------------------------------------------------------------------------------------
+
+
+def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
+    """Train and test one student; its weights are kept under ``students/``."""
+    if not isinstance(run, TrainingRun):
+        raise PluginError(f"{run.place.url} is no training run: begin one with `ddcore train`")
+    arm, seed = str(task.options["arm"]), int(task.options["student"])
+    data = data_for(run, arm, seed)
+    recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
+    result = train_and_test(
+        run,
+        run.network_name,
+        data,
+        recipe,
+        recipe.schedule(len(data.images)),
+        recipe.rate,
+        partial(run.generator, "train", seed),
+        task.key,
+        plain=arm in (PLAIN, RANDOM_PLAIN),
+        keep=lambda network: keep(run, network, arm, seed),
+    )
+    return {**result, **sizes_of(data)}
+
+
+def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
+    """Images and labels of an arm; the same for a student with and without plugins."""
+    artifact, rule = run.taught_on, run.config.labels
+    if artifact is not None and arm in (STUDENT, PLAIN):
+        images = artifact.images().to(run.device, run.dtype)
+        labels = artifact.labels if rule is None else run.label(images, artifact.labels.classes.to(run.device))
+        return Data(images, labels, {**artifact.nbytes, "labels": labels.payload_bytes})
+    if artifact is not None:
+        index = random_index(run, artifact, seed, by_bytes=False)
+    elif run.lesson.per_class is None:
+        index = torch.arange(len(run.real.train))
+    else:
+        drawn = run.generator("train", "subset", seed)
+        index = torch.cat([run.real.choose(c, run.lesson.per_class, drawn) for c in range(len(run.source.classes))])
+    chosen = Chosen(run.real.train, index)
+    if run.labeller == "hard":
+        hard: HardLabels = hard_labels(chosen.labels, run)
+        return Data(chosen, hard, real_bytes(run, len(index), hard))
+    images = chosen.inputs(torch.arange(len(index)))
+    labels = run.label(images, chosen.labels)
+    return Data(images, labels, real_bytes(run, len(index), labels))
+
+
+def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
+    """Write a student's weights, with what is needed to use them as a teacher's."""
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in network.state_dict().items()}
+    facts = {"network": run.network_name, "dataset": run.source.name, "classes": str(len(run.source.classes))}
+    save_tensors(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", tensors, facts)

@@ -1,0 +1,188 @@
+"""``ddcore train``: students with and without plugins, on data and on finished sets; teachers from names and files."""
+
+import json
+
+import pytest
+import torch
+
+from ddcore.cli import invoke
+from ddcore.errors import InputError
+from ddcore.plugins import installed
+from ddcore.protocols import protocol
+from ddcore.run import Run
+from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
+from ddcore.train import TrainingRun, teacher_of
+from ddcore.training import rate_at
+
+TERM = """
+from typing import ClassVar
+import torch
+from attrs import frozen
+from ddcore import Plugin, Term, hookimpl, option
+
+@frozen(kw_only=True, eq=False)
+class Quiet(Plugin):
+    summary: ClassVar[str] = "students whose logits stay small, for tests"
+    role: ClassVar[str] = "student"
+    weight: float = option(0.1, help="weight of squared logits")
+
+    @hookimpl
+    def ddcore_student_loss(self, output):
+        return Term("quiet", output.square().mean(), self.weight)
+"""
+QUICK = ["--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=2", "--threads=1"]
+kd = pytest.mark.skipif("kd" not in installed(), reason="ddcore-kd is not installed")
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    (tmp_path / "quiet.py").write_text(TERM)
+    return ["--plugin-path", str(tmp_path / "quiet.py")]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def train(tmp_path, cache, *words, name="run"):
+    code = invoke(
+        ["train", "--data=digits", "--per-class=5", *QUICK, f"--cache={cache}", f"--out={tmp_path / name}", *words]
+    )
+    assert code == 0
+    return rows_of(tmp_path / name)
+
+
+def rows_of(folder):
+    return {row["set"]: row for row in json.loads((folder / "scores.json").read_text())["rows"]}
+
+
+def test_a_student_stands_beside_the_same_one_without_plugins(tmp_path, cache, quiet):
+    rows = train(tmp_path, cache, *quiet)
+    assert list(rows) == ["student", "plain"]
+    assert rows["student"]["steps"] == rows["plain"]["steps"] == 3
+    assert (
+        rows["student"]["bytes"] == rows["plain"]["bytes"] == {"images": 3200, "labels": 50, "models": 0, "total": 3250}
+    )
+    alone = train(tmp_path, cache, name="alone")
+    assert list(alone) == ["student"]
+    assert alone["student"]["accuracy"] == rows["plain"]["accuracy"]
+    zero = train(tmp_path, cache, *quiet, "--quiet.weight=0", name="zero")
+    assert zero["student"]["accuracy"] == zero["plain"]["accuracy"]
+
+
+def test_weights_are_kept_and_differ_by_what_the_plugin_does(tmp_path, cache, quiet):
+    train(tmp_path, cache, *quiet, "--no-plain")
+    kept = sorted(path.name for path in (tmp_path / "run" / "students").iterdir())
+    assert kept == ["student-0.safetensors", "student-1.safetensors"]
+    facts = read_metadata(Place.at(tmp_path / "run" / "students" / kept[0]))
+    assert facts == {"network": "convnet2-w4", "dataset": "digits", "classes": "10"}
+
+
+def test_a_finished_set_is_trained_on_beside_random_images_of_the_same_count(tmp_path, cache, quiet):
+    from ddcore.contract import stage
+
+    probe = ["--plugin-path", str(stage.HERE / "probe.py")]
+    made = ["run", *probe, "--ipc=3", "--steps=1", "--init=real", "--network=convnet2-w4", "--protocol=quick-2"]
+    made += ["--eval-seeds=1", "--full-epochs=1", "--threads=1", "--preset=none", f"--cache={cache}"]
+    assert invoke([*made, f"--out={tmp_path / 'set'}"]) == 0
+    words = [f"--data={tmp_path / 'set' / 'artifact'}", *QUICK, f"--cache={cache}", f"--out={tmp_path / 'run'}", *quiet]
+    assert invoke(["train", *words]) == 0
+    rows = rows_of(tmp_path / "run")
+    assert list(rows) == ["student", "plain", "random", "random, plain"]
+    assert {row["images"] for row in rows.values()} == {30}
+    assert {row["steps"] for row in rows.values()} == {3}
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert config["dataset"] == "digits"
+
+
+def test_a_stopped_training_goes_on_in_the_same_bits_and_two_jobs_give_them_too(tmp_path, cache, quiet, monkeypatch):
+    whole = train(tmp_path, cache, *quiet, name="whole")
+    both = train(tmp_path, cache, *quiet, "--jobs=2", name="both")
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    stops = iter([False, True] * 3 + [False] * 500)
+    plain = Run.check_stop
+
+    def check_stop(run):
+        run.stopping = run.stopping or next(stops)
+        plain(run)
+
+    monkeypatch.setattr(Run, "check_stop", check_stop)
+    words = ["--data=digits", "--per-class=5", *QUICK, f"--cache={cache}", *quiet]
+    code = invoke(["train", *words, f"--out={tmp_path / 'cut'}"])
+    assert code == 3
+    while code == 3:
+        code = invoke(["resume", str(tmp_path / "cut")])
+    assert code == 0
+    for other in (both, rows_of(tmp_path / "cut")):
+        assert {name: row["accuracy"] for name, row in other.items()} == {n: r["accuracy"] for n, r in whole.items()}
+    one, cut = (load_tensors(Place.at(tmp_path / n / "students" / "student-1.safetensors")) for n in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
+
+
+@kd
+def test_a_student_becomes_the_next_ones_teacher(tmp_path, cache):
+    first = train(tmp_path, cache, name="first")
+    file = tmp_path / "first" / "students" / "student-0.safetensors"
+    rows = train(tmp_path, cache, "--plugin=kd", f"--teacher={file}", "--teachers.no-check", name="second")
+    assert rows["teacher"]["accuracy"]["values"] == first["student"]["accuracy"]["values"][:1]
+    assert rows["student"]["accuracy"] != rows["plain"]["accuracy"]
+
+
+@kd
+def test_labels_by_teachers_are_made_for_real_images_too(tmp_path, cache):
+    words = [
+        "--teacher=convnet1-bn-w4",
+        "--teachers.epochs=2",
+        "--teachers.no-check",
+        "--labels=averaged",
+        "--plugin=kd",
+    ]
+    rows = train(tmp_path, cache, *words)
+    assert rows["student"]["labels"] == rows["plain"]["labels"] == "averaged"
+    assert rows["student"]["bytes"]["labels"] == 50 * 10 * 4 + 50
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--teacher=resnet8"], "no plugin asks teachers"),
+        (["--per-class=9999"], "--per-class 9999 asks for more images than class"),
+        (["--student=resnet21"], "no network is named 'resnet21'"),
+        (["--protocol=nd"], "no protocol is named 'nd'"),
+        (["--data=digitz"], "no data set is named 'digitz'"),
+        (["--ipc=3"], "No such option '--ipc'"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(tmp_path, cache, words, sentence, capsys):
+    code = invoke(["train", "--data=digits", *QUICK, f"--cache={cache}", f"--out={tmp_path / 'o'}", *words])
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed")
+def test_a_matcher_does_nothing_for_a_student_and_is_refused(tmp_path, cache, capsys):
+    assert invoke(["train", "--data=digits", *QUICK, "--plugin=dm", f"--out={tmp_path / 'o'}"]) == 2
+    assert "does nothing where a student is trained: leave out --plugin dm" in capsys.readouterr().err
+
+
+def test_teachers_are_names_files_or_both(tmp_path):
+    assert teacher_of("resnet56") == ("resnet56", "train")
+    assert teacher_of("resnet56=w.pth") == ("resnet56", "w.pth")
+    file = tmp_path / "w.safetensors"
+    save_tensors(Place.at(file), {"a": torch.zeros(1)}, {"network": "mlp"})
+    assert teacher_of(str(file)) == ("mlp", str(file))
+    save_tensors(Place.at(file), {"a": torch.zeros(1)})
+    with pytest.raises(InputError, match="does not say which network it is of"):
+        teacher_of(str(file))
+
+
+def test_the_protocol_drops_the_rate_three_times_with_one_optimiser():
+    schedule = protocol("kd").schedule(50_000)
+    a_pass = 782
+    assert (schedule.steps, schedule.drops) == (240 * a_pass, (150 * a_pass, 180 * a_pass, 210 * a_pass))
+    rates = [rate_at(t, 0.05, 240, schedule="steps", drops=(150, 180, 210)) for t in (0, 149, 150, 180, 210, 239)]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 5e-4, 5e-5, 5e-5])
+    assert protocol("kd-8").schedule(640).drops == (50, 60, 70)
+    assert TrainingRun.network_name.fget is not Run.network_name.fget
