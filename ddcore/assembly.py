@@ -190,8 +190,12 @@ def reopen(folder: str) -> Run:
     return run
 
 
-def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
+def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Selection | None = None) -> list[Row]:
     """Evaluate an artifact outside the run that made it; results are kept only with ``out``.
+
+    Args:
+        options: from the command line, ``group__name`` to value.
+        selection: plugins beside those that made it.
 
     Raises:
         InputError: the data that it is to be tested on have other classes or another shape; options of images for others.
@@ -208,7 +212,7 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any]) -> list[Row]:
         raise InputError(f"{artifact} holds {loaded.kind}, and --{foreign[0]} is of images: leave it out")
     given = {**{k: v for k, v in options.items() if k != "out"}}
     given.setdefault("protocol", (loaded.manifest["recipe"].get("protocol", "auto"),))
-    setup = setup_on(loaded, given)
+    setup = setup_on(loaded, given, selection, with_makers=True)
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
@@ -226,6 +230,8 @@ def setup_on(
     given: Mapping[str, Any],
     selection: Selection | None = None,
     environment: Mapping[str, str] | None = None,
+    *,
+    with_makers: bool = False,
 ) -> Setup:
     """The options that an artifact's labels were made with, and what is given in their place.
 
@@ -233,15 +239,16 @@ def setup_on(
         given: from the command line, ``group__name`` to value.
         selection: plugins to ask; none: those the labels were made with, as far as they are here.
         environment: of which options are read; none.
+        with_makers: ask the plugins the labels were made with too.
     """
     from ddcore.packed import Packed
     from ddcore.record import Setup
 
     made = labelling(artifact.manifest["provenance"])
-    if selection is None or not selection.classes:
-        offers, classes = _makers(made, needed=isinstance(artifact, Packed))
-    else:
-        offers, classes = dict(selection.offers), dict(selection.classes)
+    ask_makers = with_makers or selection is None or not selection.classes
+    offers, classes = _makers(made, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
+    if selection is not None:
+        offers, classes = offers | dict(selection.offers), classes | dict(selection.classes)
     config = _kept_config(made, classes)
     labels = given.get("labels") or (selection and selection.first.labels) or config.get("labels")
     groups = {**classes, **core_groups(classes, labels)}

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 import ddcore
+from ddcore.cli_lists import data, plugins
 from ddcore.errors import DdcoreError, OptionError
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="One machine-readable object on standard output.")
+from ddcore.terminal import AS_JSON, emit
 
 
 def main() -> None:
@@ -45,14 +44,6 @@ def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))
     return code
-
-
-def emit(as_json: bool, value: Any, text: str | Callable[[], str]) -> None:
-    """A command's answer on standard output: JSON for machines, text for people."""
-    if as_json:
-        click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
-    else:
-        click.echo(text() if callable(text) else text)
 
 
 @click.group(name="ddcore", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -252,40 +243,72 @@ def resume(run_folder: str, as_json: bool) -> None:
     (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
 
 
-@ddcore_command.command()
+class PartCommand(RunCommand):
+    """A command that does part of what ``run`` does: it takes those of its options that matter there."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """``run``'s, without presets and the shared options that ``shared`` does not name."""
+        from ddcore.config import Config
+        from ddcore.options import fields
+
+        idle = {"preset", *fields(Config)} - {*self.shared()}
+        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+
+    def shared(self) -> tuple[str, ...]:
+        """Names of shared options."""
+        raise NotImplementedError
+
+
+class EvaluateCommand(PartCommand):
+    """``evaluate``."""
+
+    def shared(self) -> tuple[str, ...]:
+        """What students need."""
+        return EVALUATING
+
+
+EVALUATING = (
+    *(
+        "plugins",
+        "plugin_path",
+        "protocol",
+        "baseline",
+        "eval_network",
+        "eval_seeds",
+        "full_epochs",
+        "dataset",
+        "data_root",
+    ),
+    *("out", "device", "threads", "seed", "jobs", "executor", "cache"),
+)
+
+
+@ddcore_command.command(cls=EvaluateCommand)
 @click.argument("artifact")
-@click.option("--protocol", multiple=True, help="Evaluation recipe; repeatable. Default: the artifact's.")
-@click.option("--baseline", multiple=True, help="One more row: images of this initialiser; repeatable.")
-@click.option("--eval-network", multiple=True, help="Network to train; repeatable (cross-architecture).")
-@click.option("--eval-seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a row.")
-@click.option("--full-epochs", type=click.IntRange(min=1), default=None, help="Epochs of the row on all real data.")
-@click.option("--dataset", default=None, help="Test data. Default: those the artifact was distilled from.")
-@click.option("--data-root", default=None, help="Folder that holds data sets by name.")
-@click.option("--out", default=None, help="Where scores.json goes. Default: only printed.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; their number changes the bits.")
-@click.option("--seed", type=int, default=None, help="Seed of everything. Default: the artifact's.")
 @AS_JSON
-def evaluate(artifact: str, as_json: bool, **options: Any) -> None:
-    """Train students on an artifact, beside the honest baselines."""
+@click.pass_context
+def evaluate(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+    """Train students on an artifact, beside the honest baselines.
+
+    What is not given is as it was when the set was made, its seed too; --plugin adds to the plugins that made it, for example
+    one that shapes students. Without --out, scores are only printed.
+    """
     from ddcore.assembly import evaluate_folder
     from ddcore.tables import scores_table
 
-    rows = evaluate_folder(artifact, {k: v for k, v in options.items() if v not in (None, ())})
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.selection"])
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
-class RelabelCommand(RunCommand):
-    """``relabel``: its options are those of a run that labels need, and those of the plugins that the same line selects."""
+class RelabelCommand(PartCommand):
+    """``relabel``."""
 
-    def get_params(self, context: click.Context) -> list[click.Parameter]:
-        """As ``run``'s, without what only matters while a set is distilled or evaluated."""
-        from ddcore.config import Config
-        from ddcore.options import fields
+    def shared(self) -> tuple[str, ...]:
+        """What labels need."""
         from ddcore.relabelling import SHARED
 
-        idle = {"preset", *fields(Config)} - {*SHARED}
-        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+        return SHARED
 
 
 @ddcore_command.command(cls=RelabelCommand)
@@ -307,17 +330,14 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
     )
 
 
-class TrainCommand(RunCommand):
-    """``train``: its options are those of a run that students need, and those of the plugins that the same line selects."""
+class TrainCommand(PartCommand):
+    """``train``."""
 
-    def get_params(self, context: click.Context) -> list[click.Parameter]:
-        """As ``run``'s, without what only matters while a set is distilled."""
-        from ddcore.config import Config
-        from ddcore.options import fields
+    def shared(self) -> tuple[str, ...]:
+        """What students need."""
         from ddcore.train import SHARED
 
-        idle = {"preset", *fields(Config)} - {*SHARED}
-        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+        return SHARED
 
 
 @ddcore_command.command(cls=TrainCommand)
@@ -404,120 +424,5 @@ def report(run_folder: str, as_json: bool) -> None:
     emit(as_json, {"report": url}, url)
 
 
-@ddcore_command.group(invoke_without_command=True)
-@AS_JSON
-@click.pass_context
-def plugins(context: click.Context, as_json: bool) -> None:
-    """List the installed plugins; `show NAME` says all about one."""
-    if context.invoked_subcommand is None:
-        from ddcore.inspection import listing, listing_text
-
-        found = listing()
-        emit(as_json, found, lambda: listing_text(found))
-
-
-@plugins.command("show")
-@click.argument("name")
-@AS_JSON
-def show_plugin(name: str, as_json: bool) -> None:
-    """Paper, options with defaults, presets, hooks and file of one plugin."""
-    from ddcore.inspection import show, show_text
-
-    found = show(name)
-    emit(as_json, found, lambda: show_text(found))
-
-
-@plugins.command("check")
-@click.argument("plugin", metavar="NAME|PATH")
-@click.option("--only", multiple=True, help="Name of a check; repeatable. Default: all.")
-@AS_JSON
-@click.pass_context
-def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_json: bool) -> None:
-    """Run the contract that every plugin has to keep, on tiny data, and list what it keeps."""
-    from ddcore.contract import examine, results_text
-
-    try:
-        results = examine(plugin, only)
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-    passed = all(result.status != "failed" for result in results)
-    answer = {"plugin": plugin, "passed": passed, "checks": [result.as_json() for result in results]}
-    emit(as_json, answer, lambda: results_text(plugin, results))
-    context.exit(0 if passed else 2)
-
-
-@plugins.command("new")
-@click.argument("name")
-@click.option(
-    "--kind", required=True, metavar="KIND", help="matcher, enhancement, labels, student, evaluator, data or executor."
-)
-@click.option("--out", default=".", help="Folder to write ddcore-NAME into.", show_default=True)
-@AS_JSON
-def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
-    """Write a complete, working plugin package to start from; no network needed."""
-    from ddcore.scaffold import create, next_steps
-
-    folder, files = create(name, kind, out)
-    emit(as_json, {"folder": str(folder), "files": files}, lambda: next_steps(name, folder, files))
-
-
-@plugins.command("matrix")
-@click.option("--try", "tried", is_flag=True, help="Take a step with every pair that composes, on 8x8 images.")
-@AS_JSON
-@click.pass_context
-def plugin_matrix(context: click.Context, tried: bool, as_json: bool) -> None:
-    """Which installed plugins go with which matcher, and why the others do not."""
-    from ddcore.matrix import matrix, matrix_text, try_pairs
-
-    pairs = matrix()
-    failures = try_pairs(pairs) if tried else {}
-    rows = [{**pair.as_json(), "failure": failures.get(pair)} for pair in pairs]
-    emit(as_json, rows, lambda: matrix_text(pairs, failures))
-    context.exit(2 if failures else 0)
-
-
-@ddcore_command.group()
-def data() -> None:
-    """Real data sets: what can be loaded, and what a name holds."""
-
-
-@data.command("list")
-@AS_JSON
-def list_data(as_json: bool) -> None:
-    """Names that --dataset takes."""
-    from ddcore.data import known_sources
-    from ddcore.tables import table
-
-    known = [{"name": name, "what": what} for name, what in known_sources()]
-    emit(as_json, known, lambda: table(["name", "what"], [[k["name"], k["what"]] for k in known]))
-
-
-@data.command("show")
-@click.argument("name")
-@click.option("--plugin", multiple=True, help="Plugin that offers it.")
-@click.option("--plugin-path", multiple=True, help="File of a plugin that offers it.")
-@click.option("--data-root", default=None, help="Folder that holds data sets by name.")
-@click.option("--split", default=None, help="TRAIN:TEST names of the parts, or a share such as 0.8.")
-@click.option("--resize", type=click.IntRange(min=1), default=None, help="Height and width to bring images to.")
-@AS_JSON
-def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""
-    from ddcore.assembly import open_data
-
-    summary = open_data(name, plugin, plugin_path, options).summary()
-    emit(as_json, summary, lambda: summary_text(summary))
-
-
-def summary_text(summary: Mapping[str, Any]) -> str:
-    """A data set's facts, one a line."""
-    return "\n".join(
-        f"{name:<18} {_plain(value)}" for name, value in summary.items() if value not in (None, "", [], {})
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(v) for v in value)
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+for group in (plugins, data):
+    ddcore_command.add_command(group)

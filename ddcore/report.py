@@ -20,6 +20,8 @@ def write_report(run: Place) -> str:
     for name in ("run.json", "scores.json"):
         if not (run / name).exists():
             raise InputError(f"{run.url} has no {name} yet: finish the run with `ddcore resume {run.url}` first")
+    if "train" in (run / "run.json").read_json():
+        raise InputError(f"{run.url} trained students and distilled nothing: its scores are in scores.json")
     (run / "report.html").write_bytes(render(run).encode())
     return (run / "report.html").url
 

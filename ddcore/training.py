@@ -139,7 +139,9 @@ class Descent:
 
     def __attrs_post_init__(self) -> None:
         if self.schedule != "drop" and self.drop_at is not None:
-            raise ValueError(f"the schedule {self.schedule!r} has no step drop_at, which is {self.drop_at}: leave it out")
+            raise ValueError(
+                f"the schedule {self.schedule!r} has no step drop_at, which is {self.drop_at}: leave it out"
+            )
 
     @property
     def moves(self) -> bool:

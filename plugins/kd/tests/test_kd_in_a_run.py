@@ -107,3 +107,14 @@ def test_grey_images_and_a_convnet_have_stages(cache):
 
     net = build("convnet3", 1, 28, 10, torch.Generator().manual_seed(0))
     assert list(net.taps) == ["stage1", "stage2", "stage3"]
+
+
+def test_a_finished_set_is_evaluated_with_teachers(cache, probe, tmp_path):
+    plain = rows(cache, probe, tmp_path / "set")
+    words = ["--plugin-path", probe, "--plugin=kd", *TEACHERS, f"--cache={cache}", "--eval-seeds=1", "--full-epochs=1"]
+    out = ["--out", str(tmp_path / "scores"), "--protocol=quick-3", "--threads=1"]
+    assert invoke(["evaluate", str(tmp_path / "set" / "artifact"), *words, *out]) == 0
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text())["rows"]
+    taught = {(row["set"], row["labels"]): row["accuracy"]["values"] for row in found}
+    assert list(taught) == list(plain)
+    assert taught != plain
