@@ -118,7 +118,7 @@ def resolved_protocols(run: Run) -> list[Protocol]:
 def _auto(run: Run) -> str:
     if run.artifact is not None:
         return _auto_of(run, run.artifact.labels, run.artifact.learned_rate)
-    learns = run.matcher.learns if run.plan.matcher else ()
+    learns = run.matcher.learns
     learned = "labels" in learns and run.config.labels is None
     kind = HARD if learned else run.label_kind(run.labeller)
     return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)

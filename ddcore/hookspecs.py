@@ -218,8 +218,8 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
         a name lists it in its class attribute ``initializers``; ``suggests``, or else the first listed, is what it suggests.
 
     Do not make labels or learning rates, and do not assume one image a class.
-    Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm`` (``correct``) and ``smooth`` (``representative``). New in
-    1.0.
+    Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm``, ``smooth``, ``coresets``, ``rded``, ``cv-dd``, ``nrr-dd`` and
+    ``hello``. New in 1.0.
     """
 
 
@@ -234,8 +234,8 @@ def ddcore_tasks(run: Run) -> list[Task]:  # type: ignore[empty-body]
         Tasks of kind ``distil`` with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
         ``classes`` a task gets no initial images. None: one task that holds every class ``--ipc`` times.
 
-    Do no work here. A plugin that gives several tasks implements ``ddcore_assemble`` too. Implemented by ``mirage`` (a class
-    each). New in 1.0.
+    Do no work here. Tasks whose rows are not images of ``classes`` need ``ddcore_assemble`` too. Implemented by ``mirage`` and
+    ``rded`` (a class each), ``sre2l`` (slots and blocks of classes) and ``infer``. New in 1.0.
     """
 
 
@@ -271,7 +271,7 @@ def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type:
         A dict of tensors, numbers, strings, lists, Modules and Optimizers, saved in checkpoints under the plugin's name and
         handed to its ``ddcore_step_end`` and ``ddcore_finish`` as ``state``.
 
-    Implemented by ``ftd`` (an average of the pixels). New in 1.0.
+    Implemented by ``ftd`` (an average of the pixels) and ``nrr-dd`` (masks). New in 1.0.
     """
 
 
@@ -331,7 +331,7 @@ def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: i
     Returns:
         The new value, of the same type; None leaves it.
 
-    Implemented by ``fyi`` (halves ``student_step.batch``). New in 1.0.
+    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda``, ``dwa`` and ``kd``. New in 1.0.
     """
 
 
@@ -462,7 +462,7 @@ def ddcore_assemble(  # type: ignore[empty-body]
         ``Synthetic``; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
         decoder as they are.
 
-    Implemented by ``mirage`` (what classes share is stored once). New in 1.0.
+    Implemented by ``mirage`` (what classes share is stored once) and ``infer``. New in 1.0.
     """
 
 
@@ -499,7 +499,8 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
         Labels of N samples; None when the name is not yours. A plugin that offers a name lists it in its class
         attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
 
-    Implemented by the core (``hard``) and ``datm`` (``experts``). New in 1.0.
+    Implemented by the core (``hard``, and the rules of ``ddcore.label_rules`` that ask teachers), ``datm`` (``experts``), ``cv-dd``
+    (``bssl``) and ``hello`` (``projector``). New in 1.0.
     """
 
 

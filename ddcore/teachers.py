@@ -292,7 +292,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
     a_pass = -(-len(real) // options.batch)
     network = run.network(run.generator(*key, "init"), member.network)
     draw, size = draw_for(options, run), (run.source.size, run.source.size)
-    snapshots = {after: n for n, after in enumerate(snapshot_epochs(options.epochs, options.snapshots))}
+    snapshots = list(enumerate(snapshot_epochs(options.epochs, options.snapshots)))
 
     def augment(count: int, step: int) -> Transform:
         return transform(draw, count, size, run.generator(*key, "view", step))
@@ -303,7 +303,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
                 f"teacher {member.network} diverged in epoch {epoch.number + 1} (loss {epoch.loss}): lower --teachers.rate, which is {options.rate:g}"
             )
         run.log("teacher", teacher=member.network, epoch=epoch.number + 1, loss=epoch.loss)
-        if (number := snapshots.get(epoch.number + 1)) is not None:
+        for number in [n for n, after in snapshots if after == epoch.number + 1]:
             _save(place / f"snapshot-{number:03d}.safetensors", network, {"epoch": str(epoch.number + 1)})
 
     train_student(
@@ -340,10 +340,10 @@ def draw_for(options: Any, run: Run) -> Draw:
 
 
 def snapshot_epochs(epochs: int, count: int) -> list[int]:
-    """After which epochs weaker copies are kept: ``count`` of them, evenly, none at the very end.
+    """After which epochs weaker copies are kept: ``count`` of them, evenly, where there are enough epochs none at the end.
 
     >>> snapshot_epochs(30, 3), snapshot_epochs(2, 5)
-    ([8, 15, 22], [1, 1, 1, 2, 2])
+    ([8, 15, 22], [1, 1, 1, 1, 2])
     """
     return [max(1, min(epochs, round(epochs * (n + 1) / (count + 1)))) for n in range(count)]
 

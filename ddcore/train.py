@@ -23,6 +23,7 @@ from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.evaluate import Data, fitted, hard_labels, resolved_protocols, sizes_of, train_and_test
 from ddcore.labels import HardLabels
 from ddcore.plan import Plan, resolve_training
+from ddcore.plugins import Plugin
 from ddcore.protocols import Protocol, protocol
 from ddcore.run import Run
 from ddcore.storage import Place, save_tensors
@@ -83,6 +84,11 @@ class TrainingRun(Run):
     def network_name(self) -> str:
         """The student."""
         return str(self.config.network)
+
+    @property
+    def matcher(self) -> Plugin:
+        """None: a plugin that learns nothing stands for it."""
+        return Plugin()
 
     @cached_property
     def taught_on(self) -> Artifact | None:

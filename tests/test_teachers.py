@@ -133,6 +133,11 @@ def test_snapshots_are_weaker_and_evenly_along_the_way(place, pupil):
     assert scores[0] < accuracy(run.teachers.network(0), run.real.train)
 
 
+def test_more_snapshots_than_epochs_are_all_there(place, pupil):
+    run = opened(place, pupil, "many", teachers__snapshots=5, teachers__epochs=2)
+    assert len(run.teachers.snapshots(0)) == 5
+
+
 def test_snapshots_that_were_not_kept_are_an_error_that_says_so(place, pupil):
     with pytest.raises(InputError, match="--teachers.snapshots is 0"):
         opened(place, pupil).teachers.snapshots(0)
