@@ -10,8 +10,11 @@ from typing import Any
 import click
 
 import ddcore
+from ddcore import config
 from ddcore.cli_lists import data, plugins
+from ddcore.config import Config
 from ddcore.errors import DdcoreError, OptionError
+from ddcore.options import fields
 from ddcore.terminal import AS_JSON, emit
 
 
@@ -244,43 +247,32 @@ def resume(run_folder: str, as_json: bool) -> None:
 
 
 class PartCommand(RunCommand):
-    """A command that does part of what ``run`` does: it takes those of its options that matter there."""
+    """A command that does part of what ``run`` does: it takes those of its shared options that matter there."""
+
+    shared: tuple[str, ...] = ()
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         """``run``'s, without presets and the shared options that ``shared`` does not name."""
-        from ddcore.config import Config
-        from ddcore.options import fields
-
-        idle = {"preset", *fields(Config)} - {*self.shared()}
+        idle = {"preset", *fields(Config)} - {*self.shared}
         return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
-
-    def shared(self) -> tuple[str, ...]:
-        """Names of shared options."""
-        raise NotImplementedError
 
 
 class EvaluateCommand(PartCommand):
     """``evaluate``."""
 
-    def shared(self) -> tuple[str, ...]:
-        """What students need."""
-        return EVALUATING
+    shared = config.EVALUATING
 
 
-EVALUATING = (
-    *(
-        "plugins",
-        "plugin_path",
-        "protocol",
-        "baseline",
-        "eval_network",
-        "eval_seeds",
-        "full_epochs",
-        "dataset",
-        "data_root",
-    ),
-    *("out", "device", "threads", "seed", "jobs", "executor", "cache"),
-)
+class RelabelCommand(PartCommand):
+    """``relabel``."""
+
+    shared = config.RELABELLING
+
+
+class TrainCommand(PartCommand):
+    """``train``."""
+
+    shared = config.TRAINING
 
 
 @ddcore_command.command(cls=EvaluateCommand)
@@ -301,16 +293,6 @@ def evaluate(context: click.Context, /, artifact: str, as_json: bool, **values: 
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
-class RelabelCommand(PartCommand):
-    """``relabel``."""
-
-    def shared(self) -> tuple[str, ...]:
-        """What labels need."""
-        from ddcore.relabelling import SHARED
-
-        return SHARED
-
-
 @ddcore_command.command(cls=RelabelCommand)
 @click.argument("artifact")
 @AS_JSON
@@ -328,16 +310,6 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
-
-
-class TrainCommand(PartCommand):
-    """``train``."""
-
-    def shared(self) -> tuple[str, ...]:
-        """What students need."""
-        from ddcore.train import SHARED
-
-        return SHARED
 
 
 @ddcore_command.command(cls=TrainCommand)

@@ -58,3 +58,21 @@ class Config:
         "float32", "Type to store pixels with; float32 costs four times a real uint8 image."
     )
     cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
+
+
+_EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
+_TASKS = ("jobs", "executor", "cache")
+EVALUATING = (*_EVERYWHERE, *_TASKS, "baseline", "eval_network", "eval_seeds", "full_epochs")
+RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
+TRAINING = (
+    *_EVERYWHERE[:2],
+    *_EVERYWHERE[3:],
+    *_TASKS,
+    "labels",
+    "split",
+    "resize",
+    "normalise",
+    "eval_seeds",
+    "dtype",
+)
+"""Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""

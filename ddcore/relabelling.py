@@ -19,25 +19,6 @@ if TYPE_CHECKING:
     from ddcore.run import Run
 
 HARD = "hard"
-SHARED = (
-    "plugins",
-    "plugin_path",
-    "labels",
-    "dataset",
-    "data_root",
-    "split",
-    "resize",
-    "network",
-    "protocol",
-    "seed",
-    "device",
-    "out",
-    "jobs",
-    "executor",
-    "threads",
-    "cache",
-)
-"""The options of a run that relabelling takes too."""
 
 
 def relabel(url: str, selection: Selection, given: Mapping[str, Any], environment: Mapping[str, str]) -> Artifact:

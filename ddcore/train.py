@@ -34,23 +34,6 @@ if TYPE_CHECKING:
     from ddcore.assembly import Selection
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
-SHARED = (
-    *(
-        "plugins",
-        "plugin_path",
-        "data_root",
-        "split",
-        "resize",
-        "normalise",
-        "seed",
-        "device",
-        "out",
-        "labels",
-        "protocol",
-    ),
-    *("eval_seeds", "jobs", "executor", "threads", "dtype", "cache"),
-)
-"""The options of a run that training takes too."""
 KEPT = ("dataset", "data_root", "split", "resize", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 

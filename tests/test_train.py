@@ -192,3 +192,17 @@ def test_the_protocol_drops_the_rate_three_times_with_one_optimiser():
     assert rates == pytest.approx([0.05, 0.05, 0.005, 5e-4, 5e-5, 5e-5])
     assert protocol("kd-8").schedule(640).drops == (50, 60, 70)
     assert TrainingRun.network_name.fget is not Run.network_name.fget
+
+
+@kd
+def test_the_example_of_ones_own_network_trains_by_its_own_command(tmp_path, cache):
+    import re
+    import shlex
+    from pathlib import Path
+
+    file = Path(__file__).parents[1] / "examples" / "own_network.py"
+    (line,) = re.findall(r"ddcore (train .*)", file.read_text())
+    words = shlex.split(line.replace("examples/own_network.py", str(file)))
+    quick = ["--teachers.epochs=3", "--protocol=kd-2", "--eval-seeds=1", "--per-class=20", "--threads=1"]
+    assert invoke([*words, *quick, f"--cache={cache}", f"--out={tmp_path / 'run'}"]) == 0
+    assert set(rows_of(tmp_path / "run")) == {"teacher", "student", "plain"}

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ddcore import InputError
 from ddcore.labels import Labels, View, mean_logits
 from ddcore.types import Batch
 
@@ -110,5 +111,9 @@ class WeakAnswers(Labels):
 
     @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "WeakAnswers":
-        """They are never stored."""
-        raise NotImplementedError
+        """They are never stored.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("answers of weak teachers are never stored, so there is nothing to load: relabel the set")
