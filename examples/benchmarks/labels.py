@@ -169,11 +169,12 @@ def picture(record: Mapping[str, Any]) -> None:
             for label, marker in (("distilled, own labels", "o"), ("random, own labels", "x")):
                 if label in row["accuracy"]:
                     score = row["accuracy"][label]
-                    at = (row["bytes"]["total"], 100 * score["mean"])
+                    at = (row["bytes"]["labels"] + row["bytes"].get("models", 0), 100 * score["mean"])
                     axis.errorbar(*at, yerr=100 * score["std"], marker=marker, color="C0" if marker == "o" else "0.6")
                     if marker == "o":
                         axis.annotate(arm, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axis.set(xscale="log", xlabel="bytes of images, labels and models", ylabel="accuracy, %", title=name)
+        axis.margins(x=0.25)
+        axis.set(xscale="log", xlabel="bytes of labels and models, beside the images", ylabel="accuracy, %", title=name)
     axes[0][0].plot([], [], "o", color="C0", label="distilled")
     axes[0][0].plot([], [], "x", color="0.6", label="random images, same labels")
     axes[0][0].legend(loc="lower right", fontsize=8)
