@@ -210,7 +210,7 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Select
     loaded = load_either(artifact)
     if isinstance(loaded, Packed) and (foreign := [n for n in ("protocol", "baseline") if options.get(n)]):
         raise InputError(f"{artifact} holds {loaded.kind}, and --{foreign[0]} is of images: leave it out")
-    given = {**{k: v for k, v in options.items() if k != "out"}}
+    given = {k: v for k, v in options.items() if k != "out"}
     given.setdefault("protocol", (loaded.manifest["recipe"].get("protocol", "auto"),))
     setup = setup_on(loaded, given, selection, with_makers=True)
     with tempfile.TemporaryDirectory() as scratch:

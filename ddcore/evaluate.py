@@ -59,6 +59,7 @@ DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter
 CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 HARD, SOFT = "hard", "soft"
 SELECT = "select"
+PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
 Result = Mapping[str, Tensor]
 
@@ -196,21 +197,39 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
 
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], *, on_features: bool) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
-    first = {name: float(value) for name, value in results[0].items()}
-    used = Row(
-        set=arm.set,
-        protocol=arm.protocol,
-        network=arm.network,
-        labels=artifact.labels.kind if arm.labels == SOFT else HARD,
-        ipc=first["images"] / len(run.real.classes),
-        bytes={part: int(first[f"bytes.{part}"]) for part in ("images", "labels", "models", "total")},
-        values=tuple(float(result["accuracy"]) for result in results),
-        steps=int(first["steps"]),
-        seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        extra={"images": int(first["images"]), "rate": first["rate"]},
+    labels = artifact.labels.kind if arm.labels == SOFT else HARD
+    used = measured(
+        results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=arm.network, labels=labels
     )
     notes = notes_on(run, artifact, arm, results, on_features)
     return attrs.evolve(used, note="; ".join(notes))
+
+
+def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: str) -> Row:
+    """The row of some students: their accuracies, and what the first one's data and training cost.
+
+    Args:
+        results: of each seed.
+        more: names of further numbers of the first.
+        said: the row's words.
+    """
+    first = {name: float(value) for name, value in results[0].items()}
+    first["images"] = int(first["images"])
+    return Row(
+        **said,
+        ipc=first["images"] / len(run.source.classes),
+        bytes={part: int(first[f"bytes.{part}"]) for part in PARTS},
+        values=tuple(float(result["accuracy"]) for result in results),
+        steps=int(first["steps"]),
+        seconds=sum(float(result["seconds"]) for result in results) / len(results),
+        extra={name: first[name] for name in more},
+    )
+
+
+def divergence(results: Sequence[Result]) -> str:
+    """What is to be said about students whose weights are no numbers; usually nothing."""
+    diverged = sum(int(result["diverged"]) for result in results)
+    return f"{diverged} of {len(results)} students diverged (weights not finite)" if diverged else ""
 
 
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], on_features: bool) -> list[str]:
@@ -234,8 +253,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], 
         notes.append(f"labelled by the rule {run.labeller!r}")
     if arm.set == DISTILLED and (problem := student_rate(recipe, artifact.learned_rate)[1]):
         notes.append(problem)
-    if diverged := sum(int(result["diverged"]) for result in results):
-        notes.append(f"{diverged} of {len(results)} students diverged (weights not finite)")
+    if problem := divergence(results):
+        notes.append(problem)
     return notes
 
 
@@ -413,10 +432,7 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
 
 def draw_of(recipe: Protocol, run: Run) -> Draw | None:
     """The protocol's views for these data: no mirror where it changes the class, no shift by more than an eighth."""
-    if recipe.views is None:
-        return None
-    flip = recipe.views.flip if run.source.mirror_symmetric else 0
-    return attrs.evolve(recipe.views, flip=flip, pad=min(recipe.views.pad, run.source.size // 8))
+    return recipe.views and recipe.views.fitting(run.source.size, run.source.mirror_symmetric)
 
 
 def changes_batches(recipe: Protocol, run: Run) -> bool:
@@ -568,7 +584,7 @@ def hard_labels(classes: Tensor, run: Run) -> HardLabels:
 
 def sizes_of(data: Data) -> dict[str, Tensor]:
     """``images`` and ``bytes.*`` of a student's data, 0-d int64."""
-    sizes = {part: int(data.bytes.get(part, 0)) for part in ("images", "labels", "models", "total")}
+    sizes = {part: int(data.bytes.get(part, 0)) for part in PARTS}
     return _whole({"images": len(data.images), **{f"bytes.{part}": n for part, n in sizes.items()}})
 
 

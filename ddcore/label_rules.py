@@ -213,14 +213,14 @@ def draw_for(options: ViewOptions, base: Draw | None, source: Source) -> Draw:
         base = SRE2L if source.size >= LARGE else INFER
     mix = base.mix if options.mix == "auto" else options.mix
     beta = base.beta if mix == base.mix else {"mixup": 0.8}.get(mix, 1.0)
-    flip = base.flip if source.mirror_symmetric else 0.0
+    base = base.fitting(source.size, source.mirror_symmetric)
     return attrs.evolve(
         base,
         crop=base.crop if options.crop == "auto" else options.crop,
         scale=base.scale if options.scale is None else (options.scale, 1.0),
         ratio=(1 / options.ratio, options.ratio),
-        pad=min(base.pad, source.size // 8) if options.pad is None else options.pad,
-        flip=flip if options.flip is None else options.flip,
+        pad=base.pad if options.pad is None else options.pad,
+        flip=base.flip if options.flip is None else options.flip,
         mix=mix,
         beta=beta if options.beta is None else options.beta,
     )

@@ -27,6 +27,7 @@ from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt, in_, instance_of, optional
 
 from ddcore.errors import OptionError, near
+from ddcore.label_rules import LARGE
 from ddcore.patches import MOSAICS
 from ddcore.training import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 from ddcore.views import INFER, SRE2L, Draw
@@ -39,8 +40,6 @@ AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batch
 FIELD_RATE = 0.01
 SMALL = 16
 """Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
-LARGE = 64
-"""From this many pixels a side on, ``auto`` takes ImageNet's recipe for labels of views, and CIFAR's below."""
 OF_VIEWS = ("per-view", "top-k", "two-distances")
 
 

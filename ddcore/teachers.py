@@ -14,7 +14,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ddcore.checkpoints import Checkpoints
 from ddcore.errors import InputError, NonFiniteLoss, near
 from ddcore.experts import sole_trainer
+from ddcore.label_rules import LARGE
 from ddcore.labels import HardLabels
 from ddcore.networks import CONVNET
 from ddcore.normalisation import MeanStd, Normalisation
@@ -42,8 +43,6 @@ DONE = "teacher"
 TRAINED_HERE = "train"
 PROBE = 1000
 """Training images, evenly spaced, that a teacher is looked over with."""
-LARGE = 64
-"""From this many pixels a side on, crops are resized ones."""
 IMAGENET = MeanStd((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -74,12 +73,10 @@ class Committee:
 
     Attributes:
         members: in the order of the options.
-        accuracies: of each on training images, in [0, 1].
     """
 
     run: Run
     members: tuple[Member, ...]
-    accuracies: tuple[float, ...]
     _networks: dict[int, nn.Module] = field(factory=dict)
 
     def __len__(self) -> int:
@@ -89,6 +86,17 @@ class Committee:
     def names(self) -> tuple[str, ...]:
         """Of each, for messages and records."""
         return tuple(member.name for member in self.members)
+
+    @cached_property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of each on training images, in [0, 1]."""
+        return tuple(self._accuracy(number) for number in range(len(self)))
+
+    def _accuracy(self, number: int) -> float:
+        member = self.members[number]
+        if member.weights == TRAINED_HERE:
+            return float(read_metadata(folder(member, self.run) / "weights.safetensors")["accuracy"])
+        return _probed(self.network(number), self.run)
 
     @property
     def said(self) -> str:
@@ -151,13 +159,11 @@ def committee(run: Run) -> Committee:
         InputError: weights that cannot be loaded; a teacher that is right no more often than chance.
     """
     members = members_of(run)
-    tasks = [teacher_task(member, run) for member in members if missing(member, run)]
-    for member in members:
-        if missing(member, run):
+    if left := [member for member in members if missing(member, run)]:
+        for member in left:
             (folder(member, run) / "recipe.json").write_json(recipe(member, run))
-    if tasks:
-        run.map(tasks, "teachers", "teachers")
-    found = Committee(run, members, tuple(_accuracy(member, run) for member in members))
+        run.map([teacher_task(member, run) for member in left], "teachers", "teachers")
+    found = Committee(run, members)
     if run.options["teachers"].check:
         for member, score in zip(members, found.accuracies, strict=True):
             refuse_chance(member.name, score, len(run.source.classes), min(PROBE, len(run.real.train)))
@@ -213,12 +219,6 @@ def refuse_chance(name: str, score: float, classes: int, images: int) -> None:
             "are in another order than the data's, or it wants images normalised otherwise (--teachers.normalise), or it "
             "needs more --teachers.epochs; --teachers.no-check goes on all the same"
         )
-
-
-def _accuracy(member: Member, run: Run) -> float:
-    if member.weights == TRAINED_HERE:
-        return float(read_metadata(folder(member, run) / "weights.safetensors")["accuracy"])
-    return _probed(frozen_network(network_of(member, run)), run)
 
 
 def _probed(network: nn.Module, run: Run) -> float:
@@ -304,7 +304,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
             )
         run.log("teacher", teacher=member.network, epoch=epoch.number + 1, loss=epoch.loss)
         for number in [n for n, after in snapshots if after == epoch.number + 1]:
-            _save(place / f"snapshot-{number:03d}.safetensors", network, {"epoch": str(epoch.number + 1)})
+            save_weights(place / f"snapshot-{number:03d}.safetensors", network, {"epoch": str(epoch.number + 1)})
 
     train_student(
         network,
@@ -326,7 +326,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
         on_epoch=keep,
     )
     score = _probed(network, run)
-    _save(place / "weights.safetensors", network, {"accuracy": repr(score)})
+    save_weights(place / "weights.safetensors", network, {"accuracy": repr(score)})
     return score
 
 
@@ -335,8 +335,8 @@ def draw_for(options: Any, run: Run) -> Draw:
     crop = options.crop
     if crop == "auto":
         crop = "resized" if run.source.size >= LARGE else "shifted"
-    given = {"crop": crop, "mix": options.mix, "beta": 0.8 if options.mix == "mixup" else 1.0}
-    return Draw(**given, pad=min(4, run.source.size // 8), flip=0.5 if run.source.mirror_symmetric else 0.0)
+    draw = Draw(crop=crop, mix=options.mix, beta=0.8 if options.mix == "mixup" else 1.0)
+    return draw.fitting(run.source.size, run.source.mirror_symmetric)
 
 
 def snapshot_epochs(epochs: int, count: int) -> list[int]:
@@ -348,9 +348,10 @@ def snapshot_epochs(epochs: int, count: int) -> list[int]:
     return [max(1, min(epochs, round(epochs * (n + 1) / (count + 1)))) for n in range(count)]
 
 
-def _save(place: Place, network: nn.Module, facts: Mapping[str, str]) -> None:
+def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> None:
+    """Write a network's weights and buffers; ``facts`` go to the file's metadata."""
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in network.state_dict().items()}
-    save_tensors(place, tensors, dict(facts))
+    save_tensors(place, tensors, facts)
 
 
 def network_of(member: Member, run: Run) -> nn.Module:

@@ -20,13 +20,24 @@ from torch import Tensor, nn
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import random_index, real_bytes
 from ddcore.errors import InputError, OptionError, PluginError
-from ddcore.evaluate import Data, fitted, hard_labels, resolved_protocols, sizes_of, train_and_test
+from ddcore.evaluate import (
+    Data,
+    divergence,
+    fitted,
+    hard_labels,
+    measured,
+    resolved_protocols,
+    sizes_of,
+    train_and_test,
+)
 from ddcore.labels import HardLabels
+from ddcore.manifest import read_manifest
 from ddcore.plan import Plan, resolve_training
 from ddcore.plugins import Plugin
 from ddcore.protocols import Protocol, protocol
 from ddcore.run import Run
-from ddcore.storage import Place, save_tensors
+from ddcore.storage import Place
+from ddcore.teachers import save_weights
 from ddcore.training import Samples, accuracy
 from ddcore.types import Row, Task
 
@@ -156,7 +167,7 @@ def begin(
 def _of_artifact(lesson: Lesson) -> dict[str, Any]:
     if lesson.artifact is None:
         return {}
-    manifest = load_artifact(lesson.artifact).manifest
+    manifest = read_manifest(Place.at(lesson.artifact))
     config = manifest["provenance"].get("config", {})
     protocol_name = manifest["recipe"].get("protocol", "auto")
     return {**{n: config[n] for n in KEPT if config.get(n) is not None}, "protocol": (protocol_name,)}
@@ -240,22 +251,9 @@ def task_of(protocol_name: str, arm: str, seed: int) -> Task:
 
 def row_of(run: TrainingRun, task: Task, results: Sequence[Mapping[str, Tensor]]) -> Row:
     """One line of ``scores.json``."""
-    first = {name: float(value) for name, value in results[0].items()}
-    arm = task.options["arm"]
-    diverged = sum(int(result["diverged"]) for result in results)
-    return Row(
-        set=arm,
-        protocol=task.options["protocol"],
-        network=run.network_name,
-        labels=_label_kind(run, arm),
-        ipc=first["images"] / len(run.source.classes),
-        bytes={part: int(first[f"bytes.{part}"]) for part in ("images", "labels", "models", "total")},
-        values=tuple(float(result["accuracy"]) for result in results),
-        steps=int(first["steps"]),
-        seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        note=f"{diverged} of {len(results)} students diverged (weights not finite)" if diverged else "",
-        extra={"images": int(first["images"]), "loss": first["loss"]},
-    )
+    arm, name = task.options["arm"], task.options["protocol"]
+    words = {"set": arm, "protocol": name, "network": run.network_name, "labels": _label_kind(run, arm)}
+    return attrs.evolve(measured(results, ("images", "loss"), run, **words), note=divergence(results))
 
 
 def _label_kind(run: TrainingRun, arm: str) -> str:
@@ -326,6 +324,5 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
 
 def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
     """Write a student's weights, with what is needed to use them as a teacher's."""
-    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in network.state_dict().items()}
     facts = {"network": run.network_name, "dataset": run.source.name, "classes": str(len(run.source.classes))}
-    save_tensors(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", tensors, facts)
+    save_weights(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", network, facts)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, le, max_len, min_len
 from torch import Tensor
 from torch.nn import functional as F
@@ -212,6 +212,10 @@ class Draw:
     beta: float = field(default=1.0, validator=[instance_of((int, float)), gt(0), le(10)])
     antialias: bool = field(default=ANTIALIAS, validator=instance_of(bool))
     shuffle: int = field(default=1, validator=[instance_of(int), ge(1), le(16)])
+
+    def fitting(self, size: int, symmetric: bool) -> Draw:
+        """The same for images of ``size`` pixels: no shift by more than an eighth, and no mirror where it changes the class."""
+        return evolve(self, pad=min(self.pad, size // 8), flip=self.flip if symmetric else 0.0)
 
     def header(self) -> dict[str, Any]:
         """JSON values; ``Draw(**header)`` is the inverse."""
