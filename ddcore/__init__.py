@@ -8,6 +8,7 @@ from ddcore.plugins import Plugin, option
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact, load_artifact
+    from ddcore.cli import invoke
     from ddcore.errors import DdcoreError, InputError, PluginError
     from ddcore.types import (
         Batch,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 _LATER = {
     **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
+    "invoke": "ddcore.cli",
     **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
     **dict.fromkeys(
         (
@@ -70,6 +72,7 @@ __all__ = [
     "Transform",
     "Vote",
     "hookimpl",
+    "invoke",
     "load_artifact",
     "option",
 ]

@@ -18,6 +18,8 @@ from ddcore.labels import Labels
 from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
 T = TypeVar("T")
+MIX = {"mixed", "lam"}
+"""Targets that a transform adds where it mixes rows."""
 
 
 def source(answer: object, who: str) -> Source:
@@ -109,6 +111,28 @@ def term(answer: object, who: str) -> Term:
     return found
 
 
+def rows_of(answer: object, before: Tensor, who: str, count: int) -> Tensor:
+    """Some of a set's rows, by number."""
+    found = _kind(answer, Tensor, who, "row numbers")
+    if found.dtype != torch.int64 or found.dim() != 1 or not len(found):
+        raise PluginError(
+            f"{who} returned {tuple(found.shape)} {found.dtype} where row numbers (m,) int64 are due, one or more"
+        )
+    if int(found.min()) < 0 or int(found.max()) >= count:
+        raise PluginError(
+            f"{who} returned rows {int(found.min())} to {int(found.max())} of {count}: number them from 0"
+        )
+    return found.cpu()
+
+
+def student(answer: object, before: nn.Module, who: str) -> nn.Module:
+    """A network around a student."""
+    found = network(answer, who)
+    if not any(part is before for part in found.modules()):
+        raise PluginError(f"{who} returned a network that does not hold the student it was given: put it inside")
+    return found
+
+
 def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
     """A batch of the same axes, whose targets and index follow its rows."""
     found = _kind(answer, Batch, who, "the batch it was given, changed,")
@@ -122,7 +146,8 @@ def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
             )
         if found.inputs.device.type == "cpu":
             finite(found.inputs.detach().sum(), who)
-    if len(lengths) != 1 or set(found.targets) != set(before.targets):
+    added = set(found.targets) - set(before.targets)
+    if len(lengths) != 1 or not set(found.targets) >= set(before.targets) or not added <= (MIX if same_rows else set()):
         raise PluginError(f"{who} changed rows without their targets or index: repeat or permute all of them alike")
     if same_rows and len(found) != len(before):
         raise PluginError(

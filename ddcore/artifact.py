@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from os import PathLike
 from typing import Any, NotRequired, TypedDict, Unpack, final
 
@@ -24,12 +25,11 @@ from ddcore import randomness
 from ddcore.card import card
 from ddcore.decoders import Decoder, quantise
 from ddcore.errors import DdcoreError, InputError, near
-from ddcore.labels import KINDS, Labels, View, smallest_type
+from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
 from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, read_manifest
 from ddcore.normalisation import Normalisation
 from ddcore.preview import preview_png
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
-from ddcore.views import changed
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -117,7 +117,7 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     def batch(self, view: View) -> tuple[Tensor, Tensor]:
         """The images and targets of one of the labels' views."""
-        images = changed(view, self.images(view.index))
+        images = self.labels.changed(view, self.images(view.fetched))
         return images, self._answers(view, images)
 
     def _answers(self, view: View, images: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "storage_dtype": storage_dtype,
         "normalisation": normalisation.header(),
         "decoder": operations,
-        "labels": {"kind": labels.kind, **labels.header()},
+        "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": dict(contents["provenance"]),
         "source": {
@@ -290,7 +290,7 @@ def relabelled(
     if len(artifact) != len(labels):
         raise InputError(f"{len(artifact)} samples were given {len(labels)} labels: give one label a sample")
     changes = {
-        "labels": {"kind": labels.kind, **labels.header()},
+        "labels": _said_of(labels),
         "recipe": dict(recipe),
         "provenance": dict(provenance),
     }
@@ -439,10 +439,20 @@ def _sha256(manifest: Mapping[str, Any], name: str, place: Place) -> str:
     return str(manifest["files"][name]["sha256"])
 
 
+def _said_of(labels: Labels) -> dict[str, Any]:
+    """What the manifest says of labels: their kind, who reads them if that is not the core, and their own numbers."""
+    reader = {"distribution": labels.distribution} if labels.distribution else {}
+    return {"kind": labels.kind, **reader, **labels.header()}
+
+
 def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
     kind, distribution = manifest["labels"]["kind"], manifest["labels"].get("distribution")
     if kind in KINDS:
         return KINDS[kind]
+    for point in metadata.entry_points(group=LABEL_KINDS, name=kind):
+        found = point.load()
+        if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
+            return found
     if distribution:
         raise InputError(
             f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}"

@@ -75,7 +75,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these."""
-    images = count * run.real.channels * run.real.size**2
+    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
+    images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
     parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}

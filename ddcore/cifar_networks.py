@@ -125,12 +125,18 @@ class Basic(nn.Module):
 
 def resnet(channels: int, classes: int, depth: int, times: int) -> nn.Module:
     """6 n + 2 layers, widths 16, 16, 32, 64; with ``times`` 2 or 4 a stem of 32 and the stages that much wider."""
-    each, into = (depth - 2) // 6, 16 if times == 1 else 32
-    stem, stages = nn.Sequential(*_unit(channels, into, 3)), []
-    for width, stride in ((16 * times, 1), (32 * times, 2), (64 * times, 2)):
-        stages.append(nn.Sequential(*(Basic(width if n else into, width, 1 if n else stride) for n in range(each))))
+    each, stem = (depth - 2) // 6, 16 if times == 1 else 32
+    return staged_resnet(channels, classes, stem, (each, each, each), (16 * times, 32 * times, 64 * times))
+
+
+def staged_resnet(channels: int, classes: int, stem: int, depths: Sequence[int], widths: Sequence[int]) -> nn.Module:
+    """A ResNet of any stages: ``depths`` blocks of ``widths`` channels after a stem; all stages but the first halve the map."""
+    first, into, stages = nn.Sequential(*_unit(channels, stem, 3)), stem, []
+    for at, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+        strides = (1 if at == 0 else 2, *[1] * (depth - 1))
+        stages.append(nn.Sequential(*(Basic(width if n else into, width, s) for n, s in enumerate(strides))))
         into = width
-    return _init(Staged(stem, stages, nn.Identity(), into, classes))
+    return _init(Staged(first, stages, nn.Identity(), into, classes))
 
 
 class Before(nn.Module):

@@ -319,6 +319,9 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
     "--teacher", "teachers", multiple=True, help="NAME of a network to train here, FILE, or NAME=FILE; repeatable."
 )
 @click.option("--per-class", type=click.IntRange(min=1), help="Real images of each class, at random. Default: all.")
+@click.option(
+    "--from", "start", help="File with weights that students begin with, plain ones too. Default: random ones."
+)
 @click.option("--plain/--no-plain", default=True, show_default=True, help="Train the same student without plugins too.")
 @AS_JSON
 @click.pass_context
@@ -329,6 +332,7 @@ def train(
     student: str,
     teachers: tuple[str, ...],
     per_class: int | None,
+    start: str | None,
     plain: bool,
     as_json: bool,
     **values: Any,
@@ -342,7 +346,7 @@ def train(
     if finished and per_class is not None:
         raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
     given |= {} if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, per_class, plain)
+    lesson = Lesson(data if finished else None, per_class, plain, start)
     _train(begin(context.meta["ddcore.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 

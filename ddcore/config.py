@@ -54,6 +54,7 @@ class Config:
     executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
     threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))
     dtype: Literal["float32", "float64"] = _shared("float32", "Type to compute with.")
+    amp: bool = _shared(False, "Whether students' passes are in bfloat16 where torch's autocast says so.")
     storage_dtype: Literal["float32", "float16", "uint8"] = _shared(
         "float32", "Type to store pixels with; float32 costs four times a real uint8 image."
     )
@@ -62,7 +63,7 @@ class Config:
 
 _EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
 _TASKS = ("jobs", "executor", "cache")
-EVALUATING = (*_EVERYWHERE, *_TASKS, "baseline", "eval_network", "eval_seeds", "full_epochs")
+EVALUATING = (*_EVERYWHERE, *_TASKS, "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
 RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
 TRAINING = (
     *_EVERYWHERE[:2],
@@ -74,5 +75,6 @@ TRAINING = (
     "normalise",
     "eval_seeds",
     "dtype",
+    "amp",
 )
 """Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""

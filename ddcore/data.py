@@ -13,17 +13,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.errors import InputError, near
 from ddcore.normalisation import Normalisation
 from ddcore.statistics import mean_and_deviation, scaled
+from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
 
 ON_DEVICE = 4 * 10**9
 """Bytes: a larger split stays in main memory and moves to the accelerator batch by batch."""
 
 TRANSFORMED_AT_ONCE = 1024
+TEXT = "text"
 
 
 @frozen(eq=False)
@@ -52,7 +54,9 @@ class Source:
 
     Attributes:
         classes: names, in the order of the labels.
-        modality: ``images``; a plugin's source may hold something else, which is then not checked here.
+        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's source may
+            hold something else, which is then not checked here.
+        vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
         mean: of each channel in [0, 1], where a published one has to be kept; None: computed from ``train``.
         std: likewise.
@@ -69,6 +73,7 @@ class Source:
     test: Split
     classes: tuple[str, ...] = field(converter=_names)
     modality: str = "images"
+    vocabulary: int | None = None
     mirror_symmetric: bool = True
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -80,15 +85,18 @@ class Source:
         if self.modality == "images":
             _check_images(self)
             _check_labels(self)
+        elif self.modality == TEXT:
+            _check_tokens(self)
+            _check_labels(self)
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour."""
-        return int(self.train.stored.shape[1])
+        """1 for grey, 3 for colour; of text the vocabulary's size."""
+        return self.vocabulary or int(self.train.stored.shape[1])
 
     @property
     def size(self) -> int:
-        """Height and width in pixels."""
+        """Height and width in pixels; of text L."""
         return int(self.train.stored.shape[-1])
 
     @cached_property
@@ -104,7 +112,9 @@ class Source:
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1]."""
+        """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1]; none of text."""
+        if self.modality == TEXT:
+            return (), ()
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
         return mean_and_deviation(self.train.stored)
@@ -138,14 +148,51 @@ class Source:
         }
 
 
-class Part:
-    """One split as plugins see it: normalised images by index."""
+def keep_decoded(source: Source, folder: Place) -> None:
+    """Write a source under its fingerprint, so that other processes need not decode it again."""
+    place = _decoded(folder, source.fingerprint)
+    if type(source) is not Source or place.exists():
+        return
+    facts = {a.name: getattr(source, a.name) for a in fields(Source) if a.name not in ("train", "test")}
+    save_tensors(place, _by_name(source), {"source": json.dumps(facts)})
 
-    def __init__(self, split: Split, normalisation: Normalisation, device: torch.device, dtype: torch.dtype) -> None:
+
+def load_decoded(folder: Place, fingerprint: str) -> Source | None:
+    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there."""
+    place = _decoded(folder, fingerprint)
+    if not place.exists():
+        return None
+    tensors, facts = load_tensors(place), json.loads(read_metadata(place)["source"])
+    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
+    given |= {part: Split(tensors[f"{part}.stored"], tensors[f"{part}.labels"]) for part in ("train", "test")}
+    return Source(**given)
+
+
+def _decoded(folder: Place, fingerprint: str) -> Place:
+    return folder / "decoded" / f"{fingerprint[:20]}.safetensors"
+
+
+def _by_name(source: Source) -> dict[str, Tensor]:
+    parts = {"train": source.train, "test": source.test}
+    return {f"{part}.{name}": getattr(s, name) for part, s in parts.items() for name in ("stored", "labels")}
+
+
+class Part:
+    """One split as plugins see it: normalised images, or token ids, by index."""
+
+    def __init__(
+        self,
+        split: Split,
+        normalisation: Normalisation,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        tokens: bool = False,
+    ) -> None:
         self._normalisation, self._device, self._dtype = normalisation, device, dtype
         self._labels = split.labels
-        self._ready = not normalisation.pixelwise
-        stored = self._transformed(split.stored) if self._ready else split.stored
+        self._ready = tokens or not normalisation.pixelwise
+        stored = self._transformed(split.stored) if self._ready and not tokens else split.stored
         self._stored = stored.to(device) if stored.nbytes <= ON_DEVICE else stored
         order = torch.argsort(self._labels, stable=True)
         self._of_class = torch.split(order, torch.bincount(self._labels).tolist()) if len(order) else ()
@@ -159,10 +206,10 @@ class Part:
         return self._labels
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images (n, C, H, W) at ``index`` (n,), normalised, on the run's device in the run's float type."""
+        """The images (n, C, H, W) at ``index`` (n,), normalised, in the run's float type, or tokens (n, L); on its device."""
         rows = self._stored[index.to(self._stored.device)].to(self._device)
         if self._ready:
-            return rows
+            return rows if rows.is_floating_point() else rows.long()
         return self._normalisation.apply(scaled(rows, self._dtype))
 
     def _transformed(self, stored: Tensor) -> Tensor:
@@ -200,12 +247,16 @@ class Real:
     @cached_property
     def train(self) -> Part:
         """The train split."""
-        return Part(self.source.train, self.normalisation, self.device, self.dtype)
+        return self._part(self.source.train)
 
     @cached_property
     def test(self) -> Part:
         """The test split."""
-        return Part(self.source.test, self.normalisation, self.device, self.dtype)
+        return self._part(self.source.test)
+
+    def _part(self, split: Split) -> Part:
+        tokens = self.source.modality == TEXT
+        return Part(split, self.normalisation, self.device, self.dtype, tokens=tokens)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -308,6 +359,20 @@ def _check_range(images: Tensor, what: str) -> None:
         low, high = float(chunk.min()), float(chunk.max())
         if low < 0 or high > 1:
             raise InputError(f"{what} reach from {low:g} to {high:g}: store uint8 in 0..255 or floats in [0, 1]")
+
+
+def _check_tokens(source: Source) -> None:
+    lengths = {tuple(split.stored.shape[1:]) for split in (source.train, source.test)}
+    for part, split in (("train", source.train), ("test", source.test)):
+        tokens, what = split.stored, f"the {part} texts of {source.name}"
+        if tokens.ndim != 2 or tokens.numel() == 0 or tokens.is_floating_point():
+            raise InputError(f"{what} are {tokens.dtype} of shape {tuple(tokens.shape)}: token ids (N, L) are due")
+        if source.vocabulary is None or int(tokens.min()) < 0 or int(tokens.max()) >= source.vocabulary:
+            raise InputError(
+                f"{what} hold ids outside of 0 to vocabulary - 1: give the vocabulary's size, {source.vocabulary} is not it"
+            )
+    if len(lengths) > 1:
+        raise InputError(f"train and test texts of {source.name} differ in length: cut or fill them up to one")
 
 
 def _check_labels(source: Source) -> None:

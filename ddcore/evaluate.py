@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,16 @@ import attrs
 import torch
 from attrs import field, frozen
 from torch import Tensor
-from torch.nn import Module, ModuleDict
+from torch.nn import Module
 
-from ddcore import answers, augment, randomness
+from ddcore import augment, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.plan import TEACHERS, offers
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
+from ddcore.shaping import Shape, shaped, taught
 from ddcore.storage import canonical, sha256_of
-from ddcore.teaching import Seen, Teaching, tapped
 from ddcore.training import (
     WARM,
     Augment,
@@ -42,13 +41,12 @@ from ddcore.training import (
     Epoch,
     Generators,
     Keeper,
-    Reshape,
     Samples,
     accuracy,
     is_finite,
     train_student,
 )
-from ddcore.types import EVALUATE, Batch, Progress, Row, Sequential, Task, Transform, Vote
+from ddcore.types import EVALUATE, Progress, Row, Sequential, Task, Transform
 from ddcore.views import Draw, transform
 
 if TYPE_CHECKING:
@@ -142,6 +140,7 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
         "rate": student_rate(recipe, rate)[0],
         "learned_rate": rate,
         **({"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {"betas": [0.9, 0.999]}),
+        **({"nesterov": True} if recipe.nesterov else {}),
         "weight_decay": recipe.weight_decay,
         **({} if recipe.decay_biases else {"weight_decay_of": "tensors of two axes and more"}),
         "batch": recipe.batch,
@@ -161,7 +160,9 @@ def _rates(recipe: Protocol) -> dict[str, Any]:
             **warm,
         }
     if recipe.schedule_name == "cosine":
-        return {"schedule": "cosine of the epoch", "stretch": recipe.stretch, **warm}
+        of = "step" if recipe.each_step else "epoch"
+        floor = {"rate_at_the_end": recipe.floor} if recipe.floor else {}
+        return {"schedule": f"cosine of the {of}", "stretch": recipe.stretch, **floor, **warm}
     return {"drop_after_epoch": recipe.epochs // 2 + 1, "drop": recipe.drop, **warm}
 
 
@@ -222,7 +223,7 @@ def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: s
         values=tuple(float(result["accuracy"]) for result in results),
         steps=int(first["steps"]),
         seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        extra={name: first[name] for name in more},
+        extra={name: first[name] if math.isfinite(first[name]) else None for name in more},
     )
 
 
@@ -276,7 +277,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
     recipe = fitted(protocol(arm.protocol), artifact.labels)
-    schedule = recipe.schedule(len(artifact))
+    schedule = recipe.schedule(run.visited(len(artifact)))
     if arm.set == FULL:
         return full(run, arm, student, recipe, schedule, task.key)
     data = data_for(run, arm, student, artifact, options["artifact"])
@@ -297,28 +298,35 @@ def train_and_test(
     key: str,
     *,
     plain: bool = False,
+    start: Callable[[Module], None] | None = None,
     keep: Callable[[Module], None] | None = None,
 ) -> dict[str, Tensor]:
     """One fresh student by the protocol.
 
     Args:
-        plain: without what plugins add to its loss and batches.
+        plain: without what plugins make of it.
+        start: puts weights into the student as initialised.
         keep: handed the trained student.
     """
     network = run.network(generator("init"), network_name)
+    if start is not None:
+        start(network)
     last: list[Epoch] = []
     began = time.perf_counter()
-    shaped = nullcontext((None, None)) if plain else lesson(run, network, generator, schedule.steps)
-    with shaped as (reshape, also):
+    images, labels = data.images, data.labels
+    lesson = shaped(run, network, images, labels, generator, schedule.steps, rate)
+    with nullcontext(Shape(network)) if plain else lesson as shape:
+        network = shape.network
         train_student(
             network,
-            data.images,
-            data.labels,
-            descent_of(recipe, schedule, rate),
+            images,
+            labels,
+            attrs.evolve(descent_of(recipe, schedule, rate), whole=shape.whole, amp=run.config.amp),
             generator=generator,
             augment=augmentation(recipe, run, generator, schedule.steps, data.labels, plain=plain),
-            reshape=reshape,
-            also=also,
+            reshape=shape.reshape,
+            choose=shape.choose,
+            also=shape.beside,
             keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
             on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
         )
@@ -349,65 +357,9 @@ def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:
         per_epoch=schedule.epoch,
         warmup=schedule.warmup,
         group=recipe.group,
+        floor=recipe.floor,
+        nesterov=recipe.nesterov,
     )
-
-
-@contextmanager
-def lesson(
-    run: Run, network: Module, generator: Generators, steps: int
-) -> Iterator[tuple[Reshape | None, ModuleDict | None]]:
-    """What plugins make of a student's loss, and what they train beside it; None and None if they leave it as it is.
-
-    Features are read by hooks that are gone after the block.
-    """
-    shaping = [p for _, p in run.student_shapers() if offers(p) & {"student_loss", "setting:student.label_weight"}]
-    if not shaping:
-        yield None, None
-        return
-    names = tuple(dict.fromkeys(name for plugin in shaping for name in plugin.taps()))
-    votes = run.votes("student") if taught(run) else []
-    with tapped(network, names) as features:
-        modules = _modules(run, network, features, names, votes, generator)
-
-        def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
-            seen = Seen(output, features)
-            teachers = Teaching(votes, batch.inputs, names, batch.targets.get("logits"))
-            return run.student_loss(value, network, batch, Progress(step, steps), seen, teachers, modules)
-
-        yield reshape, ModuleDict(modules) if modules else None
-
-
-def taught(run: Run) -> bool:
-    """Whether teachers have a say in how students are trained."""
-    return any(
-        TEACHERS in plugin.assets(None) for _, plugin in run.student_shapers() if "student_loss" in offers(plugin)
-    )
-
-
-def _modules(
-    run: Run,
-    network: Module,
-    features: Mapping[str, Tensor],
-    names: Sequence[str],
-    votes: Sequence[Vote],
-    generator: Generators,
-) -> dict[str, Module]:
-    """What plugins train beside a student, made from what networks make of a few rows."""
-    if not run.hooks.providers("ddcore_student_modules"):
-        return {}
-    images = run.real.train.inputs(torch.arange(min(2, len(run.real.train))))
-    training = network.training
-    with torch.no_grad(), randomness.drawing_from(generator("modules")):
-        seen = Seen(network.eval()(images), dict(features))
-        network.train(training)
-        given: dict[str, Any] = {
-            "network": network,
-            "seen": seen,
-            "teachers": Teaching(votes, images, names),
-            "run": run,
-        }
-        made = run.hooks.collect("ddcore_student_modules", check=answers.module, **given)
-    return {plugin: module.to(run.device, run.dtype) for plugin, module in made.items()}
 
 
 def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
@@ -420,8 +372,8 @@ def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
 
 
 def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
-    """The protocol's augmentations for these data: mirroring is left out where it changes the class."""
-    if recipe.augment == "none":
+    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other data than images."""
+    if recipe.augment == "none" or not run.of_images:
         return ()
     if recipe.augment == "mnist":
         return augment.MNIST_OPS
@@ -432,12 +384,14 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
 
 def draw_of(recipe: Protocol, run: Run) -> Draw | None:
     """The protocol's views for these data: no mirror where it changes the class, no shift by more than an eighth."""
-    return recipe.views and recipe.views.fitting(run.source.size, run.source.mirror_symmetric)
+    if recipe.views is None or not run.of_images:
+        return None
+    return recipe.views.fitting(run.source.size, run.source.mirror_symmetric)
 
 
 def changes_batches(recipe: Protocol, run: Run) -> bool:
     """Whether the protocol augments, shuffles or mixes."""
-    return bool(strategy_of(recipe, run)) or recipe.views is not None
+    return bool(strategy_of(recipe, run)) or draw_of(recipe, run) is not None
 
 
 def augmentation(

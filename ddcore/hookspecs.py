@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
     from ddcore.run import Run
     from ddcore.teaching import Seen, Teaching
+    from ddcore.training import Samples
     from ddcore.trajectory import Unroll
     from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
-API_VERSION = "1.1"
+API_VERSION = "1.2"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -504,8 +505,30 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
     """
 
 
+@_kind("chain")
+def ddcore_adapt_student(network: nn.Module, seen: Seen, teachers: Teaching, run: Run) -> nn.Module:  # type: ignore[empty-body]
+    """Put another network around a student: an adapter, a teacher's last layer.
+
+    Called once for each student before its first step, and again, identically, when it goes on; grad off. Randomness as for
+    ``ddcore_student_modules``.
+
+    Args:
+        network: the student, or what the plugin before made of it.
+        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
+        teachers: what they make of the same rows.
+
+    Returns:
+        A network with ``embed``, on any device, that holds the one it was given: it is what is trained, tested and kept, and the
+        names of ``Plugin.taps`` are looked for in it. Parameters that shall not move have ``requires_grad`` False. None leaves it.
+
+    New in 1.2.
+    """
+
+
 @_kind("collect")
-def ddcore_student_modules(network: nn.Module, seen: Seen, teachers: Teaching, run: Run) -> nn.Module:  # type: ignore[empty-body]
+def ddcore_student_modules(  # type: ignore[empty-body]
+    network: nn.Module, seen: Seen, teachers: Teaching, run: Run, samples: Samples
+) -> nn.Module:
     """Make what is trained beside a student for this plugin's loss: a regressor between feature widths, a critic.
 
     Called once for each student before its first step, and again, identically, when it goes on; grad off. All randomness of a
@@ -515,12 +538,48 @@ def ddcore_student_modules(network: nn.Module, seen: Seen, teachers: Teaching, r
         network: the student; do not keep it in the module.
         seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
         teachers: what they make of the same rows.
+        samples: what the student is trained on, as for ``ddcore_student_rows``. New in 1.2.
 
     Returns:
-        A module on the CPU; it joins the student's optimiser and checkpoints, is handed to this plugin's
-        ``ddcore_student_loss`` as ``modules``, and is thrown away with the student. None: nothing.
+        A module on the CPU; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
+        handed to this plugin's ``ddcore_student_loss`` as ``modules``, and thrown away with the student. None: nothing.
 
-    Implemented by ``kd``. New in 1.1.
+    Implemented by ``kd`` and ``distill-weighted``. New in 1.1.
+    """
+
+
+@_kind("chain")
+def ddcore_student_rows(  # type: ignore[empty-body]
+    rows: Tensor,
+    samples: Samples,
+    network: nn.Module,
+    teachers: Sequence[Vote],
+    epoch: int,
+    progress: Progress,
+    state: dict[str, Any],
+    generator: Generator,
+    run: Run,
+) -> Tensor:
+    """Choose which rows an epoch of a student visits.
+
+    Called before each epoch of every student, grad off; not where labels have views of their own, which is an error.
+
+    Args:
+        rows: (n,) int64 on the CPU: all, or what the plugin before chose.
+        samples: what the student is trained on: ``len``, ``labels`` (N,) and ``inputs(index)`` (n, C, H, W), normalised. A row's
+            number is its place there, and ``Batch.index`` of the loss.
+        network: the student, in eval mode; do not write to it.
+        teachers: who would answer in the loss; empty unless a plugin of the run needs teachers.
+        epoch: counted from 0.
+        progress: steps of this student.
+        state: this plugin's, of this student, kept in checkpoints: write tensors, numbers, strings and lists to it.
+        generator: drawn anew for each epoch.
+
+    Returns:
+        (m,) int64, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
+        Say by ``Plugin.visited`` how many there will be.
+
+    New in 1.2.
     """
 
 
@@ -537,7 +596,7 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 ) -> Term:
     """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
 
-    Called in every step, once for each part that a batch is cut into, with autograd on. The labels' own loss is weighted by the
+    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on. The labels' own loss is weighted by the
     setting ``student.label_weight``.
 
     Args:

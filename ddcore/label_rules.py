@@ -255,9 +255,15 @@ def extent(options: ViewOptions, protocols: list[Protocol], run: Run) -> tuple[i
     return options.epochs or epochs, options.batch or batch
 
 
+def longest(run: Run) -> int:
+    """Epochs of the run's protocol that has most of them."""
+    from ddcore.evaluate import resolved_protocols
+
+    return max(recipe.epochs_run for recipe in resolved_protocols(run))
+
+
 def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[Vote], how: Mapping[str, Any]) -> None:
     """Say what labels were made; warn where teachers do not know what they labelled, or students will see it twice."""
-    from ddcore.evaluate import resolved_protocols
     from ddcore.labels import PerView, agreement
 
     record: ViewRecord | None = made.record if isinstance(made, PerView) else None
@@ -277,8 +283,8 @@ def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[
             f"the teachers find the right class in {seen:.2f} of the {what} that they label{clean} (chance is {chance:.2f}): "
             f"students will hardly learn it from them; try {way_out}"
         )
-    if record is not None and (longest := max(p.epochs_run for p in resolved_protocols(run))) > record.epochs:
-        run.say(f"labels: students train for {longest} epochs and go through these {record.epochs} in cycles")
+    if record is not None and (epochs := longest(run)) > record.epochs:
+        run.say(f"labels: students train for {epochs} epochs and go through these {record.epochs} in cycles")
 
 
 def shown_by(run: Run) -> Draw:

@@ -7,7 +7,17 @@ and ``ddcore.views``; this module is the name to import from.
 """
 
 from ddcore.label_kinds.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer
-from ddcore.label_kinds.labels import Labels, smallest_type
+from ddcore.label_kinds.labels import (
+    Labels,
+    as_ids,
+    at_rows,
+    bytes_in,
+    check_ids,
+    float32_or_16,
+    mixed_classes,
+    smallest_type,
+    stored,
+)
 from ddcore.label_kinds.losses import (
     distance_gap,
     distances,
@@ -35,6 +45,7 @@ from ddcore.label_kinds.per_view import (
     PerViewLabels,
     TopKLabels,
     TwoDistanceLabels,
+    densified,
     spread,
     top_k,
 )
@@ -43,6 +54,8 @@ from ddcore.label_kinds.sizes import imagenet_parts, label_bytes, label_parts, l
 from ddcore.label_kinds.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 from ddcore.views import View
 
+LABEL_KINDS = "ddcore.labels"
+"""Entry points of kinds that plugins bring, by name: an artifact with such labels opens wherever the plugin is installed."""
 KINDS: dict[str, type[Labels]] = {
     kind.kind: kind
     for kind in (
@@ -59,6 +72,7 @@ KINDS: dict[str, type[Labels]] = {
 __all__ = [
     "CLIP_IMAGES",
     "KINDS",
+    "LABEL_KINDS",
     "DrawnViews",
     "Encoder",
     "HardLabels",
@@ -79,13 +93,19 @@ __all__ = [
     "adaptable",
     "agreement",
     "answers",
+    "as_ids",
     "asking",
+    "at_rows",
     "batches_of",
+    "bytes_in",
+    "check_ids",
+    "densified",
     "distance_gap",
     "distances",
     "draw_views",
     "factor_floats",
     "feature_tensors",
+    "float32_or_16",
     "fresh_factors",
     "imagenet_parts",
     "kl_divergence",
@@ -101,10 +121,12 @@ __all__ = [
     "make_two_distances",
     "mean_logits",
     "merged",
+    "mixed_classes",
     "mixed_cross_entropy",
     "smallest_type",
     "soft_cross_entropy",
     "spread",
+    "stored",
     "student_loss",
     "top_k",
 ]

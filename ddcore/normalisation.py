@@ -200,6 +200,8 @@ def fit(kind: str, source: Source, cache: Place | None = None) -> Normalisation:
     Raises:
         InputError: the kind is unknown.
     """
+    if source.modality == "text":
+        return Identity()
     if kind == MeanStd.kind:
         mean, std = source.statistics
         return MeanStd(mean, [s if s > CONSTANT else 1.0 for s in std])

@@ -68,6 +68,11 @@ def quick_norms(images: Tensor) -> AbstractContextManager[Any]:
     return CheapNorms() if images.device.type == "cpu" else nullcontext()
 
 
+def mixed_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[Any]:
+    """Products and convolutions in bfloat16, sums and norms as they are; bfloat16 has float32's range, so no loss is scaled."""
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
 def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
     """How many of these images one pass takes: ``most`` of 32x32 pixels, more of smaller ones, fewer of larger, at least 1.
 
@@ -134,12 +139,12 @@ def backward_in_parts(
         The batch's mean loss, detached.
     """
     size = chunk or chunk_of(network, images, TRAINING_CHUNK)
-    total = torch.zeros((), dtype=images.dtype, device=images.device)
+    total = torch.zeros((), device=images.device)
     for x, own in zip(images.split(size), _split(targets, len(images), size), strict=True):  # type: ignore[no-untyped-call]
         with quick_norms(images):
             value = loss(network(channels_last(x)), own) * (len(x) / len(images))
         value.backward()  # type: ignore[no-untyped-call]
-        total += value.detach()
+        total = total + value.detach()
     return total
 
 

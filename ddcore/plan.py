@@ -27,6 +27,8 @@ CORE_ASKS = (
     "teachers",
     "student_loss",
     "student_modules",
+    "student_rows",
+    "adapt_student",
     "setting:student.label_weight",
     "state",
     "step_end",
@@ -199,9 +201,13 @@ def _stages_of_its_own(name: str, plugins: Mapping[str, Any], steps: int) -> lis
     ]
 
 
+STUDENT_SHAPING = frozenset(
+    {"augment:evaluate", "student_loss", "student_rows", "adapt_student", "setting:student.label_weight"}
+)
+"""By which plugins shape how students are trained."""
 STUDENT_ASKS = frozenset(
-    {"augment:evaluate", "student_loss", "student_modules", "setting:student.label_weight", "label", "teachers"}
-    | {"network", "data", "executor"}
+    {"augment:evaluate", "student_loss", "student_modules", "student_rows", "adapt_student"}
+    | {"setting:student.label_weight", "label", "teachers", "network", "data", "executor"}
 )
 """What plugins can do where students are trained and nothing is distilled."""
 
@@ -221,7 +227,7 @@ def resolve_training(hooks: Hooks, plugins: Mapping[str, Any], network: str, lab
             raise PluginError(f"{hooks.who(name)} does nothing where a student is trained: leave out --plugin {name}")
     labeller, label_by = _chosen("labellers", labels, plugins, "", "hard", "--labels", hooks)
     needs = _assets(plugins, (), labeller)
-    shaping = tuple(p for p, plugin in plugins.items() if offers(plugin) & {"student_loss", "augment:evaluate"})
+    shaping = tuple(p for p, plugin in plugins.items() if offers(plugin) & STUDENT_SHAPING)
     stages = [Stage("label", labeller, label_by), Stage("student", network, CORE, shaping)]
     if TEACHERS in needs:
         choosing = tuple(p for p, plugin in plugins.items() if "teachers" in offers(plugin))

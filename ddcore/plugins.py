@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pluggy
@@ -24,10 +24,14 @@ from attrs import field, frozen
 from ddcore import hookspecs
 from ddcore.errors import PluginError, near
 
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
 FIRST_PARTY: tuple[str, ...] = ("cda", "coresets", "cv-dd", "datm", "dc", "dm", "dsa", "dwa", "ftd", "fyi", "hello")
-FIRST_PARTY += ("infer", "kd", "mirage", "mtt", "nrr-dd", "rded", "smooth", "sre2l")
+FIRST_PARTY += ("infer", "kd", "mirage", "mtt", "nrr-dd", "rded", "smooth", "sre2l", "text")
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
@@ -40,7 +44,7 @@ class Plugin:
         role: one of ``ROLES``; a run has exactly one matcher.
         summary: one line.
         paper: title, venue, arXiv id.
-        modality: what the data may be: images, graphs, features.
+        modality: what the data may be: images, text, graphs, features.
         view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
         initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
         suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
@@ -57,6 +61,7 @@ class Plugin:
         provides: words that other plugins' ``needs`` may name.
         conflicts: plugin name to the reason why the two do not go together.
         assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
+        whole_batches: whether its student loss compares the rows of a batch, so that batches are not cut into parts.
         neutral: option values under which the plugin changes nothing.
         tiny: option values under which a step on a few 8x8 images is cheap, for the contract kit.
         presets: TOML resource in the plugin's package with settings per data set and images per class.
@@ -87,6 +92,7 @@ class Plugin:
     provides: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
     assumes: ClassVar[Mapping[str, str]] = {}
+    whole_batches: ClassVar[bool] = False
     neutral: ClassVar[Mapping[str, object]] = {}
     tiny: ClassVar[Mapping[str, object]] = {}
     presets: ClassVar[str | None] = None
@@ -109,9 +115,27 @@ class Plugin:
     def taps(self) -> tuple[str, ...]:
         """Features that ``ddcore_student_loss`` reads of students and teachers: ``stage2``, ``embedding``, a module's path.
 
-        See ``ddcore.teaching``.
+        ``stage*`` reads all stages that each of them has. See ``ddcore.teaching``.
         """
         return ()
+
+    def visited(self, count: int) -> int:
+        """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as far as known beforehand.
+
+        A protocol's epochs become steps by it; where the rows turn out otherwise, the steps stay.
+        """
+        return count
+
+    def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
+        """The optimiser of what ``ddcore_student_modules`` made, made once when a student begins or goes on.
+
+        Args:
+            rate: the student's, at its start. The optimiser's own rates rise and fall as the student's does.
+
+        Returns:
+            One over some of the parameters of ``modules``, stepped after the student's; None: they join the student's.
+        """
+        return None
 
     def expert_options(self) -> Mapping[str, object] | None:
         """Which option values ``ddcore_expert_loss`` and ``ddcore_expert_optimizer`` depend on.

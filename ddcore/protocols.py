@@ -89,6 +89,9 @@ class Protocol:
         decay_biases: whether tensors of fewer than two axes decay too.
         schedule_name: ``drop`` or ``cosine``; see ``ddcore.training.rate_at``.
         stretch: eta of the cosine: 1 ends at 0, 2 at half the rate.
+        floor: what the cosine falls to in the place of 0.
+        each_step: whether cosine and warm-up move every step; else from epoch to epoch.
+        nesterov: whether SGD's momentum is Nesterov's.
         warmup: epochs of E, in which the rate rises linearly from a hundredth.
         group: rows that pass through the network at once, gradients averaged over the batch; see ``ddcore.training.Descent``.
         augment: ``none``; ``dsa``, one differentiable operation a mini-batch, its parameters drawn for each image;
@@ -119,6 +122,9 @@ class Protocol:
     group: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
     views: Draw | None = field(default=None, validator=optional(instance_of(Draw)))
     drops: tuple[float, ...] = ()
+    floor: float = field(default=0.0, validator=ge(0))
+    each_step: bool = field(default=False, validator=instance_of(bool))
+    nesterov: bool = field(default=False, validator=instance_of(bool))
 
     @property
     def epochs_run(self) -> int:
@@ -139,7 +145,7 @@ class Protocol:
             drops = tuple(round(self.epochs * share) * a_pass for share in self.drops)
             return Schedule(steps, None, a_pass if warmup else None, warmup, drops)
         if self.schedule_name == "cosine":
-            return Schedule(steps, None, a_pass, warmup)
+            return Schedule(steps, None, None if self.each_step else a_pass, warmup)
         return Schedule(steps, (self.epochs // 2 + 2) * a_pass, a_pass if warmup else None, warmup)
 
     def steps_of(self, epochs: int, images: int) -> int:
@@ -231,6 +237,46 @@ _EVERY = (
         augment="none",
         views=evolve(INFER, mix="none"),
     ),
+    Protocol(
+        name="meal-v2",
+        summary="tuning a trained student: SGD 0.01 without weight decay, tenfold less after 100 of 180 epochs",
+        epochs=180,
+        extra_epoch=False,
+        batch=64,
+        weight_decay=0.0,
+        schedule_name="steps",
+        drops=(100 / 180,),
+        augment="none",
+        views=evolve(INFER, mix="none"),
+    ),
+    Protocol(
+        name="rs2",
+        summary="RS2 on CIFAR: SGD 0.1 with Nesterov, a cosine of each step down to 1e-4",
+        epochs=200,
+        extra_epoch=False,
+        rate=0.1,
+        nesterov=True,
+        batch=128,
+        schedule_name="cosine",
+        each_step=True,
+        floor=1e-4,
+        augment="none",
+        views=evolve(INFER, mix="none"),
+    ),
+    Protocol(
+        name="text",
+        summary="small transformers on sentences: AdamW 5e-4, warm-up, cosine",
+        epochs=10,
+        warmup=1,
+        extra_epoch=False,
+        optimizer="adamw",
+        rate=5e-4,
+        batch=64,
+        weight_decay=0.01,
+        decay_biases=False,
+        schedule_name="cosine",
+        augment="none",
+    ),
     Protocol(name="quick", summary="ddcore's own, for demonstrations: B with E = 300", epochs=300, learned_rate=True),
 )
 PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
@@ -265,6 +311,8 @@ def auto_protocol(source: Source, *, learned_rate: bool, learned_labels: bool, l
         labels: their kind: those of views ask for ``sre2l``, on images under ``LARGE`` pixels ``sre2l-cifar``, and
             static ones that are mixed for ``infer``; those of a projector for ``rded``, under ``MOSAICS`` pixels ``rded-small``.
     """
+    if source.modality == "text":
+        return "text"
     if labels in OF_VIEWS:
         return "sre2l" if source.size >= LARGE else "sre2l-cifar"
     if labels == "static-mixed":

@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from ddcore import answers, randomness
 from ddcore.api import deprecations
 from ddcore.checkpoints import Checkpoints
-from ddcore.data import Real, Source
+from ddcore.data import Real, Source, keep_decoded, load_decoded
 from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
-from ddcore.plan import Choices, Plan, data_warnings, offers, resolve
+from ddcore.plan import STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform, Vote
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ddcore.trajectory import Unroll
 
 CPU_WIDTH = 32
+DECODED = ("images", "text")
+"""What workers are handed decoded."""
 EXPERT_HOOKS = ("ddcore_expert_loss", "ddcore_expert_optimizer")
 
 
@@ -68,6 +70,7 @@ class Run:
         self.artifact: Artifact | None = None
         self.packed: Packed | None = None
         self.stopping = False
+        self._decoded: str | None = None
 
     @classmethod
     def open(cls, url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
@@ -83,6 +86,7 @@ class Run:
             raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
         record = (place / "run.json").read_json()
         run = cls._of_kind(record, Setup.from_json(record), place, reporter)
+        run._decoded = record["data"]["fingerprint"] if worker else None
         if run.source.fingerprint != record["data"]["fingerprint"]:
             raise InputError(
                 f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"
@@ -104,7 +108,10 @@ class Run:
 
     @cached_property
     def source(self) -> Source:
-        """The real data as loaded."""
+        """The real data as loaded; in a worker, as its driver loaded them."""
+        if self._decoded and (kept := load_decoded(self.cache, self._decoded)):
+            self.hooks.asked.update(self.hooks.names("ddcore_data"))
+            return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
         return load_source(self.hooks, self.config.dataset, options)
 
@@ -179,8 +186,12 @@ class Run:
 
     # ---- services that a matcher calls ---------------------------------------------------------------------------
 
-    def network(self, generator: torch.Generator, name: str | None = None) -> nn.Module:
-        """A freshly initialised classifier for these data, on the run's device, in train mode."""
+    def network(self, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
+        """A freshly initialised classifier for these data, on the run's device, in train mode.
+
+        Args:
+            other: ``channels``, ``size`` or ``classes`` of other data.
+        """
         name = name or self.network_name
         real = self.source
         with randomness.drawing_from(generator):
@@ -188,9 +199,7 @@ class Run:
                 "ddcore_network",
                 check=answers.network,
                 name=name,
-                channels=real.channels,
-                size=real.size,
-                classes=len(real.classes),
+                **{"channels": real.channels, "size": real.size, "classes": len(real.classes), **other},
                 generator=generator,
             )
         if built is None:
@@ -338,8 +347,13 @@ class Run:
 
     def student_shapers(self) -> list[tuple[str, Any]]:
         """The selected plugins that shape how students are trained, in order."""
-        words = {"augment:evaluate", "student_loss", "setting:student.label_weight"}
-        return [(name, plugin) for name, plugin in self.plugins.items() if offers(plugin) & words]
+        return [(name, plugin) for name, plugin in self.plugins.items() if offers(plugin) & STUDENT_SHAPING]
+
+    def visited(self, count: int) -> int:
+        """How many of ``count`` rows an epoch of a student visits, as far as plugins know beforehand."""
+        for _, plugin in self.student_shapers():
+            count = plugin.visited(count) if "student_rows" in offers(plugin) else count
+        return count
 
     def student_loss(
         self,
@@ -429,6 +443,8 @@ class Run:
         left = [task for task in tasks if not self.checkpoints.finished(task.key)]
         executor = self.executor()
         remember(self)
+        if left and self.executor_name == "processes" and self.source.modality in DECODED:
+            keep_decoded(self.source, self.cache)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
         try:
             with shown as tick:
@@ -481,6 +497,8 @@ class Run:
             "augment:evaluate",
             "student_loss",
             "student_modules",
+            "student_rows",
+            "adapt_student",
             "setting:student.label_weight",
             "initialize",
             "finish",

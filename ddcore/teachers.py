@@ -321,7 +321,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
             warmup=options.warmup * a_pass,
         ),
         generator=partial(run.generator, *key),
-        augment=augment,
+        augment=augment if run.of_images else None,
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )
@@ -352,6 +352,15 @@ def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> 
     """Write a network's weights and buffers; ``facts`` go to the file's metadata."""
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in network.state_dict().items()}
     save_tensors(place, tensors, facts)
+
+
+def load_weights(place: Place, network: nn.Module) -> None:
+    """Put weights and buffers from a file into a network.
+
+    Raises:
+        InputError: no state dict there, or one of another network.
+    """
+    fill(network, read_state(place), place.url)
 
 
 def network_of(member: Member, run: Run) -> nn.Module:

@@ -1,8 +1,8 @@
 """What losses of students see: features of the student by name, and its teachers' answers, each asked at most once a batch.
 
 Features are read by hooks on modules that are there while a block runs and gone after it. A name is one of the network's ``taps``
-(``stem``, ``stage1`` and so on in the zoo), ``embedding`` (the input of its last linear layer), or a module's path. Shape letters:
-B rows, C H W of a feature map, D of an embedding, K classes.
+(``stem``, ``stage1`` and so on in the zoo; ``stage*`` are all stages that there are), ``embedding`` (the input of its last linear
+layer), or a module's path. Shape letters: B rows, C H W of a feature map, D of an embedding, K classes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
+from ddcore.passes import channels_last
 from ddcore.types import Vote
 
-EMBEDDING = "embedding"
+EMBEDDING, STAGES = "embedding", "stage*"
 Features = Mapping[str, Tensor]
 
 
@@ -30,10 +31,12 @@ class Seen:
     Attributes:
         logits: (B, K).
         features: by the names that were asked for; of a module that ran more than once in the pass, its last output.
+        calls: all of its outputs, in order.
     """
 
     logits: Tensor
     features: Features
+    calls: Mapping[str, Sequence[Tensor]] = field(factory=dict)
 
     def feature(self, name: str) -> Tensor:
         """A feature by name.
@@ -46,6 +49,32 @@ class Seen:
                 f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()"
             )
         return self.features[name]
+
+    @classmethod
+    def of(cls, logits: Tensor, found: Found) -> Seen:
+        """What was found in a pass, kept: a later pass does not change it."""
+        return cls(logits, dict(found), {name: tuple(outputs) for name, outputs in found.calls.items()})
+
+
+class Found(dict[str, Tensor]):
+    """Features by name, of the last pass.
+
+    Attributes:
+        calls: by name, every output that the pass made, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Tensor]] = {}
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self.calls.clear()
+
+    def add(self, name: str, output: Tensor) -> None:
+        """A module has run."""
+        self[name] = output
+        self.calls.setdefault(name, []).append(output)
 
 
 def last_linear(network: nn.Module) -> str:
@@ -77,8 +106,14 @@ def path_of(network: nn.Module, name: str) -> str:
     return path
 
 
+def _each(network: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names, with ``stage*`` for all stages of this network, however many."""
+    stages = [tap for tap in getattr(network, "taps", {}) if tap.startswith("stage")] or [STAGES]
+    return list(dict.fromkeys(tap for name in names for tap in (stages if name == STAGES else [name])))
+
+
 @contextmanager
-def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Found]:
     """Features by name, as the last pass inside the block made them, with their graph.
 
     Raises:
@@ -90,16 +125,16 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
     >>> features[EMBEDDING].shape, len(network[1]._forward_pre_hooks)
     (torch.Size([3, 4]), 0)
     """
-    found: dict[str, Tensor] = {}
-    paths = {name: path_of(network, name) for name in names}
+    found = Found()
+    paths = {name: path_of(network, name) for name in _each(network, names)}
 
     def after(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: found.__setitem__(name, output)
+        return lambda _module, _inputs, output: found.add(name, output)
 
     def before(name: str) -> Callable[..., None]:
-        return lambda _module, inputs: found.__setitem__(name, inputs[0])
+        return lambda _module, inputs: found.add(name, inputs[0])
 
-    hooks = []
+    hooks = [network.register_forward_pre_hook(lambda _module, _inputs: found.begin())] if paths else []
     for name, path in paths.items():
         module = network.get_submodule(path)
         add: Any = module.register_forward_pre_hook if name == EMBEDDING else module.register_forward_hook
@@ -142,8 +177,9 @@ class Teaching:
 
     @torch.no_grad()
     def _seen(self, network: nn.Module) -> Seen:
+        inputs = channels_last(self._inputs) if isinstance(self._inputs, Tensor) else self._inputs
         if not self._names:
-            return Seen(network(self._inputs), {})
+            return Seen(network(inputs), {})
         with tapped(network, self._names) as features:
-            logits = network(self._inputs)
-        return Seen(logits, dict(features))
+            logits = network(inputs)
+        return Seen.of(logits, features)

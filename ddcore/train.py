@@ -7,6 +7,7 @@ may be the next one's teacher (``--teacher FILE``).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -37,7 +38,7 @@ from ddcore.plugins import Plugin
 from ddcore.protocols import Protocol, protocol
 from ddcore.run import Run
 from ddcore.storage import Place
-from ddcore.teachers import save_weights
+from ddcore.teachers import load_weights, save_weights
 from ddcore.training import Samples, accuracy
 from ddcore.types import Row, Task
 
@@ -57,11 +58,13 @@ class Lesson:
         artifact: URL of a finished set; None for real data.
         per_class: real images of each class, drawn anew for each seed; None for all.
         plain: whether the student without plugins is trained too.
+        start: file with weights that students begin with; None: they are drawn.
     """
 
     artifact: str | None = None
     per_class: int | None = None
     plain: bool = True
+    start: str | None = None
 
 
 class TrainingRun(Run):
@@ -157,6 +160,7 @@ def begin(
     for line in run.plan.lines():
         run.say(line)
     run.check_names()
+    _check_modality(run)
     _ = run.taught_on
     _check_counts(run)
     claim(place)
@@ -200,6 +204,22 @@ def _free_folder(network: str, selection: Selection) -> Place:
     while (place := Place.at("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return place
+
+
+def _check_modality(run: TrainingRun) -> None:
+    kind = run.source.modality
+    for name, plugin in run.student_shapers():
+        if kind not in plugin.modality:
+            held = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}, and {run.config.dataset!r} holds {kind}"
+            raise PluginError(f"{held}: leave out --plugin {name}")
+    if run.of_images:
+        return
+    try:
+        with torch.no_grad():
+            run.network(run.generator("check")).eval()(run.real.train.inputs(torch.arange(1)))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        what = f"network {run.network_name!r} cannot take {kind} ({type(error).__name__})"
+        raise InputError(f"{what}: choose a --student that a plugin brings for it") from error
 
 
 def _check_counts(run: TrainingRun) -> None:
@@ -289,11 +309,12 @@ def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
         run.network_name,
         data,
         recipe,
-        recipe.schedule(len(data.images)),
+        recipe.schedule(run.visited(len(data.images))),
         recipe.rate,
         partial(run.generator, "train", seed),
         task.key,
         plain=arm in (PLAIN, RANDOM_PLAIN),
+        start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
         keep=lambda network: keep(run, network, arm, seed),
     )
     return {**result, **sizes_of(data)}
@@ -324,5 +345,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
 
 def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
     """Write a student's weights, with what is needed to use them as a teacher's."""
-    facts = {"network": run.network_name, "dataset": run.source.name, "classes": str(len(run.source.classes))}
+    source = run.source
+    facts = {"network": run.network_name, "dataset": source.name, "classes": str(len(source.classes))}
+    facts |= {"channels": str(source.channels), "size": str(source.size)}
+    facts |= {"normalisation": json.dumps(run.normalisation.header())}
     save_weights(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", network, facts)

@@ -17,15 +17,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from attrs import field, frozen
+from attrs import astuple, evolve, field, frozen
 from attrs.validators import and_, ge, gt, in_, instance_of, not_, optional
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.labels import student_loss
-from ddcore.passes import TRAINING_CHUNK, backward_in_parts, channels_last, chunk_of, logits, quick_norms
+from ddcore.passes import (
+    TRAINING_CHUNK,
+    backward_in_parts,
+    channels_last,
+    chunk_of,
+    logits,
+    mixed_precision,
+    quick_norms,
+)
 from ddcore.types import Batch, Transform
-from ddcore.views import View, changed
+from ddcore.views import View
 
 if TYPE_CHECKING:
     from ddcore.checkpoints import Checkpoints
@@ -39,6 +47,8 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
 ScheduleName = Literal["drop", "cosine", "steps"]
 SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine", "steps")
+Backward = Callable[[nn.Module, Batch, Any], Tensor]
+"""From (network, batch, the labels' recipe) to the labels' own mean loss, after adding the gradient of what is descended."""
 Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
@@ -47,6 +57,8 @@ Reshape = Callable[[Tensor, Tensor, nn.Module, Batch, Batch, int], Tensor]
 """From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to descend."""
 Replace = Callable[[Optimizer, int], Optimizer]
 """From (the descent's optimiser, step) to the optimiser that makes this step and those after it."""
+Choose = Callable[[nn.Module, int, int], Tensor]
+"""From (network, epoch, step) to the rows (n,) int64 that this epoch visits, each as often as it is named."""
 
 
 class Samples(Protocol):
@@ -72,6 +84,7 @@ def rate_at(
     drop_at: int | None = None,
     drop: float = 0.1,
     drops: Sequence[int] = (),
+    floor: float = 0.0,
 ) -> float:
     """The rate of a step, with T = ``steps`` and W = ``warmup``.
 
@@ -83,6 +96,7 @@ def rate_at(
     Args:
         step: t, counted from 0.
         per_epoch: steps of an epoch: warm-up and cosine then stand still within it, at its first step's value.
+        floor: what a cosine falls to in the place of 0.
 
     >>> [rate_at(t, 1.0, 100, schedule="cosine") for t in (0, 50, 100)]
     [1.0, 0.5, 0.0]
@@ -91,7 +105,7 @@ def rate_at(
     if t < warmup:
         return rate * (WARM + (1 - WARM) * t / warmup)
     if schedule == "cosine":
-        return rate / 2 * (1 + math.cos(math.pi * (t - warmup) / (stretch * max(1, steps - warmup))))
+        return floor + (rate - floor) / 2 * (1 + math.cos(math.pi * (t - warmup) / (stretch * max(1, steps - warmup))))
     if schedule == "steps":
         return rate * drop ** sum(step >= at for at in drops)
     return rate * drop if drop_at is not None and step >= drop_at else rate
@@ -108,6 +122,7 @@ class Descent:
     Attributes:
         steps: batches in all; may end within an epoch.
         momentum: of SGD; Adam and AdamW take betas (0.9, 0.999) and eps 1e-8.
+        nesterov: whether SGD's momentum is Nesterov's.
         weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter, arXiv:1711.05101).
         drop_at: from this step on a *new* optimiser, its state at zero, goes on at ``rate * drop``; None: never. Of the
             schedule ``drop`` alone.
@@ -115,10 +130,13 @@ class Descent:
         decay_biases: whether tensors of fewer than 2 axes (biases, norms) decay too.
         schedule: ``drop`` or ``cosine``; see ``rate_at``.
         stretch: eta of the cosine.
+        floor: what the cosine falls to.
         per_epoch: steps of an epoch, within which the rate stands still; None: it changes every step.
         warmup: steps, linear.
         group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch: BatchNorm
             sees exactly these groups (CV-DD, arXiv:2501.07575). None: BatchNorm sees whole batches.
+        whole: whether a batch, or a group, passes at once whatever the network: for losses that compare rows.
+        amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they are.
     """
 
     steps: int = field(validator=ge(0))
@@ -136,6 +154,10 @@ class Descent:
     per_epoch: int | None = field(default=None, validator=optional(_whole(1)))
     warmup: int = field(default=0, validator=_whole(0))
     group: int | None = field(default=None, validator=optional(_whole(1)))
+    whole: bool = field(default=False, validator=instance_of(bool))
+    amp: bool = field(default=False, validator=instance_of(bool))
+    nesterov: bool = field(default=False, validator=instance_of(bool))
+    floor: float = field(default=0.0, validator=ge(0))
 
     def __attrs_post_init__(self) -> None:
         if self.schedule != "drop" and self.drop_at is not None:
@@ -161,13 +183,16 @@ class Descent:
             drop_at=self.drop_at,
             drop=self.drop,
             drops=self.drops,
+            floor=self.floor,
         )
 
     def build(self, network: nn.Module, step: int) -> Optimizer:
         """The optimiser that makes this step and those after it."""
         parameters, rate, decay = self._parameters(network), self.rate_at(step), self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay, fused=True)
+            return torch.optim.SGD(
+                parameters, rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=True
+            )
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
         return kind(parameters, rate, betas=(0.9, 0.999), weight_decay=decay, fused=True)
 
@@ -232,7 +257,8 @@ def train_student(
     augment: Augment | None = None,
     reshape: Reshape | None = None,
     replace: Replace | None = None,
-    also: nn.Module | None = None,
+    choose: Choose | None = None,
+    also: Beside | None = None,
     keeper: Keeper | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> nn.Module:
@@ -246,25 +272,29 @@ def train_student(
         augment: drawn anew for every batch.
         reshape: changes the loss that is descended; the one that is reported stays the labels' own.
         replace: changes the optimiser.
-        also: trained with the network, for the loss that ``reshape`` makes.
-        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``.
+        choose: asked before each epoch which rows it visits; None: all. Labels with views of their own say that themselves.
+        also: trained beside the network, for the loss that ``reshape`` makes.
+        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``; of a training that was stopped after
+            its last epoch once more.
 
     Returns:
         The same network. One whose loss became NaN is trained to the end all the same: judge it by ``is_finite``.
     """
 
     def optimizer(step: int) -> Optimizer:
-        plain = descent.build(network if also is None else nn.ModuleList([network, also]), step)
+        plain = descent.build(nn.ModuleList([network, *also.joined()]) if also else network, step)
         return plain if replace is None else replace(plain, step)
 
-    state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0}
-    state |= {} if also is None else {"also": also.train()}
+    state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0, "last": None}
+    state |= also.begin() if also else {}
     shares = [group["lr"] / descent.rate_at(0) for group in state["optimizer"].param_groups]
     epoch = keeper.begin(state) if keeper else 0
     network.train()
+    if state["last"] is not None and state["step"] >= descent.steps and on_epoch is not None:
+        on_epoch(Epoch(*state["last"]))
     while state["step"] < descent.steps:
         total, seen = torch.zeros((), device=next(network.parameters()).device), 0
-        views = labels.views(epoch, len(images), descent.batch, generator("order", epoch))
+        views = visits(network, images, labels, descent, epoch, state["step"], generator, choose)
         for view in islice(views, descent.steps - state["step"]):
             if state["step"] == descent.drop_at:
                 state["optimizer"] = optimizer(state["step"])
@@ -275,18 +305,90 @@ def train_student(
             if augment is not None:
                 batch = augment(len(batch), state["step"])(batch)
             batch = labels.answered(batch)
-            own = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
-            own = partial(own, group=descent.group)
+            plain = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
+            own: Backward = partial(plain, how=descent)
+            own = also.cleared(own) if also else own
             total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
+            if also:
+                also.step(descent.rate_at(state["step"]) / descent.rate)
             seen += len(batch)
             state["step"] += 1
         epoch += 1
+        done = Epoch(epoch - 1, state["step"], state["optimizer"].param_groups[0]["lr"], float(total) / max(1, seen))
+        state["last"] = list(astuple(done))
         if on_epoch is not None:
-            rate = state["optimizer"].param_groups[0]["lr"]
-            on_epoch(Epoch(epoch - 1, state["step"], rate, float(total) / max(1, seen)))
+            on_epoch(done)
         if keeper is not None:
             keeper.epoch_done(epoch, state)
     return network
+
+
+@frozen(eq=False)
+class Beside:
+    """Modules that are trained with a network.
+
+    Attributes:
+        modules: by name.
+        optimizers: of some of them, by the same names, each with a rate of its own that falls as the network's does; the others
+            join the network's.
+        state: what else is kept in checkpoints, by name.
+    """
+
+    modules: Mapping[str, nn.Module] = field(factory=dict)
+    optimizers: Mapping[str, Optimizer] = field(factory=dict)
+    state: Mapping[str, dict[str, Any]] = field(factory=dict)
+    _rates: dict[str, list[float]] = field(factory=dict, init=False)
+
+    def joined(self) -> list[nn.Module]:
+        """Those that the network's optimiser trains."""
+        return [module for name, module in self.modules.items() if name not in self.optimizers]
+
+    def begin(self) -> dict[str, Any]:
+        """What a checkpoint holds of them."""
+        for name, optimizer in self.optimizers.items():
+            self._rates[name] = [group["lr"] for group in optimizer.param_groups]
+        return {
+            "beside": {name: module.train() for name, module in self.modules.items()},
+            "optimizers": dict(self.optimizers),
+            "plugins": dict(self.state),
+        }
+
+    def cleared(self, backward: Backward) -> Backward:
+        """The same, after the gradients that are not the network's optimiser's were cleared too."""
+
+        def clear(network: nn.Module, batch: Batch, recipe: Any) -> Tensor:
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            return backward(network, batch, recipe)
+
+        return clear if self.optimizers else backward
+
+    def step(self, share: float) -> None:
+        """Move those with optimisers of their own, at ``share`` of their rates."""
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
+                group["lr"] = share * rate
+            optimizer.step()
+
+
+def visits(
+    network: nn.Module,
+    images: Tensor | Samples,
+    labels: Labels,
+    descent: Descent,
+    epoch: int,
+    step: int,
+    generator: Generators,
+    choose: Choose | None,
+) -> Iterator[View]:
+    """The batches of an epoch: those of the labels, of all rows or of the chosen ones."""
+    order = generator("order", epoch)
+    if choose is None:
+        yield from labels.views(epoch, len(images), descent.batch, order)
+        return
+    rows = choose(network, epoch, step)
+    for view in labels.views(epoch, len(rows), descent.batch, order):
+        yield evolve(view, index=rows[view.index])
 
 
 def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
@@ -295,7 +397,7 @@ def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
     Labels that answer for finished images say here only what does not depend on them.
     """
     fetch = _rows_of(images) if isinstance(images, Tensor) else images.inputs
-    inputs = changed(view, fetch(view.index))
+    inputs = labels.changed(view, fetch(view.fetched))
     targets = {
         name: value.to(inputs.device) for name, value in labels.targets(view, None if labels.online else inputs).items()
     }
@@ -304,9 +406,6 @@ def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
 
 def _rows_of(images: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda index: images[index.to(images.device)]
-
-
-Backward = Callable[[nn.Module, Batch, Any], Tensor]
 
 
 def train_step(
@@ -333,33 +432,39 @@ def train_step(
     return first[0]
 
 
-def _own_backward(network: nn.Module, batch: Batch, recipe: Any, group: int | None = None) -> Tensor:
+def _own_backward(network: nn.Module, batch: Batch, recipe: Any, how: Descent | None = None) -> Tensor:
     def loss(output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        return student_loss(output, targets, recipe)
+        return student_loss(output.float() if amp else output, targets, recipe)
 
-    return backward_in_parts(network, batch.inputs, batch.targets, loss, chunk=_part(network, batch, group))
+    amp = how is not None and how.amp
+    with mixed_precision(batch.inputs.device, amp):
+        return backward_in_parts(network, batch.inputs, batch.targets, loss, chunk=_part(network, batch, how))
 
 
 def _reshaped(
-    reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any, group: int | None = None
+    reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any, how: Descent | None = None
 ) -> Tensor:
     """``_own_backward`` with another loss, in the same parts; what ``reshape`` calls finds torch's own norms."""
-    size = _part(network, batch, group)
-    total = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
+    size, amp = _part(network, batch, how), how is not None and how.amp
+    total = torch.zeros((), device=batch.index.device)
     for rows in torch.arange(len(batch), device=batch.index.device).split(size):  # type: ignore[no-untyped-call]
         part, share = batch.rows(rows), len(rows) / len(batch)
-        with quick_norms(part.inputs):
-            output = network(channels_last(part.inputs))
+        with mixed_precision(part.inputs.device, amp):
+            with quick_norms(part.inputs):
+                output = network(channels_last(part.inputs))
+            output = output.float() if amp else output
             value = student_loss(output, part.targets, recipe)
-        (reshape(value, output, network, part, clean.rows(rows), step) * share).backward()  # type: ignore[no-untyped-call]
-        total += value.detach() * share
+            reshaped = reshape(value, output, network, part, clean.rows(rows), step)
+        (reshaped * share).backward()  # type: ignore[no-untyped-call]
+        total = total + value.detach() * share
     return total
 
 
-def _part(network: nn.Module, batch: Batch, group: int | None) -> int:
+def _part(network: nn.Module, batch: Batch, how: Descent | None) -> int:
     """Rows of a batch that pass at once: a group, or as many as the network and the machine like; both give its mean."""
-    size = chunk_of(network, batch.inputs, TRAINING_CHUNK)
-    return size if group is None else min(group, size)
+    whole = how is not None and how.whole
+    size = len(batch) if whole else chunk_of(network, batch.inputs, TRAINING_CHUNK)
+    return size if how is None or how.group is None else min(how.group, size)
 
 
 @contextmanager

@@ -82,7 +82,9 @@ class Stand:
             "full_epochs": None,
             "dtype": "float32",
             "labels": None,
+            "amp": False,
         }
+        self.of_images = True
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [])
@@ -111,6 +113,9 @@ class Stand:
 
     def student_shapers(self):
         return []
+
+    def visited(self, count):
+        return count
 
     def draw(self, phase, **arguments):
         return Sequential()

@@ -1,16 +1,21 @@
 """Protocols are contracts with published tables: epochs, rate drop, batches, names."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import attrs
 import pytest
+from torch import nn
 
 from ddcore.errors import OptionError
+from ddcore.evaluate import descent_of
 from ddcore.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
 from ddcore.training import rate_at
 from ddcore.views import INFER, SRE2L
 
-DECOUPLED = [p.name for p in PROTOCOLS.values() if not p.extra_epoch and p.schedule_name == "cosine"]
+DECOUPLED = [
+    p.name for p in PROTOCOLS.values() if not p.extra_epoch and p.schedule_name == "cosine" and not p.each_step
+]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,19 @@ def test_decoupled_methods_run_as_many_epochs_as_their_name_says(name):
         7 * a_pass, None, a_pass, protocol(f"{name}-7").warmup * a_pass
     )
     assert protocol(f"{name}-0").schedule(200).steps == 0
+
+
+def test_rs2_is_a_cosine_of_each_step_that_ends_at_its_floor():
+    p = protocol("rs2-10")
+    assert (p.rate, p.momentum, p.nesterov, p.weight_decay, p.batch) == (0.1, 0.9, True, 5e-4, 128)
+    schedule = p.schedule(500)
+    assert schedule == Schedule(40)
+    descent = descent_of(p, schedule, p.rate)
+    rates = [descent.rate_at(step) for step in range(41)]
+    assert rates[0] == 0.1 and rates[-1] == pytest.approx(1e-4)
+    assert rates[20] == pytest.approx((0.1 + 1e-4) / 2)
+    assert all(later < earlier for earlier, later in pairwise(rates))
+    assert descent.build(nn.Linear(1, 1), 0).param_groups[0]["nesterov"]
 
 
 def test_a_shorter_protocol_is_the_same_curve_in_fewer_epochs():
@@ -143,7 +161,9 @@ def test_an_unknown_protocol_is_refused_with_what_there_is(asked, hint):
     ],
 )
 def test_auto_follows_what_was_learned(size, rate, labels, name):
-    assert auto_protocol(SimpleNamespace(size=size), learned_rate=rate, learned_labels=labels) == name
+    assert (
+        auto_protocol(SimpleNamespace(modality="images", size=size), learned_rate=rate, learned_labels=labels) == name
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +178,9 @@ def test_auto_follows_what_was_learned(size, rate, labels, name):
     ],
 )
 def test_auto_follows_labels_of_views(size, labels, name):
-    found = auto_protocol(SimpleNamespace(size=size), learned_rate=False, learned_labels=True, labels=labels)
+    found = auto_protocol(
+        SimpleNamespace(modality="images", size=size), learned_rate=False, learned_labels=True, labels=labels
+    )
     assert found == name
 
 

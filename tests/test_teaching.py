@@ -187,3 +187,53 @@ def _stopping(check, stops):
         check(run)
 
     return stop
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shared, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, rows):
+        return self.last(self.shared(self.shared(rows).relu()))
+
+
+def test_a_module_that_runs_twice_gives_both_outputs_in_order_and_only_those_of_the_last_pass():
+    net, rows = Twice(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    with tapped(net, ["shared"]) as features:
+        net(rows + 1)
+        seen = Seen.of(net(rows), features)
+        net(rows - 1)
+    first, second = seen.calls["shared"]
+    assert torch.equal(first, net.shared(rows))
+    assert torch.equal(second, net.shared(first.relu()))
+    assert torch.equal(seen.feature("shared"), second)
+
+
+def test_two_networks_that_are_looked_at_in_turn_see_what_each_sees_alone():
+    one, two = network("convnet2-bn-w4"), network("resnet8", size=8)
+    with tapped(one, [EMBEDDING]) as alone:
+        one(IMAGES)
+    with tapped(one, [EMBEDDING]) as ours, tapped(two, [EMBEDDING]) as theirs:
+        one(IMAGES)
+        two(IMAGES)
+    assert torch.equal(ours[EMBEDDING], alone[EMBEDDING])
+    assert torch.equal(theirs[EMBEDDING], two.embed(IMAGES))
+
+
+def test_a_committee_of_one_and_of_the_same_one_three_times_say_what_it_says():
+    net = network()
+    alone = Teaching([Vote(net)], IMAGES).logits
+    thrice = Teaching([Vote(net, 1 / 3)] * 3, IMAGES).logits
+    assert torch.allclose(alone, net(IMAGES), atol=1e-6)
+    assert torch.allclose(thrice, alone, atol=1e-6)
+
+
+def test_all_stages_are_those_that_each_network_has():
+    for name, count in (("convnet2-bn-w4", 2), ("resnet8", 3)):
+        net = network(name)
+        with tapped(net, ["stage2", "stage*", EMBEDDING]) as features:
+            net(IMAGES)
+        assert sorted(features) == [EMBEDDING, *(f"stage{n + 1}" for n in range(count))]
+    with pytest.raises(InputError, match="no module or tap 'stage"), tapped(nn.Linear(2, 2), ["stage*"]):
+        pass

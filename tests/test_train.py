@@ -82,7 +82,8 @@ def test_weights_are_kept_and_differ_by_what_the_plugin_does(tmp_path, cache, qu
     kept = sorted(path.name for path in (tmp_path / "run" / "students").iterdir())
     assert kept == ["student-0.safetensors", "student-1.safetensors"]
     facts = read_metadata(Place.at(tmp_path / "run" / "students" / kept[0]))
-    assert facts == {"network": "convnet2-w4", "dataset": "digits", "classes": "10"}
+    assert json.loads(facts.pop("normalisation"))["kind"] == "mean-std"
+    assert facts == {"network": "convnet2-w4", "dataset": "digits", "classes": "10", "channels": "1", "size": "8"}
 
 
 def test_a_finished_set_is_trained_on_beside_random_images_of_the_same_count(tmp_path, cache, quiet):

@@ -278,7 +278,8 @@ def test_evaluate_trains_students_on_the_labels_own_views(run, tmp_path, monkeyp
 
 
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
-    stand = SimpleNamespace(augmenters=lambda phase: [("noise", None)], source=SimpleNamespace(mirror_symmetric=True))
+    source = SimpleNamespace(mirror_symmetric=True)
+    stand = SimpleNamespace(augmenters=lambda phase: [("noise", None)], source=source, of_images=True)
     given = protocol("dsa"), stand, seeded, 1
     with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
         augmentation(*given, labels_of("per-view", images(), CLASSES, K))

@@ -10,6 +10,7 @@ PUBLIC = frozenset(
         "ddcore.augment",
         "ddcore.batch_statistics",
         "ddcore.builtin",
+        "ddcore.cifar_networks",
         "ddcore.curvature",
         "ddcore.data",
         "ddcore.decoders",

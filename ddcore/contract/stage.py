@@ -15,6 +15,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ddcore.assembly import claim, select, setup_from
+from ddcore.data import TEXT
 from ddcore.distil import assemble, distil, distillation_tasks
 from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
@@ -113,6 +114,10 @@ class Subject:
             if cls.role == "matcher" and cls.modality & self.cls.modality:
                 return ("--plugin", name)
         works_on = ", ".join(sorted(self.cls.modality))
+        if self.cls.modality == {TEXT}:
+            from ddcore.contract.checks import Skipped
+
+            raise Skipped("nothing distils text")
         raise PluginError(f"no first-party matcher of {works_on} is installed to try {self.name!r} with: install one")
 
 

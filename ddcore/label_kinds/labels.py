@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddcore.errors import InputError, near
 from ddcore.types import Batch
-from ddcore.views import View
+from ddcore.views import View, changed
 
 
 class Labels(ABC):
@@ -19,12 +19,14 @@ class Labels(ABC):
 
     Attributes:
         kind: its name in a manifest.
+        distribution: that reads this kind; empty for the core's. It has an entry point ``ddcore.labels`` of the kind's name.
         classes: (N,) int64 on the CPU: the class each sample is of.
         class_count: K.
         size: (H, W) of the images that its views are drawn for; None if it leaves crops, mirrors and mixes to the protocol.
     """
 
     kind: ClassVar[str]
+    distribution: ClassVar[str] = ""
     classes: Tensor
     class_count: int
     size: tuple[int, int] | None = None
@@ -50,6 +52,11 @@ class Labels(ABC):
     @abstractmethod
     def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
         """What the student is told about a view; ``images`` are already decoded and changed, stored kinds ignore them."""
+
+    def changed(self, view: View, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of a view as it wants them, from those of ``view.fetched``: by the core's changes, unless a kind
+        brings more."""
+        return changed(view, images)
 
     @property
     def online(self) -> bool:

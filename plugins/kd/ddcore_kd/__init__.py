@@ -160,6 +160,7 @@ class KD(Plugin):
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}

@@ -1,0 +1,229 @@
+"""Sentences with a class each, and small transformers for them: the text side of students and their teachers.
+
+A sentence becomes (CLS, word, word, ...), cut or filled up to one length L. Words are what stands between spaces; those that the
+training part has at least ``least`` times get an id, the most frequent first. Shape letters: B sentences, L places, D width, V words.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from attrs import frozen
+from attrs.validators import ge
+from torch import Generator, Tensor, nn
+
+from ddcore import InputError, Plugin, hookimpl, option
+from ddcore.data import TEXT, Source, Split
+from ddcore.errors import near
+from ddcore.parts import Wanted
+from ddcore.storage import Place
+
+EMPTY, UNKNOWN, CLS = 0, 1, 2
+SPECIAL = 3
+TRANSFORMER = re.compile(r"transformer(?P<layers>\d+)(-w(?P<width>\d+))?(-h(?P<heads>\d+))?")
+WIDTH, HEADS = 128, 4
+PARTS = (("train", "train"), ("test", "dev"), ("test", "test"), ("test", "validation"))
+
+
+def vocabulary_of(sentences: Sequence[str], least: int, most: int) -> dict[str, int]:
+    """Word to id, from 3 on; the most frequent first, equally frequent ones in alphabetical order.
+
+    Args:
+        least: times that a word has to be there.
+        most: ids in all, with the three that stand for no word.
+
+    >>> vocabulary_of(["b a", "b c", "a"], least=2, most=9)
+    {'a': 3, 'b': 4}
+    """
+    counts = Counter(word for sentence in sentences for word in sentence.split())
+    frequent = sorted((-n, word) for word, n in counts.items() if n >= least)[: max(0, most - SPECIAL)]
+    return {word: SPECIAL + at for at, (_, word) in enumerate(frequent)}
+
+
+def encode(sentences: Sequence[str], words: Mapping[str, int], length: int) -> Tensor:
+    """Token ids (N, L) int32: CLS, the words' ids (1 for one that has none), zeros.
+
+    >>> encode(["b z", "a a a"], {"a": 3, "b": 4}, 3).tolist()
+    [[2, 4, 1], [2, 3, 3]]
+    """
+    ids = torch.full((len(sentences), length), EMPTY, dtype=torch.int32)
+    for row, sentence in zip(ids, sentences, strict=True):
+        known = [CLS, *(words.get(word, UNKNOWN) for word in sentence.split()[: length - 1])]
+        row[: len(known)] = torch.tensor(known, dtype=torch.int32)
+    return ids
+
+
+class Transformer(nn.Module):
+    """Words and places, encoder layers (norm first, GELU, four times as wide inside), the first place through a linear layer.
+
+    There is no dropout: students of one seed are the same bits.
+
+    Args:
+        vocabulary: V.
+        length: L.
+    """
+
+    def __init__(self, vocabulary: int, length: int, classes: int, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width, padding_idx=EMPTY)
+        self.places = nn.Parameter(0.02 * torch.randn(length, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        for parameter in self.encoder.parameters():  # torch copies one layer: draw each anew
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, classes)
+
+    @property
+    def taps(self) -> dict[str, str]:
+        """``stage1`` and so on: what each layer gives, (B, L, D)."""
+        return {f"stage{n + 1}": f"encoder.layers.{n}" for n in range(len(self.encoder.layers))}
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The classifier's input (B, D) for token ids (B, L)."""
+        hidden = self.encoder(self.words(tokens) + self.places, src_key_padding_mask=tokens == EMPTY)
+        return self.norm(hidden[:, 0])  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.classifier(self.embed(tokens))  # type: ignore[no-any-return]
+
+
+@frozen(kw_only=True, eq=False)
+class Text(Plugin):
+    """Reads sentences and builds transformers."""
+
+    summary: ClassVar[str] = "sentences from tables (text:FOLDER) and small transformers for ddcore train"
+    paper: ClassVar[str] = "Attention Is All You Need, arXiv:1706.03762"
+    role: ClassVar[str] = "data"
+    modality: ClassVar[frozenset[str]] = frozenset({TEXT})
+    datasets: ClassVar[tuple[str, ...]] = ("text", "sentences")
+    networks: ClassVar[tuple[str, ...]] = ("transformer2", "transformer2-w64", "transformer4-w128-h4")
+
+    length: int = option(32, help="tokens of a sentence, the first one included", symbol="L", validator=ge(2))
+    least: int = option(2, help="times that the training part has to have a word", validator=ge(1))
+    words: int = option(20_000, help="most ids", symbol="V", validator=ge(4))
+
+    @hookimpl
+    def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
+        """``text:PATH``: a folder with train and dev (or test) tables; ``sentences``: a few computed ones."""
+        if name == "sentences":
+            return self._source(name, computed(400, 0), computed(200, 1), ("no", "yes"), ())
+        if name != "text":
+            return None
+        wanted = Wanted(name, rest, options.get("data_root"), options.get("split"))
+        place = wanted.place()
+        train, test, file = tables(place, wanted.named)
+        labels = sorted({label for _, label in (*train, *test)})
+        classes = {label: at for at, label in enumerate(labels)}
+        numbered = [[(text, classes[label]) for text, label in part] for part in (train, test)]
+        return self._source(place.name, *numbered, tuple(labels), (f"tested on {file}",))
+
+    def _source(
+        self,
+        name: str,
+        train: Sequence[tuple[str, int]],
+        test: Sequence[tuple[str, int]],
+        classes: tuple[str, ...],
+        notes: tuple[str, ...],
+    ) -> Source:
+        words = vocabulary_of([text for text, _ in train], self.least, self.words)
+        parts = [
+            Split(encode([text for text, _ in part], words, self.length), torch.tensor([label for _, label in part]))
+            for part in (train, test)
+        ]
+        return Source(
+            name=name,
+            train=parts[0],
+            test=parts[1],
+            classes=classes,
+            modality=TEXT,
+            vocabulary=SPECIAL + len(words),
+            origin=name,
+            notes=notes,
+        )
+
+    @hookimpl
+    def ddcore_network(self, name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:
+        """``transformerN-wD-hH``: N layers of width D with H heads."""
+        found = TRANSFORMER.fullmatch(name)
+        if found is None:
+            return None
+        width, heads = int(found["width"] or WIDTH), int(found["heads"] or HEADS)
+        if width % heads:
+            raise InputError(f"network {name!r} has width {width}, which {heads} heads do not divide: add -h and a divisor")
+        return Transformer(channels, size, classes, int(found["layers"]), width, heads)
+
+
+def computed(count: int, seed: int) -> list[tuple[str, int]]:
+    """Sentences of digits' names; the class says whether 'seven' is among them."""
+    names = ("one", "two", "three", "four", "five", "six", "eight", "nine")
+    drawn = torch.randint(len(names), (count, 6), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = []
+    for number, row in enumerate(drawn):
+        words = [names[at] for at in row]
+        if number % 2:
+            words[number % 6] = "seven"
+        rows.append((" ".join(words), number % 2))
+    return rows
+
+
+Rows = list[tuple[str, str]]
+
+
+def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str]:
+    """Sentences and labels of a folder's training and test tables, ``.tsv`` or ``.csv`` with a header, and the latter's name.
+
+    Raises:
+        InputError: a part is not there, or a table without the columns ``sentence`` (or ``text``) and ``label``.
+    """
+    if not place.is_folder():
+        raise InputError(f"{place.url} is no folder: give text: and a folder with train.tsv and dev.tsv")
+    files = {name.rpartition(".")[0]: name for name in place.names() if name.endswith((".tsv", ".csv"))}
+    found: dict[str, str] = {}
+    for part, stem in PARTS if named is None else zip(("train", "test"), named, strict=True):
+        if stem in files:
+            found.setdefault(part, files[stem])
+    for part in ("train", "test"):
+        if part not in found:
+            raise InputError(
+                f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
+            )
+    return table(place / found["train"]), table(place / found["test"]), found["test"]
+
+
+def table(place: Place) -> Rows:
+    """Rows (sentence, label) of one table.
+
+    Raises:
+        InputError: columns or values are missing; text that is not UTF-8.
+    """
+    try:
+        text = place.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place.url} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
+    tabs = place.name.endswith(".tsv")
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
+    columns = [str(name) for name in reader.fieldnames or ()]
+    named = "sentence" if "sentence" in columns else "text"
+    for column in (named, "label"):
+        if column not in columns:
+            raise InputError(f"{place.url} has no column {column!r}: {near(column, columns)}")
+    rows = []
+    for number, row in enumerate(reader, 2):
+        if row[named] is None or not row["label"]:
+            raise InputError(f"{place.url}, line {number}, has no sentence or no label: repair or drop it")
+        rows.append((row[named], row["label"]))
+    if not rows:
+        raise InputError(f"{place.url} has a header and no sentences: add some")
+    return rows

@@ -1,0 +1,197 @@
+"""What plugins make of a student: which rows an epoch visits, the network around it, modules with a rate of their own."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ddcore.cli import invoke
+from ddcore.labels import HardLabels
+from ddcore.networks import build
+from ddcore.run import Run
+from ddcore.storage import Place, load_tensors, read_metadata
+from ddcore.training import Beside, Descent, train_student
+
+HALF = """
+from typing import ClassVar
+import torch
+from attrs import frozen
+from ddcore import Plugin, Term, hookimpl, option
+
+@frozen(kw_only=True, eq=False)
+class Half(Plugin):
+    summary: ClassVar[str] = "new rows each epoch and a critic of its own, for tests"
+    role: ClassVar[str] = "student"
+    whole_batches: ClassVar[bool] = True
+    share: float = option(0.5, help="of the rows")
+    rate: float = option(0.5, help="of the critic")
+
+    def visited(self, count):
+        return round(self.share * count)
+
+    @hookimpl
+    def ddcore_student_rows(self, rows, samples, epoch, state, generator, network):
+        assert not network.training and len(samples.labels) == len(rows)
+        state["visited"] = [*state.get("visited", []), epoch]
+        assert state["visited"] == list(range(epoch + 1))
+        return rows[torch.randperm(len(rows), generator=generator)[: self.visited(len(rows))]]
+
+    @hookimpl
+    def ddcore_student_modules(self, seen):
+        return torch.nn.Linear(seen.logits.shape[1], 1)
+
+    def module_optimizer(self, modules, rate):
+        return torch.optim.Adam(modules.parameters(), lr=self.rate * rate)
+
+    @hookimpl
+    def ddcore_student_loss(self, output, modules, batch):
+        assert len(batch) in (20, 5), len(batch)
+        return Term("critic", modules(output).square().mean())
+"""
+AROUND = """
+from typing import ClassVar
+import torch
+from attrs import frozen
+from torch import nn
+from ddcore import Plugin, hookimpl
+
+class Around(nn.Module):
+    def __init__(self, inner, classes):
+        super().__init__()
+        self.inner, self.last = inner, nn.Linear(classes, classes)
+
+    def embed(self, images):
+        return self.inner(images)
+
+    def forward(self, images):
+        return self.last(self.embed(images))
+
+@frozen(kw_only=True, eq=False)
+class Wrapping(Plugin):
+    summary: ClassVar[str] = "one more layer, for tests"
+    role: ClassVar[str] = "student"
+
+    @hookimpl
+    def ddcore_adapt_student(self, network, seen):
+        return Around(network, seen.logits.shape[1])
+"""
+LOST = AROUND.replace("return Around(network, seen.logits.shape[1])", "return type(network)(nn.Flatten(), 64, 10)")
+FAR = HALF.replace("return rows[torch", "return rows + 1 if self.share == 0.75 else rows[torch")
+QUICK = ["--student=convnet2-w4", "--protocol=kd-4", "--eval-seeds=1", "--threads=1", "--data=digits", "--per-class=9"]
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def written(text):
+        place = tmp_path / "half.py"
+        place.write_text(text)
+        return ["--plugin-path", str(place)]
+
+    return written
+
+
+def train(out, *words):
+    return invoke(["train", *QUICK, f"--out={out}", *words])
+
+
+def rows_of(out):
+    return {row["set"]: row for row in json.loads((out / "scores.json").read_text())["rows"]}
+
+
+def test_epochs_become_steps_by_the_rows_they_visit_for_plain_students_too(tmp_path, plugin):
+    assert train(tmp_path / "a", *plugin(HALF.replace("(20, 5)", "(45,)"))) == 0
+    rows = rows_of(tmp_path / "a")
+    assert {row["steps"] for row in rows.values()} == {4}
+    assert rows["student"]["images"] == 90
+    assert rows["student"]["accuracy"] != rows["plain"]["accuracy"]
+
+
+def test_a_stopped_student_keeps_the_plugins_state_modules_and_their_optimiser(tmp_path, plugin, monkeypatch):
+    words = plugin(HALF.replace("(20, 5)", "(45,)"))
+    assert train(tmp_path / "whole", *words, "--no-plain") == 0
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
+
+    def check_stop(run):
+        run.stopping = run.stopping or next(stops)
+        plain(run)
+
+    monkeypatch.setattr(Run, "check_stop", check_stop)
+    assert train(tmp_path / "cut", *words, "--no-plain") == 3
+    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
+        pass
+    assert code == 0
+    one, cut = (load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
+
+
+def test_labels_of_views_visit_what_they_were_made_for(tmp_path, plugin, capsys):
+    words = ["--labels=per-view", "--teachers.networks=convnet1-bn-w4", "--teachers.epochs=1", "--teachers.no-check"]
+    assert train(tmp_path / "a", *plugin(HALF), *words, f"--cache={tmp_path / 'cache'}") == 2
+    assert "per-view labels say which views an epoch visits" in capsys.readouterr().err
+
+
+def test_rows_that_are_not_there_are_refused(tmp_path, plugin, capsys):
+    assert train(tmp_path / "a", *plugin(FAR), "--half.share=0.75") == 2
+    assert "ddcore_student_rows of 'half'" in (err := capsys.readouterr().err)
+    assert "rows 1 to 90 of 90" in err
+
+
+def test_a_network_around_a_student_is_trained_tested_and_kept(tmp_path, plugin):
+    assert train(tmp_path / "a", *plugin(AROUND)) == 0
+    kept = load_tensors(Place.at(tmp_path / "a" / "students" / "student-0.safetensors"))
+    assert kept["last.weight"].shape == (10, 10)
+    plain = load_tensors(Place.at(tmp_path / "a" / "students" / "plain-0.safetensors"))
+    assert {f"inner.{name}" for name in plain} == {name for name in kept if name.startswith("inner.")}
+
+
+def test_a_network_without_the_student_is_refused(tmp_path, plugin, capsys):
+    assert train(tmp_path / "a", *plugin(LOST)) == 2
+    assert "does not hold the student it was given" in capsys.readouterr().err
+
+
+def test_students_begin_with_weights_from_a_file_the_plain_ones_too(tmp_path, plugin, capsys):
+    assert train(tmp_path / "a", "--protocol=kd-1") == 0
+    file = tmp_path / "a" / "students" / "student-0.safetensors"
+    assert train(tmp_path / "b", "--protocol=kd-0", f"--from={file}") == 0
+    begun = load_tensors(Place.at(tmp_path / "b" / "students" / "student-0.safetensors"))
+    assert all(torch.equal(tensor, begun[name]) for name, tensor in load_tensors(Place.at(file)).items())
+    assert train(tmp_path / "c", "--student=mlp", f"--from={file}") == 2
+    assert "lack" in capsys.readouterr().err
+
+
+def test_modules_keep_a_rate_of_their_own_under_the_students_schedule():
+    seen: list[float] = []
+    module = nn.Linear(2, 2)
+    own = torch.optim.SGD(module.parameters(), lr=0.3)
+    beside = Beside({"critic": module}, {"critic": own})
+    network = build("mlp", 1, 8, 10, torch.Generator().manual_seed(0))
+    descent = Descent(steps=4, batch=5, rate=0.1, schedule="steps", drops=(2,), drop=0.1)
+
+    def reshape(value, output, network, batch, clean, step):
+        return value + module(output[:, :2]).square().mean()
+
+    train_student(
+        network,
+        torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(1)),
+        HardLabels(torch.arange(10), 10),
+        descent,
+        generator=lambda *key: torch.Generator().manual_seed(0),
+        reshape=reshape,
+        also=beside,
+        on_epoch=lambda epoch: seen.append(own.param_groups[0]["lr"]),
+    )
+    assert seen == pytest.approx([0.3, 0.03])
+    assert len(beside.joined()) == 0
+
+
+def test_passes_in_mixed_precision_train_and_say_so(tmp_path):
+    assert train(tmp_path / "a", "--amp", "--protocol=kd-20") == 0
+    assert train(tmp_path / "b", "--protocol=kd-20") == 0
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert record["config"]["amp"] is True
+    weights = [load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("a", "b")]
+    assert all(tensor.dtype == weights[1][name].dtype for name, tensor in weights[0].items())
+    assert any(not torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert read_metadata(Place.at(tmp_path / "a" / "students" / "student-0.safetensors"))["network"] == "convnet2-w4"
