@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ddcore.errors import InputError
 
@@ -90,6 +91,35 @@ def statistics(inputs: Tensor, layer: nn.BatchNorm2d) -> LayerStatistics:
     assert layer.running_mean is not None and layer.running_var is not None
     variance, mean = torch.var_mean(inputs, (0, 2, 3), correction=0)
     return LayerStatistics(mean, variance, layer.running_mean.detach(), layer.running_var.detach())
+
+
+def inversion_loss(
+    network: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    bn: float,
+    first: float = FIRST,
+    variance: float = 1.0,
+    skip: Collection[int] = (),
+) -> Tensor:
+    """CE + r_bn L_bn of images under one network, a scalar.
+
+    Args:
+        network: in eval mode, its weights without gradient.
+        images: (B, C, H, W) float, under their view.
+        classes: (B,) int64; cross entropy is a mean over B.
+        bn: r_bn; 0 leaves the statistics out.
+        first, variance, skip: see ``statistics_loss``.
+
+    References:
+        Yin et al., NeurIPS 2023, arXiv:2306.13092, equations 4 to 6.
+    """
+    with capture(network) as layers:
+        loss = F.cross_entropy(network(images), classes)
+    if bn:
+        loss = loss + bn * statistics_loss(layers, first=first, variance=variance, skip=skip)
+    return loss
 
 
 def statistics_loss(

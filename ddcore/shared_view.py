@@ -5,12 +5,20 @@ As SRe2L (arXiv:2306.13092) and those that build on it draw it; for views of sin
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from attrs import frozen
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from ddcore.types import Batch, Progress, Task
 from ddcore.views import ATTEMPTS, resized_crops
+
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+Cropping = Literal["auto", "resized", "none"]
 
 LARGE = 64
 """From this many pixels a side on, the methods crop by default; above, they roll further."""
@@ -75,3 +83,41 @@ def draw_view(
     place = torch.rand(1, 2, generator=generator, dtype=torch.float64)
     top, left, height, width = resized_crops(attempts, place, (size, size), (least, 1.0), RATIO)[0].tolist()
     return SharedView((down, right), (top, left, height, width), mirrored)
+
+
+def seen_in_step(
+    images: Tensor,
+    classes: Tensor,
+    task: Task,
+    step: int,
+    run: Run,
+    *,
+    of: str,
+    crop: Cropping = "auto",
+    scale: float = 0.08,
+    roll: int | None = None,
+    centred: bool = False,
+) -> Batch:
+    """Images as a step of recovery sees them: what enhancements show of them, under the step's shared view and augmentation.
+
+    Args:
+        images: (B, C, H, W) normalised; classes: (B,) int64.
+        of: the matcher, which names its draws.
+        crop: ``auto`` crops from ``LARGE`` pixels on. What is cropped is also mirrored, where that keeps the class.
+        scale: least area of a crop before ``match.crop_scale`` changes it.
+        roll: largest; None takes the usual.
+    """
+    progress, size = Progress(step, task.steps), run.source.size
+    cropped = crop == "resized" or (crop == "auto" and size >= LARGE)
+    view = draw_view(
+        size,
+        usual_reach(size) if roll is None else roll,
+        run.generator(of, "view", task.key, step),
+        least=run.setting("match.crop_scale", scale, progress) if cropped else None,
+        mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
+        centred=centred,
+    )
+    batch = Batch(images, {"class": classes}, torch.arange(len(classes), device=images.device))
+    batch = run.view(batch, "match")
+    batch = batch.with_inputs(view(batch.inputs))
+    return run.draw("match", key=(of, task.key, step), shared=True, progress=progress)(batch)

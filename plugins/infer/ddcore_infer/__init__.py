@@ -14,20 +14,20 @@ Shape letters: K classes, C H W pixels.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from attrs import frozen
 from attrs.validators import and_, ge, gt, le, optional
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
 from ddcore.artifact import as_stored
-from ddcore.batch_statistics import FIRST, capture, require_layers, statistics_loss
+from ddcore.batch_statistics import FIRST, require_layers
+from ddcore.batch_statistics import inversion_loss as matching_loss
 from ddcore.errors import InputError
 from ddcore.normalisation import Normalisation
-from ddcore.shared_view import LARGE, draw_view, usual_reach
+from ddcore.shared_view import Cropping, seen_in_step
 from ddcore.teachers import members_of
 from ddcore.training import rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
@@ -48,37 +48,6 @@ __all__ = [
 ]
 
 DECODER = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
-
-
-def matching_loss(
-    network: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    bn: float,
-    first: float = FIRST,
-    variance: float = 1.0,
-    skip: Sequence[int] = (),
-) -> Tensor:
-    """CE + r_bn L_bn of images under one network, a scalar.
-
-    Args:
-        network: in eval mode, its weights without gradient.
-        images: (B, C, H, W) float: sums of bases and compensator under their view, not clamped.
-        classes: (B,) int64; cross entropy is a mean over B.
-        bn: r_bn.
-        first: w_1, weight of the first BatchNorm layer.
-        variance: weight of the variances' part of L_bn.
-        skip: BatchNorm layers that are left out, by position; w_1 stays with the first of the network.
-
-    References:
-        Zhang et al., ICLR 2025, arXiv:2408.06927; L_bn is SRe2L's, see ``ddcore.batch_statistics``.
-    """
-    with capture(network) as layers:
-        loss = F.cross_entropy(network(images), classes)
-    if bn:
-        loss = loss + bn * statistics_loss(layers, first=first, variance=variance, skip=skip)
-    return loss
 
 
 def stored_tensors(
@@ -134,7 +103,7 @@ class INFER(Plugin):
         False,
         help="leave the second BatchNorm layer of an EfficientNet out of the statistics, as the authors' code does",
     )
-    crop: Literal["auto", "resized", "none"] = option(
+    crop: Cropping = option(
         "auto", help="crop and mirror the batch in each step; auto: resized from 64 pixels on, below none"
     )
     scale: float = option(0.08, help="least area of a crop, a share of the image", validator=and_(gt(0), le(1)))
@@ -238,15 +207,5 @@ class INFER(Plugin):
 
     def viewed(self, images: Tensor, classes: Tensor, task: Task, step: int, run: "Run") -> Batch:
         """Images of these classes under the view of a step."""
-        progress, size = Progress(step, task.steps), run.source.size
-        cropped = self.crop == "resized" or (self.crop == "auto" and size >= LARGE)
-        view = draw_view(
-            size,
-            usual_reach(size) if self.roll is None else self.roll,
-            run.generator("infer", "view", task.key, step),
-            least=run.setting("match.crop_scale", self.scale, progress) if cropped else None,
-            mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
-        )
-        batch = run.view(Batch(images, {"class": classes}, torch.arange(len(classes), device=images.device)), "match")
-        batch = batch.with_inputs(view(batch.inputs))
-        return run.draw("match", key=("infer", task.key, step), shared=True, progress=progress)(batch)
+        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll}
+        return seen_in_step(images, classes, task, step, run, of="infer", **given)

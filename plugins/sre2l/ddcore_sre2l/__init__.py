@@ -13,17 +13,16 @@ Shape letters: B images of a block, C H W pixels, K classes.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from attrs import frozen
 from attrs.validators import ge, gt, optional
 from torch import Tensor
-from torch.nn import functional as F
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
-from ddcore.batch_statistics import FIRST, capture, require_layers, statistics_loss
-from ddcore.shared_view import LARGE, draw_view, usual_reach
+from ddcore.batch_statistics import FIRST, inversion_loss, require_layers
+from ddcore.shared_view import Cropping, seen_in_step
 from ddcore.training import rate_at
 
 if TYPE_CHECKING:
@@ -63,11 +62,7 @@ def recovery_loss(
     References:
         Yin et al., NeurIPS 2023, arXiv:2306.13092, equations 4 to 6; cross entropy is a mean over B.
     """
-    with capture(vote.network) as layers:
-        loss = F.cross_entropy(vote.network(images), classes)
-    if bn:
-        loss = loss + bn * statistics_loss(layers, first=first, variance=variance)
-    return vote.weight * loss
+    return vote.weight * inversion_loss(vote.network, images, classes, bn=bn, first=first, variance=variance)
 
 
 @frozen(kw_only=True, eq=False)
@@ -107,7 +102,7 @@ class SRe2L(Plugin):
         unit="classes",
         validator=ge(2),
     )
-    crop: Literal["auto", "resized", "none"] = option(
+    crop: Cropping = option(
         "auto", help="crop and mirror the block in each step; auto: resized from 64 pixels on, below none"
     )
     scale: float = option(0.08, help="least area of a crop", validator=[gt(0)])
@@ -166,18 +161,6 @@ class SRe2L(Plugin):
     def viewed(self, pixels: Tensor, task: Task, step: int, run: "Run") -> Batch:
         """A task's images under the view of a step."""
         assert task.classes is not None
-        progress, size = Progress(step, task.steps), run.source.size
-        cropped = self.crop == "resized" or (self.crop == "auto" and size >= LARGE)
-        view = draw_view(
-            size,
-            usual_reach(size) if self.roll is None else self.roll,
-            run.generator("sre2l", "view", task.key, step),
-            least=run.setting("match.crop_scale", self.scale, progress) if cropped else None,
-            mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
-            centred=self.centred,
-        )
         classes = task.classes.to(pixels.device)
-        batch = Batch(pixels, {"class": classes}, torch.arange(len(classes), device=pixels.device))
-        batch = run.view(batch, "match")
-        batch = batch.with_inputs(view(batch.inputs))
-        return run.draw("match", key=("sre2l", task.key, step), shared=True, progress=progress)(batch)
+        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll, "centred": self.centred}
+        return seen_in_step(pixels, classes, task, step, run, of="sre2l", **given)
