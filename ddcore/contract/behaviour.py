@@ -189,8 +189,8 @@ class _Given(Run):
 class _Renamed(_Given):
     """A run on the same data with classes renamed: the last layer of every network follows."""
 
-    def network(self, generator: torch.Generator, name: str | None = None, classes: int | None = None) -> nn.Module:
-        return _renamed(super().network(generator, name, classes), len(self.source.classes))
+    def network(self, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
+        return _renamed(super().network(generator, name, **other), len(self.source.classes))
 
 
 @attrs.frozen(eq=False)
