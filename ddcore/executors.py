@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Protocol
 
 from ddcore.errors import DdcoreError
@@ -41,6 +43,18 @@ class Here:
             done(task["key"])
 
 
+def leave_with_parent() -> None:
+    """End this worker when the process that began it is gone, however that ended."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 class Processes:
     """Spawned worker processes; a worker that dies breaks its pool, so what has no result goes to a new one."""
 
@@ -65,7 +79,8 @@ class Processes:
     def _pool(self, run_url: str, left: dict[str, Description], jobs: int, done: Done) -> None:
         from ddcore.work import work
 
-        with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=leave_with_parent) as pool:
             futures = {pool.submit(work, run_url, dict(task)): key for key, task in left.items()}
             try:
                 for future in as_completed(futures):

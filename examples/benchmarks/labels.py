@@ -33,10 +33,12 @@ NETWORK = "convnet3-bn-w16"
 COMMITTEE = (NETWORK, "convnet3-bn-w12-max", "convnet2-bn-w16")
 TEACHERS = {"cifar10": {"epochs": 4}, "tiny": {"epochs": 8}}
 SQUEEZE = {"mix": "mixup", "batch": 64}
-RECIPE = {"cifar10": ("cv-dd-cifar-60", "cv-dd-cifar-25"), "tiny": ("cv-dd-cifar-20", "cv-dd-cifar-8")}
+RECIPE = {"cifar10": ("cv-dd-cifar-60", "cv-dd-cifar-25"), "tiny": ("cv-dd-cifar-10", "cv-dd-cifar-4")}
 """Of sets of 10 images a class; of infer's decoded sets, which are larger, for about as many steps."""
-STEPS = 200
-SRE2L = ("--plugin", "sre2l", "--steps", str(STEPS), "--sre2l.crop", "resized")
+STEPS = {"cifar10": 200, "tiny": 100}
+"""Of recovery."""
+CIFAR_ONLY = ("rded, distances", "rded, top-k", "rded, one vector")
+SRE2L = ("--plugin", "sre2l", "--sre2l.crop", "resized")
 RDED = ("--plugin", "rded", "--rded.pool", "100")
 VIEWS = ("--labels", "per-view")
 ARMS: Mapping[str, tuple[str, ...]] = {
@@ -51,8 +53,8 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "rded, top-k": (*RDED, "--labels", "top-k"),
     "rded, one vector": (*RDED, "--labels", "averaged"),
     "rded+hello": (*RDED, "--plugin", "hello"),
-    "infer, static": ("--plugin", "infer", "--steps", str(STEPS)),
-    "infer, dynamic": ("--plugin", "infer", "--steps", str(STEPS), *VIEWS),
+    "infer, static": ("--plugin", "infer"),
+    "infer, dynamic": ("--plugin", "infer", *VIEWS),
     "sre2l, static": (*SRE2L, "--labels", "static-mixed"),
 }
 SEVERAL = {"sre2l+cv-dd": 3, "infer, static": 2, "infer, dynamic": 2}
@@ -106,6 +108,7 @@ def words_of(name: str, arm: str, weights: Sequence[str]) -> tuple[str, ...]:
     """What an arm adds to the common words."""
     squeeze = {**TEACHERS[name], **SQUEEZE}
     own = [word for key, value in squeeze.items() for word in (f"--teachers.{key}", str(value))]
+    own += [] if "rded" in ARMS[arm] else ["--steps", str(STEPS[name])]
     if arm == "rded+hello":
         return (*ARMS[arm], *own, "--teachers.networks", NETWORK, "--teachers.snapshots", "3", "--hello.epochs", "2")
     count = SEVERAL.get(arm, 1)
@@ -193,7 +196,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.data:
         weights = trained(name, given.folder)
-        study = study_of(name, weights, given.arm or list(ARMS))
+        study = study_of(name, weights, given.arm or [a for a in ARMS if name == "cifar10" or a not in CIFAR_ONLY])
         done: dict[str, list[dict[str, Any]]] = {}
         for seed in range(given.seeds) if given.only_run is None else [given.only_run]:
             for arm, words in study.arms.items():
