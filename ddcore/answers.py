@@ -231,6 +231,14 @@ def synthetic(answer: object, who: str) -> Synthetic:
     return _kind(answer, Synthetic, who, "a Synthetic")
 
 
+def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
+    """The same samples, stored otherwise."""
+    found = synthetic(answer, who)
+    if not torch.equal(found.classes, before.classes):
+        raise PluginError(f"{who} returned samples of other classes than it was given: keep them and their order")
+    return found
+
+
 def operation(answer: object, who: str) -> Any:
     """Something that decodes."""
     if not (callable(getattr(answer, "count", None)) and callable(getattr(answer, "sample", None))):

@@ -23,9 +23,10 @@ from torch.utils.data import Dataset
 
 from ddcore import randomness
 from ddcore.card import card
-from ddcore.decoders import Decoder, quantise
+from ddcore.decoders import Decoder
 from ddcore.errors import DdcoreError, InputError, near
 from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
+from ddcore.levels import are_levels, exact_names, stored_type, to_levels
 from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, read_manifest
 from ddcore.normalisation import Normalisation
 from ddcore.preview import preview_png
@@ -39,8 +40,6 @@ OPTIONAL = (MODELS, NORMALISATION)
 """Files that an artifact has only if there is something to put into them."""
 FLOATS = {"float32": torch.float32, "float16": torch.float16}
 UINT8 = "uint8"
-LEVELS = {"rows": ("tensor",), "sum": ("bases", "added")}
-"""What of an operation uint8 stores as levels."""
 CHECKED_AT_ONCE = 2**22
 
 
@@ -254,7 +253,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "schema": SCHEMA,
         "kind": KIND,
         "classes": list(contents["classes"]),
-        "storage_dtype": storage_dtype,
+        "storage_dtype": stored_type(operations, storage_dtype),
         "normalisation": normalisation.header(),
         "decoder": operations,
         "labels": _said_of(labels),
@@ -345,9 +344,8 @@ def as_stored(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 
-    uint8 is for images that ``rows`` or ``sum`` decodes. Its levels go from black to white where a channel stays within [0, 1],
-    so that real 8-bit images lose nothing; else from the channel's least to its largest value. ZCA and what is added to
-    images take the latter.
+    uint8 is for images that ``rows`` or ``sum`` decodes, see ``ddcore.levels``. What is levels already stays as it is, and what
+    levels stand for stays float32.
 
     Raises:
         InputError: an unknown type, one that these tensors cannot have, values that are not finite.
@@ -356,40 +354,16 @@ def as_stored(
     if storage_dtype not in (*FLOATS, UINT8):
         raise InputError(f"no storage type is named {storage_dtype!r}: {near(storage_dtype, (*FLOATS, UINT8))}")
     kept = {name: _finite(name, t.detach().cpu()) for name, t in tensors.items()}
-    if storage_dtype in FLOATS:
-        dtype = FLOATS[storage_dtype]
-        small = {name: t.to(dtype) if t.is_floating_point() else t for name, t in kept.items()}
+    if storage_dtype in FLOATS or are_levels(operations):
+        dtype, exact = FLOATS.get(storage_dtype, torch.float32), exact_names(operations)
+        small = {n: t.to(dtype) if t.is_floating_point() and n not in exact else t for n, t in kept.items()}
         return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
-    for at, op in enumerate(operations):
-        for key in LEVELS.get(str(op.get("op")), ()):
-            name = op.get(key)
-            if name not in kept or kept[name].dim() != 4 or not kept[name].is_floating_point():
-                continue
-            images, scale, offset = kept[name], f"{name}.scale", f"{name}.offset"
-            ends = _ends(images) if key == "added" else _level_range(images, normalisation)
-            kept[name], kept[scale], kept[offset] = quantise(images, *ends)
-            dequantise = {"op": "dequantise", "tensor": name, "scale": scale, "offset": offset}
-            marked = {**operations[at], f"{key}_scale": scale, f"{key}_offset": offset}
-            operations[at] = dequantise if op.get("op") == "rows" else marked
-    if operations == [dict(op) for op in decoder]:
+    try:
+        return to_levels(kept, operations, normalisation)
+    except InputError as error:
         raise InputError(
             "storage type uint8 needs images that the decoder reads as rows or sums: use float16 or float32"
-        )
-    return {name: t.float() if t.dtype == torch.float64 else t for name, t in kept.items()}, operations
-
-
-def _ends(images: Tensor) -> tuple[Tensor, Tensor]:
-    return images.amin((0, 2, 3)), images.amax((0, 2, 3))
-
-
-def _level_range(images: Tensor, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-    low, high = _ends(images)
-    if not normalisation.pixelwise:
-        return low, high
-    ends = torch.tensor([0.0, 1.0], dtype=images.dtype)[:, None, None, None].expand(2, images.shape[1], 1, 1)
-    black, white = normalisation.apply(ends).flatten(1)
-    inside = (low >= black - 1e-5) & (high <= white + 1e-5)
-    return torch.where(inside, black, low), torch.where(inside, white, high)
+        ) from error
 
 
 def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:

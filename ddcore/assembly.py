@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
-from ddcore.errors import DdcoreError, InputError, PluginError
+from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
 from ddcore.label_rules import RULES
 from ddcore.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
 from ddcore.plugins import ASSETS, Offer, load_class, load_path
@@ -15,6 +16,7 @@ from ddcore.presets import Preset, choose_preset
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
+    from ddcore.budget import Budget
     from ddcore.data import Source
     from ddcore.packed import Packed
     from ddcore.record import Setup
@@ -93,8 +95,27 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
         return resolve(groups, command_line=given, environment=environment, files=files, preset=preset)
 
     plain = resolved(None)
-    preset = choose_preset(selection.first.preset, selection.classes, plain.config.dataset, plain.config.ipc)
+    by_bytes = plain.config.bytes is not None
+    if by_bytes and (source := plain.sources["ipc"]) != "default":
+        raise OptionError(
+            f"--bytes {plain.config.bytes} chooses the images per class, which --ipc (from {source}) gives too: leave one of them out"
+        )
+    ipc = 0 if by_bytes else plain.config.ipc
+    preset = choose_preset(selection.first.preset, selection.classes, plain.config.dataset, ipc)
     return Setup(resolved(preset), selection.offers)
+
+
+def within_bytes(first: Run) -> tuple[Setup, Budget]:
+    """The setup of a run with the images per class that its ``--bytes`` buy."""
+    from ddcore.budget import budget_of
+    from ddcore.distil import bytes_allowed, refuse_options_of_images
+
+    if not first.of_images:
+        refuse_options_of_images(first)
+    budget, resolved = budget_of(first, bytes_allowed(first) or 0), first.setup.resolved
+    sources = {**resolved.sources, "ipc": f"--bytes {first.config.bytes}"}
+    config = attrs.evolve(resolved.config, ipc=budget.ipc)
+    return attrs.evolve(first.setup, resolved=attrs.evolve(resolved, config=config, sources=sources)), budget
 
 
 def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: Mapping[str, Any]) -> Source:
@@ -124,19 +145,27 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
     from ddcore.run import Run
     from ddcore.storage import Place
 
+    budget = source = None
+    if setup.config.bytes is not None:
+        first = Run(setup, Place.at(setup.config.out or "runs"), Reporter(quiet=True))
+        (setup, budget), source = within_bytes(first), first.source
     place = Place.at(setup.config.out) if setup.config.out else free_folder(setup)
     run = Run(setup, place, Reporter(quiet=plan_only))
+    if source is not None:
+        run.source = source
     size = f", {run.config.ipc} images per class" if run.of_images else ""
     run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}{size}, seed {run.seed}")
     for line in (*run.plan.lines(), *chosen_lines(run)):
         run.say(line)
+    if budget is not None:
+        run.say(f"  {budget.sentence()}")
     run.check_names()
     check_data(run)
     if plan_only:
         return run
     claim(place)
     run.say(estimate(run).sentence())
-    write_record(run, command)
+    write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}))
     return run
 
 

@@ -59,6 +59,7 @@ def ddcore_command() -> None:
     ddcore train --data D --student NETWORK      train a student on real data or a distilled set
     ddcore plugins                               what can be composed
     ddcore inspect runs/NAME/artifact            what a distilled set holds
+    ddcore compare runs/A runs/B                 finished runs side by side
     """
 
 
@@ -322,6 +323,10 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
 @click.option(
     "--from", "start", help="File with weights that students begin with, plain ones too. Default: random ones."
 )
+@click.option(
+    "--on",
+    help="Other images to train on, a name or URL as for --data, brought to its size; their labels are not used.",
+)
 @click.option("--plain/--no-plain", default=True, show_default=True, help="Train the same student without plugins too.")
 @AS_JSON
 @click.pass_context
@@ -333,6 +338,7 @@ def train(
     teachers: tuple[str, ...],
     per_class: int | None,
     start: str | None,
+    on: str | None,
     plain: bool,
     as_json: bool,
     **values: Any,
@@ -345,8 +351,10 @@ def train(
     finished = ":" not in data.partition("://")[0] and (Place.at(data) / "manifest.json").exists()
     if finished and per_class is not None:
         raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
+    if on is not None and (finished or per_class is not None):
+        raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
     given |= {} if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, per_class, plain, start)
+    lesson = Lesson(data if finished else None, per_class, plain, start, on)
     _train(begin(context.meta["ddcore.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 
@@ -358,7 +366,7 @@ def _train(run: Any, as_json: bool) -> None:
     answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
     emit(as_json, answer, lambda: scores_table(rows))
     if not as_json:
-        run.say(f"run: {run.place.url} (students/, scores.json)")
+        run.say(f"run: {run.place.url} (students/, scores.json, report.html)")
 
 
 @ddcore_command.command()
@@ -392,12 +400,26 @@ def export(artifact: str, to: str, out: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @AS_JSON
 def report(run_folder: str, as_json: bool) -> None:
-    """Write report.html of a finished run again: one file that opens anywhere."""
+    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`: one file that opens anywhere."""
     from ddcore.report import write_report
     from ddcore.storage import Place
 
     url = write_report(Place.at(run_folder))
     emit(as_json, {"report": url}, url)
+
+
+@ddcore_command.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", metavar="FILE", help="Write it as a page too, for example comparison.html.")
+@AS_JSON
+def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Set finished runs side by side: equal protocols only in one column, accuracy against bytes."""
+    from ddcore.compare import compare as compared
+    from ddcore.compare import comparison_text, write_comparison
+
+    comparison = compared(runs)
+    page = {} if out is None else {"page": write_comparison(comparison, out)}
+    emit(as_json, {**comparison, **page}, lambda: "\n".join([comparison_text(comparison), *page.values()]))
 
 
 for group in (plugins, data):

@@ -7,6 +7,12 @@ from typing import Any, Literal
 from attrs import field, frozen
 from attrs.validators import and_, ge, instance_of, lt, optional
 
+from ddcore.budget import byte_count
+
+
+def _is_size(instance: Any, attribute: Any, value: str) -> None:
+    byte_count(value)
+
 
 def _shared(default: Any, help: str, validator: Any = None) -> Any:
     return field(default=default, validator=validator, metadata={"help": help})
@@ -26,6 +32,11 @@ class Config:
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
     )
     ipc: int = _shared(1, "Images per class.", ge(1))
+    bytes: str | None = _shared(
+        None,
+        "Instead of --ipc: as many images per class as cost so much with their labels, as stored: 2MB, 500kB.",
+        optional(_is_size),
+    )
     network: str = _shared(
         "auto", "Network to match and train with; auto: ConvNet, of width 32 on a CPU and 128 on CUDA."
     )

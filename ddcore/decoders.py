@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from ddcore.errors import InputError, near
+from ddcore.levels import quantise, unpack
 
+__all__ = ["OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
 Spec = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -49,7 +51,8 @@ class Rows:
 class Dequantise:
     """``{"op": "dequantise", "tensor": NAME, "scale": NAME, "offset": NAME}``: scale_c * row + offset_c in channel c.
 
-    ``quantise`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32.
+    ``ddcore.levels`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32. With ``"bits": 4`` or 2 and
+    ``"shape": [C, H, W]`` rows are packed levels (N, ceil(C H W bits / 8)) uint8.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -58,9 +61,8 @@ class Dequantise:
 
     def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
         """Images (B, C, H, W) in the type of ``scale``; differentiable in scale and offset."""
-        tensor, scale, offset = (stored(tensors, spec, key) for key in ("tensor", "scale", "offset"))
-        rows = tensor[index.to(tensor.device)].to(scale.dtype)
-        return scale[:, None, None] * rows + offset[:, None, None]
+        tensor = stored(tensors, spec, "tensor")
+        return _from_levels(tensor[index.to(tensor.device)], tensors, spec)
 
 
 class Sum:
@@ -68,8 +70,8 @@ class Sum:
 
     Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as it is
     where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few additive
-    images serve all classes. Bases and added may be levels, see ``quantise``: then ``bases_scale``, ``bases_offset``,
-    ``added_scale`` and ``added_offset`` name their tensors.
+    images serve all classes. Bases and added may be levels, as of ``dequantise``: then ``bases_scale``, ``bases_offset``,
+    ``added_scale`` and ``added_offset`` name their tensors, and ``bases_bits`` and the like say how they are packed.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -89,10 +91,14 @@ class Sum:
 def _rows(tensors: Tensors, spec: Spec, key: str, index: Tensor) -> Tensor:
     """Rows of a stored tensor, back from levels where they are such."""
     rows = stored(tensors, spec, key)[index]
-    if f"{key}_scale" not in spec:
-        return rows
-    scale, offset = (stored(tensors, spec, f"{key}_{part}") for part in ("scale", "offset"))
-    return scale[:, None, None] * rows.to(scale.dtype) + offset[:, None, None]
+    return _from_levels(rows, tensors, spec, f"{key}_") if f"{key}_scale" in spec else rows
+
+
+def _from_levels(rows: Tensor, tensors: Tensors, spec: Spec, of: str = "") -> Tensor:
+    """Images (B, C, H, W) of levels, packed or not; ``of`` begins the keys that say what they stand for."""
+    scale, offset = (stored(tensors, spec, f"{of}{part}") for part in ("scale", "offset"))
+    levels = unpack(rows, spec[f"{of}bits"], spec.get(f"{of}shape", ())) if f"{of}bits" in spec else rows
+    return scale[:, None, None] * levels.to(scale.dtype) + offset[:, None, None]
 
 
 OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}
@@ -162,21 +168,3 @@ def stored(tensors: Tensors, spec: Spec, key: str) -> Tensor:
     if name not in tensors:
         raise InputError(f"the decoder reads tensor {name!r}, which is not stored: {near(name, tensors)}")
     return tensors[name]
-
-
-def quantise(images: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images as 256 levels a channel, evenly from ``low`` to ``high``; each is off by at most half a level.
-
-    Args:
-        images: (N, C, H, W) float.
-        low: (C,), what level 0 stands for; values below become level 0.
-        high: (C,), what level 255 stands for; values above become level 255.
-
-    Returns:
-        Levels (N, C, H, W) uint8, scale (C,) and offset (C,) float32: image = scale * level + offset.
-    """
-    low, high = low.double(), high.double()
-    scale = (high - low) / 255
-    steps = torch.where(scale > 0, scale, 1.0)[:, None, None]
-    levels = ((images.double() - low[:, None, None]) / steps).round().clamp(0, 255)
-    return levels.to(torch.uint8), scale.float(), low.float()

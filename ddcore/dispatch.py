@@ -7,7 +7,7 @@ order is the command line's, two answers where one is due are an error that name
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pluggy
@@ -35,6 +35,7 @@ class Hooks:
         self._manager = manager
         self._describe = describe
         self.asked: Counter[str] = Counter()
+        self._deaf: set[str] = set()
         self._gave_way = _those_that_give_way(manager)
 
     def providers(self, hook: str) -> list[pluggy.HookImpl]:
@@ -127,6 +128,22 @@ class Hooks:
         self._check(hook, "observe")
         for impl in self.providers(hook):
             self._call(hook, impl, arguments)
+
+    def tell(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Exception]]:
+        """Tell every plugin, except those that raised here before.
+
+        Yields:
+            Who raised, as messages name it, and what.
+        """
+        self._check(hook, "observe")
+        for impl in self.providers(hook):
+            if impl.plugin_name in self._deaf:
+                continue
+            try:
+                self._call(hook, impl, arguments)
+            except Exception as error:
+                self._deaf.add(impl.plugin_name)
+                yield self.source(hook, impl.plugin_name), error
 
     def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         self.asked[impl.plugin_name] += 1

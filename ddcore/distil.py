@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddcore import answers
 from ddcore.artifact import Artifact, as_stored, load_artifact, save_artifact
+from ddcore.budget import byte_count
 from ddcore.decoders import Decoder
 from ddcore.dispatch import CORE
 from ddcore.errors import InputError, PluginError
@@ -23,7 +24,7 @@ from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
 
-OF_IMAGES = ("ipc", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
+OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
 """Shared options that mean nothing for other data."""
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def distil(run: Run) -> list[Row]:
     """Do a run, or what is left of it; returns the rows of ``scores.json``."""
     began = time.time()
     check_data(run)
+    run.log("begin", what="distil", steps=run.plan.steps, seed=run.seed)
     tasks = distillation_tasks(run)
     with run.stoppable():
         if TRAJECTORIES in run.plan.needs:
@@ -42,12 +44,14 @@ def distil(run: Run) -> list[Row]:
             run.say(f"teachers: {run.teachers.said}")
         run.map(tasks, *(("distil", "tasks") if len(tasks) > 1 else ()))
         synthetic = assemble(run, tasks)
+        for note in synthetic.notes:
+            run.say(note)
         if run.of_images:
             run.artifact = save(run, synthetic, label(run, synthetic))
         else:
             run.packed = pack(run, synthetic)
         rows = evaluate(run)
-    write_report(run.place)
+    write_report(run.place, run.artifact)
     run.log("done", seconds=round(time.time() - began, 3))
     return rows
 
@@ -115,7 +119,19 @@ def distillation_task(run: Run) -> Task:
 
 
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
-    """The tasks' results as one set: whoever assembles says how; else rows are joined, and sorted by class."""
+    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined, sorted by class."""
+    with torch.no_grad():
+        return stored(run, joined(run, tasks))
+
+
+def stored(run: Run, synthetic: Synthetic) -> Synthetic:
+    """A set as plugins store it."""
+    kept: Synthetic = run.hooks.chain("ddcore_store", synthetic, check=answers.stored, run=run)
+    return kept
+
+
+def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
+    """The tasks' results as one set."""
     results = [run.checkpoints.result(task.key) for task in tasks]
     made: Synthetic | None = run.hooks.one(
         "ddcore_assemble", check=answers.synthetic, optional=True, tasks=tasks, results=results, run=run
@@ -169,11 +185,20 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
         recipe=recipe_for(run, labels, None if rate is None else float(rate)),
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=run.warnings,
+        notes=[*run.warnings, *synthetic.notes],
         storage_dtype=run.config.storage_dtype,
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
+    if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
+        run.warn(
+            f"the set costs {artifact.nbytes['total']:,} bytes, more than --bytes {run.config.bytes}: a plugin stores more than was expected"
+        )
     return artifact
+
+
+def bytes_allowed(run: Run) -> int | None:
+    """What ``--bytes`` says, if it was given."""
+    return None if run.config.bytes is None else byte_count(run.config.bytes)
 
 
 def pack(run: Run, synthetic: Synthetic) -> Packed:
@@ -217,6 +242,10 @@ def evaluate(run: Run) -> list[Row]:
     for plugin, answer in run.hooks.collect("ddcore_evaluate", run=run).items():
         taken = CORE_SETS if run.of_images and plugin != CORE else ()
         rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
+    if (budget := bytes_allowed(run)) is not None:
+        rows = [attrs.evolve(row, extra={**row.extra, "budget": budget}) for row in rows]
+    for row in rows:
+        run.log("row", **row.as_json())
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],

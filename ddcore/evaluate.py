@@ -59,6 +59,8 @@ HARD, SOFT = "hard", "soft"
 SELECT = "select"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
+CURVE = 50
+"""Points of a student's curve in the log."""
 Result = Mapping[str, Tensor]
 
 
@@ -312,6 +314,12 @@ def train_and_test(
     if start is not None:
         start(network)
     last: list[Epoch] = []
+    said = curve(run, task=key, protocol=recipe.name, network=network_name, of=schedule.steps)
+
+    def watch(epoch: Epoch) -> None:
+        last[:] = [epoch]
+        said(epoch)
+
     began = time.perf_counter()
     images, labels = data.images, data.labels
     lesson = shaped(run, network, images, labels, generator, schedule.steps, rate)
@@ -328,7 +336,7 @@ def train_and_test(
             choose=shape.choose,
             also=shape.beside,
             keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
-            on_epoch=lambda epoch: last.__setitem__(slice(None), [epoch]),
+            on_epoch=watch,
         )
     seconds = time.perf_counter() - began
     if keep is not None:
@@ -337,6 +345,24 @@ def train_and_test(
     numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
     counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
     return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+
+
+def curve(run: Run, of: int, **words: str) -> Callable[[Epoch], None]:
+    """What writes about ``CURVE`` epochs of a training to the run's log: their losses, nothing of the test set.
+
+    Args:
+        of: steps in all.
+        words: which training it is.
+    """
+    reached = -1
+
+    def say(epoch: Epoch) -> None:
+        nonlocal reached
+        if (mark := epoch.steps * CURVE // max(1, of)) > reached:
+            reached = mark
+            run.log("epoch", **words, epoch=epoch.number, steps=epoch.steps, loss=epoch.loss)
+
+    return say
 
 
 def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:

@@ -467,6 +467,24 @@ def ddcore_assemble(  # type: ignore[empty-body]
     """
 
 
+@_kind("chain")
+def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[empty-body]
+    """Change how the finished set is stored: other tensors, and the decoder operations that give the samples back.
+
+    Called in the driver when the tasks' results are one set, before ``--storage-dtype`` is applied and before labels are made, so
+    that these are of the images as stored; again, identically, at each resume. With ``--bytes`` also before anything is
+    distilled, with blank images in the set's place, to learn what so many images cost. Grad off.
+
+    Args:
+        synthetic: on the CPU; do not write into its tensors.
+
+    Returns:
+        As many samples of the same classes in the same order. Say in ``notes`` what is lost. None leaves it.
+
+    Take operations of the core (``ddcore.decoders``), or readers need your plugin. Implemented by ``quantize``. New in 1.2.
+    """
+
+
 @_kind("by_name")
 def ddcore_decoder(name: str) -> Operation | None:  # type: ignore[empty-body]
     """Turn stored tensors into samples, by an operation that the core does not have.
@@ -628,4 +646,22 @@ def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
         ``full``), unless the data are not images: then the core has no rows of its own.
 
     Implemented by the core (the honest rows). New in 1.0.
+    """
+
+
+@_kind("observe")
+def ddcore_log(event: str, fields: Mapping[str, Any], run: Run) -> None:
+    """Look at an event of the run, in any kind of run: to show it somewhere else.
+
+    Called after each line of ``log.jsonl`` is written, in the process that writes it: steps and epochs in the one that does the
+    task, everything else in the driver. Whatever it raises is warned of once, and the plugin is told nothing more in that
+    process: the run goes on.
+
+    Args:
+        event: ``begin`` (what kind of run), ``step`` (of a distillation), ``expert`` and ``teacher`` (an epoch of one), ``labels``,
+            ``task`` (one is done), ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
+        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, what ``Row.as_json`` gives of a row.
+        run: its options, place and seed; change nothing. What you keep between calls belongs to ``run.address``.
+
+    Implemented by ``tensorboard`` and ``mlflow``. New in 1.2.
     """

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ddcore import answers
 from ddcore.dispatch import NO_STATE, PerPlugin
 from ddcore.errors import NonFiniteLoss, PluginError
+from ddcore.snapshots import keep_snapshot
 from ddcore.types import Learn, Loss, Task
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
     own = PerPlugin(lambda plugin: kept.get(plugin, {}))
     first = run.checkpoints.load(task.key, state)
     skipped = 0
+    keep_snapshot(task, first, learn, run)
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
         for step in range(first, task.steps):
@@ -49,6 +51,7 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
                 run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
             skipped += loss is None
+            keep_snapshot(task, step + 1, learn, run)
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
                 run.refuse_idle_plugins()

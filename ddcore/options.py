@@ -423,6 +423,8 @@ def from_json(record: Mapping[str, Any], groups: Mapping[str, type]) -> Resolved
 def to_toml(resolved: Resolved) -> str:
     """A config file that does the same run again."""
     document: dict[str, Any] = {"preset": "none", **_written(resolved.config)}
+    if resolved.config.bytes is not None:
+        del document["ipc"]
     for group, instance in resolved.options.items():
         table = _written(instance)
         (document if group in CORE_GROUPS else document.setdefault("plugin", {}))[group] = table

@@ -33,6 +33,8 @@ CORE_ASKS = (
     "state",
     "step_end",
     "finish",
+    "store",
+    "log",
 )
 IMAGES = "images"
 TRAJECTORIES, TEACHERS = "trajectories", "teachers"
@@ -180,7 +182,7 @@ def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installe
     )
     stages += [
         Stage(stage, what, name, changing)
-        for stage, what in (("segment", "an expert's"), ("finish", "last step's"))
+        for stage, what in (("segment", "an expert's"), ("finish", "last step's"), ("store", "as learned"))
         if (changing := tuple(p for p, plugin in plugins.items() if offers(plugin) & asked_by(matcher) & {stage}))
     ]
     stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
@@ -207,7 +209,7 @@ STUDENT_SHAPING = frozenset(
 """By which plugins shape how students are trained."""
 STUDENT_ASKS = frozenset(
     {"augment:evaluate", "student_loss", "student_modules", "student_rows", "adapt_student"}
-    | {"setting:student.label_weight", "label", "teachers", "network", "data", "executor"}
+    | {"setting:student.label_weight", "label", "teachers", "network", "data", "executor", "log"}
 )
 """What plugins can do where students are trained and nothing is distilled."""
 

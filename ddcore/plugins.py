@@ -30,11 +30,52 @@ if TYPE_CHECKING:
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
-FIRST_PARTY: tuple[str, ...] = ("cda", "coresets", "cv-dd", "datm", "dc", "dm", "dsa", "dwa", "ftd", "fyi", "hello")
-FIRST_PARTY += ("infer", "kd", "mirage", "mtt", "nrr-dd", "rded", "smooth", "sre2l", "text")
+FIRST_PARTY: tuple[str, ...] = (
+    "cda",
+    "coresets",
+    "cv-dd",
+    "datm",
+    "dc",
+    "distill-weighted",
+    "diswot",
+    "dm",
+    "dsa",
+    "dwa",
+)
+FIRST_PARTY += (
+    "ferkd",
+    "ftd",
+    "fyi",
+    "hard",
+    "hello",
+    "infer",
+    "kd",
+    "kd-pruning",
+    "kd3",
+    "meal-v2",
+    "mi-alpha",
+    "mirage",
+)
+FIRST_PARTY += (
+    "mixup-kd",
+    "mlflow",
+    "mtt",
+    "nd",
+    "nrr-dd",
+    "quantize",
+    "rad",
+    "rded",
+    "reinforce",
+    "rs2",
+    "sinkd",
+    "smooth",
+    "sre2l",
+    "tensorboard",
+    "text",
+)
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
-ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor")
+ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor", "tracker")
 
 
 class Plugin:

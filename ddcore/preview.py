@@ -73,6 +73,27 @@ def preview_png(images: Tensor, classes: Tensor, class_names: Sequence[str], tit
         _write(pen, (layout.image(0, layout.columns)[0], layout.image(row, 0)[1] + layout.side // 2), more[row], FAINT)
     if len(present) > len(shown):
         _write(pen, (MARGIN, bottom - NOTE // 2), f"+{len(present) - len(shown)} more classes", FAINT)
+    return _png(sheet)
+
+
+def sheet_png(images: Tensor, columns: int, side: int | None = None) -> bytes:
+    """Images without gaps, titles or enlargement, row by row, as PNG; equal arguments give equal bytes.
+
+    Args:
+        images: (N, C, H, W) in [0, 1]; of other than 1 or 3 channels the mean is shown.
+        columns: images of a row.
+        side: pixels of each image; its own if None.
+    """
+    from PIL import Image
+
+    side = int(images.shape[-1]) if side is None else side
+    sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * side), PAPER)
+    for at, image in enumerate(images):
+        sheet.paste(_picture(image, side), (at % columns * side, at // columns * side))
+    return _png(sheet)
+
+
+def _png(sheet: Image) -> bytes:
     held = io.BytesIO()
     sheet.save(held, format="PNG", optimize=True)
     return held.getvalue()
@@ -91,7 +112,9 @@ def _picture(image: Tensor, side: int) -> Image:
     image = image if len(image) in (1, 3) else image.mean(0, keepdim=True)
     levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+    smooth = side < array.shape[0]
+    how = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(array).convert("RGB").resize((side, side), how)
 
 
 def _write(pen: ImageDraw, at: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:

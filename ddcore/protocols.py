@@ -250,6 +250,18 @@ _EVERY = (
         views=evolve(INFER, mix="none"),
     ),
     Protocol(
+        name="kd3",
+        summary="KD3 on foreign images: kd in batches of 1024, crops of random area",
+        epochs=240,
+        extra_epoch=False,
+        rate=0.05,
+        batch=1024,
+        schedule_name="steps",
+        drops=(150 / 240, 180 / 240, 210 / 240),
+        augment="none",
+        views=evolve(SRE2L, mix="none"),
+    ),
+    Protocol(
         name="rs2",
         summary="RS2 on CIFAR: SGD 0.1 with Nesterov, a cosine of each step down to 1e-4",
         epochs=200,

@@ -2,64 +2,401 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from importlib import resources
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ddcore.errors import InputError
-from ddcore.storage import Place
+import torch
+from attrs import frozen
+
+from ddcore.artifact import Artifact, load_artifact
+from ddcore.errors import DdcoreError, InputError
+from ddcore.pages import PLOTS_MISSING, page, png_url
+from ddcore.plots import Dot, Line, available, dots_svg, lines_svg
+from ddcore.preview import sheet_png
+from ddcore.snapshots import FOLDER
+from ddcore.storage import Place, redact
+
+OWN = ("distilled", "student")
+"""Sets that a run is about; the others stand beside them."""
+TEACHER = "teacher"
+KNOWN = ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note", "bytes", "accuracy", "metric")
+MOST_PIXELS = 2**21
+"""Of the sheet that the page holds: some megabytes at most."""
+MOST_IMAGES = 400
+MOST_TASKS = 4
+MOST_PLOTS = 12
+Row = Mapping[str, Any]
 
 
-def write_report(run: Place) -> str:
-    """Write ``report.html`` into a finished run's folder; returns its URL.
+# ---- from a folder to a page -----------------------------------------------------------------------------------------
+
+
+@frozen
+class Finished:
+    """A run's records.
+
+    Attributes:
+        manifest: of the set it made; empty if it made none.
+    """
+
+    place: Place
+    record: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Of ``scores.json``."""
+        rows: Sequence[Row] = self.scores["rows"]
+        return rows
+
+    @property
+    def kind(self) -> str:
+        """``training``, ``evaluation`` or ``distillation``."""
+        return "training" if "train" in self.record else "evaluation" if "artifact" in self.record else "distillation"
+
+    @property
+    def method(self) -> str:
+        """The plugins that made the set, or the student and the plugins that shaped it."""
+        if "provenance" in self.manifest:
+            return str(self.manifest["provenance"].get("method", "an unnamed method"))
+        plugins = " + ".join(plugin["name"] for plugin in self.record["plugins"])
+        if self.kind == "training":
+            return " + ".join(filter(None, [str(self.record["config"]["network"]), plugins]))
+        return plugins or "an unnamed method"
+
+    @property
+    def title(self) -> str:
+        """One line: what, on which data, how much of it."""
+        data, ipc = self.record["data"]["name"], self.record["config"]["ipc"]
+        if self.kind == "training":
+            return f"{self.method}, trained on {redact(self.record['train'].get('artifact') or data)}"
+        if self.kind == "evaluation":
+            return f"{redact(self.record['artifact'])}, evaluated on {data}"
+        if self.record["data"].get("modality", "images") != "images":
+            return f"{self.method} on {data}"
+        return f"{self.method} on {data}, {ipc} {'image' if ipc == 1 else 'images'} per class"
+
+
+def open_finished(place: Place) -> Finished:
+    """Read a finished run's records.
 
     Raises:
-        InputError: no run, or one without scores yet.
+        InputError: no run, or one without scores yet; damaged files.
     """
     for name in ("run.json", "scores.json"):
-        if not (run / name).exists():
-            raise InputError(f"{run.url} has no {name} yet: finish the run with `ddcore resume {run.url}` first")
-    if "train" in (run / "run.json").read_json():
-        raise InputError(f"{run.url} trained students and distilled nothing: its scores are in scores.json")
-    (run / "report.html").write_bytes(render(run).encode())
+        if not (place / name).exists():
+            raise InputError(f"{place.url} has no {name} yet: finish the run with `ddcore resume {place.url}` first")
+    manifest = place / "artifact" / "manifest.json"
+    record, scores = (place / "run.json").read_json(), (place / "scores.json").read_json()
+    found = Finished(place, record, scores, manifest.read_json() if manifest.exists() else {})
+    try:
+        _ = found.title, [(row["set"], row["protocol"], row["network"], row["accuracy"]["mean"]) for row in found.rows]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{place.url} is damaged, its run.json or scores.json lacks {error}: restore or remake them"
+        ) from error
+    return found
+
+
+def write_report(run: Place, artifact: Artifact | None = None) -> str:
+    """Write ``report.html`` into a finished run's folder; returns its URL.
+
+    Args:
+        artifact: the run's, if it is at hand; else it is read.
+
+    Raises:
+        InputError: see ``open_finished``.
+    """
+    (run / "report.html").write_bytes(render(run, artifact).encode())
     return (run / "report.html").url
 
 
-def render(run: Place) -> str:
+def render(run: Place, artifact: Artifact | None = None) -> str:
     """The page as text; every value from data is escaped."""
-    from jinja2 import Environment, select_autoescape
-
-    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("ddcore").joinpath("report.html.j2").read_text("utf-8"))
-    record, scores = (run / "run.json").read_json(), (run / "scores.json").read_json()
-    manifest = (run / "artifact" / "manifest.json").read_json()
+    found = open_finished(run)
+    record, log = found.record, events(run)
     preview = run / "artifact" / "preview.png"
-    image = base64.b64encode(preview.read_bytes()).decode() if preview.exists() else ""
-    losses = loss_points(run)
-    return template.render(
-        record=record, scores=scores, manifest=manifest, preview=image, losses=losses, rows=bars(scores["rows"])
+    shown = gallery(artifact or _artifact(run, found.manifest))
+    return page(
+        "report.html.j2",
+        title=found.title,
+        kind=found.kind,
+        record=record,
+        command=command_text(record),
+        warnings=found.scores.get("warnings", []),
+        options=options_of(record),
+        gallery=shown,
+        preview="" if shown or not preview.exists() else png_url(preview.read_bytes()),
+        evolution=evolution(run),
+        rows=found.rows,
+        own=OWN,
+        measure=measure(found.rows),
+        scores=score_plots(found.rows),
+        matrix=matrix(found.rows),
+        notes=list(
+            dict.fromkeys(f"{row['set']} ({row['labels']}): {row['note']}" for row in found.rows if row["note"])
+        ),
+        extras=extras(found.rows),
+        losses=loss_plot(log),
+        students=student_plots(log),
+        stored=storage(found.manifest),
+        provenance=found.manifest.get("provenance", {}),
+        made=[(k, v) for k, v in record["train"].items() if v is not None] if found.kind == "training" else [],
+        data=[(k, v) for k, v in record["data"].items() if k not in PER_CLASS and v not in (None, "", [])],
+        classes=classes_of(record["data"]),
+        plots_missing="" if available() else PLOTS_MISSING,
     )
 
 
-def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the length of their bar and of its error whisker, in percent of accuracy 1."""
-    return [{**r, "at": 100 * r["accuracy"]["mean"], "whisker": 100 * r["accuracy"]["std"]} for r in rows]
+def command_text(record: Mapping[str, Any]) -> str:
+    """The command line as it can be pasted into a shell, addresses without credentials; empty where none is recorded."""
+    return shlex.join(redact(word) for word in record.get("command", []))
 
 
-def loss_points(run: Place, most: int = 400) -> str:
-    """The loss over the steps as the points of a 600 x 120 polyline; empty when there are fewer than two."""
-    if not (run / "log.jsonl").exists():
-        return ""
-    lines = (
-        json.loads(line) for line in (run / "log.jsonl").read_bytes().decode().splitlines() if line.startswith("{")
-    )
-    by_step = {
-        line["step"]: line["loss"] for line in lines if line.get("event") == "step" and line.get("loss") is not None
+def options_of(record: Mapping[str, Any]) -> dict[str, list[tuple[str, Any, str]]]:
+    """Name, value and source of every option: those that somebody set under ``set``, the others under ``default``."""
+    config, options = record["config"], record.get("options", {})
+    every: dict[str, list[tuple[str, Any, str]]] = {"set": [], "default": []}
+    for name, source in record.get("sources", {}).items():
+        group, dot, key = name.partition(".")
+        value = options.get(group, {}).get(key) if dot else config.get(name)
+        value = redact(value) if isinstance(value, str) else value
+        every["default" if source == "default" else "set"].append((name, value, source))
+    return every
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _artifact(run: Place, manifest: Mapping[str, Any]) -> Artifact | None:
+    """The run's set if it is of images and can be opened here; its preview stands for others."""
+    if manifest.get("kind") != "images":
+        return None
+    try:
+        return load_artifact(run / "artifact")
+    except DdcoreError:
+        return None
+
+
+def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
+    """One sheet of images, and for each class where its images stand on it, as positions that CSS knows.
+
+    As many images of each class as ``MOST_IMAGES`` and ``MOST_PIXELS`` allow, and as many classes; the rest is counted.
+    """
+    if artifact is None:
+        return None
+    side, classes = int(artifact.manifest["shape"][-1]), artifact.labels.classes
+    present = classes.unique().tolist()
+    most = max(1, min(MOST_IMAGES, MOST_PIXELS // side**2))
+    shown, each = present[:most], max(1, most // len(present))
+    index = {of: (classes == of).nonzero()[:, 0] for of in shown}
+    picked = torch.cat([rows[:each] for rows in index.values()])
+    columns = min(len(picked), 20)
+    lines = -(-len(picked) // columns)
+    places = iter(range(len(picked)))
+    return {
+        "sheet": png_url(sheet_png(artifact.pixels(picked), columns)),
+        "size": f"{100 * columns}% {100 * lines}%",
+        "side": side,
+        "classes": [
+            {
+                "name": artifact.classes[of],
+                "at": [_position(next(places), columns, lines) for _ in rows[:each]],
+                "count": len(rows),
+            }
+            for of, rows in index.items()
+        ],
+        "left": len(present) - len(shown),
     }
-    steps = sorted(by_step)[:: max(1, len(by_step) // most)]
-    if len(steps) < 2:
+
+
+def _position(number: int, columns: int, lines: int) -> str:
+    line, column = divmod(number, columns)
+    return f"{100 * column / max(1, columns - 1):.4f}% {100 * line / max(1, lines - 1):.4f}%"
+
+
+def evolution(run: Place) -> list[tuple[int, str, float]]:
+    """Steps, strips of images and how wide to show them, if any were kept; see ``ddcore.snapshots``."""
+    folder = run / FOLDER
+    if not folder.exists():
+        return []
+    kept = [(re.fullmatch(r".+-(\d+)\.png", name), name) for name in folder.names()]
+    found = [(int(match.group(1)), (folder / name).read_bytes()) for match, name in kept if match]
+    return [(step, png_url(png), 3.4 * _images_of(png)) for step, png in sorted(found)] if len(found) > 1 else []
+
+
+def _images_of(png: bytes) -> int:
+    """How many square images lie side by side, by the width and height of the PNG's header."""
+    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
+    return width // max(1, height)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def metric_of(row: Row) -> str:
+    """What a row measured."""
+    return str(row.get("metric", "accuracy"))
+
+
+def measure(rows: Sequence[Row]) -> str:
+    """What all rows measured, or ``scores``."""
+    metrics = {metric_of(row) for row in rows} or {"accuracy"}
+    return metrics.pop() if len(metrics) == 1 else "scores"
+
+
+def score_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """A plot for each protocol, network and metric, with what it is of; none where none can be drawn."""
+    if not available():
+        return []
+    plots = []
+    for (protocol, network, metric), members in list(_columns(rows).items())[:MOST_PLOTS]:
+        beside = [row for row in rows if row["set"] == TEACHER and metric_of(row) == metric]
+        heading = f"{metric}: {network}, protocol {protocol}"
+        plots.append((heading, dots_svg([_dot(row) for row in (*beside, *members)], metric, heading)))
+    return plots
+
+
+def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows that can be compared, by protocol, network and metric; teachers, who have protocols of their own, stand beside all."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["set"] != TEACHER:
+            groups.setdefault((row["protocol"], row["network"], metric_of(row)), []).append(row)
+    return groups
+
+
+def matrix(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Scores with a column for each protocol, network and metric; None where there is one such column."""
+    columns = _columns(rows)
+    if len(columns) < 2:
+        return None
+    names = dict.fromkeys((row["set"], row["labels"]) for members in columns.values() for row in members)
+    cells = [{(row["set"], row["labels"]): row["accuracy"] for row in members} for members in columns.values()]
+    return {
+        "headings": [
+            f"{network}, {protocol}{'' if metric == 'accuracy' else f', {metric}'}"
+            for protocol, network, metric in columns
+        ],
+        "lines": [
+            {"name": f"{name[0]} ({name[1]})", "own": name[0] in OWN, "cells": [column.get(name) for column in cells]}
+            for name in names
+        ],
+    }
+
+
+def _dot(row: Row) -> Dot:
+    score = row["accuracy"]
+    name = f"{row['set']} ({row['network'] if row['set'] == TEACHER else row['labels']})"
+    return Dot(name, score["mean"], score["std"], score.get("values", ()), dim=row["set"] not in OWN)
+
+
+def extras(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """What rows say beyond the table."""
+    every = []
+    for row in rows:
+        more = [(k, v) for k, v in row.items() if k not in KNOWN and v not in (None, [], {})]
+        heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}"
+        every += [(heading, [("values", row["accuracy"].get("values", [])), *more])]
+    return every
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def events(run: Place) -> list[dict[str, Any]]:
+    """The lines of the log; those cut short by a crash are left out."""
+    if not (run / "log.jsonl").exists():
+        return []
+    found = []
+    for line in (run / "log.jsonl").read_bytes().decode(errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        found += [event] if isinstance(event, dict) else []
+    return found
+
+
+def loss_plot(log: Sequence[Mapping[str, Any]]) -> str:
+    """The matching loss over the steps: of each task, or of many their mean and range; empty where there is none to draw."""
+    by_task: dict[str, dict[int, float]] = {}
+    for event in log:
+        if event.get("event") == "step" and event.get("loss") is not None:
+            by_task.setdefault(str(event.get("task")), {})[event["step"]] = event["loss"]
+    curves = {task: dict(sorted(points.items())) for task, points in by_task.items() if len(points) > 1}
+    if not curves or not available():
         return ""
-    low, high = min(by_step[s] for s in steps), max(by_step[s] for s in steps)
-    across, up = steps[-1] - steps[0], (high - low) or 1.0
-    return " ".join(f"{600 * (s - steps[0]) / across:.1f},{115 - 110 * (by_step[s] - low) / up:.1f}" for s in steps)
+    if len(curves) <= MOST_TASKS:
+        lines = [Line(task, [*points], [*points.values()], colour=n) for n, (task, points) in enumerate(curves.items())]
+    else:
+        lines = [_together(list(curves.values()), f"mean of {len(curves)} tasks, least and most")]
+    return lines_svg(lines, "step", "loss", "Matching loss over the steps")
+
+
+def _together(curves: Sequence[Mapping[int, float]], name: str, colour: int = 0) -> Line:
+    """The mean of curves where they have values, and their range."""
+    across = sorted({at for points in curves for at in points})
+    values = [[points[at] for points in curves if at in points] for at in across]
+    mean = [sum(v) / len(v) for v in values]
+    return Line(name, across, mean, [min(v) for v in values], [max(v) for v in values], colour)
+
+
+def student_plots(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """A plot of students' training losses for each protocol and network: mean and range of a row's seeds."""
+    if not available():
+        return []
+    groups: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = {}
+    for event, name in _student_events(log):
+        row = groups.setdefault((event["protocol"], event["network"]), {}).setdefault(name, {})
+        row.setdefault(event["task"], {})[event["steps"]] = event["loss"]
+    plots = []
+    for (protocol, network), named in list(groups.items())[:MOST_PLOTS]:
+        lines = [_together(list(seeds.values()), name, n) for n, (name, seeds) in enumerate(named.items())]
+        drawn = [line for line in lines if len(line.across) > 1]
+        heading = f"{network}, protocol {protocol}"
+        if drawn:
+            plots.append((heading, lines_svg(drawn, "step", "loss on the training rows", f"Students: {heading}")))
+    return plots
+
+
+def _student_events(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Epochs of students with a finite loss, and the names of their rows."""
+    for event in log:
+        if event.get("event") == "epoch" and event.get("loss") is not None:
+            yield event, row_name(event["task"], event["protocol"])
+
+
+def row_name(key: str, protocol: str) -> str:
+    """Of which row a student is, by its task's key.
+
+    >>> row_name("evaluate-random-bytes-hard-1-edd251d472ab", "dsa"), row_name("train-kd-3-student-0", "kd-3")
+    ('random-bytes (hard)', 'student')
+    """
+    if match := re.fullmatch(r"evaluate-(.+)-(\w+)-\d+-[0-9a-f]{12}", key):
+        return f"{match.group(1)} ({match.group(2)})"
+    return key.removeprefix(f"train-{protocol}-").rpartition("-")[0] or key
+
+
+# ---- what it costs, and on what --------------------------------------------------------------------------------------
+
+PER_CLASS = ("classes", "train_per_class", "test_per_class")
+
+
+def storage(manifest: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """Parts of the set, their bytes, and their share of the total in percent; the total last."""
+    sizes = {part: size for part, size in manifest.get("bytes", {}).items() if isinstance(size, int)}
+    total = sizes.get("total", 0)
+    ordered = sorted(sizes.items(), key=lambda item: item[0] == "total")
+    return [(part, size, min(100.0, 100 * size / total) if total else 0.0) for part, size in ordered]
+
+
+def classes_of(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Each class with its images to train and to test on, as far as they are counted."""
+    names = data.get("classes", [])
+    counts = [[str(n) for n in data.get(key, [])] for key in PER_CLASS[1:]]
+    return [(str(name), *(c[n] if n < len(c) else "" for c in counts)) for n, name in enumerate(names)]  # type: ignore[misc]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -449,10 +450,15 @@ class Run:
         try:
             with shown as tick:
                 tick(len(tasks) - len(left))
-                executor.map(self.address, [describe(task) for task in left], self.config.jobs, lambda key: tick(1))
+                done = partial(self._done, tick, {task.key: task.kind for task in left})
+                executor.map(self.address, [describe(task) for task in left], self.config.jobs, done)
         finally:
             forget(self)
         return [self.checkpoints.result(task.key) for task in tasks]
+
+    def _done(self, tick: Tick, kinds: Mapping[str, str], key: str) -> None:
+        self.log("task", key=key, kind=kinds[key])
+        tick(1)
 
     @property
     def executor_name(self) -> str:
@@ -494,6 +500,7 @@ class Run:
         later = {
             "label",
             "evaluate",
+            "network",
             "augment:evaluate",
             "student_loss",
             "student_modules",
@@ -502,6 +509,7 @@ class Run:
             "setting:student.label_weight",
             "initialize",
             "finish",
+            "store",
             "expert_loss",
             "expert_optimizer",
         }
@@ -526,9 +534,12 @@ class Run:
         return self.reporter.progress(label, total, unit)
 
     def log(self, event: str, **fields: Any) -> None:
-        """One line of ``log.jsonl``; numbers that are not finite become null."""
-        finite = {k: None if isinstance(v, float) and v != v else v for k, v in fields.items()}
+        """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         (self.place / "log.jsonl").append_line(json.dumps({"event": event, "time": round(time.time(), 3), **finite}))
+        for who, error in self.hooks.tell("ddcore_log", event=event, fields=finite, run=self):
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
+            self.warn(f"{who} failed ({what}) and is told nothing more; the run goes on without it")
 
     def check_stop(self) -> None:
         """Call once a step or epoch, after saving.

@@ -279,12 +279,14 @@ def save_tensors(place: Place, tensors: Mapping[str, Tensor], metadata: Mapping[
     Returns:
         Bytes written.
     """
-    from safetensors.torch import save
-
-    copied = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    packed = _sorted_header(save(copied, dict(metadata or {})))
+    packed = _packed(tensors, metadata)
     place.write_bytes(packed)
     return len(packed)
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that ``save_tensors`` would write."""
+    return len(_packed(tensors))
 
 
 def load_tensors(place: Place, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -308,6 +310,13 @@ def load_tensors(place: Place, *, sha256: str | None = None) -> dict[str, Tensor
         return _mapped(place) if mapped else load(data)
     except (SafetensorError, ValueError) as error:
         raise InputError(_damaged(place, str(error))) from error
+
+
+def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    from safetensors.torch import save
+
+    copied = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    return _sorted_header(save(copied, dict(metadata or {})))
 
 
 def _mapped(place: Place) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import random_index, real_bytes
+from ddcore.data import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.evaluate import (
     Data,
@@ -36,7 +37,8 @@ from ddcore.manifest import read_manifest
 from ddcore.plan import Plan, resolve_training
 from ddcore.plugins import Plugin
 from ddcore.protocols import Protocol, protocol
-from ddcore.run import Run
+from ddcore.report import write_report
+from ddcore.run import Run, load_source
 from ddcore.storage import Place
 from ddcore.teachers import load_weights, save_weights
 from ddcore.training import Samples, accuracy
@@ -59,12 +61,14 @@ class Lesson:
         per_class: real images of each class, drawn anew for each seed; None for all.
         plain: whether the student without plugins is trained too.
         start: file with weights that students begin with; None: they are drawn.
+        on: data whose train images take the place of the task's; their labels are not used. None: the task's own.
     """
 
     artifact: str | None = None
     per_class: int | None = None
     plain: bool = True
     start: str | None = None
+    on: str | None = None
 
 
 class TrainingRun(Run):
@@ -103,6 +107,24 @@ class TrainingRun(Run):
             )
         return loaded
 
+    @cached_property
+    def foreign(self) -> Source | None:
+        """Where the images come from, if not from the task; of the task's size.
+
+        Raises:
+            InputError: they have other channels, or are no images.
+        """
+        if self.lesson.on is None:
+            return None
+        options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        found = load_source(self.hooks, self.lesson.on, options)
+        if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
+            has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"
+            raise InputError(
+                f"{has}, and {self.config.dataset!r} {self.source.modality} of {self.source.channels}: name others by --on"
+            )
+        return found
+
 
 @frozen(eq=False)
 class Chosen:
@@ -122,6 +144,21 @@ class Chosen:
     def inputs(self, index: Tensor) -> Tensor:
         """Images (n, C, H, W), normalised."""
         return self.part.inputs(self.index[index.to(self.index.device)])
+
+
+@frozen(eq=False)
+class Unlabelled:
+    """Images whose own classes are nobody's business: ``Samples``."""
+
+    part: Samples
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """Images (n, C, H, W), normalised."""
+        return self.part.inputs(index)
 
 
 # ---- from a command line to a run ------------------------------------------------------------------------------------
@@ -163,6 +200,7 @@ def begin(
     _check_modality(run)
     _ = run.taught_on
     _check_counts(run)
+    _check_foreign(run)
     claim(place)
     write_record(run, command, train=attrs.asdict(lesson))
     return run
@@ -229,6 +267,14 @@ def _check_counts(run: TrainingRun) -> None:
         raise InputError(f"--per-class {wanted} asks for more images than class {name!r} has ({min(counts)}): lower it")
 
 
+def _check_foreign(run: TrainingRun) -> None:
+    if run.foreign is not None and run.labeller == "hard" and run.setting("student.label_weight", 1.0):
+        way_out = "add kd3, or kd with --kd.label-weight 0, or let teachers label them by --labels averaged"
+        raise OptionError(
+            f"labels of {run.lesson.on!r} are not those of {run.config.dataset!r}, and students would learn them: {way_out}"
+        )
+
+
 # ---- the driver's side -----------------------------------------------------------------------------------------------
 
 
@@ -246,7 +292,9 @@ def train(run: TrainingRun) -> list[Row]:
         for at in range(0, len(tasks), each):
             rows.append(row_of(run, tasks[at], results[at : at + each]))
     scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
+    write_report(run.place)
     run.log("done", seconds=round(time.time() - began, 3))
     return rows
 
@@ -258,7 +306,8 @@ def protocols(run: Run) -> list[str]:
 
 def arms_of(run: TrainingRun) -> list[str]:
     """Which students are trained."""
-    plain = run.lesson.plain and bool(run.student_shapers())
+    untold = run.foreign is not None and run.labeller == "hard"
+    plain = run.lesson.plain and bool(run.student_shapers()) and not untold
     arms = [STUDENT, *([PLAIN] if plain else [])]
     return arms if run.taught_on is None else [*arms, RANDOM, *([RANDOM_PLAIN] if plain else [])]
 
@@ -279,6 +328,8 @@ def row_of(run: TrainingRun, task: Task, results: Sequence[Mapping[str, Tensor]]
 def _label_kind(run: TrainingRun, arm: str) -> str:
     if run.taught_on is not None and arm in (STUDENT, PLAIN) and run.config.labels is None:
         return run.taught_on.labels.kind
+    if run.foreign is not None and run.labeller == "hard":
+        return "none"
     return run.label_kind(run.labeller)
 
 
@@ -329,6 +380,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
         return Data(images, labels, {**artifact.nbytes, "labels": labels.payload_bytes})
     if artifact is not None:
         index = random_index(run, artifact, seed, by_bytes=False)
+    elif run.foreign is not None:
+        return foreign_data(run, run.foreign)
     elif run.lesson.per_class is None:
         index = torch.arange(len(run.real.train))
     else:
@@ -341,6 +394,19 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
     images = chosen.inputs(torch.arange(len(index)))
     labels = run.label(images, chosen.labels)
     return Data(images, labels, real_bytes(run, len(index), labels))
+
+
+def foreign_data(run: TrainingRun, foreign: Source) -> Data:
+    """All train images of another source under the task's normalisation, with teachers' labels or none (class 0 stands for none)."""
+    part = Part(foreign.train, run.normalisation, run.device, run.dtype)
+    none = torch.zeros(len(part), dtype=torch.int64)
+    hard: HardLabels = hard_labels(none, run)
+    if run.labeller == "hard":
+        images_alone = real_bytes(run, len(part), hard)["images"]
+        return Data(Unlabelled(part, none), hard, {"images": images_alone, "total": images_alone})
+    images = part.inputs(torch.arange(len(part)))
+    labels = run.label(images, none)
+    return Data(images, labels, real_bytes(run, len(part), labels))
 
 
 def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:

@@ -1,5 +1,6 @@
 """Installed distributions for tests: dist-info folders with entry points on the path."""
 
+import os
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -53,3 +54,44 @@ def site(tmp_path, monkeypatch):
     yield made
     for name in [n for n in sys.modules if n in made.modules or n.startswith("ddcore_local_")]:
         del sys.modules[name]
+
+
+HOSTILE = (
+    "<script>document.title='run'<script>",
+    "<img src=http:x.example onerror=alert(1)>",
+    "\"quoted\" & 'single' {{ 7 * 7 }} $x^2$",
+    "\u05e9\u05dc\u05d5\u05dd \u202eright-to-left",
+    "longer-than-any-telephone-is-wide-" * 5,
+)
+"""Names of classes that a page has to show letter by letter."""
+
+
+@pytest.fixture(scope="session")
+def hostile_runs(tmp_path_factory):
+    """A distillation, another one, and a training, on pictures whose classes have such names: folders by kind."""
+    import numpy as np
+    from PIL import Image
+
+    from ddcore.cli import invoke
+
+    root = tmp_path_factory.mktemp("hostile")
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(HOSTILE):
+        for split, count in (("train", 6), ("test", 2)):
+            (root / "data" / split / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = generator.integers(40 * number, 40 * number + 90, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "data" / split / name / f"{n}.png")
+    small = ("--protocol=quick-3", "--eval-seeds=2", "--full-epochs=1", "--threads=1", f"--cache={root / 'cache'}")
+    here, data = Path.cwd(), f"--dataset=folder:{root / 'data'}"
+    os.chdir(root)
+    try:
+        for name, ipc in (("distilled", 2), ("larger", 4)):
+            line = ("run", "--plugin=dm", data, f"--ipc={ipc}", "--steps=4", "--network=convnet2-w4", f"--out={name}")
+            assert invoke([*line, *small]) == 0
+        line = ("train", f"--data=folder:{root / 'data'}", "--student=convnet2-w4", "--out=trained", "--per-class=4")
+        assert invoke([*line, *small]) == 0
+        assert invoke(["compare", "distilled", "larger", "trained", "--out=comparison.html"]) == 0
+    finally:
+        os.chdir(here)
+    return root

@@ -65,7 +65,7 @@ def test_a_whole_run_leaves_what_the_contract_says(ddcore, tmp_path):
     assert code == 0, err
     answer = json.loads(out)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        *("artifact", "checkpoints", "log.jsonl", "report.html", "run.json", "scores.json")
+        *("artifact", "checkpoints", "log.jsonl", "report.html", "run.json", "scores.json", "snapshots")
     ]
     rows = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     assert answer["rows"] == rows

@@ -288,7 +288,8 @@ def _renamed_order(run: Run) -> Tensor:
 def neutral_settings_equal_the_base(subject: Subject) -> str:
     if not subject.cls.neutral:
         raise Skipped("it declares no neutral settings")
-    matchers = {n: c for n, c in first_party().items() if c.role == "matcher" and _goes_with(subject, n, c)}
+    every = {} if subject.of_students and subject.on_images else first_party()
+    matchers = {n: c for n, c in every.items() if c.role == "matcher" and _goes_with(subject, n, c)}
     bases: dict[str, tuple[str, ...]] = {"the probe": ()} if subject.on_images else {}
     bases |= {n: ("--plugin", n) for n in matchers}
     start: dict[str, Any] = (
@@ -312,9 +313,12 @@ def _goes_with(subject: Subject, name: str, other: Any) -> bool:
 
 @check("composition", "see which plugin it fails with; what cannot work declares it in conflicts, needs or modality")
 def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
-    partners = [name for name, other in first_party().items() if _goes_with(subject, name, other)]
+    every = first_party()
+    partners = [name for name, other in every.items() if _goes_with(subject, name, other)]
     if not partners:
         raise Skipped("no first-party plugin that it goes with is installed")
+    if subject.is_matcher and every.get(subject.name) is subject.cls:
+        raise Skipped("each of its first-party partners takes this step with it")
     for name in partners:
         if problem := one_step(subject, name):
             raise Broken(f"with {name}: {problem}")

@@ -18,6 +18,7 @@ PUBLIC = frozenset(
         "ddcore.experts",
         "ddcore.label_rules",
         "ddcore.labels",
+        "ddcore.levels",
         "ddcore.networks",
         "ddcore.normalisation",
         "ddcore.packed",

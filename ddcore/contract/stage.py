@@ -18,6 +18,7 @@ from ddcore.assembly import claim, select, setup_from
 from ddcore.data import TEXT
 from ddcore.distil import assemble, distil, distillation_tasks
 from ddcore.errors import DdcoreError, Interrupted, PluginError
+from ddcore.plan import STUDENT_SHAPING, offers
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.progress import Reporter
 from ddcore.record import write_record
@@ -37,6 +38,8 @@ QUICK: Mapping[str, Any] = {
 }
 """Of images; other modalities bring data and networks of their own, so that they get ``SHORT`` only."""
 MOST_STOPS = 100
+OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
+"""What plugins offer that no step of a distillation asks for."""
 EXPERTS: Mapping[str, Any] = {"experts__count": 2, "experts__epochs": 3, "experts__batch": 12, "experts__lr": 0.1}
 
 
@@ -69,6 +72,11 @@ class Subject:
     def on_images(self) -> bool:
         """Whether the kit's tiny images are data for it; else the data are those that the matcher offers first."""
         return IMAGES in self.cls.modality
+
+    @property
+    def of_students(self) -> bool:
+        """Whether it only shapes or labels for students, so that no step of a distillation asks it."""
+        return offers(self.cls) <= OF_STUDENTS
 
     @property
     def wants_experts(self) -> bool:
@@ -175,9 +183,17 @@ def outcome(run: Run) -> dict[str, Tensor]:
 
 
 def one_step(subject: Subject, partner: str, **more: Any) -> str:
-    """Take a step with another installed plugin; empty if all went well, else what went wrong."""
+    """Take a step with another installed plugin; empty if all went well, else what went wrong.
+
+    Where a plugin only shapes students, there is nothing to see in a step: then the run is planned.
+    """
+    pair = (subject.cls, load_class(partner)[0])
     try:
-        result = distilled(subject.run("--plugin", partner, steps=1, **more))
+        run = subject.run("--plugin", partner, steps=1, **more)
+        if any(offers(cls) <= OF_STUDENTS for cls in pair):
+            _ = run.plan
+            return ""
+        result = distilled(run)
     except DdcoreError as error:
         return str(error)
     bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
@@ -233,8 +249,8 @@ def find_subject(plugin: str | type, folder: Path) -> Subject:
 
 def _request_of(cls: type) -> str:
     value = f"{cls.__module__}:{cls.__qualname__}"
-    for offers in installed().values():
-        for offer in offers:
+    for offered in installed().values():
+        for offer in offered:
             if offer.value == value:
                 return offer.request
     return inspect.getfile(cls)

@@ -1,0 +1,187 @@
+"""Distiller's pipeline of losses, with MI-alpha for layers in between (He et al., SustaiNLP 2021, arXiv:2109.11105).
+
+    L = w_hard L_labels + w_kd L_logits + w_inter sum over layer pairs L_inter + w_soft CE(teacher's classes)
+
+MI-alpha is - I_alpha, a bound on the mutual information of student's and teacher's features that a critic f(s, t) = <g(s), h(t)> and a
+baseline a(t), trained along with the student, make tight; alpha trades scatter for saturation. Features are (B, D): of image stages the map's
+mean over places, of text stages the first place. Shape letters: B rows, D width, K classes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from attrs import frozen
+from attrs.validators import ge, gt, le
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
+from ddcore.teaching import STAGES, Seen, Teaching
+from ddcore_mi_alpha.losses import (
+    Intermediate,
+    Map,
+    interpolated_bound,
+    layer_map,
+    logit_mse,
+    of_features,
+    others_log_mean,
+    soft_cross_entropy,
+)
+
+__all__ = ["Critic", "MIAlpha", "interpolated_bound", "layer_map", "logit_mse", "of_features", "others_log_mean"]
+__all__ += ["pooled", "soft_cross_entropy", "stages"]
+
+LABEL_WEIGHT = "student.label_weight"
+STAGE = re.compile(r"stage(\d+)")
+LOGIT_LOSSES = {"ce": soft_cross_entropy, "mse": logit_mse}
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """A feature (B, D): of maps (B, D, H, W) their mean, of sequences (B, L, D) the first place, of rows the rows."""
+    if feature.dim() == 4:
+        return feature.mean((2, 3))
+    return feature[:, 0] if feature.dim() == 3 else feature
+
+
+def stages(seen: Seen) -> list[Tensor]:
+    """A network's features (B, D), first stage first."""
+    numbered = [(int(found[1]), feature) for name, feature in seen.features.items() if (found := STAGE.fullmatch(name))]
+    return [pooled(feature) for _, feature in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
+    """Two hidden layers with ReLU."""
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out)
+    )
+
+
+class Critic(nn.Module):
+    """How well a student's and a teacher's features go together, and the baseline of the teacher's."""
+
+    def __init__(self, student: int, teacher: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.student, self.teacher = perceptron(student, hidden, out), perceptron(teacher, hidden, out)
+        self.baseline = perceptron(teacher, hidden, 1)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, B), the student along rows, and baseline (B,), of features (B, D) each."""
+        return self.student(student) @ self.teacher(teacher).T, self.baseline(teacher)[:, 0]
+
+
+@frozen(kw_only=True, eq=False)
+class MIAlpha(Plugin):
+    """Students learn from teachers by a pipeline: a loss of logits, one of layers in between, a map of layers."""
+
+    summary: ClassVar[str] = "MI-alpha and other losses of layers in between, as a pipeline that a search may choose"
+    paper: ClassVar[str] = "Distiller: A Systematic Study of Model Distillation Methods in NLP, arXiv:2109.11105"
+    role: ClassVar[str] = "student"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
+    whole_batches: ClassVar[bool] = True
+    neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "logit_weight": 0.0, "label_weight": 1.0}
+    tiny: ClassVar[Mapping[str, object]] = {"hidden": 8}
+
+    intermediate: Intermediate = option("mi", help="loss of layers in between")
+    weight: float = option(1.0, help="its weight", symbol="w_inter", validator=ge(0))
+    alpha: float = option(
+        0.9, help="of mi: 1 is steady and saturates, 0 scatters and does not", symbol="alpha", validator=[ge(0), le(1)]
+    )
+    rows: Literal["student", "teacher"] = option(
+        "student", help="of mi: whose features the rows of the bound are; student is the authors', teacher a true bound"
+    )
+    layers: Map = option("skip", help="map of layers: evenly over the teacher's, or its last ones")
+    critics: Literal["each", "one"] = option("each", help="of mi: one critic for each pair of layers, or one for all")
+    hidden: int = option(512, help="of mi: units of each of a critic's hidden layers", validator=ge(1))
+    out: int = option(16, help="of mi: units whose product is the score", validator=ge(1))
+    logits: Literal["ce", "mse"] = option("mse", help="loss of logits: soft cross entropy or squared difference")
+    logit_weight: float = option(1.0, help="its weight", symbol="w_kd", validator=ge(0))
+    temperature: float = option(1.0, help="logits are divided by it", symbol="T", validator=gt(0))
+    label_weight: float = option(0.0, help="weight of the labels' own loss", symbol="w_hard", validator=ge(0))
+    pseudo_weight: float = option(
+        0.0, help="weight of the cross entropy with the teachers' classes", symbol="w_soft", validator=ge(0)
+    )
+
+    def taps(self) -> tuple[str, ...]:
+        """All stages."""
+        return (STAGES,) if self.weight else ()
+
+    @hookimpl
+    def ddcore_setting(self, value: float, name: str) -> float | None:
+        """The labels' own weight."""
+        return value * self.label_weight if name == LABEL_WEIGHT else None
+
+    @hookimpl
+    def ddcore_student_modules(self, seen: Seen, teachers: Teaching) -> nn.Module | None:
+        """For each teacher and pair of layers a critic, or a projection where widths differ."""
+        if not self.weight:
+            return None
+        return nn.ModuleList(
+            [
+                self.bridges(pairs_of(seen, other, self.layers, vote.name))
+                for vote, other in zip(teachers.votes, teachers.seen, strict=True)
+            ]
+        )
+
+    def bridges(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> nn.ModuleList:
+        """What stands between a student and one teacher, a module for each pair of features.
+
+        Raises:
+            InputError: one critic for pairs of different widths.
+        """
+        widths = [(s.shape[1], t.shape[1]) for s, t in pairs]
+        if self.intermediate != "mi":
+            return nn.ModuleList([nn.Identity() if s == t else nn.Linear(s, t) for s, t in widths])
+        if self.critics == "each":
+            return nn.ModuleList([Critic(s, t, self.hidden, self.out) for s, t in widths])
+        if len(set(widths)) > 1:
+            said = ", ".join(f"{s} and {t}" for s, t in widths)
+            raise InputError(f"one critic cannot read layers of widths {said}: leave out --mi-alpha.critics one")
+        return nn.ModuleList([Critic(*widths[0], self.hidden, self.out)] * len(widths))
+
+    @hookimpl
+    def ddcore_student_loss(
+        self, batch: Batch, seen: Seen, teachers: Teaching, modules: nn.Module | None
+    ) -> Term | None:
+        """The teachers' part of the formula above; of several teachers layers are weighted by their votes."""
+        parts = []
+        if self.logit_weight:
+            loss = LOGIT_LOSSES[self.logits]
+            parts.append(self.logit_weight * loss(seen.logits, teachers.logits, self.temperature))
+        if self.pseudo_weight:
+            parts.append(self.pseudo_weight * F.cross_entropy(seen.logits, teachers.logits.argmax(1)))
+        if modules is not None and (len(batch) > 1 or self.intermediate != "mi"):
+            parts.append(self.weight * self.of_layers(seen, teachers, modules))
+        return Term("mi-alpha", torch.stack(parts).sum()) if parts else None
+
+    def of_layers(self, seen: Seen, teachers: Teaching, modules: nn.Module) -> Tensor:
+        """The loss of layers in between, summed over pairs, of several teachers by their votes."""
+        total = seen.logits.new_zeros(())
+        for vote, other, bridges in zip(teachers.votes, teachers.seen, modules.children(), strict=True):
+            pairs = pairs_of(seen, other, self.layers, vote.name)
+            for (student, teacher), bridge in zip(pairs, bridges, strict=True):  # type: ignore[arg-type]
+                total = total + vote.weight * self.of_pair(student, teacher, bridge)
+        return total
+
+    def of_pair(self, student: Tensor, teacher: Tensor, bridge: nn.Module) -> Tensor:
+        """The loss of one pair of features (B, D), with its critic or projection; a scalar."""
+        if self.intermediate != "mi":
+            return of_features(bridge(student), teacher, self.intermediate)
+        scores, baseline = bridge(student, teacher)
+        return -interpolated_bound(scores if self.rows == "student" else scores.T, baseline, self.alpha)
+
+
+def pairs_of(seen: Seen, other: Seen, how: Map, teacher: str) -> list[tuple[Tensor, Tensor]]:
+    """The features of a student and of one of its teachers that are compared.
+
+    Raises:
+        InputError: ``last`` of a teacher with fewer layers than the student.
+    """
+    own, theirs = stages(seen), stages(other)
+    if how == "last" and len(own) > len(theirs):
+        have = f"the student has {len(own)} layers and its teacher {teacher} {len(theirs)}"
+        raise InputError(f"{have}, so there are no last {len(own)}: leave out --mi-alpha.layers last")
+    return [(own[i - 1], theirs[j - 1]) for i, j in layer_map(len(own), len(theirs), how)]

@@ -1,0 +1,391 @@
+"""MI-alpha: closed forms, limits, invariances, a slow twin, gradients; the pipeline's other losses, maps and modules."""
+
+import math
+
+import pytest
+import torch
+from ddcore_mi_alpha import (
+    Critic,
+    MIAlpha,
+    interpolated_bound,
+    layer_map,
+    logit_mse,
+    of_features,
+    others_log_mean,
+    pooled,
+    soft_cross_entropy,
+    stages,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from ddcore import InputError, Vote
+from ddcore.cli import invoke
+from ddcore.contract import check_plugin
+from ddcore.run import Run
+from ddcore.storage import Place, load_tensors
+from ddcore.teaching import Seen, Teaching
+
+
+def seeded(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+SCORES, BASELINE = 2 * seeded(6, 6), seeded(6, seed=1)
+ALPHAS = [0.0, 0.1, 0.5, 0.9, 1.0]
+
+
+def slowly(scores, baseline, alpha):
+    rows = range(len(scores))
+    apart = [(i, j) for i in rows for j in rows if i != j]
+    others = [[math.fsum(math.exp(scores[i][k]) for k in rows if k != j) / (len(rows) - 1) for j in rows] for i in rows]
+    between = [[math.log(alpha * others[i][j] + (1 - alpha) * math.exp(baseline[i])) for j in rows] for i in rows]
+    joint = math.fsum(scores[i][i] - between[i][j] for i, j in apart) / len(apart)
+    return 1 + joint - math.fsum(math.exp(scores[i][j] - between[i][i]) for i, j in apart) / len(apart)
+
+
+# ---- the bound -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_bound_equals_a_slow_twin(alpha):
+    due = slowly(SCORES.tolist(), BASELINE.tolist(), alpha)
+    assert float(interpolated_bound(SCORES, BASELINE, alpha)) == pytest.approx(due, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_check_scores_and_baseline_of_0_say_nothing(alpha):
+    assert float(interpolated_bound(torch.zeros(7, 7), torch.zeros(7), alpha)) == pytest.approx(0, abs=1e-6)
+
+
+def test_check_at_alpha_1_the_bound_is_at_most_log_of_the_others_and_the_last_mean_is_1():
+    for scores in (SCORES, 50 * SCORES, 100 * torch.eye(6, dtype=torch.float64)):
+        joint = scores.diagonal().mean() - others_log_mean(scores)[~torch.eye(6, dtype=torch.bool)].mean()
+        bound = interpolated_bound(scores, BASELINE, 1.0)
+        torch.testing.assert_close(bound, joint)
+        assert bound <= math.log(5) + 1e-12
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_check_a_sure_critic_of_16_rows_reaches_log_of_15_over_alpha(alpha, dtype):
+    got = float(interpolated_bound(20 * torch.eye(16, dtype=dtype), torch.zeros(16, dtype=dtype), alpha))
+    assert got == pytest.approx(math.log(15 / alpha), abs=2e-5)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_check_a_constant_added_to_scores_and_baseline_changes_nothing(alpha):
+    torch.testing.assert_close(
+        interpolated_bound(SCORES + 3.7, BASELINE + 3.7, alpha), interpolated_bound(SCORES, BASELINE, alpha)
+    )
+
+
+def test_check_alpha_1_ignores_the_baseline_and_alpha_0_the_other_scores():
+    torch.testing.assert_close(interpolated_bound(SCORES, 5 * BASELINE, 1.0), interpolated_bound(SCORES, BASELINE, 1.0))
+    apart = ~torch.eye(6, dtype=torch.bool)
+    due = 1 + (SCORES.diagonal() - BASELINE).mean() - (SCORES - BASELINE[:, None])[apart].exp().mean()
+    torch.testing.assert_close(interpolated_bound(SCORES, BASELINE, 0.0), due)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_check_pairs_may_come_in_any_order(alpha):
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(
+        interpolated_bound(SCORES[order][:, order], BASELINE[order], alpha), interpolated_bound(SCORES, BASELINE, alpha)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+def test_check_pairs_that_do_not_belong_together_drop_the_bound_below_0(alpha):
+    s = seeded(64, 4)
+    t = s + 0.3 * seeded(64, 4, seed=1)
+    wrong = t[torch.randperm(64, generator=torch.Generator().manual_seed(2))]
+    baseline = (t.square().sum(1) / 2).sqrt()
+    assert interpolated_bound(s @ t.T, baseline, alpha) > 0.3
+    assert interpolated_bound(s @ wrong.T, baseline, alpha) <= 0
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_check_two_rows_in_single_precision_are_finite_at_both_ends(alpha):
+    scores = torch.tensor([[30.0, -20], [4, 90]], requires_grad=True)
+    baseline = torch.tensor([50.0, 80], requires_grad=True)
+    bound = interpolated_bound(scores, baseline, alpha)
+    bound.backward()
+    assert all(torch.isfinite(x).all() for x in (bound.detach(), scores.grad, baseline.grad))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
+def test_without_a_baseline_the_last_mean_is_1_over_alpha_and_the_first_at_most_log_of_the_others_over_alpha(alpha):
+    for scores in (SCORES, 9 * SCORES):
+        joint = scores.diagonal().mean() - others_log_mean(scores)[~torch.eye(6, dtype=torch.bool)].mean()
+        got = interpolated_bound(scores, torch.full((6,), -1e4, dtype=torch.float64), alpha)
+        torch.testing.assert_close(got, 1 + joint - math.log(alpha) - 1 / alpha)
+        assert joint - math.log(alpha) <= math.log(5 / alpha)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gradients_are_those_of_finite_differences(alpha):
+    given = (SCORES.clone().requires_grad_(), BASELINE.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda f, a: interpolated_bound(f, a, alpha), given)
+
+
+def test_others_of_a_dominating_score_keep_their_digits_in_single_precision():
+    scores = torch.tensor([[40.0, 1, 2], [0, 30, -1], [5, 5, 5]])
+    exact = torch.stack([scores.double()[:, [k for k in range(3) if k != j]].logsumexp(1) for j in range(3)], 1)
+    torch.testing.assert_close(others_log_mean(scores), (exact - math.log(2)).float())
+
+
+def test_one_row_is_refused():
+    with pytest.raises(ValueError, match="1 rows has nobody"):
+        interpolated_bound(torch.zeros(1, 1), torch.zeros(1), 0.5)
+
+
+def test_half_precision_is_taken_to_single():
+    got = interpolated_bound(20 * torch.eye(16).half(), torch.zeros(16).half(), 0.1)
+    assert got.dtype == torch.float32 and float(got) == pytest.approx(math.log(150), abs=1e-4)
+
+
+def test_a_critic_scores_each_student_with_each_teacher_and_its_baseline_sees_the_teacher():
+    torch.manual_seed(0)
+    critic = Critic(4, 3, 8, 5).double()
+    s, t = seeded(6, 4), seeded(6, 3, seed=1)
+    scores, baseline = critic(s, t)
+    torch.testing.assert_close(scores[1, 4], critic.student(s[1]) @ critic.teacher(t[4]))
+    torch.testing.assert_close(baseline[2], critic.baseline(t[2])[0])
+
+
+def gaussian(rho, seed, rows=64, dims=4):
+    s = seeded(rows, dims, seed=seed)
+    return s.float(), (rho * s + math.sqrt(1 - rho**2) * seeded(rows, dims, seed=seed + 10_000)).float()
+
+
+def test_a_critic_that_is_trained_finds_information_where_there_is_some():
+    torch.manual_seed(0)
+    critics = {rho: Critic(4, 4, 32, 8) for rho in (0.0, 0.95)}
+    last = {}
+    for rho, critic in critics.items():
+        optimizer = torch.optim.Adam(critic.parameters(), 3e-3)
+        for step in range(150):
+            optimizer.zero_grad()
+            bound = interpolated_bound(*critic(*gaussian(rho, step)), 0.5)
+            (-bound).backward()
+            optimizer.step()
+        with torch.no_grad():
+            fresh = [interpolated_bound(*critic(*gaussian(rho, 1000 + n)), 0.5) for n in range(10)]
+        last[rho] = float(torch.stack(fresh).mean())
+    assert last[0.95] > 0.7 and last[0.0] < 0.1
+
+
+# ---- the other parts -------------------------------------------------------------------------------------------------
+
+S, T = seeded(5, 4), seeded(5, 4, seed=1)
+
+
+def test_features_are_compared_as_their_kind_says():
+    cosine = torch.stack([(s @ t) / (s.norm() * t.norm()) for s, t in zip(S, T, strict=True)])
+    torch.testing.assert_close(of_features(S, T, "mse"), ((S - T) ** 2).sum() / 20)
+    torch.testing.assert_close(of_features(S, T, "cos"), (1 - cosine).mean())
+    torch.testing.assert_close(of_features(S, T, "pkd"), (2 - 2 * cosine).mean())
+    torch.testing.assert_close(of_features(S, T, "ce"), -(T.softmax(1) * S.softmax(1).log()).sum() / 5)
+    with pytest.raises(ValueError, match="not by 'mi'"):
+        of_features(S, T, "mi")
+
+
+@pytest.mark.parametrize("kind", ["mse", "cos", "pkd"])
+def test_equal_features_cost_nothing(kind):
+    assert float(of_features(S, S, kind)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cos", "ce", "pkd"])
+def test_gradients_of_features_are_those_of_finite_differences(kind):
+    assert torch.autograd.gradcheck(lambda s: of_features(s, T, kind), S.clone().requires_grad_())
+
+
+def test_losses_of_logits_have_no_factor_of_the_temperature():
+    torch.testing.assert_close(soft_cross_entropy(S, T, 3.0), F.cross_entropy(S / 3, (T / 3).softmax(1)))
+    torch.testing.assert_close(logit_mse(S, T, 3.0), F.mse_loss(S, T) / 9)
+
+
+def test_skip_maps_the_last_layer_to_the_last_and_last_the_last_ones():
+    assert layer_map(6, 12, "skip") == [(n, 2 * n) for n in range(1, 7)]
+    assert layer_map(4, 6, "skip") == [(1, 1), (2, 3), (3, 4), (4, 6)]
+    assert layer_map(2, 4, "last") == [(1, 3), (2, 4)]
+    with pytest.raises(ValueError, match="no last 3"):
+        layer_map(3, 2, "last")
+
+
+def test_stages_are_pooled_and_in_order():
+    maps, rows = seeded(2, 3, 4, 4), seeded(2, 5, 3)
+    features = {"stage10": rows, "embedding": rows[:, 0], "stage2": maps, "stage1": rows[:, 1]}
+    first, second, third = stages(Seen(S, features))
+    torch.testing.assert_close(second, maps.flatten(2).mean(2))
+    assert torch.equal(third, rows[:, 0]) and torch.equal(first, pooled(rows[:, 1]))
+
+
+# ---- the plugin ------------------------------------------------------------------------------------------------------
+
+
+def seen(logits, *widths, seed=3):
+    return Seen(logits, {f"stage{n + 1}": seeded(5, width, seed=seed + n) for n, width in enumerate(widths)})
+
+
+def answered(*others):
+    teaching = Teaching([Vote(nn.Identity(), 1 / len(others), f"t{n}") for n in range(len(others))], None)
+    teaching.__dict__["seen"] = others
+    return teaching
+
+
+def modules_of(plugin, own, teaching):
+    torch.manual_seed(0)
+    made = plugin.ddcore_student_modules(own, teaching)
+    return None if made is None else made.double()
+
+
+def value_of(plugin, own, teaching, modules=None):
+    modules = modules_of(plugin, own, teaching) if modules is None else modules
+    term = plugin.ddcore_student_loss(range(len(own.logits)), own, teaching, modules)
+    return None if term is None else term.weight * term.value.detach()
+
+
+def test_the_formula_is_the_sum_of_its_weighted_parts():
+    own, teaching = seen(S, 3, 3), answered(seen(T, 3, 3, seed=9))
+    given = {"intermediate": "pkd", "weight": 0.3, "logits": "ce", "logit_weight": 0.7, "temperature": 2.0}
+    pairs = zip(stages(own), stages(teaching.seen[0]), strict=True)
+    due = 0.7 * soft_cross_entropy(S, T, 2.0) + 0.3 * sum(of_features(s, t, "pkd") for s, t in pairs)
+    torch.testing.assert_close(value_of(MIAlpha(**given), own, teaching), due)
+    due = due + 0.2 * F.cross_entropy(S, T.argmax(1))
+    torch.testing.assert_close(value_of(MIAlpha(**given, pseudo_weight=0.2), own, teaching), due)
+
+
+def test_the_published_script_is_the_default():
+    plugin = MIAlpha(hidden=4)
+    own, teaching = seen(S, 3), answered(seen(T, 6, 7, seed=9))
+    modules = modules_of(plugin, own, teaching)
+    scores, baseline = modules[0][0](stages(own)[0], stages(teaching.seen[0])[1])
+    torch.testing.assert_close(
+        value_of(plugin, own, teaching, modules),
+        (F.mse_loss(S, T) - interpolated_bound(scores, baseline, 0.9)).detach(),
+    )
+    assert plugin.ddcore_setting(1.0, "student.label_weight") == 0 and plugin.taps() == ("stage*",)
+
+
+def test_rows_may_be_the_teachers():
+    own, teaching = seen(S, 3), answered(seen(T, 6, seed=9))
+    plugin = MIAlpha(hidden=4, rows="teacher", logit_weight=0.0, alpha=0.3)
+    modules = modules_of(plugin, own, teaching)
+    scores, baseline = modules[0][0](stages(own)[0], stages(teaching.seen[0])[0])
+    torch.testing.assert_close(
+        value_of(plugin, own, teaching, modules), -interpolated_bound(scores.T, baseline, 0.3).detach()
+    )
+    student = value_of(MIAlpha(hidden=4, logit_weight=0.0, alpha=0.3), own, teaching, modules)
+    assert not torch.allclose(student, value_of(plugin, own, teaching, modules))
+
+
+def test_layers_of_several_teachers_are_weighted():
+    one, other = seen(T, 3, seed=9), seen(T, 3, seed=12)
+    plugin = MIAlpha(intermediate="mse", logit_weight=0.0)
+    both = value_of(plugin, seen(S, 3), answered(one, other))
+    alone = [value_of(plugin, seen(S, 3), answered(teacher)) for teacher in (one, other)]
+    torch.testing.assert_close(both, sum(alone) / 2)
+
+
+def test_projections_stand_where_widths_differ():
+    made = MIAlpha(intermediate="mse").ddcore_student_modules(seen(S, 3, 4), answered(seen(T, 3, 6)))
+    assert isinstance(made[0][0], nn.Identity) and made[0][1].weight.shape == (6, 4)
+
+
+def test_critics_are_one_for_each_pair_or_one_for_all():
+    own, teaching = seen(S, 3, 3), answered(seen(T, 6, 6))
+    each, one = (MIAlpha(hidden=4, critics=how).ddcore_student_modules(own, teaching) for how in ("each", "one"))
+    assert len(list(each.parameters())) == 2 * len(list(one.parameters()))
+    assert one[0][0] is one[0][1]
+    with pytest.raises(InputError, match="widths 3 and 6, 4 and 6"):
+        MIAlpha(critics="one").ddcore_student_modules(seen(S, 3, 4), teaching)
+
+
+def test_last_layers_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match="3 layers and its teacher t0 2"):
+        MIAlpha(layers="last").ddcore_student_modules(seen(S, 3, 3, 3), answered(seen(T, 3, 3)))
+
+
+def test_a_batch_of_one_row_is_compared_with_nobody():
+    own, other = (Seen(z[:1], {"stage1": z[:1]}) for z in (S, T))
+    torch.testing.assert_close(value_of(MIAlpha(hidden=4), own, answered(other)), F.mse_loss(S[:1], T[:1]))
+
+
+def test_without_weights_there_is_no_term():
+    plugin = MIAlpha(**MIAlpha.neutral)
+    assert value_of(plugin, seen(S, 3), answered(seen(T, 3))) is None
+    assert plugin.ddcore_student_modules(seen(S, 3), answered(seen(T, 3))) is None and plugin.taps() == ()
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 1.1}, {"alpha": -0.1}, {"weight": -1.0}, {"temperature": 0.0}])
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ValueError):
+        MIAlpha(**wrong)
+
+
+def test_the_contract_is_kept():
+    check_plugin("mi-alpha")
+
+
+# ---- in training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def begun(cache, out, *words):
+    quick = ["--data=digits", "--per-class=5", "--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=1"]
+    quick += ["--threads=1", "--plugin=mi-alpha", "--mi-alpha.hidden=16", "--teachers.epochs=1", "--teachers.no-check"]
+    return invoke(["train", *quick, "--teacher=resnet8", f"--cache={cache}", f"--out={out}", *words])
+
+
+def weights(out, name="student"):
+    return load_tensors(Place.at(out / "students" / f"{name}-0.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["mi", "mse", "cos", "ce", "pkd"])
+def test_students_learn_by_every_loss_from_teachers_with_more_stages(cache, tmp_path, kind):
+    words = [f"--mi-alpha.intermediate={kind}", "--mi-alpha.layers=last", "--mi-alpha.label-weight=1", "--no-plain"]
+    assert begun(cache, tmp_path / "a", *words) == 0
+    without = [*words, "--mi-alpha.weight=0"]
+    assert begun(cache, tmp_path / "b", *without) == 0
+    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert all(torch.isfinite(tensor).all() for tensor in one.values())
+
+
+def test_without_weights_students_are_the_plain_ones(cache, tmp_path):
+    off = ["--mi-alpha.weight=0", "--mi-alpha.logit-weight=0", "--mi-alpha.label-weight=1"]
+    assert begun(cache, tmp_path / "a", "--student=resnet8", *off) == 0
+    one, plain = weights(tmp_path / "a"), weights(tmp_path / "a", "plain")
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in one.items())
+
+
+def test_a_stopped_student_goes_on_in_the_same_bits(cache, tmp_path, monkeypatch):
+    assert begun(cache, tmp_path / "whole", "--no-plain") == 0
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    stops, plain = iter([True, False] * 50), Run.check_stop
+
+    def check_stop(run):
+        run.stopping = run.stopping or next(stops)
+        plain(run)
+
+    monkeypatch.setattr(Run, "check_stop", check_stop)
+    code, times = begun(cache, tmp_path / "cut", "--no-plain"), 0
+    while code == 3:
+        code, times = invoke(["resume", str(tmp_path / "cut")]), times + 1
+    assert code == 0 and times
+    one, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("critics", ["each", "one"])
+def test_students_of_text_learn_too(tmp_path, critics):
+    words = ["--plugin=text", "--plugin=mi-alpha", "--data=sentences", "--student=transformer1-w8-h2", "--per-class=20"]
+    words += ["--teacher=transformer2-w16-h2", "--teachers.epochs=1", "--teachers.no-check", "--protocol=text-1"]
+    words += ["--eval-seeds=1", "--threads=1", f"--cache={tmp_path / 'cache'}", "--amp"]
+    assert invoke(["train", *words, f"--mi-alpha.critics={critics}", f"--out={tmp_path / 'out'}"]) == 0
