@@ -382,9 +382,10 @@ def ddcore_augment(  # type: ignore[empty-body]
         progress: of the stage, for schedules.
 
     Returns:
-        A transform that keeps the number of rows; when not shared it may mix rows' targets. None leaves it.
+        A transform that keeps the number of rows; when not shared it may mix rows, and then adds the targets ``mixed`` and ``lam``.
+        None leaves it.
 
-    Implemented by ``dsa``. New in 1.0.
+    Implemented by ``dsa`` and ``mixup-kd``. New in 1.0.
     """
 
 
@@ -519,7 +520,7 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
         attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
 
     Implemented by the core (``hard``, and the rules of ``ddcore.label_rules`` that ask teachers), ``datm`` (``experts``), ``cv-dd``
-    (``bssl``) and ``hello`` (``projector``). New in 1.0.
+    (``bssl``), ``hello`` (``projector``), ``ferkd`` and ``reinforce``. New in 1.0.
     """
 
 
@@ -539,7 +540,7 @@ def ddcore_adapt_student(network: nn.Module, seen: Seen, teachers: Teaching, run
         A network with ``embed``, on any device, that holds the one it was given: it is what is trained, tested and kept, and the
         names of ``Plugin.taps`` are looked for in it. Parameters that shall not move have ``requires_grad`` False. None leaves it.
 
-    New in 1.2.
+    Implemented by ``kd3``. New in 1.2.
     """
 
 
@@ -562,7 +563,7 @@ def ddcore_student_modules(  # type: ignore[empty-body]
         A module on the CPU; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
         handed to this plugin's ``ddcore_student_loss`` as ``modules``, and thrown away with the student. None: nothing.
 
-    Implemented by ``kd`` and ``distill-weighted``. New in 1.1.
+    Implemented by ``kd``, ``nd``, ``mi-alpha``, ``meal-v2``, ``hard``, ``kd3`` and ``distill-weighted``. New in 1.1.
     """
 
 
@@ -597,7 +598,7 @@ def ddcore_student_rows(  # type: ignore[empty-body]
         (m,) int64, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
         Say by ``Plugin.visited`` how many there will be.
 
-    New in 1.2.
+    Implemented by ``rs2``, ``kd-pruning``, ``rad`` and ``kd3``. New in 1.2.
     """
 
 
@@ -611,6 +612,7 @@ def ddcore_student_loss(  # type: ignore[empty-body]
     seen: Seen,
     teachers: Teaching,
     modules: nn.Module | None,
+    generator: Generator,
 ) -> Term:
     """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
 
@@ -626,12 +628,14 @@ def ddcore_student_loss(  # type: ignore[empty-body]
         teachers: their answers to these rows, without gradient; they pass them once, and only if somebody looks. Empty unless
             a plugin of the run needs teachers. New in 1.1.
         modules: what this plugin's ``ddcore_student_modules`` made. New in 1.1.
+        generator: drawn anew for each student, step and part of a batch. New in 1.2.
 
     Returns:
         ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
         the rows, so that parts add up by their size. None adds nothing.
 
-    Do not call ``backward``: the loop does. Implemented by ``kd`` and the student template of ``ddcore plugins new``. New in 1.0.
+    Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
+    template of ``ddcore plugins new``. New in 1.0.
     """
 
 

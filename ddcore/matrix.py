@@ -78,7 +78,7 @@ def one_step(pair: Pair, folder: Path) -> str:
 
 
 def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:
-    """Markdown: a row a plugin, a column a matcher, the reasons below."""
+    """Markdown: a row a plugin, or for several that go with the same matchers, a column a matcher, the reasons below."""
     if not pairs:
         return "no pair of an enhancement and a matcher is installed"
     matchers = list(dict.fromkeys(pair.matcher for pair in pairs))
@@ -91,9 +91,10 @@ def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = Non
             reasons.append(reason)
         rows.setdefault(pair.plugin, {})[pair.matcher] = f"no ({reasons.index(reason) + 1})" if reason else "yes"
     lines = ["| | " + " | ".join(matchers) + " |", "| --- |" + " --- |" * len(matchers)]
-    lines += [
-        f"| {plugin} | " + " | ".join(cells.get(m, "") for m in matchers) + " |" for plugin, cells in rows.items()
-    ]
+    alike: dict[str, list[str]] = {}
+    for plugin, cells in rows.items():
+        alike.setdefault(" | ".join(cells.get(m, "") for m in matchers), []).append(plugin)
+    lines += [f"| {', '.join(plugins)} | {cells} |" for cells, plugins in alike.items()]
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 

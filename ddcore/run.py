@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -111,10 +111,15 @@ class Run:
     def source(self) -> Source:
         """The real data as loaded; in a worker, as its driver loaded them."""
         if self._decoded and (kept := load_decoded(self.cache, self._decoded)):
-            self.hooks.asked.update(self.hooks.names("ddcore_data"))
+            self.take(kept)
             return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
         return load_source(self.hooks, self.config.dataset, options)
+
+    def take(self, source: Source) -> None:
+        """Use data that are loaded already."""
+        self.source = source
+        self.hooks.asked.update(self.hooks.names("ddcore_data"))
 
     @property
     def of_images(self) -> bool:
@@ -365,10 +370,12 @@ class Run:
         seen: Seen,
         teachers: Teaching,
         modules: Mapping[str, nn.Module],
+        generator: Callable[[str], torch.Generator],
     ) -> Tensor:
         """The labels' own loss (a mean over rows), weighted, with the terms that plugins add."""
         given: dict[str, Any] = {"network": network, "batch": batch, "progress": progress, "run": self}
         given |= {"output": seen.logits, "seen": seen, "teachers": teachers, "modules": PerPlugin(modules.get)}
+        given["generator"] = PerPlugin(generator)
         value = self.setting("student.label_weight", 1.0, progress) * value
         for term in self.hooks.collect("ddcore_student_loss", check=answers.term, **given).values():
             value = value + term.weight * term.value

@@ -46,6 +46,11 @@ def test_reasons_stand_once_below_the_table_and_failures_in_it():
     assert "no pair" in matrix_text([])
 
 
+def test_plugins_that_go_with_the_same_matchers_share_a_row():
+    pairs = [Pair("a", "m"), Pair("b", "m", "no view"), Pair("c", "m")]
+    assert matrix_text(pairs).splitlines()[2:4] == ["| a, c | yes |", "| b | no (1) |"]
+
+
 def test_the_command_prints_json_for_machines(capsys):
     if not HERE:
         pytest.skip("no first-party plugin is installed")

@@ -34,6 +34,7 @@ PUBLIC = frozenset(
         "ddcore.teachers",
         "ddcore.teaching",
         "ddcore.testing",
+        "ddcore.tracking",
         "ddcore.training",
         "ddcore.trajectory",
         "ddcore.types",

@@ -149,7 +149,7 @@ def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: t
     """
     first = select([*words, "--preset", "none"], {}).classes
     matchers = [cls for cls in first.values() if cls.role == "matcher"]
-    on_images = not first or any(IMAGES in cls.modality for cls in first.values())
+    on_images = not first or any(IMAGES in cls.modality for cls in matchers or first.values())
     quick = QUICK if on_images else {**SHORT, **(offered_first(matchers[0]) if matchers else {})}
     selection = select([*words, *(TINY if on_images else ()), "--preset", "none"], {})
     given = {**given, "steps": 0} if matchers and all(cls.steps == 0 for cls in matchers) else given

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from attrs import frozen
 from attrs.validators import and_, ge, gt, le, lt
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
@@ -236,6 +236,7 @@ class HARD(Plugin):
         seen: Seen,
         teachers: Teaching,
         modules: nn.Module | None,
+        generator: Generator,
         run: "Run",
     ) -> Term:
         """The student's term and, at some steps, the augmentor's: no gradient of one reaches what the other moves."""
@@ -244,9 +245,8 @@ class HARD(Plugin):
             return Term("hard", self.weight * student_term(clean, None, self.temperature, 0.0))
         moves = (progress.step + 1) % self.every == 0
         pixels = run.normalisation.inverse(batch.inputs)
-        key = ("hard", int(modules.seed), progress.step, int(batch.index[0]))
         with torch.set_grad_enabled(moves):
-            values = modules.values(pixels, modules.noise(pixels, run.generator(*key)))
+            values = modules.values(pixels, modules.noise(pixels, generator))
             images = run.normalisation.apply(modules(pixels, values))
             teacher = _answer(teachers, images).to(seen.logits)
         student = apart(network, images.detach()).to(seen.logits)

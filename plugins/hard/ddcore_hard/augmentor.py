@@ -59,12 +59,7 @@ class Augmentor(nn.Module):
 
     Args:
         spread: deviation of a noise that is added to each value before the tanh: then it begins with no change in the middle.
-
-    Attributes:
-        seed: of this augmentor's noise, drawn with its weights.
     """
-
-    seed: Tensor
 
     def __init__(self, channels: int, bounds: Bounds, spread: float = 0.0) -> None:
         super().__init__()
@@ -76,7 +71,6 @@ class Augmentor(nn.Module):
         self.last = nn.Linear(WIDTH, count)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.register_buffer("seed", torch.randint(2**31, ()))
 
     def noise(self, images: Tensor, generator: Generator) -> Tensor:
         """A fresh draw for each image, (B, 8 + D)."""

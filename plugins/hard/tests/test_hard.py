@@ -158,6 +158,7 @@ class Stage:
             seen,
             teaching,
             more.get("modules", self.augmentor),
+            generator(3, step, int(self.batch.index[0])),
             self.run,
         )
         return term.weight * term.value
@@ -166,7 +167,7 @@ class Stage:
         """D on clean rows and on those of a step, both in eval mode."""
         with torch.no_grad():
             pixels = self.run.normalisation.inverse(self.batch.inputs)
-            noise = self.augmentor.noise(pixels, self.run.generator("hard", int(self.augmentor.seed), step, 0))
+            noise = self.augmentor.noise(pixels, generator(3, step, 0))
             images = self.run.normalisation.apply(self.augmentor(pixels, self.augmentor.values(pixels, noise)))
             pairs = [(frozen_answer(self.network, x), self.teacher(x)) for x in (self.batch.inputs, images)]
         return [float(disagreement(*pair, self.plugin.temperature).mean()) for pair in pairs]
@@ -383,7 +384,7 @@ def test_several_teachers_answer_by_their_mean_of_logits():
     teaching = Teaching([Vote(stage.teacher, 0.25), Vote(other, 0.75)], images)
     seen = Seen(stage.network(images), {})
     term = stage.plugin.ddcore_student_loss(
-        stage.batch, stage.network, Progress(7, 10), seen, teaching, stage.augmentor, stage.run
+        stage.batch, stage.network, Progress(7, 10), seen, teaching, stage.augmentor, generator(0), stage.run
     )
     mean = 0.25 * stage.teacher(images) + 0.75 * other(images)
     torch.testing.assert_close(term.value, student_term((seen.logits, mean), None, 4.0, 0.0))

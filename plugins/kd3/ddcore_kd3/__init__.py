@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, Vote, hookimpl, option
 from ddcore.passes import channels_last, logits
-from ddcore.randomness import generator as generator_of
 from ddcore.teaching import Seen, Teaching, last_linear, tapped
 from ddcore.views import Draw, beta, transform
 
@@ -190,12 +189,11 @@ def own_map(student: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 class Embedders(nn.Module):
-    """h_s and h_t, and the number from which shares and partners of a student's batches are drawn."""
+    """h_s and h_t."""
 
     def __init__(self, student: int, teacher: int, width: int) -> None:
         super().__init__()
         self.student, self.teacher = nn.Linear(student, width), nn.Linear(teacher, width)
-        self.register_buffer("seed", torch.randint(2**31, ()))
 
 
 def drawn_mix(count: int, shape: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -307,10 +305,10 @@ class KD3(Plugin):
         self,
         batch: Batch,
         network: nn.Module,
-        progress: Progress,
         seen: Seen,
         teachers: Teaching,
         modules: nn.Module | None,
+        generator: Generator,
     ) -> Term:
         """The formula above."""
         own, adapted = seen.calls[self.layer]
@@ -318,7 +316,7 @@ class KD3(Plugin):
         weights = emphasis(seen.logits, other.logits) if self.weighted else own.new_ones(len(own))
         value = feature_loss(adapted, shrunk(other.feature(self.layer), adapted.shape[2]), weights)
         if isinstance(modules, Embedders):
-            partner, share = drawn_mix(len(batch), self.beta, generator_of(int(modules.seed), progress.step))
+            partner, share = drawn_mix(len(batch), self.beta, generator)
             mixed = channels_last(mix_statistics(batch.inputs, partner, share))
             again = own_map(shared_in(network).student, self.layer, mixed)
             theirs = Teaching(teachers.votes, mixed, (self.layer,)).seen[0].feature(self.layer)

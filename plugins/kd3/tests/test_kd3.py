@@ -24,7 +24,7 @@ from ddcore_kd3 import (
 from torch import nn
 from torch.nn import functional as F
 
-from ddcore import Batch, InputError, Progress, Vote, randomness
+from ddcore import Batch, InputError, Progress, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.networks import build
@@ -204,7 +204,7 @@ def step(contrast_weight=0.5):
         output = shared(images)
         seen, teaching = Seen.of(output, found), Teaching([Vote(teacher)], images, names)
         batch = Batch(images, {"class": torch.zeros(6, dtype=torch.int64)}, torch.arange(6))
-        term = plugin.ddcore_student_loss(batch, shared, Progress(0, 4), seen, teaching, modules)
+        term = plugin.ddcore_student_loss(batch, shared, seen, teaching, modules, gen(8))
     return term, shared, modules, (images, teacher, seen)
 
 
@@ -216,7 +216,7 @@ def test_check_the_teachers_half_of_the_contrast_reaches_its_embedder_only():
     whole = [p.grad for p in shared.parameters() if p.requires_grad]
     # the same less the teacher's half: nothing is left for its embedder, and the rest does not notice
     term, shared, modules, _ = step()
-    mixed = mix_statistics(images, *drawn_mix(6, 0.1, randomness.generator(int(modules.seed), 0)))
+    mixed = mix_statistics(images, *drawn_mix(6, 0.1, gen(8)))
     both = [teacher.embed(x) for x in (images, mixed)]
     (term.value - 0.5 * contrast(*(modules.teacher(x) for x in both))).backward()
     assert modules.teacher.weight.grad.abs().max() < 1e-12
@@ -229,12 +229,12 @@ def test_without_contrast_it_is_the_weighted_loss_of_maps():
     plain = KD3(contrast=0.0)
     teaching = Teaching([Vote(teacher)], images, ("end",))
     batch = Batch(images, {}, torch.arange(6))
-    found = plain.ddcore_student_loss(batch, None, Progress(0, 4), seen, teaching, None)
+    found = plain.ddcore_student_loss(batch, None, seen, teaching, None, gen(8))
     other = teaching.seen[0]
     due = feature_loss(seen.feature("end"), other.feature("end"), emphasis(seen.logits, other.logits))
     torch.testing.assert_close(found.value, due)
     torch.testing.assert_close(term.value, due)
-    flat = KD3(contrast=0.0, weighted=False).ddcore_student_loss(batch, None, Progress(0, 4), seen, teaching, None)
+    flat = KD3(contrast=0.0, weighted=False).ddcore_student_loss(batch, None, seen, teaching, None, gen(8))
     term.value.backward()
     assert shared.student.stem[0].weight.grad.abs().sum() > 0
     torch.testing.assert_close(flat.value, F.mse_loss(seen.feature("end"), other.feature("end")))

@@ -16,7 +16,7 @@ from attrs.validators import ge, lt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, Plugin, Progress, Term, hookimpl, option
+from ddcore import Batch, Plugin, Term, hookimpl, option
 from ddcore.passes import channels_last
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
 from ddcore.teachers import state_hash
@@ -157,15 +157,14 @@ class ND(Plugin):
 
     @hookimpl
     def ddcore_student_loss(
-        self, batch: Batch, progress: Progress, seen: Seen, teachers: Teaching, modules: nn.Module | None, run: "Run"
+        self, batch: Batch, seen: Seen, teachers: Teaching, modules: nn.Module | None, generator: Generator
     ) -> Term | None:
         """The term above, of several teachers by their weights."""
         if modules is None:
             return None
         values = []
         for number, directions in enumerate(modules.children()):
-            drawn = run.generator("nd", "dropout", number, progress.step)
-            student = directions(seen.feature(EMBEDDING), self.dropout, drawn)
+            student = directions(seen.feature(EMBEDDING), self.dropout, generator)
             value = of_batch(batch, student, teachers.seen[number].feature(EMBEDDING), directions.means)
             values.append(teachers.votes[number].weight * value)
         return Term("nd", torch.stack(values).sum(), self.weight)

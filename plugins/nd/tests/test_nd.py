@@ -7,7 +7,7 @@ import torch
 from ddcore_nd import ND, Adapter, Directions, class_means, misses, norm_and_direction, of_batch
 from torch import nn
 
-from ddcore import Batch, Progress, Vote
+from ddcore import Batch, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.run import Run
@@ -181,9 +181,8 @@ def answered(*embeddings):
     return teaching
 
 
-class Drawing:
-    def generator(self, *key):
-        return torch.Generator().manual_seed(len(key))
+def drawing(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def batch(**targets):
@@ -193,7 +192,7 @@ def batch(**targets):
 def term(plugin, student, *teachers, of=None):
     modules = nn.ModuleList(Directions(MEANS, 5) for _ in teachers)
     seen = Seen(student, {EMBEDDING: student})
-    return plugin.ddcore_student_loss(of or batch(), Progress(0, 1), seen, answered(*teachers), modules, Drawing())
+    return plugin.ddcore_student_loss(of or batch(), seen, answered(*teachers), modules, drawing())
 
 
 def test_several_teachers_are_weighted():
@@ -209,25 +208,24 @@ def test_check_no_gradient_reaches_teachers_and_class_means():
     images, modules = seeded(6, 3), nn.ModuleList([Directions(MEANS, 5)])
     own = student[0](images)
     teachers = Teaching([Vote(teacher)], images, (EMBEDDING,))
-    found = ND().ddcore_student_loss(batch(), Progress(0, 1), Seen(own, {EMBEDDING: own}), teachers, modules, Drawing())
+    found = ND().ddcore_student_loss(batch(), Seen(own, {EMBEDDING: own}), teachers, modules, drawing())
     found.value.backward()
     assert student[0].weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
     assert modules[0].means.grad is None
 
 
-def test_dropout_is_drawn_anew_for_each_step_and_teacher():
-    keys = []
+def test_dropout_is_drawn_from_the_generator_anew_for_each_teacher():
+    one = Directions(MEANS, 3).double()
+    modules, seen = nn.ModuleList([one, one]), Seen(S, {EMBEDDING: S[:, :3]})
 
-    class Recording:
-        def generator(self, *key):
-            keys.append(key)
-            return torch.Generator().manual_seed(0)
+    def value(seed, *teachers):
+        return (
+            ND().ddcore_student_loss(batch(), seen, answered(*teachers), modules[: len(teachers)], drawing(seed)).value
+        )
 
-    modules, seen = nn.ModuleList(Directions(MEANS, 3) for _ in range(2)).double(), Seen(S, {EMBEDDING: S[:, :3]})
-    for step in range(3):
-        ND().ddcore_student_loss(batch(), Progress(step, 3), seen, answered(T, T), modules, Recording())
-    assert len(set(keys)) == 6
+    assert value(0, T) == value(0, T) != value(1, T)
+    assert value(0, T, T) != value(0, T)
 
 
 def test_mixed_rows_are_drawn_to_both_classes_by_their_shares():

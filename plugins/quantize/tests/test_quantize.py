@@ -8,6 +8,7 @@ from ddcore_quantize import error_of
 
 from ddcore import load_artifact
 from ddcore.decoders import Decoder
+from ddcore.distil import assemble, distillation_tasks, label
 from ddcore.levels import to_levels
 from ddcore.normalisation import Identity
 from ddcore.testing import check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures
@@ -43,7 +44,7 @@ def test_six_decibels_a_bit():
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_a_run_stores_few_bits_says_the_error_and_opens_without_the_plugin(bits, ddcore_cli, tmp_path):
+def test_a_run_stores_few_bits_says_the_error_and_opens_without_the_plugin(bits, ddcore_cli, tmp_path):  # noqa: F811
     out = tmp_path / "run"
     words = ["--plugin", "dm", "--plugin", "quantize", "--quantize.bits", bits, "--steps", 2, "--out", out]
     answer = ddcore_cli("run", *ddcore_cli.tiny, *words, "--json")
@@ -57,21 +58,17 @@ def test_a_run_stores_few_bits_says_the_error_and_opens_without_the_plugin(bits,
     assert rows[0]["bytes"]["images"] == artifact.nbytes["images"]
 
 
-def test_labels_are_made_of_the_images_as_stored(tiny_run):
-    from ddcore.distil import label
-
+def test_labels_are_made_of_the_images_as_stored(tiny_run):  # noqa: F811
     seen = []
     run = tiny_run("--plugin", "quantize", quantize__bits=2, steps=1)
     run.label = lambda images, classes: seen.append(images)
-    from ddcore.distil import assemble, distillation_tasks
-
     tasks = distillation_tasks(run)
     run.map(tasks)
     label(run, assemble(run, tasks))
     assert all(len(channel.unique()) <= 4 for channel in seen[0].transpose(0, 1))
 
 
-def test_other_numbers_of_bits_are_refused(ddcore_cli):
+def test_other_numbers_of_bits_are_refused(ddcore_cli):  # noqa: F811
     words = ["run", *ddcore_cli.tiny, "--plugin", "dm", "--plugin", "quantize", "--quantize.bits", 3]
     answer = ddcore_cli(*words)
     assert answer.code == 2 and "--quantize.bits" in answer.err and "(8, 4, 2)" in answer.err
