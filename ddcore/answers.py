@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
-from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
+from ddcore.types import Batch, Learn, Row, Segment, StudentData, Synthetic, Task, Term, Transform, Vote
 
 T = TypeVar("T")
 MIX = {"mixed", "lam"}
@@ -100,6 +100,26 @@ def rows(answer: object, who: str, taken: Collection[str]) -> Sequence[Row]:
             raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
         if not row.values or not all(0 <= value <= 1 for value in row.values):
             raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
+    return found
+
+
+def student_data(answer: object, who: str) -> StudentData:
+    """What a student is trained on."""
+    found = _kind(answer, StudentData, who, "a StudentData")
+    if len(found.images) != len(found.labels) or not len(found.images):
+        got = f"{len(found.images)} images and {len(found.labels)} labels"
+        raise PluginError(f"{who} returned {got}: give one of each for every row, and one row at least")
+    return found
+
+
+def examined(answer: object, who: str) -> dict[str, Tensor]:
+    """Numbers by name."""
+    found: dict[str, Tensor] = _kind(answer, dict, who, "a dict of tensors by name")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.dim() > 1:
+            raise PluginError(
+                f"{who} found {name!r}, which is no number and no row of numbers: give 0-d or 1-d tensors"
+            )
     return found
 
 

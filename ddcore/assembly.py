@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ddcore.budget import Budget
     from ddcore.data import Source
     from ddcore.packed import Packed
+    from ddcore.progress import Reporter
     from ddcore.record import Setup
     from ddcore.run import Run
     from ddcore.storage import Place
@@ -132,8 +133,20 @@ def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: 
     return load_source(Hooks(setup.manager(), setup.described()), name, options)
 
 
-def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
+def begin(
+    setup: Setup,
+    *,
+    plan_only: bool,
+    command: list[str],
+    reporter: Reporter | None = None,
+    source: Source | None = None,
+) -> Run:
     """Check a run without doing anything, then claim its folder and write ``run.json``.
+
+    Args:
+        command: for the record.
+        reporter: none: one that says what the run does.
+        source: the data, where they are loaded already.
 
     Raises:
         InputError: the folder holds another run or other files.
@@ -145,14 +158,16 @@ def begin(setup: Setup, *, plan_only: bool, command: list[str]) -> Run:
     from ddcore.run import Run
     from ddcore.storage import Place
 
-    budget = source = None
+    budget = None
     if setup.config.bytes is not None:
         first = Run(setup, Place.at(setup.config.out or "runs"), Reporter(quiet=True))
+        if source is not None:
+            first.take(source)
         (setup, budget), source = within_bytes(first), first.source
     place = Place.at(setup.config.out) if setup.config.out else free_folder(setup)
-    run = Run(setup, place, Reporter(quiet=plan_only))
+    run = Run(setup, place, reporter or Reporter(quiet=plan_only))
     if source is not None:
-        run.source = source
+        run.take(source)
     size = f", {run.config.ipc} images per class" if run.of_images else ""
     run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}{size}, seed {run.seed}")
     for line in (*run.plan.lines(), *chosen_lines(run)):
@@ -331,6 +346,7 @@ def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[st
         "dataset",
         "data_root",
         "split",
+        "validation",
         "resize",
         "normalise",
         "ipc",

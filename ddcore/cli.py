@@ -422,5 +422,38 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
     emit(as_json, {**comparison, **page}, lambda: "\n".join([comparison_text(comparison), *page.values()]))
 
 
+@ddcore_command.command()
+@click.argument("suite")
+@click.option("--out", default=None, help="Folder of the runs and the leaderboard; default: runs/bench-SUITE.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
+@click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
+@AS_JSON
+@click.pass_context
+def bench(
+    context: click.Context, /, suite: str, out: str | None, jobs: int, only: str, plan_only: bool, as_json: bool
+) -> None:
+    """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
+
+    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what changed.
+    """
+    from ddcore.bench import bench as benched
+    from ddcore.bench import chosen, read_suite
+    from ddcore.leaderboard import terminal
+    from ddcore.progress import Reporter
+    from ddcore.storage import Place
+
+    found = read_suite(suite)
+    place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
+    cells = chosen(found, only, place)
+    if plan_only:
+        emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
+        return
+    made = benched(found, cells, place, jobs, Reporter())
+    emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
+    if made["failed"]:
+        context.exit(2)
+
+
 for group in (plugins, data):
     ddcore_command.add_command(group)

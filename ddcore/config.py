@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from attrs import field, frozen
-from attrs.validators import and_, ge, instance_of, lt, optional
+from attrs.validators import and_, ge, gt, instance_of, lt, optional
 
 from ddcore.budget import byte_count
 
@@ -27,6 +27,11 @@ class Config:
     dataset: str = _shared("digits", "Real data: a name or URL, see `ddcore data list`.")
     data_root: str | None = _shared(None, "Folder that holds data sets by name.")
     split: str | None = _shared(None, "TRAIN:TEST names of the parts, or a share such as 0.8 for data in one piece.")
+    validation: float | None = _shared(
+        None,
+        "Share of each class's train images to score on instead of the test set, for any choice: 0.2.",
+        optional(and_(gt(0), lt(1))),
+    )
     resize: int | None = _shared(None, "Height and width to bring images to, in pixels.", optional(ge(1)))
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
@@ -74,7 +79,7 @@ class Config:
 
 _EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
 _TASKS = ("jobs", "executor", "cache")
-EVALUATING = (*_EVERYWHERE, *_TASKS, "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
+EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
 RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
 TRAINING = (
     *_EVERYWHERE[:2],
@@ -82,6 +87,7 @@ TRAINING = (
     *_TASKS,
     "labels",
     "split",
+    "validation",
     "resize",
     "normalise",
     "eval_seeds",

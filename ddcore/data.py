@@ -63,6 +63,7 @@ class Source:
         licence: of the data, as far as known.
         origin: where it was read, without credentials.
         notes: what a reader of results should know (how a test part was cut, what was converted).
+        carved: share and seed of ``--validation``, where the test part is train images (see ``ddcore.validation``).
 
     Raises:
         InputError: the images or labels are not what they have to be.
@@ -80,6 +81,7 @@ class Source:
     licence: str = "unknown"
     origin: str = ""
     notes: tuple[str, ...] = ()
+    carved: tuple[float, int] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.modality == "images":

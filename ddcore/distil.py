@@ -23,6 +23,7 @@ from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
+from ddcore.validation import marked, warn_of_set
 
 OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
 """Shared options that mean nothing for other data."""
@@ -242,6 +243,9 @@ def evaluate(run: Run) -> list[Row]:
     for plugin, answer in run.hooks.collect("ddcore_evaluate", run=run).items():
         taken = CORE_SETS if run.of_images and plugin != CORE else ()
         rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
+    if run.artifact is not None:
+        warn_of_set(run, run.artifact)
+    rows = marked(run, rows)
     if (budget := bytes_allowed(run)) is not None:
         rows = [attrs.evolve(row, extra={**row.extra, "budget": budget}) for row in rows]
     for row in rows:

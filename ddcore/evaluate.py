@@ -22,72 +22,48 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from attrs import field, frozen
 from torch import Tensor
 from torch.nn import Module
 
-from ddcore import augment, randomness
+from ddcore import answers, augment, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
+from ddcore.scores import arrival, calibration_error, class_accuracy
 from ddcore.shaping import Shape, shaped, taught
 from ddcore.storage import canonical, sha256_of
 from ddcore.training import (
     WARM,
+    Answers,
     Augment,
     Descent,
     Epoch,
     Generators,
     Keeper,
-    Samples,
-    accuracy,
+    answers_of,
     is_finite,
     train_student,
 )
-from ddcore.types import EVALUATE, Progress, Row, Sequential, Task, Transform
+from ddcore.types import EVALUATE, Arm, Progress, Row, Sequential, StudentData, Task, Transform
+from ddcore.validation import Watch
 from ddcore.views import Draw, transform
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
-VERSION = 1
+VERSION = 2
 DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
 CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 HARD, SOFT = "hard", "soft"
 SELECT = "select"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
+EXAMINED = "examined."
 CURVE = 50
 """Points of a student's curve in the log."""
 Result = Mapping[str, Tensor]
-
-
-@frozen
-class Arm:
-    """One thing a student is trained on: which set, under which labels, by which protocol, in which network."""
-
-    set: str
-    labels: str
-    protocol: str
-    network: str
-
-    def task(self, student: int, artifact: str) -> Task:
-        """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
-        options = {**attrs.asdict(self), "student": student, "artifact": artifact}
-        name = sha256_of(canonical(options))[:12]
-        key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
-        return Task("evaluate", key, 1, index=student, options=options)
-
-
-@frozen(eq=False)
-class Data:
-    """What one student is trained on."""
-
-    images: Tensor | Samples
-    labels: Labels
-    bytes: Mapping[str, int] = field(factory=dict)
 
 
 # ---- the driver's side -----------------------------------------------------------------------------------------------
@@ -96,19 +72,20 @@ class Data:
 def evaluate_artifact(run: Run) -> list[Row]:
     """Train every student that has no result yet, and make the rows."""
     artifact = artifact_of(run)
-    identity = identify(artifact)
     arms = arms_of(run, artifact)
-    selected = selection_task(identity)
-    run.map([selected])
-    seeds = range(run.config.eval_seeds)
-    run.say(f"evaluation: {len(arms) * len(seeds)} students; all of a protocol make the same number of steps, but full")
-    tasks = [arm.task(student, identity) for arm in arms for student in seeds]
+    count = len(arms) * run.config.eval_seeds
+    run.say(f"evaluation: {count} students; all of a protocol make the same number of steps, but full")
+    return score(run, arms, run.config.eval_seeds)
+
+
+def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
+    """A row for each arm; its students are trained, unless their results are there."""
+    artifact = artifact_of(run)
+    identity = identify(artifact)
+    run.map([selection_task(identity)] if any(arm.set == KCENTER for arm in arms) else [])
+    tasks = [arm.task(student, identity) for arm in arms for student in range(seeds)]
     results = run.map(tasks, "evaluate", "students")
-    rows = []
-    for at, arm in enumerate(arms):
-        own = results[at * len(seeds) : (at + 1) * len(seeds)]
-        rows.append(row_of(run, artifact, arm, own, on_features=_flag(run, selected)))
-    return rows
+    return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
 
 
 def resolved_protocols(run: Run) -> list[Protocol]:
@@ -198,14 +175,13 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
 
 
-def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], *, on_features: bool) -> Row:
+def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
     labels = artifact.labels.kind if arm.labels == SOFT else HARD
     used = measured(
         results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=arm.network, labels=labels
     )
-    notes = notes_on(run, artifact, arm, results, on_features)
-    return attrs.evolve(used, note="; ".join(notes))
+    return attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
 
 
 def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: str) -> Row:
@@ -216,7 +192,7 @@ def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: s
         more: names of further numbers of the first.
         said: the row's words.
     """
-    first = {name: float(value) for name, value in results[0].items()}
+    first = {name: float(value) for name, value in results[0].items() if value.dim() == 0}
     first["images"] = int(first["images"])
     return Row(
         **said,
@@ -225,8 +201,35 @@ def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: s
         values=tuple(float(result["accuracy"]) for result in results),
         steps=int(first["steps"]),
         seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        extra={name: first[name] if math.isfinite(first[name]) else None for name in more},
+        extra={name: first[name] if math.isfinite(first[name]) else None for name in more} | extras(results),
     )
+
+
+def extras(results: Sequence[Result]) -> dict[str, Any]:
+    """What else is known of a row's students, as JSON values, seed by seed.
+
+    ``calibration_error``; ``class_accuracy``, in the order of the classes; ``time_to_accuracy`` in ``steps`` and ``seconds``, where a
+    validation part was watched; and what plugins found, as ``PLUGIN.NAME``.
+    """
+    names = dict.fromkeys(name for result in results for name in result)
+    found: dict[str, Any] = {}
+    for name in ("calibration_error", "class_accuracy", *(n for n in names if n.startswith(EXAMINED))):
+        if name in names:
+            found[name.removeprefix(EXAMINED)] = [_rounded(result[name].tolist()) for result in results]
+    if "watched.steps" in names:
+        arrived = [arrival(*(r[f"watched.{n}"].tolist() for n in ("accuracy", "steps", "seconds"))) for r in results]
+        found["time_to_accuracy"] = {
+            "steps": [int(one.steps) for one in arrived],
+            "seconds": [round(one.seconds, 3) for one in arrived],
+        }
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with six digits after the point, None for what is no number."""
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def divergence(results: Sequence[Result]) -> str:
@@ -235,12 +238,13 @@ def divergence(results: Sequence[Result]) -> str:
     return f"{diverged} of {len(results)} students diverged (weights not finite)" if diverged else ""
 
 
-def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result], on_features: bool) -> list[str]:
+def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
     recipe, notes = fitted(protocol(arm.protocol), artifact.labels), []
     if arm.set == KCENTER:
+        on_features = _flag(run, selection_task(identify(artifact)))
         notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
-    if arm.set not in CORE_SETS:
+    if arm.set in run.config.baseline and arm.set not in CORE_SETS:
         notes.append("images of this initialiser, each counted as one of uint8")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
@@ -268,8 +272,8 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     """Train and test one student, or choose the k-center images that students share.
 
     Returns:
-        ``accuracy``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``steps``, ``images``, ``diverged``, ``bytes.*``,
-        0-d int64.
+        ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,) float64; ``steps``,
+        ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part is; ``examined.PLUGIN.NAME``.
         Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
     """
     options = dict(task.options)
@@ -285,14 +289,27 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     data = data_for(run, arm, student, artifact, options["artifact"])
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
-    result = train_and_test(run, arm.network, data, recipe, schedule, rate, generator, task.key)
+    look = partial(examined, run, arm, student, data)
+    result = train_and_test(run, arm.network, data, recipe, schedule, rate, generator, task.key, examine=look)
     return {**result, **sizes_of(data)}
+
+
+def examined(
+    run: Run, arm: Arm, student: int, data: StudentData, network: Module, answered: Answers
+) -> dict[str, Tensor]:
+    """What plugins find in a trained student, by ``examined.PLUGIN.NAME``."""
+    if not run.hooks.providers("ddcore_examine"):
+        return {}
+    given = {"network": network.eval(), "arm": arm, "student": student, "data": data, "answers": answered, "run": run}
+    with torch.no_grad():
+        found = run.hooks.collect("ddcore_examine", check=answers.examined, **given)
+    return {f"{EXAMINED}{who}.{name}": value.cpu() for who, all_of in found.items() for name, value in all_of.items()}
 
 
 def train_and_test(
     run: Run,
     network_name: str,
-    data: Data,
+    data: StudentData,
     recipe: Protocol,
     schedule: Schedule,
     rate: float,
@@ -302,6 +319,7 @@ def train_and_test(
     plain: bool = False,
     start: Callable[[Module], None] | None = None,
     keep: Callable[[Module], None] | None = None,
+    examine: Callable[[Module, Answers], Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """One fresh student by the protocol.
 
@@ -309,6 +327,7 @@ def train_and_test(
         plain: without what plugins make of it.
         start: puts weights into the student as initialised.
         keep: handed the trained student.
+        examine: handed it and its answers to the test images, for more of the result.
     """
     network = run.network(generator("init"), network_name)
     if start is not None:
@@ -316,9 +335,12 @@ def train_and_test(
     last: list[Epoch] = []
     said = curve(run, task=key, protocol=recipe.name, network=network_name, of=schedule.steps)
 
+    watched = Watch(run.real.test, schedule.steps) if run.source.carved else None
+
     def watch(epoch: Epoch) -> None:
         last[:] = [epoch]
-        said(epoch)
+        seen = watched.look(network, epoch) if watched else None
+        said(epoch, **({} if seen is None else {"validation": seen}))
 
     began = time.perf_counter()
     images, labels = data.images, data.labels
@@ -335,20 +357,27 @@ def train_and_test(
             reshape=shape.reshape,
             choose=shape.choose,
             also=shape.beside,
-            keeper=Keeper(run.checkpoints, key, lambda: run.stopping, run.check_stop),
+            keeper=Keeper(
+                run.checkpoints, key, lambda: run.stopping, run.check_stop, {"watched": watched.kept} if watched else {}
+            ),
             on_epoch=watch,
         )
-    seconds = time.perf_counter() - began
+    seconds = watched.kept["total"] if watched else time.perf_counter() - began
     if keep is not None:
         keep(network)
     loss = last[0].loss if last else math.nan
-    numbers = {"accuracy": accuracy(network, run.real.test), "loss": loss, "rate": rate, "seconds": seconds}
+    found = answers_of(network, run.real.test)
+    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
+    numbers |= {"loss": loss, "rate": rate, "seconds": seconds}
     counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
-    return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+    result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | _whole(counts)
+    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
+    result |= watched.tensors() if watched and watched.kept["steps"] else {}
+    return {**result, **(examine(network, found) if examine else {})}
 
 
-def curve(run: Run, of: int, **words: str) -> Callable[[Epoch], None]:
-    """What writes about ``CURVE`` epochs of a training to the run's log: their losses, nothing of the test set.
+def curve(run: Run, of: int, **words: str) -> Callable[..., None]:
+    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing of the test set.
 
     Args:
         of: steps in all.
@@ -356,11 +385,11 @@ def curve(run: Run, of: int, **words: str) -> Callable[[Epoch], None]:
     """
     reached = -1
 
-    def say(epoch: Epoch) -> None:
+    def say(epoch: Epoch, **more: float) -> None:
         nonlocal reached
         if (mark := epoch.steps * CURVE // max(1, of)) > reached:
             reached = mark
-            run.log("epoch", **words, epoch=epoch.number, steps=epoch.steps, loss=epoch.loss)
+            run.log("epoch", **words, epoch=epoch.number, steps=epoch.steps, loss=epoch.loss, **more)
 
     return say
 
@@ -472,7 +501,7 @@ def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, gen
 # ---- what students are trained on ------------------------------------------------------------------------------------
 
 
-def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> Data:
+def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> StudentData:
     """The images and labels of every set but ``full``."""
     if arm.set == DISTILLED:
         labels = artifact.labels if arm.labels == SOFT else hard_labels(artifact.labels.classes, run)
@@ -480,19 +509,21 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
         if arm.labels != artifact.labels.kind and arm.labels == HARD:
             sizes["labels"], sizes["models"] = labels.payload_bytes, 0
             sizes["total"] = sizes["images"] + sizes["labels"]
-        return Data(artifact.images().to(run.device, run.dtype), labels, sizes)
+        return StudentData(artifact.images().to(run.device, run.dtype), labels, sizes)
+    if arm.set not in CORE_SETS and (given := run.student_data(arm.set, student)) is not None:
+        return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
     if arm.set not in CORE_SETS:
         classes = artifact.labels.classes.cpu()
         images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
         labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else hard_labels(classes, run)
-        return Data(images, labels, real_bytes(run, len(classes), labels))
+        return StudentData(images, labels, real_bytes(run, len(classes), labels))
     if arm.set == KCENTER:
         index = run.checkpoints.result(selection_task(identity).key)["index"]
     else:
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
     images, classes = run.real.train.inputs(index), run.real.train.labels[index]
     labels = run.label(images, classes) if arm.labels == SOFT else hard_labels(classes, run)
-    return Data(images, labels, real_bytes(run, len(index), labels))
+    return StudentData(images, labels, real_bytes(run, len(index), labels))
 
 
 def selection_task(identity: str) -> Task:
@@ -514,7 +545,8 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
     count = len(run.real.train)
     schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
     labels = hard_labels(run.real.train.labels, run)
-    data = Data(run.real.train, labels, real_bytes(run, count, labels))
+    data = StudentData(run.real.train, labels, real_bytes(run, count, labels))
+    who = [impl.plugin_name for impl in run.hooks.providers("ddcore_examine")]
     shaped = {
         "version": VERSION,
         "data": run.source.fingerprint,
@@ -526,16 +558,31 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "dtype": str(run.dtype),
         "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.student_shapers()],
         **({"teachers": run.teachers.identity()} if taught(run) else {}),
+        **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }
     place = run.cache / "full" / f"{sha256_of(canonical(shaped))[:20]}.json"
     if not place.exists():
         generator = partial(randomness.generator, student, "full")
-        trained = train_and_test(run, arm.network, data, recipe, schedule, recipe.rate, generator, key)
-        numbers = {n: float(v) if math.isfinite(float(v)) else None for n, v in trained.items()}
+        look = partial(examined, run, arm, student, data)
+        trained = train_and_test(run, arm.network, data, recipe, schedule, recipe.rate, generator, key, examine=look)
+        numbers = {n: _without_nan(v.tolist()) for n, v in trained.items()}
         place.write_json({"shaped by": json.loads(canonical(shaped)), "result": numbers})
     numbers = place.read_json()["result"]
-    result = {n: torch.tensor(math.nan if v is None else v, dtype=torch.float64) for n, v in numbers.items()}
+    result = {n: torch.tensor(_without_none(v), dtype=torch.float64) for n, v in numbers.items()}
     return {**result, **sizes_of(data)}
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers, or lists of them, with None for what JSON has no number for."""
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return value if math.isfinite(value) else None
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_none(each) for each in value]
+    return math.nan if value is None else value
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
@@ -562,7 +609,7 @@ def hard_labels(classes: Tensor, run: Run) -> HardLabels:
     return HardLabels(classes.cpu(), len(run.real.classes))
 
 
-def sizes_of(data: Data) -> dict[str, Tensor]:
+def sizes_of(data: StudentData) -> dict[str, Tensor]:
     """``images`` and ``bytes.*`` of a student's data, 0-d int64."""
     sizes = {part: int(data.bytes.get(part, 0)) for part in PARTS}
     return _whole({"images": len(data.images), **{f"bytes.{part}": n for part, n in sizes.items()}})

@@ -31,9 +31,23 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
     from ddcore.run import Run
     from ddcore.teaching import Seen, Teaching
-    from ddcore.training import Samples
+    from ddcore.training import Answers, Samples
     from ddcore.trajectory import Unroll
-    from ddcore.types import Batch, Learn, Loss, Progress, Row, Segment, Synthetic, Task, Term, Transform, Vote
+    from ddcore.types import (
+        Arm,
+        Batch,
+        Learn,
+        Loss,
+        Progress,
+        Row,
+        Segment,
+        StudentData,
+        Synthetic,
+        Task,
+        Term,
+        Transform,
+        Vote,
+    )
 
 API_VERSION = "1.2"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
@@ -636,6 +650,47 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 
     Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
     template of ``ddcore plugins new``. New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None:  # type: ignore[empty-body]
+    """Give what a student is trained on in one of your sets, so that it can be scored like the core's.
+
+    Called for the arms that ``run.score`` is asked for, once for each student, in the process that trains it; no gradient.
+
+    Args:
+        name: of the set, one of the class attribute ``student_sets``.
+        student: its number, from 0; the initial network of a number is the same for all sets.
+
+    Returns:
+        Images, labels and what they cost, a function of name, student and run alone: draw by ``run.generator``; ``run.artifact`` is
+        the finished set. None when the name is not yours.
+
+    Implemented by ``diagnose``. New in 1.2.
+    """
+
+
+@_kind("collect")
+def ddcore_examine(  # type: ignore[empty-body]
+    network: nn.Module, arm: Arm, student: int, data: StudentData, answers: Answers, run: Run
+) -> dict[str, Tensor]:
+    """Look at a student of an evaluation when it is trained and tested.
+
+    Called once for each student that an evaluation trains (not in ``ddcore train``), in the process that trains it; no gradient.
+
+    Args:
+        network: the student in eval mode on the run's device; yours to use up.
+        arm: set, labels, protocol and network that it is of.
+        student: its number, from 0; of its row.
+        data: what it was trained on.
+        answers: its answers to the test images, or with ``--validation`` to the validation images, which ``run.real.test`` then are.
+
+    Returns:
+        Numbers by name, tensors of 0 or 1 axes, a function of the arguments alone. They are kept in the student's result, and shown in
+        its row's extras as ``PLUGIN.NAME``, seed by seed. None: nothing.
+
+    Never choose anything by what is found on the test set. Implemented by ``diagnose``. New in 1.2.
     """
 
 

@@ -67,6 +67,34 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
     return finish(task, learn, own, run), {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
 
 
+def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:
+    """The matcher's loss of given images at a step, as they stand: nothing is moved.
+
+    The sum over everything that it yields, in all tasks of the run; what a task draws depends on the step, not on the images.
+
+    Args:
+        images: (N, C, H, W) normalised, of each class at least as many as the run distils.
+        classes: (N,) int64.
+
+    Returns:
+        None where the matcher yields nothing, or does not learn from images of given classes.
+    """
+    from ddcore.distil import distillation_tasks
+
+    tasks = distillation_tasks(run)
+    if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
+        return None
+    left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
+    values: list[float] = []
+    for task in tasks:
+        rows = torch.tensor([left[c].pop(0) for c in task.classes.tolist()])  # type: ignore[union-attr]
+        given = images[rows.to(images.device)].detach().clone()
+        learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=given, run=run)
+        yielded = run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run)
+        values += [float(loss.value.detach()) for loss in yielded]
+    return sum(values) if values else None
+
+
 def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Tensor]:
     """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}

@@ -29,6 +29,8 @@ CORE_ASKS = (
     "student_modules",
     "student_rows",
     "adapt_student",
+    "student_data",
+    "examine",
     "setting:student.label_weight",
     "state",
     "step_end",

@@ -91,6 +91,7 @@ class Plugin:
         suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
             the first offered; may be the core's; empty: it suggests none.
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
+        student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
@@ -121,6 +122,7 @@ class Plugin:
     suggests: ClassVar[str | None] = None
     suggests_labels: ClassVar[str | None] = None
     label_kinds: ClassVar[Mapping[str, str]] = {}
+    student_sets: ClassVar[tuple[str, ...]] = ()
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()

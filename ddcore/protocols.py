@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")
 FIELD_RATE = 0.01
+BARE = "bare-"
+"""Before a protocol's name: the same without augmentation."""
 SMALL = 16
 """Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
 OF_VIEWS = ("per-view", "top-k", "two-distances")
@@ -296,10 +298,12 @@ ALIASES: Mapping[str, str] = {"A": "dc", "B": "dsa", "C": "mtt", "D": "datm"}
 
 
 def protocol(name: str) -> Protocol:
-    """A protocol by name or letter, ``NAME-EPOCHS`` for another E.
+    """A protocol by name or letter, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes.
 
     >>> protocol("B").name, protocol("dsa-300").epochs, protocol("dsa-300").name
     ('dsa', 300, 'dsa-300')
+    >>> protocol("bare-dsa-300").augment, protocol("bare-dsa-300").name
+    ('none', 'bare-dsa-300')
 
     Raises:
         OptionError: no such protocol.
@@ -307,6 +311,9 @@ def protocol(name: str) -> Protocol:
     stem, _, number = name.rpartition("-")
     if number.isdecimal() and stem:
         return protocol(stem).for_epochs(int(number))
+    if name.startswith(BARE):
+        plain = protocol(name.removeprefix(BARE))
+        return evolve(plain, name=f"{BARE}{plain.name}", augment="none", views=None)
     known = PROTOCOLS.get(ALIASES.get(name, name))
     if known is None:
         raise OptionError(f"no protocol is named {name!r}: {near(name, [*PROTOCOLS, *ALIASES, 'auto'])}")

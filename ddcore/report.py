@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from ddcore.storage import Place, redact
 OWN = ("distilled", "student")
 """Sets that a run is about; the others stand beside them."""
 TEACHER = "teacher"
-KNOWN = ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note", "bytes", "accuracy", "metric")
+KNOWN = ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note", "bytes", "accuracy", "metric", "on")
+BY_CLASS = "class_accuracy"
+"""Under which rows keep each seed's accuracy in each class."""
 MOST_PIXELS = 2**21
 """Of the sheet that the page holds: some megabytes at most."""
 MOST_IMAGES = 400
@@ -135,6 +137,8 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
         rows=found.rows,
         own=OWN,
         measure=measure(found.rows),
+        on=next((row["on"] for row in found.rows if row.get("on")), "the test set"),
+        by_class=by_class(found.rows, record["data"].get("classes", [])),
         scores=score_plots(found.rows),
         matrix=matrix(found.rows),
         notes=list(
@@ -190,7 +194,7 @@ def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
     if artifact is None:
         return None
     side, classes = int(artifact.manifest["shape"][-1]), artifact.labels.classes
-    present = classes.unique().tolist()
+    present = sorted(set(classes.tolist()))
     most = max(1, min(MOST_IMAGES, MOST_PIXELS // side**2))
     shown, each = present[:most], max(1, most // len(present))
     index = {of: (classes == of).nonzero()[:, 0] for of in shown}
@@ -299,10 +303,30 @@ def extras(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Any]]]]:
     """What rows say beyond the table."""
     every = []
     for row in rows:
-        more = [(k, v) for k, v in row.items() if k not in KNOWN and v not in (None, [], {})]
+        more = [(k, v) for k, v in row.items() if k not in (*KNOWN, BY_CLASS) and v not in (None, [], {})]
         heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}"
         every += [(heading, [("values", row["accuracy"].get("values", [])), *more])]
     return every
+
+
+def by_class(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any] | None:
+    """Accuracy in each class, mean over seeds, of the rows of the first protocol and network that have it; None where none has."""
+    told = [row for row in rows if row.get(BY_CLASS) and all(len(seed) == len(classes) for seed in row[BY_CLASS])]
+    told = [row for row in told if (row["protocol"], row["network"]) == (told[0]["protocol"], told[0]["network"])]
+    if not told:
+        return None
+    return {
+        "heading": f"{told[0]['network']}, protocol {told[0]['protocol']}",
+        "headings": [f"{row['set']} ({row['labels']})" for row in told],
+        "lines": [
+            (name, [_mean([seed[n] for seed in row[BY_CLASS]]) for row in told]) for n, name in enumerate(classes)
+        ],
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
@@ -347,28 +371,33 @@ def _together(curves: Sequence[Mapping[int, float]], name: str, colour: int = 0)
 
 
 def student_plots(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """A plot of students' training losses for each protocol and network: mean and range of a row's seeds."""
+    """Plots of students along their training for each protocol and network, mean and range of a row's seeds: losses on the rows that
+    they learn from, and accuracies on validation images where such were watched; never anything of the test set.
+    """
     if not available():
         return []
-    groups: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = {}
-    for event, name in _student_events(log):
-        row = groups.setdefault((event["protocol"], event["network"]), {}).setdefault(name, {})
-        row.setdefault(event["task"], {})[event["steps"]] = event["loss"]
     plots = []
-    for (protocol, network), named in list(groups.items())[:MOST_PLOTS]:
-        lines = [_together(list(seeds.values()), name, n) for n, (name, seeds) in enumerate(named.items())]
-        drawn = [line for line in lines if len(line.across) > 1]
-        heading = f"{network}, protocol {protocol}"
-        if drawn:
-            plots.append((heading, lines_svg(drawn, "step", "loss on the training rows", f"Students: {heading}")))
+    for measured, words in (("loss", "loss on the training rows"), ("validation", "validation accuracy")):
+        for (protocol, network), named in list(_student_curves(log, measured).items())[:MOST_PLOTS]:
+            lines = [_together(list(seeds.values()), name, n) for n, (name, seeds) in enumerate(named.items())]
+            drawn = [line for line in lines if len(line.across) > 1]
+            heading = f"{network}, protocol {protocol}{'' if measured == 'loss' else ', accuracy'}"
+            if drawn:
+                plots.append((heading, lines_svg(drawn, "step", words, f"Students: {heading}")))
     return plots
 
 
-def _student_events(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Epochs of students with a finite loss, and the names of their rows."""
+def _student_curves(
+    log: Sequence[Mapping[str, Any]], measured: str
+) -> dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]]:
+    """By protocol and network, by row, by student: what was measured after so many steps."""
+    groups: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = {}
     for event in log:
-        if event.get("event") == "epoch" and event.get("loss") is not None:
-            yield event, row_name(event["task"], event["protocol"])
+        if event.get("event") == "epoch" and event.get(measured) is not None:
+            name = row_name(event["task"], event["protocol"])
+            row = groups.setdefault((event["protocol"], event["network"]), {}).setdefault(name, {})
+            row.setdefault(event["task"], {})[event["steps"]] = event[measured]
+    return groups
 
 
 def row_name(key: str, protocol: str) -> str:

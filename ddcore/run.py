@@ -28,7 +28,7 @@ from ddcore.passes import lay_out
 from ddcore.plan import STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.storage import Place
-from ddcore.types import SETTINGS, Batch, Progress, Segment, Sequential, Task, Transform, Vote
+from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ddcore.teachers import Committee
     from ddcore.teaching import Seen, Teaching
     from ddcore.trajectory import Unroll
+    from ddcore.types import Row, StudentData
 
 CPU_WIDTH = 32
 DECODED = ("images", "text")
@@ -114,12 +115,23 @@ class Run:
             self.take(kept)
             return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
-        return load_source(self.hooks, self.config.dataset, options)
+        return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:
-        """Use data that are loaded already."""
-        self.source = source
-        self.hooks.asked.update(self.hooks.names("ddcore_data"))
+        """Use data that are loaded already; those from which another run carved its validation part are loaded again."""
+        if source.carved in (None, self._share_and_seed):
+            self.source = self._carved(source)
+            self.hooks.asked.update(self.hooks.names("ddcore_data"))
+
+    def _carved(self, source: Source) -> Source:
+        from ddcore.validation import carve
+
+        due = self._share_and_seed
+        return source if due is None or source.carved == due else carve(source, *due)
+
+    @property
+    def _share_and_seed(self) -> tuple[float, int] | None:
+        return None if self.config.validation is None else (float(self.config.validation), self.seed)
 
     @property
     def of_images(self) -> bool:
@@ -395,6 +407,40 @@ class Run:
         if labels is None:
             raise PluginError(f"no selected plugin labels by the rule {self.labeller!r}: give --labels hard")
         return labels  # type: ignore[no-any-return]
+
+    def student_data(self, name: str, student: int) -> StudentData | None:
+        """What the student of a number is trained on in a plugin's set; None where no selected plugin offers such a set."""
+        if not any(name in plugin.student_sets for plugin in self.plugins.values()):
+            return None
+        with torch.no_grad():
+            found: StudentData | None = self.hooks.by_name(
+                "ddcore_student_data", check=answers.student_data, name=name, student=student, run=self
+            )
+        return found
+
+    def score(self, arms: Sequence[Arm], seeds: int | None = None) -> list[Row]:
+        """A row for each arm, of students that the evaluation trains, or has trained: for a plugin's ``ddcore_evaluate``.
+
+        Args:
+            arms: sets of the core, or of a plugin's ``student_sets``.
+            seeds: students of each; default: ``--eval-seeds``.
+        """
+        from ddcore.evaluate import score
+
+        return score(self, arms, self.config.eval_seeds if seeds is None else seeds)
+
+    def arm(self, set: str, labels: str = "hard") -> Arm:
+        """An arm under the run's first protocol, in the first network that students are tested in."""
+        from ddcore.evaluate import resolved_protocols
+
+        networks = self.config.eval_network or (self.network_name,)
+        return Arm(set, labels, resolved_protocols(self)[0].name, networks[0])
+
+    def matching_loss(self, images: Tensor, classes: Tensor, step: int = 0) -> float | None:
+        """The matcher's loss of given images as they stand; see ``ddcore.loop.loss_of``."""
+        from ddcore.loop import loss_of
+
+        return loss_of(self, images, classes, step)
 
     @cached_property
     def trajectories(self) -> Trajectories:

@@ -23,7 +23,6 @@ from ddcore.baselines import random_index, real_bytes
 from ddcore.data import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.evaluate import (
-    Data,
     divergence,
     fitted,
     hard_labels,
@@ -42,13 +41,14 @@ from ddcore.run import Run, load_source
 from ddcore.storage import Place
 from ddcore.teachers import load_weights, save_weights
 from ddcore.training import Samples, accuracy
-from ddcore.types import Row, Task
+from ddcore.types import Row, StudentData, Task
+from ddcore.validation import marked, warn_of_set
 
 if TYPE_CHECKING:
     from ddcore.assembly import Selection
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
-KEPT = ("dataset", "data_root", "split", "resize", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -212,7 +212,8 @@ def _of_artifact(lesson: Lesson) -> dict[str, Any]:
     manifest = read_manifest(Place.at(lesson.artifact))
     config = manifest["provenance"].get("config", {})
     protocol_name = manifest["recipe"].get("protocol", "auto")
-    return {**{n: config[n] for n in KEPT if config.get(n) is not None}, "protocol": (protocol_name,)}
+    kept = KEPT if config.get("validation") is None else (*KEPT, "seed")  # the seed says which images it is
+    return {**{n: config[n] for n in kept if config.get(n) is not None}, "protocol": (protocol_name,)}
 
 
 def teacher_of(word: str) -> tuple[str, str]:
@@ -281,6 +282,7 @@ def _check_foreign(run: TrainingRun) -> None:
 def train(run: TrainingRun) -> list[Row]:
     """Train every student that has no result yet; writes ``scores.json`` and ``students/``."""
     began = time.time()
+    run.log("begin", what="train", seed=run.seed)
     with run.stoppable():
         rows = teacher_rows(run)
         arms = arms_of(run)
@@ -291,6 +293,11 @@ def train(run: TrainingRun) -> list[Row]:
         each = run.config.eval_seeds
         for at in range(0, len(tasks), each):
             rows.append(row_of(run, tasks[at], results[at : at + each]))
+    if run.taught_on is not None:
+        warn_of_set(run, run.taught_on)
+    rows = marked(run, rows)
+    for row in rows:
+        run.log("row", **row.as_json())
     scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
     scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
@@ -371,13 +378,13 @@ def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
     return {**result, **sizes_of(data)}
 
 
-def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
+def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
     """Images and labels of an arm; the same for a student with and without plugins."""
     artifact, rule = run.taught_on, run.config.labels
     if artifact is not None and arm in (STUDENT, PLAIN):
         images = artifact.images().to(run.device, run.dtype)
         labels = artifact.labels if rule is None else run.label(images, artifact.labels.classes.to(run.device))
-        return Data(images, labels, {**artifact.nbytes, "labels": labels.payload_bytes})
+        return StudentData(images, labels, {**artifact.nbytes, "labels": labels.payload_bytes})
     if artifact is not None:
         index = random_index(run, artifact, seed, by_bytes=False)
     elif run.foreign is not None:
@@ -390,23 +397,23 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> Data:
     chosen = Chosen(run.real.train, index)
     if run.labeller == "hard":
         hard: HardLabels = hard_labels(chosen.labels, run)
-        return Data(chosen, hard, real_bytes(run, len(index), hard))
+        return StudentData(chosen, hard, real_bytes(run, len(index), hard))
     images = chosen.inputs(torch.arange(len(index)))
     labels = run.label(images, chosen.labels)
-    return Data(images, labels, real_bytes(run, len(index), labels))
+    return StudentData(images, labels, real_bytes(run, len(index), labels))
 
 
-def foreign_data(run: TrainingRun, foreign: Source) -> Data:
+def foreign_data(run: TrainingRun, foreign: Source) -> StudentData:
     """All train images of another source under the task's normalisation, with teachers' labels or none (class 0 stands for none)."""
     part = Part(foreign.train, run.normalisation, run.device, run.dtype)
     none = torch.zeros(len(part), dtype=torch.int64)
     hard: HardLabels = hard_labels(none, run)
     if run.labeller == "hard":
         images_alone = real_bytes(run, len(part), hard)["images"]
-        return Data(Unlabelled(part, none), hard, {"images": images_alone, "total": images_alone})
+        return StudentData(Unlabelled(part, none), hard, {"images": images_alone, "total": images_alone})
     images = part.inputs(torch.arange(len(part)))
     labels = run.label(images, none)
-    return Data(images, labels, real_bytes(run, len(part), labels))
+    return StudentData(images, labels, real_bytes(run, len(part), labels))
 
 
 def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:

@@ -229,15 +229,18 @@ class Keeper:
     Attributes:
         stopping: whether the run was told to stop.
         check_stop: raises then.
+        more: what else is kept with the training, by name; filled in place when it goes on.
     """
 
     checkpoints: Checkpoints
     key: str
     stopping: Callable[[], bool]
     check_stop: Callable[[], None]
+    more: Mapping[str, dict[str, Any]] = field(factory=dict)
 
     def begin(self, state: dict[str, Any]) -> int:
         """Fill ``state``; the epoch to begin with."""
+        state.update(self.more)
         return self.checkpoints.load(self.key, state)
 
     def epoch_done(self, following: int, state: dict[str, Any]) -> None:
@@ -485,6 +488,49 @@ def is_finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in network.parameters())
 
 
+@frozen(eq=False)
+class Answers:
+    """What a network says about M samples.
+
+    Attributes:
+        classes: (M,) int64 on the CPU: those with the highest logit.
+        confidence: (M,) float32 on the CPU: their probability.
+        labels: (M,) int64 on the CPU: the right ones.
+    """
+
+    classes: Tensor
+    confidence: Tensor
+    labels: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """(M,) bool."""
+        return self.classes == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return int(self.right.sum()) / max(1, len(self.labels))
+
+
+def answers_of(network: nn.Module, samples: Samples, *, index: Tensor | None = None) -> Answers:
+    """Ask a network in eval mode; its train or eval mode stays.
+
+    Args:
+        index: (M,) which samples; all by default.
+    """
+    training = network.training
+    network.eval()
+    index = torch.arange(len(samples)) if index is None else index
+    answers, sure = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+    for rows in torch.split(index, FETCHED_AT_ONCE):
+        output = logits(network, samples.inputs(rows))
+        answers.append(output.argmax(1).cpu())
+        sure.append(output.float().softmax(1).gather(1, output.argmax(1, keepdim=True))[:, 0].cpu())
+    network.train(training)
+    return Answers(torch.cat(answers), torch.cat(sure), samples.labels[index.to(samples.labels.device)].cpu())
+
+
 def accuracy(network: nn.Module, samples: Samples, *, index: Tensor | None = None) -> float:
     """Share of samples whose class has the highest logit, in [0, 1]; the network's train or eval mode stays.
 
@@ -493,12 +539,4 @@ def accuracy(network: nn.Module, samples: Samples, *, index: Tensor | None = Non
     Args:
         index: (M,) which samples; all by default.
     """
-    training = network.training
-    network.eval()
-    index = torch.arange(len(samples)) if index is None else index
-    right = torch.zeros((), dtype=torch.int64)
-    for rows in torch.split(index, FETCHED_AT_ONCE):
-        answers = logits(network, samples.inputs(rows)).argmax(1)
-        right += (answers.cpu() == samples.labels[rows].cpu()).sum()
-    network.train(training)
-    return int(right) / max(1, len(index))
+    return answers_of(network, samples, index=index).accuracy

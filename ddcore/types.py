@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from ddcore.label_kinds.labels import Labels
+    from ddcore.training import Samples
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
@@ -186,6 +190,45 @@ class Task:
     slot: int = 0
     classes: Tensor | None = None
     options: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class Arm:
+    """One thing that students are trained on for a score: which set, under which labels, by which protocol, in which network.
+
+    Attributes:
+        set: ``distilled``, ``random``, ``kcenter``, ``random-bytes``, ``full``, an initialiser's, or one of a plugin's ``student_sets``.
+        labels: ``hard``, or ``soft`` for the set's own kind and, of real images, the rule that made it.
+    """
+
+    set: str
+    labels: str
+    protocol: str
+    network: str
+
+    def task(self, student: int, artifact: str) -> Task:
+        """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
+        from ddcore.storage import canonical, sha256_of
+
+        options = {**attrs.asdict(self), "student": student, "artifact": artifact}
+        name = sha256_of(canonical(options))[:12]
+        key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
+        return Task("evaluate", key, 1, index=student, options=options)
+
+
+@frozen(eq=False)
+class StudentData:
+    """What one student is trained on.
+
+    Attributes:
+        images: (N, C, H, W) normalised, on the run's device, or samples that are fetched by index.
+        labels: of the N images.
+        bytes: what they cost, by ``images``, ``labels``, ``models`` and ``total``; empty: as much as so many real images of uint8.
+    """
+
+    images: Tensor | Samples
+    labels: Labels
+    bytes: Mapping[str, int] = field(factory=dict)
 
 
 @frozen(eq=False)

@@ -26,9 +26,16 @@ def forget(run: Run) -> None:
 
 
 def work(run_url: str, description: Mapping[str, Any]) -> None:
-    """Do a task and leave its result in the run's ``checkpoints`` folder, unless it is there already."""
+    """Do a task and leave its result in the run's ``checkpoints`` folder, unless it is there already.
+
+    A task that is a whole run (``ddcore.bench``) leaves a run's folder in the bench's instead.
+    """
+    from ddcore.bench import BENCH, do_cell
     from ddcore.run import Run
 
+    if description["kind"] == BENCH:
+        do_cell(run_url, description)
+        return
     if run_url not in _runs:
         _runs[run_url] = Run.open(run_url, worker=True)
     run = _runs[run_url]

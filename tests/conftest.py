@@ -82,12 +82,21 @@ def hostile_runs(tmp_path_factory):
             for n in range(count):
                 pixels = generator.integers(40 * number, 40 * number + 90, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / "data" / split / name / f"{n}.png")
-    small = ("--protocol=quick-3", "--eval-seeds=2", "--full-epochs=1", "--threads=1", f"--cache={root / 'cache'}")
+    small = ("--protocol=quick-3", "--eval-seeds=2", "--threads=1", f"--cache={root / 'cache'}")
     here, data = Path.cwd(), f"--dataset=folder:{root / 'data'}"
     os.chdir(root)
     try:
         for name, ipc in (("distilled", 2), ("larger", 4)):
-            line = ("run", "--plugin=dm", data, f"--ipc={ipc}", "--steps=4", "--network=convnet2-w4", f"--out={name}")
+            line = (
+                "run",
+                "--plugin=dm",
+                data,
+                f"--ipc={ipc}",
+                "--steps=4",
+                "--full-epochs=1",
+                "--network=convnet2-w4",
+                f"--out={name}",
+            )
             assert invoke([*line, *small]) == 0
         line = ("train", f"--data=folder:{root / 'data'}", "--student=convnet2-w4", "--out=trained", "--per-class=4")
         assert invoke([*line, *small]) == 0

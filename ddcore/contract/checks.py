@@ -94,6 +94,7 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         "ddcore_initialize": (cls.initializers, None),
         "ddcore_label": (cls.labellers, None),
         "ddcore_data": (cls.datasets, None),
+        "ddcore_student_data": (cls.student_sets, None),
         "ddcore_network": (cls.networks, None),
         "ddcore_executor": (cls.executors, None),
     }

@@ -28,6 +28,7 @@ PUBLIC = frozenset(
         "ddcore.passes",
         "ddcore.randomness",
         "ddcore.run",
+        "ddcore.scores",
         "ddcore.selection",
         "ddcore.shared_view",
         "ddcore.storage",

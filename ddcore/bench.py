@@ -1,0 +1,337 @@
+"""``ddcore bench SUITE.toml``: methods x data x images a class x seeds, each a run of its own, and a leaderboard of them.
+
+A suite is a TOML file:
+
+    name = "small images"
+    ipc = [1, 10]
+    seeds = [0, 1, 2]
+
+    [run]                                   # options of every run, as in a file for --config
+    protocol = ["quick"]
+
+    [[data]]
+    name = "digits"
+    dataset = "digits"                      # and any other option
+
+    [[method]]
+    name = "dm + dsa"
+    plugins = ["dm", "dsa"]
+    steps = 200
+    plugin.dm.lr_img = 1.0
+
+What a method says counts over what its data say, and that over what all runs share; options of plugins and teachers that a run has
+not are left out there. Runs lie under names that end in a digest of their options: a changed suite does again what changed, a
+stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tomllib
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddcore.errors import DdcoreError, InputError, Interrupted, near
+from ddcore.options import fields, resolve
+from ddcore.presets import Preset
+from ddcore.storage import Place, canonical, sha256_of
+
+if TYPE_CHECKING:
+    from ddcore.data import Source
+    from ddcore.executors import Description
+    from ddcore.progress import Reporter
+    from ddcore.record import Setup
+    from ddcore.run import Run
+
+BENCH = "bench"
+"""The kind of a task that is a whole run."""
+RUNS, FAILED, RECORDS = "runs", "failed", "records"
+KEYS = ("name", "ipc", "seeds", "run", "data", "method")
+DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+
+
+# ---- what is to be run -----------------------------------------------------------------------------------------------
+
+
+@frozen(eq=False)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        tables: its options, as a config file has them.
+    """
+
+    method: str
+    data: str
+    ipc: int
+    seed: int
+    plugins: tuple[str, ...]
+    tables: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """The cell of the leaderboard that it belongs to with other seeds, as the name of a file."""
+        return f"{_slug(self.method)}-{_slug(self.data)}-ipc{self.ipc}"
+
+    @property
+    def key(self) -> str:
+        """The run's folder."""
+        digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables}))[:8]
+        return f"{self.place}-seed{self.seed}-{digest}"
+
+    def describe(self, fingerprint: str) -> dict[str, Any]:
+        """The task of doing it, as JSON values."""
+        options = {"plugins": list(self.plugins), "tables": dict(self.tables), "data": fingerprint}
+        return {"kind": BENCH, "key": self.key, "options": options}
+
+
+@frozen(eq=False)
+class Suite:
+    """A table of runs.
+
+    Attributes:
+        common: options of all; ``data`` and ``methods`` by name, their own.
+    """
+
+    name: str
+    ipc: tuple[int, ...]
+    seeds: tuple[int, ...]
+    common: Mapping[str, Any]
+    data: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+
+    def cells(self) -> list[Cell]:
+        """Every run, seeds of a cell together, small sets first."""
+        return [
+            self._cell(method, data, ipc, seed)
+            for ipc in self.ipc
+            for data in self.data
+            for method in self.methods
+            for seed in self.seeds
+        ]
+
+    def _cell(self, method: str, data: str, ipc: int, seed: int) -> Cell:
+        tables = merged(merged(self.common, self.data[data]), self.methods[method])
+        plugins = tuple(tables.pop("plugins"))
+        return Cell(method, data, ipc, seed, plugins, {**tables, "ipc": ipc, "seed": seed})
+
+
+def read_suite(url: str) -> Suite:
+    """A suite from a path or URL.
+
+    Raises:
+        InputError: it is not TOML, or not what a suite has to be.
+    """
+    place = Place.at(url)
+    try:
+        found = tomllib.loads(place.read_bytes().decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
+    return suite_of(found, place.url)
+
+
+def suite_of(found: Mapping[str, Any], url: str) -> Suite:
+    """A suite from its document."""
+    for key in found:
+        if key not in KEYS:
+            raise InputError(f"suite {url} has an unknown key {key!r}: {near(key, KEYS)}")
+    data, methods = (_named(found.get(key), key, url) for key in ("data", "method"))
+    for name, table in methods.items():
+        plugins = table.get("plugins")
+        if not isinstance(plugins, list) or not plugins or not all(isinstance(p, str) for p in plugins):
+            raise InputError(f'method {name!r} of suite {url} names no plugins: write plugins = ["dm"] into its table')
+    used = {plugin for table in methods.values() for plugin in table["plugins"]}
+    for table in (found.get("run", {}), *data.values(), *methods.values()):
+        for plugin in table.get("plugin", {}):
+            if plugin not in used:
+                raise InputError(
+                    f"suite {url} has options of plugin {plugin!r}, which no method uses: {near(plugin, used)}"
+                )
+    ipc, seeds = (_whole(found.get(key), key, url) for key in ("ipc", "seeds"))
+    return Suite(str(found.get("name", "benchmark")), ipc, seeds, found.get("run", {}), data, methods)
+
+
+def _named(tables: object, key: str, url: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise InputError(f"suite {url} has no {key}: write a [[{key}]] table for each, with its name")
+    names = [table.get("name") for table in tables]
+    if not all(isinstance(name, str) and name for name in names) or len({_slug(str(n)) for n in names}) < len(names):
+        raise InputError(f"the [[{key}]] tables of suite {url} are named {names}: give each a name of its own")
+    return {table["name"]: {n: v for n, v in table.items() if n != "name"} for table in tables}
+
+
+def _whole(values: object, key: str, url: str) -> tuple[int, ...]:
+    whole = isinstance(values, list) and values and all(isinstance(v, int) and v >= 0 for v in values)
+    if not whole or len(set(values)) < len(values):  # type: ignore[call-overload, arg-type]
+        raise InputError(f"{key} of suite {url} is {values!r}: give a list of different whole numbers")
+    return tuple(values)  # type: ignore[arg-type]
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two documents as one, table by table; where both have a value the other's counts.
+
+    >>> merged({"a": 1, "t": {"x": 1, "y": 2}}, {"t": {"y": 3}})
+    {'a': 1, 't': {'x': 1, 'y': 3}}
+    """
+    both = {
+        k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v for k, v in other.items()
+    }
+    return {**one, **both}
+
+
+def _slug(name: str) -> str:
+    return re.sub("[^a-z0-9.]+", "-", name.lower()).strip("-") or "x"
+
+
+def setup_of(plugins: Sequence[str], tables: Mapping[str, Any]) -> Setup:
+    """The options of a run.
+
+    Raises:
+        DdcoreError: no such plugin or option, or a value out of range.
+    """
+    from ddcore.assembly import core_groups, select
+    from ddcore.record import Setup
+
+    selection = select([*(word for name in plugins for word in ("--plugin", name)), "--preset", "none"], {})
+    groups = {**selection.classes, **core_groups(selection.classes, tables.get("labels"))}
+    for name, table in tables.get("plugin", {}).items():
+        if name in selection.classes and (wrong := set(table) - set(fields(selection.classes[name]))):
+            option = sorted(wrong)[0]
+            raise InputError(
+                f"plugin {name!r} has no option {option!r}: {near(option, fields(selection.classes[name]))}"
+            )
+    preset = Preset("of the suite", str(tables.get("dataset", "")), 1, (), tables={**tables, "plugins": list(plugins)})
+    return Setup(resolve(groups, command_line={}, environment={}, preset=preset), selection.offers)
+
+
+# ---- doing it --------------------------------------------------------------------------------------------------------
+
+
+def chosen(suite: Suite, only: str, place: Place) -> list[Cell]:
+    """The suite's runs whose name holds a text.
+
+    Raises:
+        InputError: there is none, or a method that cannot be run.
+    """
+    cells = [cell for cell in suite.cells() if only in cell.key]
+    if not cells:
+        raise InputError(f"no run of the suite has {only!r} in its name, such as {suite.cells()[0].key}: change --only")
+    check(cells, place)
+    return cells
+
+
+def bench(suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter) -> dict[str, Any]:
+    """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is stopped.
+
+    Args:
+        cells: those to do; the leaderboard shows what is done of the whole suite.
+
+    Returns:
+        The leaderboard, see ``ddcore.leaderboard.board``.
+
+    Raises:
+        Interrupted: it was stopped; the same command goes on.
+    """
+    from ddcore.executors import Here, Processes
+    from ddcore.leaderboard import board, write_board
+
+    left = [cell for cell in cells if not finished(place, cell.key)]
+    reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
+    tasks = described(left, place, reporter)
+    executor = Processes() if jobs > 1 else Here()
+    try:
+        with reporter.progress("bench", len(cells), "runs") as tick:
+            tick(len(cells) - len(left))
+            executor.map(place.address, tasks, jobs, lambda key: tick(1, key))
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(f"stopped; every finished run is kept in {place.url}: the same command goes on") from error
+    finally:
+        made = board(suite.name, suite.cells(), place)
+        write_board(made, place)
+    return made
+
+
+def check(cells: Sequence[Cell], place: Place) -> None:
+    """Look at every method on every data set before anything is done.
+
+    Raises:
+        InputError: naming method and data.
+    """
+    from ddcore.run import Run
+
+    for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
+        try:
+            _ = Run(setup_of(cell.plugins, cell.tables), place).plan
+        except DdcoreError as error:
+            raise InputError(f"method {method!r} on {data!r} cannot be run: {error}") from error
+
+
+def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[dict[str, Any]]:
+    """The tasks of cells; the data of each are read once, and kept decoded for all that use them."""
+    from ddcore.data import keep_decoded
+    from ddcore.run import DECODED, Run
+
+    known: dict[bytes, str] = {}
+    tasks = []
+    for cell in cells:
+        name = canonical([cell.tables.get(option) for option in (*DATA_OPTIONS, "cache")])
+        if name not in known:
+            run = Run(setup_of(cell.plugins, cell.tables), place)
+            reporter.say(f"data: {cell.data}")
+            if run.source.modality in DECODED:
+                keep_decoded(run.source, run.cache)
+            known[name] = run.source.fingerprint
+        tasks.append(cell.describe(known[name]))
+    return tasks
+
+
+def finished(place: Place, key: str) -> bool:
+    """Whether a run is done."""
+    return (place / RUNS / key / "report.html").exists()
+
+
+def do_cell(bench_url: str, task: Description) -> None:
+    """Do one run, or what is left of it, in whichever process this is; why one failed is kept beside the runs.
+
+    Raises:
+        Interrupted: it was stopped.
+    """
+    from ddcore.distil import distil
+
+    place, key = Place.at(bench_url), str(task["key"])
+    failure = place / FAILED / f"{key}.json"
+    failure.remove()
+    if finished(place, key):
+        return
+    try:
+        distil(_opened(place / RUNS / key, task["options"]))
+    except Interrupted:
+        raise
+    except DdcoreError as error:
+        failure.write_json({"error": str(error)})
+    except Exception as error:  # a bug in one method: the other runs of the night are worth having
+        what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
+        failure.write_json({"error": what, "traceback": traceback.format_exc()})
+
+
+def _opened(place: Place, options: Mapping[str, Any]) -> Run:
+    from ddcore.assembly import begin
+    from ddcore.progress import Reporter
+    from ddcore.run import Run
+
+    silent = Reporter(io.StringIO(), quiet=True)
+    if (place / "run.json").exists():
+        return Run.open(place.address, silent)
+    setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
+    source = _data_of(Run(setup, place), options["data"])
+    return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)
+
+
+def _data_of(run: Run, fingerprint: str) -> Source | None:
+    from ddcore.data import load_decoded
+
+    return load_decoded(run.cache, fingerprint)

@@ -1,0 +1,193 @@
+"""``--bytes``: the most images a class whose set, images and labels and models as stored, costs no more than so many bytes.
+
+Images are sized by writing blank ones the way the set will be stored (storage type, plugins that store otherwise), headers included;
+labels by their kind's formula (``ddcore.labels.label_parts``). Known to the command line without torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, frozen
+
+from ddcore.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddcore.labels import Labels
+    from ddcore.run import Run
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+LARGEST_HEADER = 2048
+"""Bytes that the header of a file of labels of views may take; of other labels it is counted."""
+BITS_AT_LEAST = 2
+"""Of a stored pixel, to know where to stop looking."""
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes from text; 1 MB is 10^6 bytes, 1 MiB is 2^20.
+
+    >>> byte_count("2MB"), byte_count("1.5 kB"), byte_count("3 MiB"), byte_count("12345")
+    (2000000, 1500, 3145728, 12345)
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if found is None or found[2].lower() not in UNITS or not float(found[1]):
+        raise ValueError("it must be a number of bytes above 0 such as 2MB, 500kB, 1.5GB or 3MiB")
+    return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+@frozen
+class Budget:
+    """What a number of bytes buys.
+
+    Attributes:
+        bytes: that may be spent.
+        ipc: images a class that fit.
+        images, labels: what they are expected to cost.
+    """
+
+    bytes: int
+    ipc: int
+    images: int
+    labels: int
+
+    @property
+    def cost(self) -> int:
+        """What the set is expected to cost."""
+        return self.images + self.labels
+
+    def as_json(self) -> dict[str, int]:
+        """Plain values."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """For people."""
+        return f"{self.bytes:,} bytes buy {self.ipc} images per class: {self.images:,} of images, {self.labels:,} of labels"
+
+
+def budget_of(run: Run, limit: int) -> Budget:
+    """The most images a class that so many bytes buy, no more than the smallest class has.
+
+    Raises:
+        InputError: not even one image a class fits; what is stored does not follow ``--ipc``.
+    """
+    if hasattr(run.matcher, "ddcore_assemble"):
+        raise InputError(
+            f"what {run.matcher_name} stores is not --ipc images a class, which --bytes would choose: give --ipc instead"
+        )
+    labels = label_size(run)
+
+    def cost(ipc: int) -> Budget:
+        return Budget(limit, ipc, image_bytes(run, ipc), labels(ipc))
+
+    pixels = len(run.source.classes) * run.source.channels * run.source.size**2
+    most = min(min(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
+    ipc = largest(lambda n: cost(n).cost <= limit, most)
+    if not ipc:
+        one = cost(1)
+        raise InputError(
+            f"--bytes {limit:,} buys no image a class: one of each costs {one.cost:,} bytes, {one.images:,} of images "
+            f"and {one.labels:,} of labels; give more, or store less, by --plugin quantize, --storage-dtype or other --labels"
+        )
+    return cost(ipc)
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest n in 0 .. most that fits, where all smaller ones fit too; 0 is taken to fit.
+
+    >>> largest(lambda n: n * n <= 50, 100), largest(lambda n: False, 100), largest(lambda n: True, 100)
+    (7, 0, 100)
+    """
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def image_bytes(run: Run, ipc: int) -> int:
+    """Bytes of the file of so many images a class, as this run stores them."""
+    import torch
+
+    from ddcore.artifact import as_stored
+    from ddcore.distil import pixels_of, stored
+    from ddcore.storage import size_of
+    from ddcore.types import Synthetic
+
+    source = run.source
+    classes = class_by_class(run, ipc)
+    blank = torch.zeros(1, source.channels, source.size, source.size).expand(len(classes), -1, -1, -1)
+    set_ = Synthetic({"pixels": blank}, {"pixels": "pixels"}, [{"op": "rows", "tensor": "pixels"}], classes)
+    with torch.no_grad():
+        set_ = stored(run, set_)
+    tensors, _ = as_stored(pixels_of(set_), set_.decoder, run.config.storage_dtype, run.normalisation)
+    return size_of(tensors)
+
+
+def class_by_class(run: Run, ipc: int) -> Tensor:
+    """(N,) int64, every class so often."""
+    import torch
+
+    return torch.arange(len(run.source.classes)).repeat_interleave(ipc)
+
+
+def label_size(run: Run) -> Callable[[int], int]:
+    """From images a class to the bytes of their labels' file.
+
+    Raises:
+        InputError: labels whose bytes do not follow the number of images, or are not known by formula.
+    """
+    import torch
+
+    from ddcore.label_kinds.sizes import PER_VIEW
+    from ddcore.labels import HardLabels, SoftLabels, label_bytes
+    from ddcore.storage import size_of
+
+    classes = len(run.source.classes)
+    kind, how = kind_and_storage(run)
+    if kind in PER_VIEW:
+        return lambda ipc: LARGEST_HEADER + label_bytes(kind, classes * ipc, classes, **how)
+    if kind not in ("hard", "soft", "averaged", "static-mixed"):
+        raise InputError(
+            f"what labels by {run.labeller!r} cost does not follow the images alone: give --ipc instead of --bytes"
+        )
+
+    def made(ipc: int) -> Labels:
+        ids = class_by_class(run, ipc)
+        dtype = torch.float16 if how.get("float_bytes") == 2 else torch.float32
+        return (
+            HardLabels(ids, classes) if kind == "hard" else SoftLabels(torch.zeros(len(ids), classes, dtype=dtype), ids)
+        )
+
+    return lambda ipc: size_of(made(ipc).tensors())
+
+
+def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
+    """The kind of labels that the run makes, and how they are stored, in the words of ``ddcore.labels.label_bytes``."""
+    from ddcore.evaluate import resolved_protocols
+    from ddcore.label_rules import OF_VIEWS, draw_for, extent, kept_classes
+
+    if "labels" in run.matcher.learns and run.config.labels is None:
+        return "soft", {}
+    kind, options = run.label_kind(run.labeller), run.options.get("views")
+    if options is None or kind not in (*OF_VIEWS, "averaged", "static-mixed"):
+        return kind, {}
+    if kind not in OF_VIEWS:
+        return kind, {"float_bytes": 2 if options.half else 4}
+    protocols = resolved_protocols(run)
+    epochs, batch = extent(options, protocols, run)
+    return kind, {
+        "epochs": epochs,
+        "batch": batch,
+        "keep": options.keep,
+        "seeded": options.seeded,
+        "compact": options.compact,
+        "k": kept_classes(options, run.source),
+        "shuffle": draw_for(options, protocols[0].views, run.source).shuffle,
+    }

@@ -1,0 +1,282 @@
+"""A suite of runs: what it reads, what it does again and what not, and what the leaderboard makes of it."""
+
+import json
+import tomllib
+
+import pytest
+import tomli_w
+
+from ddcore.bench import Cell, merged, read_suite, suite_of
+from ddcore.errors import InputError
+from ddcore.leaderboard import board, html, markdown
+from ddcore.storage import Place
+from ddcore.testing import ddcore_cli  # noqa: F401  fixture
+
+SUITE = """
+name = "two on digits"
+ipc = [1]
+seeds = [0, 1]
+
+[run]
+network = "convnet2-w4"
+protocol = ["quick-3"]
+eval_seeds = 1
+full_epochs = 1
+threads = 1
+plugin.dm.lr_img = 5.0
+
+[[data]]
+name = "digits"
+dataset = "digits"
+
+[[method]]
+name = "dm"
+plugins = ["dm"]
+steps = 2
+
+[[method]]
+name = "dm, 4 bits"
+plugins = ["dm", "quantize"]
+steps = 2
+plugin.quantize.bits = 4
+"""
+
+
+def changed(**changes):
+    return {**tomllib.loads(SUITE), **changes}
+
+
+def write(folder, text=SUITE):
+    (folder / "suite.toml").write_text(text)
+    return folder / "suite.toml"
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_is_every_method_on_all_data_at_every_size_and_seed():
+    suite = suite_of(changed(ipc=[1, 10], data=[{"name": "a"}, {"name": "b", "resize": 4}]), "s")
+    cells = suite.cells()
+    assert len(cells) == 2 * 2 * 2 * 2 and len({cell.key for cell in cells}) == len(cells)
+    assert cells[0].plugins == ("dm",) and cells[0].tables["ipc"] == 1 and cells[0].tables["steps"] == 2
+    assert {cell.tables.get("resize") for cell in cells if cell.data == "b"} == {4}
+
+
+def test_what_a_method_says_counts_over_its_data_and_that_over_what_all_share():
+    found = changed(run={"steps": 1, "threads": 1, "plugin": {"dm": {"lr_img": 5.0, "batch_real": 8}}})
+    found["data"] = [{"name": "d", "steps": 2, "threads": 2}]
+    found["method"] = [{"name": "m", "plugins": ["dm"], "steps": 3, "plugin": {"dm": {"lr_img": 1.0}}}]
+    tables = suite_of(found, "s").cells()[0].tables
+    assert (tables["steps"], tables["threads"], tables["plugin"]) == (3, 2, {"dm": {"lr_img": 1.0, "batch_real": 8}})
+    assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2} and merged({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
+
+
+def test_a_run_is_named_by_all_its_options():
+    one = Cell("m", "d", 1, 0, ("dm",), {"steps": 1})
+    assert one.key.startswith("m-d-ipc1-seed0-") and one.key == Cell("m", "d", 1, 0, ("dm",), {"steps": 1}).key
+    assert one.key != Cell("m", "d", 1, 0, ("dm",), {"steps": 2}).key != Cell("m", "d", 1, 0, ("dc",), {"steps": 2}).key
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": []}, "unknown key 'methods': did you mean 'method'"),
+        ({"data": []}, r"no data: write a \[\[data\]\]"),
+        ({"method": [{"name": "a"}]}, "'a' .* names no plugins"),
+        ({"method": [{"name": "a b", "plugins": ["dm"]}, {"name": "A b", "plugins": ["dm"]}]}, "name of its own"),
+        ({"seeds": [0, 0]}, "different whole numbers"),
+        ({"ipc": 1}, "different whole numbers"),
+        ({"run": {"plugin": {"dsa": {"mode": "all"}}}}, "options of plugin 'dsa', which no method uses"),
+    ],
+)
+def test_what_is_no_suite_is_refused_in_one_sentence(changes, words):
+    with pytest.raises(InputError, match=words):
+        suite_of(changed(**changes), "s")
+
+
+def test_what_is_not_toml_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not TOML"):
+        read_suite(str(write(tmp_path, "name = ")))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"plugins": ["dsa"]}, "no selected plugin is a matcher"),
+        ({"plugins": ["nothing-like-it"]}, "no plugin is named"),
+        ({"plugins": ["dm"], "step": 1}, "unknown key 'step'"),
+        ({"plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}, "'dm' has no option 'lr'"),
+        ({"plugins": ["dm"], "steps": -1}, "out of range"),
+    ],
+)
+def test_a_method_that_cannot_be_run_is_found_before_any_work(method, words, ddcore_cli, tmp_path):  # noqa: F811
+    text = tomli_w.dumps(changed(method=[{"name": "good", "plugins": ["dm"]}, {"name": "bad", **method}], run={}))
+    answer = ddcore_cli("bench", write(tmp_path, text), "--out", tmp_path / "out")
+    assert answer.code == 2 and "method 'bad' on 'digits' cannot be run: " in answer.err and words in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+# ---- doing -----------------------------------------------------------------------------------------------------------
+
+
+def results(folder):
+    return {f.parent.name: f.stat().st_mtime_ns for f in folder.glob("runs/*/report.html")}
+
+
+def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tmp_path):  # noqa: F811
+    suite, out = write(tmp_path), tmp_path / "out"
+    listed = ddcore_cli("bench", suite, "--plan-only", "--json").json["runs"]
+    first = ddcore_cli("bench", suite, "--out", out, "--only", "seed0", "--json")
+    assert first.code == 0 and len(first.json["left"]) == 2 and len(results(out)) == 2, first.err
+    before = results(out)
+    answer = ddcore_cli("bench", suite, "--out", out, "--json")
+    assert answer.code == 0 and answer.json["left"] == [] and answer.json["failed"] == {}, answer.err
+    assert set(results(out)) == set(listed) and before.items() <= results(out).items()
+    names = [row["name"] for row in answer.json["rows"]]
+    assert {"dm", "dm, 4 bits"} <= {*names} and names[-1].startswith("all real images, ")
+    (column,) = answer.json["columns"]
+    assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4"}
+    for row in answer.json["rows"]:
+        cell = row["cells"]["0"]
+        assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / 2)
+        record = json.loads((out / cell["record"]).read_text())
+        assert [r["run"] for r in record["runs"]] == cell["runs"] and all((out / r).is_dir() for r in cell["runs"])
+        assert str(tmp_path) not in json.dumps(record)
+    cost = {row["name"]: row["cells"]["0"]["bytes"] for row in answer.json["rows"]}
+    assert cost["dm, 4 bits"] < cost["dm"]
+    text = (out / "leaderboard.md").read_text()
+    assert "](records/dm-digits-ipc1.json)" in text and "quick-3" in text
+    assert json.loads((out / "leaderboard.json").read_text())["rows"] == answer.json["rows"]
+
+
+def test_only_what_changed_is_done_again_and_a_run_that_was_cut_goes_on(ddcore_cli, tmp_path):  # noqa: F811
+    one = SUITE.replace("seeds = [0, 1]", "seeds = [0]")
+    out = tmp_path / "out"
+    assert ddcore_cli("bench", write(tmp_path, one), "--out", out).code == 0
+    before = results(out)
+    cut = next(name for name in before if name.startswith("dm-digits"))
+    (out / "runs" / cut / "report.html").unlink()
+    other = one.replace("bits = 4", "bits = 2")
+    answer = ddcore_cli("bench", write(tmp_path, other), "--out", out, "--json")
+    assert answer.code == 0 and len(results(out)) == 3, answer.err
+    assert all(results(out)[name] == time for name, time in before.items() if name != cut)
+    assert {row["name"] for row in answer.json["rows"]} >= {"dm", "dm, 4 bits"}
+
+
+def test_worker_processes_give_the_same_scores(ddcore_cli, tmp_path):  # noqa: F811
+    text = SUITE.replace("seeds = [0, 1]", "seeds = [0]")
+    suite = write(tmp_path, text)
+    one = ddcore_cli("bench", suite, "--out", tmp_path / "one", "--json").json
+    two = ddcore_cli("bench", suite, "--out", tmp_path / "two", "--jobs", 2, "--json").json
+    assert one["rows"] == two["rows"]
+
+
+def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, tmp_path):  # noqa: F811
+    suite, out = (
+        write(tmp_path, SUITE.replace("ipc = [1]", "ipc = [1, 500]").replace("[0, 1]", "[0]")),
+        tmp_path / "out",
+    )
+    answer = ddcore_cli("bench", suite, "--out", out, "--json")
+    assert answer.code == 2 and len(answer.json["failed"]) == 2 and answer.json["left"] == []
+    assert all("--ipc 500 asks for more images" in why for why in answer.json["failed"].values())
+    assert len(results(out)) == 2 and "Failed: dm-digits-ipc500" in (out / "leaderboard.md").read_text()
+
+
+def test_a_bug_in_one_run_is_kept_with_its_traceback_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
+    from ddcore import distil
+
+    real = distil.assemble
+
+    def broken(run, tasks):
+        if "quantize" in run.plugins:
+            raise IndexError("seven")
+        return real(run, tasks)
+
+    monkeypatch.setattr(distil, "assemble", broken)
+    suite, out = write(tmp_path, SUITE.replace("[0, 1]", "[0]")), tmp_path / "out"
+    answer = ddcore_cli("bench", suite, "--out", out, "--json")
+    ((run, why),) = answer.json["failed"].items()
+    assert answer.code == 2 and why == "a bug, IndexError: seven" and len(results(out)) == 1
+    assert "in broken" in json.loads((out / "failed" / f"{run}.json").read_text())["traceback"]
+    monkeypatch.setattr(distil, "assemble", real)
+    assert ddcore_cli("bench", suite, "--out", out, "--json").json["failed"] == {}
+
+
+# ---- the leaderboard -------------------------------------------------------------------------------------------------
+
+
+def row(set_, accuracy, **more):
+    common = {"protocol": "p", "network": "n", "labels": "hard", "steps": 5, "bytes": {"total": 100}}
+    return {"set": set_, "accuracy": {"mean": accuracy}, **common, **more}
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes the scores of a run and returns its cell."""
+
+    def put(method, seed, *rows, data="d"):
+        cell = Cell(method, data, 1, seed, ("dm",), {})
+        folder = Place.at(tmp_path) / "runs" / cell.key
+        (folder / "scores.json").write_json({"rows": list(rows)})
+        (folder / "report.html").write_bytes(b"")
+        return cell
+
+    return put
+
+
+def made(tmp_path, cells):
+    return board("b", cells, Place.at(tmp_path))
+
+
+def test_means_and_deviations_over_seeds_by_hand(put, tmp_path):
+    found = made(tmp_path, [put("m", 0, row("distilled", 0.2)), put("m", 1, row("distilled", 0.4))])
+    cell = found["rows"][0]["cells"]["0"]
+    # mean 0.3; (0.01 + 0.01) / 1 = 0.02, its root 0.1414
+    assert cell["mean"] == pytest.approx(0.3) and cell["std"] == pytest.approx(0.02**0.5)
+    assert "[**30.0 ± 14.1**](records/m-d-ipc1.json)" in markdown(found)
+
+
+def test_ranks_are_means_over_columns_ties_share_one_and_full_data_is_out_of_competition(put, tmp_path):
+    cells = [
+        put("a", 0, row("distilled", 0.9), row("random", 0.5), row("full", 0.99)),
+        put("b", 0, row("distilled", 0.9), row("random", 0.5), row("full", 0.99)),
+        put("a", 0, row("distilled", 0.1), data="e"),
+        put("b", 0, row("distilled", 0.3), data="e"),
+    ]
+    found = made(tmp_path, cells)
+    ranks = {r["name"]: r["rank"] for r in found["rows"]}
+    assert ranks == {"b": 1.0, "a": 1.5, "random real images, 5 steps": 3.0, "all real images, 5 steps": 0.0}
+    assert [r["name"] for r in found["rows"]] == ["b", "a", "random real images, 5 steps", "all real images, 5 steps"]
+    assert [r["cells"]["0"]["best"] for r in found["rows"]] == [True, True, False, False]
+
+
+def test_other_protocols_and_networks_are_other_columns_and_other_steps_other_rows(put, tmp_path):
+    cells = [
+        put("a", 0, row("distilled", 0.9), row("random", 0.5)),
+        put("b", 0, row("distilled", 0.8, protocol="q"), row("distilled", 0.7), row("random", 0.4, steps=9)),
+    ]
+    found = made(tmp_path, cells)
+    assert [(c["protocol"], c["network"]) for c in found["columns"]] == [("p", "n"), ("q", "n")]
+    by_name = {r["name"]: {n: c["mean"] for n, c in r["cells"].items()} for r in found["rows"]}
+    assert by_name["b"] == {"1": 0.8, "0": 0.7} and by_name["a"] == {"0": 0.9}
+    assert by_name["random real images, 5 steps"] == {"0": 0.5} and by_name["random real images, 9 steps"] == {"0": 0.4}
+
+
+def test_a_set_counts_under_its_own_labels_and_real_images_under_hard_ones(put, tmp_path):
+    rows = [
+        row("distilled", 0.9, labels="soft"),
+        row("random", 0.8, labels="soft"),
+        row("distilled", 0.1),
+        row("random", 0.2),
+    ]
+    by_name = {r["name"]: r["cells"]["0"]["mean"] for r in made(tmp_path, [put("a", 0, *rows)])["rows"]}
+    assert by_name == {"a": 0.9, "random real images, 5 steps": 0.2}
+
+
+def test_names_from_a_suite_are_shown_and_not_executed(put, tmp_path):
+    name = '<script>alert("x")</script> | b'
+    found = made(tmp_path, [put(name, 0, row("distilled", 0.9))])
+    page = html(found)
+    assert "<script>" not in page and "&lt;script&gt;" in page and "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "&lt;script>" in markdown(found) and "\\|" in markdown(found)

@@ -1,0 +1,159 @@
+"""``ddcore compare``: what beats what, which figures share a column, and what cannot be compared."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddcore.cli import invoke
+from ddcore.compare import beaten, compare, comparison_text, render_comparison
+from ddcore.errors import InputError
+
+ENVIRONMENT = {"ddcore": "0.1.0", "torch": "2.13.0", "device": "cpu: x", "threads": 1, "python": "3.11"}
+
+
+def row(name, mean, *, size=1000, protocol="dsa", network="convnet3", labels="hard", **more):
+    known = {"set": name, "protocol": protocol, "network": network, "labels": labels, "ipc": 1.0, "steps": 10}
+    accuracy = {"mean": mean, "std": 0.01, "values": [mean - 0.01, mean + 0.01]}
+    return {**known, "seconds": 1.0, "note": "", "bytes": {"total": size}, "accuracy": accuracy, **more}
+
+
+def put(folder, rows, *, fingerprint="f" * 64, **config):
+    """A finished run's records, made by hand."""
+    folder.mkdir(parents=True)
+    data = {"name": "digits", "shape": [1, 8, 8], "test": 360, "fingerprint": fingerprint, "modality": "images"}
+    record = {
+        "seed": 0,
+        "command": ["ddcore", "run", "--data-root", "s3://key:secret@bucket/x"],
+        "config": {"ipc": 1, "network": "convnet3", **config},
+        "sources": dict.fromkeys(config, "command line"),
+        "options": {},
+        "plugins": [{"name": "dm", "identity": "ddcore-dm 0.1.0"}],
+        "environment": ENVIRONMENT,
+        "data": data,
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "scores.json").write_text(json.dumps({"dataset": data, "rows": rows, "warnings": []}))
+    return str(folder)
+
+
+def test_a_point_is_beaten_by_one_that_costs_no_more_and_gains_no_less():
+    # bytes 10, 20, 20, 30 and accuracies .5, .4, .6, .6: the second costs more and gains less than the first,
+    # the fourth gains as much as the third and costs more
+    assert beaten([10, 20, 20, 30], [0.5, 0.4, 0.6, 0.6]) == [False, True, False, True]
+    assert beaten([], []) == [] and beaten([1], [0]) == [False]
+    assert beaten([1, 1], [0.5, 0.5]) == [False, False]
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8)
+
+
+@given(POINTS)
+def test_beaten_is_the_definition_as_loops(points):
+    expected = []
+    for cost, gain in points:
+        found = False
+        for other_cost, other_gain in points:
+            if other_cost <= cost and other_gain >= gain and (other_cost < cost or other_gain > gain):
+                found = True
+        expected.append(found)
+    costs, gains = [c for c, _ in points], [g for _, g in points]
+    assert beaten(costs, gains) == expected
+    assert not points or not all(expected), "somebody is always on the front"
+
+
+def test_only_equal_protocols_networks_and_metrics_share_a_column(tmp_path):
+    one = put(tmp_path / "a", [row("distilled", 0.5), row("distilled", 0.6, network="mlp")])
+    two = put(tmp_path / "b", [row("distilled", 0.4, size=9), row("distilled", 0.9, size=9, protocol="dc")])
+    three = put(tmp_path / "c", [row("distilled", 0.7, metric="roc-auc")])
+    four = put(tmp_path / "d", [row("distilled", 0.8)], validation=0.1)
+    found = compare([one, two, three, four])
+    columns = [tuple(column.values()) for column in found["columns"]]
+    assert columns == [
+        ("dsa", "convnet3", "accuracy", "test"),
+        ("dsa", "mlp", "accuracy", "test"),
+        ("dc", "convnet3", "accuracy", "test"),
+        ("dsa", "convnet3", "roc-auc", "test"),
+        ("dsa", "convnet3", "accuracy", "validation, 0.1 of the train images"),
+    ]
+    means = [[cell and cell["mean"] for cell in entry["cells"]] for entry in found["entries"]]
+    assert means == [
+        [0.5, 0.6, *3 * [None]],
+        [0.4, None, 0.9, None, None],
+        [*3 * [None], 0.7, None],
+        [*4 * [None], 0.8],
+    ]
+    assert not any(cell["beaten"] for entry in found["entries"] for cell in entry["cells"] if cell)
+    assert "common to all" in found["notes"][0]
+
+
+def test_what_another_set_beats_is_marked_across_runs_and_baselines_and_teachers_beat_nobody(tmp_path):
+    one = put(tmp_path / "a", [row("distilled", 0.5, size=2000), row("random", 0.55, size=900)])
+    two = put(tmp_path / "b", [row("distilled", 0.6, size=1000), row("teacher", 0.99, size=1)])
+    marked = {(e["runs"][0], e["set"]): e["cells"][0]["beaten"] for e in compare([one, two])["entries"]}
+    expected = {("a", "distilled"): True, ("a", "random"): False, ("b", "distilled"): False, ("b", "teacher"): False}
+    assert marked == expected
+    text = comparison_text(compare([one, two]))
+    assert "0.500 ± 0.010\n" in text and "0.600 ± 0.010 *" in text and "0.990 ± 0.010 *" not in text
+
+
+def test_baselines_that_two_runs_share_bit_for_bit_are_one_line(tmp_path):
+    one = put(tmp_path / "a", [row("distilled", 0.5), row("full", 0.9)])
+    two = put(tmp_path / "b", [row("distilled", 0.5), row("full", 0.9), row("full", 0.8, network="mlp")])
+    entries = compare([one, two])["entries"]
+    assert [(e["runs"], e["set"]) for e in entries] == [
+        *((["a"], "distilled"), (["b"], "distilled"), (["a", "b"], "full"))
+    ]
+    assert [cell["mean"] for cell in entries[2]["cells"]] == [0.9, 0.8]
+    three = put(tmp_path / "c", [row("distilled", 0.5), row("full", 0.91)])
+    assert len(compare([one, three])["entries"]) == 4
+
+
+def test_other_test_images_one_run_a_run_twice_and_an_unfinished_one_are_refused(tmp_path):
+    one = put(tmp_path / "a", [row("distilled", 0.5)])
+    two = put(tmp_path / "b", [row("distilled", 0.5)], fingerprint="0" * 64)
+    with pytest.raises(InputError, match="tested on other images .*fingerprint ffffffff and .*fingerprint 00000000"):
+        compare([one, two])
+    with pytest.raises(InputError, match="two runs or more"):
+        compare([one])
+    with pytest.raises(InputError, match="named twice"):
+        compare([one, one + "/"])
+    (tmp_path / "b" / "scores.json").unlink()
+    with pytest.raises(InputError, match="no scores.json yet"):
+        compare([one, two])
+    (tmp_path / "b" / "scores.json").write_text('{"rows": [{"set": "distilled"}]}')
+    with pytest.raises(InputError, match="damaged"):
+        compare([one, two])
+
+
+def test_what_differs_is_listed_with_the_runs_that_have_it_but_not_where_results_lie(tmp_path):
+    one = put(tmp_path / "a", [row("distilled", 0.5)], steps=10, out="x", dtype="float32")
+    two = put(tmp_path / "b", [row("distilled", 0.5)], steps=20, out="y", dtype="float32", amp=True)
+    assert compare([one, two])["differences"] == [
+        {"name": "steps", "values": {"a": 10, "b": 20}},
+        {"name": "amp", "values": {"b": True}},
+    ]
+
+
+def test_the_command_prints_a_table_or_json_and_writes_a_page_without_secrets(tmp_path, capsys):
+    one = put(tmp_path / "a" / "run", [row("distilled", 0.5)])
+    two = put(tmp_path / "b" / "run", [row("<script>alert(1)</script>", 0.6)])
+    out = tmp_path / "c.html"
+    assert invoke(["compare", one, two, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "convnet3, protocol dsa" in printed and str(out) in printed and one in printed
+    page = out.read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "secret" not in page and "s3://bucket/x" in page
+    assert invoke(["compare", one, two, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"][0]["protocol"] == "dsa"
+    assert invoke(["compare", one]) == 2
+    assert "two runs or more" in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_page_says_how_to_get_plots(tmp_path, monkeypatch):
+    runs = [put(tmp_path / name, [row("distilled", 0.5)]) for name in ("a", "b")]
+    monkeypatch.setattr("ddcore.compare.available", lambda: False)
+    page = render_comparison(compare(runs))
+    assert "ddcore-torch[report]" in page and "<svg" not in page
