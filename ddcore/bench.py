@@ -248,7 +248,7 @@ def bench(suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter
             tick(len(cells) - len(left))
             executor.map(place.address, tasks, jobs, lambda key: tick(1, key))
     except (Interrupted, KeyboardInterrupt) as error:
-        raise Interrupted(f"stopped; every finished run is kept in {place.url}: the same command goes on") from error
+        raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
     finally:
         made = board(suite.name, suite.cells(), place)
         write_board(made, place)

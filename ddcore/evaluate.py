@@ -31,7 +31,7 @@ from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule, auto_protocol, protocol
-from ddcore.scores import arrival, calibration_error, class_accuracy
+from ddcore.scores import Arrival, arrival, calibration_error, class_accuracy
 from ddcore.shaping import Shape, shaped, taught
 from ddcore.storage import canonical, sha256_of
 from ddcore.training import (
@@ -84,7 +84,8 @@ def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     identity = identify(artifact)
     run.map([selection_task(identity)] if any(arm.set == KCENTER for arm in arms) else [])
     tasks = [arm.task(student, identity) for arm in arms for student in range(seeds)]
-    results = run.map(tasks, "evaluate", "students")
+    left = not all(run.checkpoints.finished(task.key) for task in tasks)
+    results = run.map(tasks, *(("evaluate", "students") if left else ()))
     return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
 
 
@@ -217,12 +218,17 @@ def extras(results: Sequence[Result]) -> dict[str, Any]:
         if name in names:
             found[name.removeprefix(EXAMINED)] = [_rounded(result[name].tolist()) for result in results]
     if "watched.steps" in names:
-        arrived = [arrival(*(r[f"watched.{n}"].tolist() for n in ("accuracy", "steps", "seconds"))) for r in results]
+        arrived = [_arrived(result) for result in results]
         found["time_to_accuracy"] = {
             "steps": [int(one.steps) for one in arrived],
             "seconds": [round(one.seconds, 3) for one in arrived],
         }
     return found
+
+
+def _arrived(result: Result) -> Arrival:
+    accuracies, steps, seconds = (result[f"watched.{name}"].tolist() for name in ("accuracy", "steps", "seconds"))
+    return arrival(accuracies, steps, seconds)
 
 
 def _rounded(value: Any) -> Any:
@@ -589,9 +595,9 @@ def _without_none(value: Any) -> Any:
 
 
 def artifact_of(run: Run) -> Artifact:
-    """The run's artifact, read from its folder where this process did not make it."""
+    """The run's artifact, read from its folder, or from where an evaluation found it, if this process did not make it."""
     if run.artifact is None:
-        run.artifact = load_artifact(run.place / "artifact")
+        run.artifact = load_artifact(run.of_artifact or run.place / "artifact")
     return run.artifact
 
 

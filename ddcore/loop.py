@@ -77,7 +77,7 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
         classes: (N,) int64.
 
     Returns:
-        None where the matcher yields nothing, or does not learn from images of given classes.
+        None where the matcher yields nothing, or does not learn from so many images of given classes.
     """
     from ddcore.distil import distillation_tasks
 
@@ -87,8 +87,11 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
     left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
     values: list[float] = []
     for task in tasks:
-        rows = torch.tensor([left[c].pop(0) for c in task.classes.tolist()])  # type: ignore[union-attr]
-        given = images[rows.to(images.device)].detach().clone()
+        wanted: list[int] = task.classes.tolist()  # type: ignore[union-attr]
+        if any(wanted.count(c) > len(left[c]) for c in left):
+            return None
+        rows = torch.tensor([left[c].pop(0) for c in wanted])
+        given = images[rows.to(images.device)].detach()
         learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=given, run=run)
         yielded = run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run)
         values += [float(loss.value.detach()) for loss in yielded]

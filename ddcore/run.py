@@ -71,6 +71,7 @@ class Run:
         self.cache = Place.at(setup.config.cache or default_cache())
         self.artifact: Artifact | None = None
         self.packed: Packed | None = None
+        self.of_artifact: str | None = None
         self.stopping = False
         self._decoded: str | None = None
 
@@ -89,6 +90,7 @@ class Run:
         record = (place / "run.json").read_json()
         run = cls._of_kind(record, Setup.from_json(record), place, reporter)
         run._decoded = record["data"]["fingerprint"] if worker else None
+        run.of_artifact = record.get("artifact")
         if run.source.fingerprint != record["data"]["fingerprint"]:
             raise InputError(
                 f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"

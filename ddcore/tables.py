@@ -28,9 +28,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def scores_table(rows: Sequence[Row]) -> str:
-    """What a run says at its end: one line a row, in the order measured."""
-    metric = " or ".join(dict.fromkeys(row.metric for row in rows)) or "accuracy"
-    headings = ["set", "labels", "ipc", "bytes", "network", "protocol", metric, "seeds", "steps", "seconds"]
+    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and notes.
+
+    Where rows measure different things a column says what.
+    """
+    metrics = list(dict.fromkeys(row.metric for row in rows)) or ["accuracy"]
+    several = len(metrics) > 1
+    score = "score" if several else metrics[0]
+    headings = ["set", "labels", "ipc", "bytes", "network", "protocol", score, "seeds", "steps", "seconds"]
     cells = []
     for row in rows:
         accuracy = row.as_json()["accuracy"]
@@ -46,7 +51,10 @@ def scores_table(rows: Sequence[Row]) -> str:
                 str(len(row.values)),
                 str(row.steps),
                 f"{row.seconds:.1f}",
+                *([row.metric] if several else []),
             ]
         )
     notes = [f"{row.set} ({row.labels}): {row.note}" for row in rows if row.note]
-    return "\n".join([table(headings, cells), *dict.fromkeys(notes)])
+    where = [f"scored on {on}, not on the test set" for row in rows if (on := row.extra.get("on"))]
+    shown = table([*headings, *(["of"] if several else [])], cells)
+    return "\n".join([shown, *dict.fromkeys([*where, *notes])])

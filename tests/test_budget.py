@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddcore import load_artifact
+from ddcore.assembly import select, setup_from
 from ddcore.budget import LARGEST_HEADER, budget_of, byte_count, image_bytes, label_size, largest
 from ddcore.distil import assemble, distillation_tasks, label, save
 from ddcore.errors import InputError
@@ -131,3 +132,11 @@ def test_a_dumped_configuration_asks_for_the_bytes_again(ddcore_cli, tmp_path): 
     words = [w for w in ddcore_cli.tiny if w not in ("--ipc", "2")]
     dumped = ddcore_cli("run", *words, *DM, "--bytes", "7kB", "--dump-config").out
     assert 'bytes = "7kB"' in dumped and "\nipc" not in dumped
+
+
+def test_no_preset_is_taken_for_a_number_of_images_that_was_not_asked_for():
+    selection = select(["--plugin", "dm"], {})
+    given = {"dataset": "cifar10"}
+    assert any(source.startswith("preset") for source in setup_from(selection, given, {}).resolved.sources.values())
+    by_bytes = setup_from(selection, {**given, "bytes": "1MB"}, {})
+    assert not any(source.startswith("preset") for source in by_bytes.resolved.sources.values())

@@ -1,6 +1,7 @@
 """The honest rows: same steps, same labels, equal bytes; fresh subsets; full data cached; tasks as pure functions."""
 
 import json
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -185,6 +186,48 @@ def test_every_evaluation_prints_the_honest_rows(run):
     assert all(len(row.values) == 2 and row.labels == "hard" and row.protocol == "quick-3" for row in rows)
     assert all(0 <= value <= 1 for row in rows for value in row.values)
     json.dumps([row.as_json() for row in rows], allow_nan=False)
+
+
+def test_every_students_calibration_and_classes_stand_in_its_row_also_from_the_cache(run):
+    counts = torch.bincount(DIGITS.test.labels).double()
+    for _ in range(2):  # the second time `full` comes from the cache
+        for row in evaluate_artifact(run):
+            assert len(row.extra["calibration_error"]) == len(row.extra["class_accuracy"]) == 2
+            for accuracy, of_class in zip(row.values, row.extra["class_accuracy"], strict=True):
+                mean = (torch.tensor(of_class, dtype=torch.float64) * counts).sum() / counts.sum()
+                assert float(mean) == pytest.approx(accuracy, abs=1e-5)
+            assert all(0 <= error <= 1 for error in row.extra["calibration_error"])
+            assert not row.extra.keys() & {"time_to_accuracy", "on"}
+        (run.place / "checkpoints").remove()
+
+
+def test_a_class_without_test_images_and_a_student_that_diverged_have_null_not_nan(tmp_path, monkeypatch):
+    run = with_artifact(Stand(tmp_path, seeds=1), rate=1e20)
+    kept = DIGITS.test.labels != 4
+    fewer = attrs.evolve(DIGITS, test=Split(DIGITS.test.stored[kept], DIGITS.test.labels[kept]))
+    run.source, run.real = fewer, Real(fewer, run.normalisation, run.device)
+    rows = evaluate_artifact(run)
+    assert all(row.extra["class_accuracy"][0][4] is None for row in rows)
+    assert of(rows, "distilled").extra["calibration_error"] == [None]
+    assert of(rows, "full").extra["calibration_error"][0] is not None
+    json.dumps([row.as_json() for row in rows], allow_nan=False)
+
+
+def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_its_own(run):
+    evaluate_artifact(run)
+    files = len((run.cache / "full").names())
+    impl, found = SimpleNamespace(plugin_name="p"), {"p": {"x": torch.tensor(0.5), "nan": torch.tensor([math.nan])}}
+    run.hooks = SimpleNamespace(providers=lambda hook: [impl], collect=lambda hook, **given: found)
+    run.plugins = {"p": Examiner()}
+    (run.place / "checkpoints").remove()
+    rows = evaluate_artifact(run)
+    assert all(row.extra["p.x"] == [0.5, 0.5] and row.extra["p.nan"] == [[None], [None]] for row in rows)
+    assert len((run.cache / "full").names()) == 2 * files
+
+
+@attrs.frozen
+class Examiner:
+    """Options of a plugin that looks at students."""
 
 
 def test_all_rows_but_full_make_the_same_number_of_steps(run):
@@ -533,3 +576,19 @@ def test_a_descent_holds_every_number_of_its_protocol():
     assert groups.weight_decay == 0.01 and not groups.decay_biases and groups.drop_at is None
     old = evaluate.descent_of(protocol("dsa"), protocol("dsa").schedule(10), 0.01)
     assert (old.schedule, old.drop_at, old.drop, old.group, old.per_epoch) == ("drop", 502, 0.1, None, None)
+
+
+def test_an_artifact_anywhere_is_evaluated_by_worker_processes_with_the_same_scores(tmp_path, monkeypatch, capsys):
+    from ddcore.cli import invoke
+
+    monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
+    words = ["--protocol", "quick-1", "--eval-seeds", "1", "--full-epochs", "1", "--threads", "1"]
+    made = ["--plugin", "dm", "--dataset", "digits", "--network", "convnet2-w4", "--steps", "1"]
+    assert invoke(["run", *made, *words, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    scores = []
+    for jobs in ("1", "2"):
+        assert invoke(["evaluate", str(tmp_path / "run" / "artifact"), *words, "--jobs", jobs, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        scores.append([row["accuracy"]["values"] for row in rows])
+    assert scores[0] == scores[1]

@@ -77,6 +77,13 @@ def test_sums_keep_both_parts_in_few_bits():
     assert 0 < off <= (stored["bases.scale"] + stored["added.scale"]).item() / 2 + 1e-6
 
 
+def test_what_is_added_has_no_black_and_white_and_spans_its_own_values():
+    tensors = {"bases": torch.full((1, 1, 2, 2), 0.5), "added": torch.linspace(0, 0.1, 4).view(1, 1, 2, 2)}
+    stored, _ = to_levels(tensors, [SUM], Identity(), 8)
+    assert stored["bases.scale"].item() == pytest.approx(1 / 255)
+    assert stored["added.scale"].item() == pytest.approx(0.1 / 255)
+
+
 def test_clipping_leaves_out_the_same_share_at_each_end():
     images = torch.arange(100.0).view(4, 1, 5, 5)
     assert [float(end) for end in clipped_ends(images, 0.0)] == [0, 99]

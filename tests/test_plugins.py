@@ -114,7 +114,7 @@ def test_unknown_names_get_near_matches_and_first_party_ones_the_pip_command(sit
             "@hookimpl(wrapper=True)\n        def ddcore_view(self, batch): return (yield)",
             "tryfirst, trylast or wrapper",
         ),
-        ("api = '1.7'", "written for hook API 1.7, this ddcore offers 1.1: upgrade ddcore-torch"),
+        ("api = '1.7'", "written for hook API 1.7, this ddcore offers 1.2: upgrade ddcore-torch"),
         ("api = '2.0'", "written for hook API 2.0"),
         ("api = 'next'", "has api 'next'"),
         ("role = 'macher'", "did you mean 'matcher'"),

@@ -107,7 +107,7 @@ ARMS: Mapping[str, tuple[Words, Words]] = {
     "rs2": ((*KD, "--plugin", "rs2", "--rs2.share", "0.2"), ONE),
     "kd-pruning": (("--plugin", "kd-pruning", "--kd-pruning.share", "0.2"), ONE),
     "rad": (("--plugin", "rad"), ONE),
-    "kd3": (("--plugin", "kd3"), ONE),
+    "kd3": (("--plugin", "kd3", "--kd3.layer", "stage3"), ONE),
 }
 EPOCHS_TIMES = {"rs2": 5, "kd-pruning": 5, "rad": 5}
 """Epochs that visit a part of the rows are as many more, so that all make about the same steps."""
