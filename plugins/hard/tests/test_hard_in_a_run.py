@@ -66,8 +66,9 @@ def test_every_form_trains_and_a_seed_repeats_it(train, legitimacy):
 
 
 def test_batch_norms_whitened_data_and_mixed_precision_go_along(train):
-    train("a", "--no-plain", *EAGER, "--student=resnet8", "--protocol=kd-2", "--normalise=zca")
-    train("b", "--no-plain", *EAGER, "--student=convnet1-bn-w4", "--protocol=kd-2", "--amp")
+    white = train("a", "--no-plain", *EAGER, "--student=resnet8", "--protocol=kd-2", "--normalise=zca")
+    mixed = train("b", "--no-plain", *EAGER, "--student=convnet1-bn-w4", "--protocol=kd-2", "--amp")
+    assert all(torch.isfinite(tensor).all() for out in (white, mixed) for tensor in weights(out).values())
 
 
 def test_a_stopped_student_keeps_its_augmentor(train, monkeypatch):

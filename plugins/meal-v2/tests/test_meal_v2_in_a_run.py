@@ -74,8 +74,9 @@ def test_it_tunes_what_a_file_holds(train):
 
 
 def test_labels_of_views_answer_for_the_teachers_and_passes_may_be_in_mixed_precision(train):
-    train("a", "--no-plain", "--labels=per-view", "--views.epochs=1", "--protocol=sre2l-cifar-1")
-    train("b", "--no-plain", "--amp", "--meal-v2.discriminator=joint")
+    told = train("a", "--no-plain", "--labels=per-view", "--views.epochs=1", "--protocol=sre2l-cifar-1")
+    mixed = train("b", "--no-plain", "--amp", "--meal-v2.discriminator=joint")
+    assert all(torch.isfinite(tensor).all() for out in (told, mixed) for tensor in weights(out).values())
 
 
 def test_a_stopped_student_keeps_its_discriminator(train, monkeypatch):
