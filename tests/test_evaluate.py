@@ -97,7 +97,7 @@ class Stand:
         self.place, self.cache = Place.at(folder), Place.at(cache or folder / "cache")
         self.checkpoints = Checkpoints(self.place / "checkpoints")
         self.generator = partial(randomness.generator, seed)
-        self.artifact, self.stopping, self.warned, self.done = None, False, [], []
+        self.artifact, self.of_artifact, self.stopping, self.warned, self.done = None, None, False, [], []
         self.warn = self.warned.append
 
     def label_kind(self, rule):
