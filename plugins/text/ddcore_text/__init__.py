@@ -153,14 +153,18 @@ class Text(Plugin):
         )
 
     @hookimpl
-    def ddcore_network(self, name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:
+    def ddcore_network(
+        self, name: str, channels: int, size: int, classes: int, generator: Generator
+    ) -> nn.Module | None:
         """``transformerN-wD-hH``: N layers of width D with H heads."""
         found = TRANSFORMER.fullmatch(name)
         if found is None:
             return None
         width, heads = int(found["width"] or WIDTH), int(found["heads"] or HEADS)
         if width % heads:
-            raise InputError(f"network {name!r} has width {width}, which {heads} heads do not divide: add -h and a divisor")
+            raise InputError(
+                f"network {name!r} has width {width}, which {heads} heads do not divide: add -h and a divisor"
+            )
         return Transformer(channels, size, classes, int(found["layers"]), width, heads)
 
 

@@ -12,7 +12,7 @@ from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 
 SST2 = Path("../shared/data/sst2")
-LINES = "sentence\tlabel\na fine film\t1\na bad \" film\t0\na fine , fine day\t1\nbad bad\t0\n"
+LINES = 'sentence\tlabel\na fine film\t1\na bad " film\t0\na fine , fine day\t1\nbad bad\t0\n'
 
 
 @pytest.fixture
