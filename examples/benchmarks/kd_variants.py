@@ -49,8 +49,32 @@ class Pair:
     words: tuple[str, ...] = ()
 
 
-OF_FEATURES = ("kd, attention",)
-OF_IMAGES = ("mixup-kd", "hard", "ferkd", "reinforce", "meal-v2", "plain, from trained", "kd3", *OF_FEATURES)
+KD = ("--plugin", "kd")
+ONE, TWO = ("{t0}",), ("{t0}", "{t1}")
+Words = tuple[str, ...]
+ARMS: Mapping[str, tuple[Words, Words]] = {
+    "plain": ((), ()),
+    "kd": (KD, ONE),
+    "kd, two teachers": (KD, TWO),
+    "kd, weights 1 and 1": ((*KD, "--kd.label-weight", "1", "--kd.weight", "1"), ONE),
+    "kd, decoupled": ((*KD, "--kd.dkd", "--kd.beta", "2", "--kd.label-weight", "1"), ONE),
+    "attention": ((*KD, "--kd.feature", "at", "--kd.label-weight", "1", "--kd.weight", "0"), ONE),
+    "nd": ((*KD, "--kd.label-weight", "1", "--kd.weight", "1", "--plugin", "nd"), ONE),
+    "sinkd": ((*KD, "--plugin", "sinkd"), ONE),
+    "mi-alpha": ((*KD, "--plugin", "mi-alpha", "--mi-alpha.logit-weight", "0"), ONE),
+    "mixup-kd": (("--plugin", "mixup-kd"), ONE),
+    "hard": ((*KD, "--plugin", "hard"), ONE),
+    "ferkd": (("--plugin", "ferkd", "--labels", "ferkd", "--ferkd.crops", "20"), ONE),
+    "reinforce": (("--plugin", "reinforce", "--labels", "reinforce", "--reinforce.samples", "10"), TWO),
+    "plain, from trained": (("--from", "{plain}"), ()),
+    "meal-v2": (("--plugin", "meal-v2", "--from", "{plain}"), TWO),
+    "rs2": ((*KD, "--plugin", "rs2", "--rs2.share", "0.2"), ONE),
+    "kd-pruning": (("--plugin", "kd-pruning", "--kd-pruning.share", "0.2"), ONE),
+    "rad": (("--plugin", "rad"), ONE),
+    "kd3": (("--plugin", "kd3", "--kd3.layer", "stage3"), ONE),
+}
+OF_FEATURES = ("attention",)
+OF_TEXT = ("plain", "kd", "nd", "sinkd", "mi-alpha")
 PAIRS = {
     "cifar10": Pair(
         ("../shared/data/cifar10-jpeg",),
@@ -80,34 +104,10 @@ PAIRS = {
         "transformer1-w32",
         "text",
         3,
-        10,
-        OF_IMAGES,
+        4,
+        tuple(arm for arm in ARMS if arm not in OF_TEXT),
         ("--plugin", "text", "--per-class", "2500"),
     ),
-}
-KD = ("--plugin", "kd")
-ONE, TWO = ("{t0}",), ("{t0}", "{t1}")
-Words = tuple[str, ...]
-ARMS: Mapping[str, tuple[Words, Words]] = {
-    "plain": ((), ()),
-    "kd": (KD, ONE),
-    "kd, two teachers": (KD, TWO),
-    "kd, weights 1 and 1": ((*KD, "--kd.label-weight", "1", "--kd.weight", "1"), ONE),
-    "kd, decoupled": ((*KD, "--kd.dkd", "--kd.beta", "2", "--kd.label-weight", "1"), ONE),
-    "kd, attention": ((*KD, "--kd.feature", "at"), ONE),
-    "nd": ((*KD, "--kd.label-weight", "1", "--kd.weight", "1", "--plugin", "nd"), ONE),
-    "sinkd": ((*KD, "--plugin", "sinkd"), ONE),
-    "mi-alpha": ((*KD, "--plugin", "mi-alpha", "--mi-alpha.logit-weight", "0"), ONE),
-    "mixup-kd": (("--plugin", "mixup-kd"), ONE),
-    "hard": ((*KD, "--plugin", "hard"), ONE),
-    "ferkd": (("--plugin", "ferkd", "--labels", "ferkd", "--ferkd.crops", "20"), ONE),
-    "reinforce": (("--plugin", "reinforce", "--labels", "reinforce", "--reinforce.samples", "10"), TWO),
-    "plain, from trained": (("--from", "{plain}"), ()),
-    "meal-v2": (("--plugin", "meal-v2", "--from", "{plain}"), TWO),
-    "rs2": ((*KD, "--plugin", "rs2", "--rs2.share", "0.2"), ONE),
-    "kd-pruning": (("--plugin", "kd-pruning", "--kd-pruning.share", "0.2"), ONE),
-    "rad": (("--plugin", "rad"), ONE),
-    "kd3": (("--plugin", "kd3", "--kd3.layer", "stage3"), ONE),
 }
 EPOCHS_TIMES = {"rs2": 5, "kd-pruning": 5, "rad": 5}
 """Epochs that visit a part of the rows are as many more, so that all make about the same steps."""
