@@ -641,5 +641,5 @@ def test_other_models_and_other_weights_of_clip_are_refused(clip, public):
 
 @pytest.mark.parametrize(("size", "due"), [(8, "rded-small"), (32, "rded-small"), (64, "rded-small"), (224, "rded")])
 def test_the_students_recipe_is_rdeds(size, due):
-    source = SimpleNamespace(size=size)
+    source = SimpleNamespace(size=size, modality="images")
     assert auto_protocol(source, learned_rate=False, learned_labels=True, labels="projector") == due
