@@ -42,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     folder = given.folder / "tiny" if given.tiny else given.folder
-    data, ipc, steps, epochs, protocol = given.data, "10", "200", "5", "dsa-300"
+    data, ipc, steps, epochs, protocol = given.data, "10", "200", "3", "dsa-300"
     if given.tiny:
         data, ipc, steps, epochs, protocol = "digits", "2", "3", "6", "dsa-3"
     cache = ("--cache", str(folder / "cache"))
@@ -53,7 +53,9 @@ def main() -> None:
     teacher = done(folder / "teacher", *taught, "--no-plain", *cache)
     file = str(folder / "teacher" / "students" / "student-0.safetensors")
     students = ("train", "--data", str(folder / "set" / "artifact"), "--student", NETWORK, "--teacher", file, *WORDS)
-    rows = done(folder / "students", *students, "--protocol", protocol, "--eval-seeds", str(given.seeds), *cache)
+    rows = done(
+        folder / "students", *students, "--protocol", protocol, "--eval-seeds", str(given.seeds), "--jobs", "2", *cache
+    )
     table = {
         row["set"]: {**spread(row["accuracy"]["values"]), "steps": row["steps"], "bytes": row["bytes"]} for row in rows
     }
