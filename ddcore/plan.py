@@ -209,10 +209,9 @@ STUDENT_SHAPING = frozenset(
     {"augment:evaluate", "student_loss", "student_rows", "adapt_student", "setting:student.label_weight"}
 )
 """By which plugins shape how students are trained."""
-STUDENT_ASKS = frozenset(
-    {"augment:evaluate", "student_loss", "student_modules", "student_rows", "adapt_student"}
-    | {"setting:student.label_weight", "label", "teachers", "network", "data", "executor", "log"}
-)
+OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
+"""What no step of a distillation asks for, because it is about students."""
+STUDENT_ASKS = OF_STUDENTS | {"teachers", "network", "data", "executor", "log"}
 """What plugins can do where students are trained and nothing is distilled."""
 
 

@@ -25,7 +25,7 @@ from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
-from ddcore.plan import STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
+from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
@@ -552,16 +552,9 @@ class Run:
 
         What is only asked later (labels, rows, student augmentation), or not when experts are cached, counts as asked.
         """
-        later = {
-            "label",
+        later = OF_STUDENTS | {
             "evaluate",
             "network",
-            "augment:evaluate",
-            "student_loss",
-            "student_modules",
-            "student_rows",
-            "adapt_student",
-            "setting:student.label_weight",
             "initialize",
             "finish",
             "store",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,8 +103,11 @@ def shaped(
                 Seen.of(output, features),
                 Teaching(votes, batch.inputs, names, batch.targets.get("logits")),
             )
-            part = (step, int(batch.index[0]))
-            drawn = partial(_of_plugin, generator, part)
+            first = int(batch.index[0])
+
+            def drawn(plugin: str) -> torch.Generator:
+                return generator("loss", plugin, step, first)
+
             return run.student_loss(value, network, batch, Progress(step, steps), seen, teachers, modules, drawn)
 
         yield Shape(
@@ -115,10 +117,6 @@ def shaped(
             Beside(modules, optimizers, states) if modules or states else None,
             any(plugin.whole_batches for plugin in shaping),
         )
-
-
-def _of_plugin(generator: Generators, part: tuple[int, int], plugin: str) -> torch.Generator:
-    return generator("loss", plugin, *part)
 
 
 def _looked_at(network: Module, images: Tensor, features: Found) -> Seen:

@@ -297,8 +297,11 @@ def train_student(
         on_epoch(Epoch(*state["last"]))
     while state["step"] < descent.steps:
         total, seen = torch.zeros((), device=next(network.parameters()).device), 0
-        views = visits(network, images, labels, descent, epoch, state["step"], generator, choose)
+        rows = None if choose is None else choose(network, epoch, state["step"])
+        count = len(images) if rows is None else len(rows)
+        views = labels.views(epoch, count, descent.batch, generator("order", epoch))
         for view in islice(views, descent.steps - state["step"]):
+            view = view if rows is None else evolve(view, index=rows[view.index])
             if state["step"] == descent.drop_at:
                 state["optimizer"] = optimizer(state["step"])
             if descent.moves:
@@ -374,26 +377,6 @@ class Beside:
             optimizer.step()
 
 
-def visits(
-    network: nn.Module,
-    images: Tensor | Samples,
-    labels: Labels,
-    descent: Descent,
-    epoch: int,
-    step: int,
-    generator: Generators,
-    choose: Choose | None,
-) -> Iterator[View]:
-    """The batches of an epoch: those of the labels, of all rows or of the chosen ones."""
-    order = generator("order", epoch)
-    if choose is None:
-        yield from labels.views(epoch, len(images), descent.batch, order)
-        return
-    rows = choose(network, epoch, step)
-    for view in labels.views(epoch, len(rows), descent.batch, order):
-        yield evolve(view, index=rows[view.index])
-
-
 def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
     """The rows a view of the labels names, changed and mixed as it says, with their targets, on the images' device.
 
@@ -426,7 +409,7 @@ def train_step(
 
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with _still_statistics(network) if first else nullcontext():
+        with still_statistics(network) if first else nullcontext():
             value = (backward or _own_backward)(network, batch, recipe)
         first.append(value)
         return value
@@ -471,7 +454,7 @@ def _part(network: nn.Module, batch: Batch, how: Descent | None) -> int:
 
 
 @contextmanager
-def _still_statistics(network: nn.Module) -> Iterator[None]:
+def still_statistics(network: nn.Module) -> Iterator[None]:
     """Batch norms use their batch's statistics and do not remember them."""
     tracking = [m for m in network.modules() if getattr(m, "track_running_stats", False)]
     for module in tracking:
@@ -525,8 +508,9 @@ def answers_of(network: nn.Module, samples: Samples, *, index: Tensor | None = N
     answers, sure = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
     for rows in torch.split(index, FETCHED_AT_ONCE):
         output = logits(network, samples.inputs(rows))
-        answers.append(output.argmax(1).cpu())
-        sure.append(output.float().softmax(1).gather(1, output.argmax(1, keepdim=True))[:, 0].cpu())
+        best = output.argmax(1)
+        answers.append(best.cpu())
+        sure.append(output.float().softmax(1).gather(1, best[:, None])[:, 0].cpu())
     network.train(training)
     return Answers(torch.cat(answers), torch.cat(sure), samples.labels[index.to(samples.labels.device)].cpu())
 

@@ -18,7 +18,7 @@ from ddcore.assembly import claim, select, setup_from
 from ddcore.data import TEXT
 from ddcore.distil import assemble, distil, distillation_tasks
 from ddcore.errors import DdcoreError, Interrupted, PluginError
-from ddcore.plan import STUDENT_SHAPING, offers
+from ddcore.plan import OF_STUDENTS, offers
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.progress import Reporter
 from ddcore.record import write_record
@@ -38,8 +38,6 @@ QUICK: Mapping[str, Any] = {
 }
 """Of images; other modalities bring data and networks of their own, so that they get ``SHORT`` only."""
 MOST_STOPS = 100
-OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
-"""What plugins offer that no step of a distillation asks for."""
 EXPERTS: Mapping[str, Any] = {"experts__count": 2, "experts__epochs": 3, "experts__batch": 12, "experts__lr": 0.1}
 
 

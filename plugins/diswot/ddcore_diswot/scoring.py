@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ddcore import InputError
 from ddcore.randomness import drawing_from, generator
 from ddcore.teaching import last_linear
+from ddcore.training import still_statistics
 
 Used = Literal["both", "relation", "semantic"]
 Init = Literal["normal", "own"]
@@ -165,15 +166,11 @@ def look(network: nn.Module, images: Tensor, classes: Tensor) -> Seen:
 def _by_the_batch(network: nn.Module) -> Iterator[None]:
     """In train mode; batch norms do not remember."""
     modes = {module: module.training for module in network.modules()}
-    norms = [module for module in modes if getattr(module, "track_running_stats", False)]
     network.train()
-    for norm in norms:
-        norm.track_running_stats = False  # type: ignore[assignment]
     try:
-        yield
+        with still_statistics(network):
+            yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True  # type: ignore[assignment]
         for module, mode in modes.items():
             module.training = mode
 

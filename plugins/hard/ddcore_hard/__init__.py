@@ -12,8 +12,7 @@ trusted: ``penalty``, its cross entropy with the class; ``consistency``, KL( p_t
 Shape letters: B rows, K classes, C H W pixels.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -27,6 +26,7 @@ from ddcore import Batch, Plugin, Progress, Term, hookimpl, option
 from ddcore.errors import near
 from ddcore.labels import kl_divergence, mixed_cross_entropy
 from ddcore.teaching import Seen, Teaching
+from ddcore.training import still_statistics
 from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
 
 if TYPE_CHECKING:
@@ -138,20 +138,8 @@ def frozen_answer(network: nn.Module, images: Tensor) -> Tensor:
 
 def apart(network: nn.Module, images: Tensor) -> Tensor:
     """A network's logits as it stands, batch norms by this batch alone: what they remember stays."""
-    with _forgetful(network):
+    with still_statistics(network):
         return network(images)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _forgetful(network: nn.Module) -> Iterator[None]:
-    norms = [m for m in network.modules() if getattr(m, "track_running_stats", False) and m.training]
-    for module in norms:
-        module.track_running_stats = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module in norms:
-            module.track_running_stats = True  # type: ignore[assignment]
 
 
 def _answer(teachers: Teaching, images: Tensor) -> Tensor:
