@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ddcore.types import Row
 
 
+AGAIN = "what was trained on the real data is kept in the cache: give the same command again"
+"""How to go on with what has no folder of its own."""
+
+
 @frozen(eq=False)
 class Selection:
     """The plugins a command line names.
@@ -153,6 +157,7 @@ def begin(
     """
     from ddcore.distil import check_data
     from ddcore.estimate import estimate
+    from ddcore.holding import held
     from ddcore.progress import Reporter
     from ddcore.record import write_record
     from ddcore.run import Run
@@ -178,9 +183,10 @@ def begin(
     check_data(run)
     if plan_only:
         return run
-    claim(place)
-    run.say(estimate(run).sentence())
-    write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}))
+    with held(place):
+        claim(place)
+        run.say(estimate(run).sentence())
+        write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}))
     return run
 
 
@@ -198,11 +204,13 @@ def chosen_lines(run: Run) -> list[str]:
 
 def claim(place: Any) -> None:
     """Refuse a folder that is in use."""
+    from ddcore.holding import HOLDER, LOCK
+
     if (place / "run.json").exists():
         raise InputError(
             f"{place.url} holds another run: go on with it by `ddcore resume {place.url}`, or give another --out"
         )
-    if place.exists() and place.names():
+    if place.exists() and {*place.names()} - {LOCK, HOLDER}:
         raise InputError(
             f"{place.url} is not empty and holds no run: give --out a new folder, so that nothing is overwritten"
         )
@@ -225,12 +233,18 @@ def free_folder(setup: Setup) -> Any:
 
 
 def reopen(folder: str) -> Run:
-    """A run to go on with."""
+    """A run to go on with.
+
+    Raises:
+        InputError: there is none, or another process works on it.
+    """
+    from ddcore.holding import held
     from ddcore.progress import Reporter
     from ddcore.run import Run
 
     run = Run.open(folder, Reporter())
-    run.log("resume")
+    with held(run.place):
+        run.log("resume")
     return run
 
 
@@ -247,7 +261,6 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Select
     """
     import tempfile
 
-    from ddcore.distil import evaluate
     from ddcore.packed import Packed, load_either
     from ddcore.storage import Place
 
@@ -261,12 +274,22 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Select
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
         run = run_on(loaded, artifact, setup, out)
-        if isinstance(loaded, Packed):
-            run.packed = loaded
-        else:
-            run.artifact = loaded
-        with run.stoppable():
-            return evaluate(run)
+        if "out" not in options:
+            run.way_on = AGAIN
+        return evaluate_on(run, loaded)
+
+
+def evaluate_on(run: Run, artifact: Artifact | Packed) -> list[Row]:
+    """Do what is left of an evaluation outside the run that made an artifact."""
+    from ddcore.distil import evaluate
+    from ddcore.packed import Packed
+
+    if isinstance(artifact, Packed):
+        run.packed = artifact
+    else:
+        run.artifact = artifact
+    with run.at_work():
+        return evaluate(run)
 
 
 def setup_on(

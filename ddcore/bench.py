@@ -28,13 +28,13 @@ from __future__ import annotations
 
 import io
 import re
-import tomllib
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import DdcoreError, InputError, Interrupted, near
 from ddcore.options import fields, resolve
 from ddcore.presets import Preset
@@ -128,8 +128,8 @@ def read_suite(url: str) -> Suite:
     """
     place = Place.at(url)
     try:
-        found = tomllib.loads(place.read_bytes().decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = parse_toml(place.read_bytes(0, LONGEST_SETTINGS + 1))
+    except ValueError as error:
         raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
     return suite_of(found, place.url)
 

@@ -37,7 +37,7 @@ class Checkpoints:
     def save(self, key: str, step: int, state: Mapping[str, Any]) -> None:
         """Keep ``state``; a resumed task begins at ``step``."""
         tensors, tree = flatten(state)
-        save_tensors(self._unfinished(key), tensors, {"step": str(step), "state": json.dumps(tree)})
+        save_tensors(self._unfinished(key), tensors, {"step": str(step), "state": json.dumps(tree)}, sealed=True)
         self._last = time.monotonic()
 
     def load(self, key: str, state: dict[str, Any]) -> int:
@@ -60,7 +60,7 @@ class Checkpoints:
 
     def finish(self, key: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
         """Keep a finished task's result and drop its unfinished state."""
-        save_tensors(self._finished(key), dict(tensors), {"header": json.dumps(dict(header))})
+        save_tensors(self._finished(key), dict(tensors), {"header": json.dumps(dict(header))}, sealed=True)
         if self._unfinished(key).exists():
             self._unfinished(key).remove()
 

@@ -156,7 +156,7 @@ def keep_decoded(source: Source, folder: Place) -> None:
     if type(source) is not Source or place.exists():
         return
     facts = {a.name: getattr(source, a.name) for a in fields(Source) if a.name not in ("train", "test")}
-    save_tensors(place, _by_name(source), {"source": json.dumps(facts)})
+    save_tensors(place, _by_name(source), {"source": json.dumps(facts)}, sealed=True)
 
 
 def load_decoded(folder: Place, fingerprint: str) -> Source | None:

@@ -34,24 +34,28 @@ if TYPE_CHECKING:
 
 def distil(run: Run) -> list[Row]:
     """Do a run, or what is left of it; returns the rows of ``scores.json``."""
+    with run.at_work():
+        return _distil(run)
+
+
+def _distil(run: Run) -> list[Row]:
     began = time.time()
     check_data(run)
     run.log("begin", what="distil", steps=run.plan.steps, seed=run.seed)
     tasks = distillation_tasks(run)
-    with run.stoppable():
-        if TRAJECTORIES in run.plan.needs:
-            run.say(f"experts: {run.trajectories.count} of {run.trajectories.epochs} epochs")
-        if TEACHERS in run.plan.needs:
-            run.say(f"teachers: {run.teachers.said}")
-        run.map(tasks, *(("distil", "tasks") if len(tasks) > 1 else ()))
-        synthetic = assemble(run, tasks)
-        for note in synthetic.notes:
-            run.say(note)
-        if run.of_images:
-            run.artifact = save(run, synthetic, label(run, synthetic))
-        else:
-            run.packed = pack(run, synthetic)
-        rows = evaluate(run)
+    if TRAJECTORIES in run.plan.needs:
+        run.say(f"experts: {run.trajectories.count} of {run.trajectories.epochs} epochs")
+    if TEACHERS in run.plan.needs:
+        run.say(f"teachers: {run.teachers.said}")
+    run.map(tasks, *(("distil", "tasks") if len(tasks) > 1 else ()))
+    synthetic = assemble(run, tasks)
+    for note in synthetic.notes:
+        run.say(note)
+    if run.of_images:
+        run.artifact = save(run, synthetic, label(run, synthetic))
+    else:
+        run.packed = pack(run, synthetic)
+    rows = evaluate(run)
     write_report(run.place, run.artifact)
     run.log("done", seconds=round(time.time() - began, 3))
     return rows
@@ -253,7 +257,7 @@ def evaluate(run: Run) -> list[Row]:
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],
-        "warnings": run.reporter.warnings,
+        "warnings": run.warned(),
     }
     (run.place / "scores.json").write_json(scores)
     return rows

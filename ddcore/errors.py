@@ -17,6 +17,14 @@ class InputError(DdcoreError):
     """Data, an artifact, a file or a URL is not what it has to be."""
 
 
+class StoreError(InputError):
+    """A disk or a remote store cannot give or take something, perhaps just now: what was there before is as it was."""
+
+
+class NoSpace(StoreError):
+    """A disk is full."""
+
+
 class OptionError(DdcoreError):
     """A value on the command line, in the environment, in a file or in a preset cannot be used."""
 
@@ -35,6 +43,18 @@ class Interrupted(DdcoreError):
     exit_code = 3
 
 
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+"""What code raises that is handed plain values or tensors from a file that are not what they have to be."""
+MOST_KNOWN = 100
+"""Names that a sentence lists or compares: a file may hold millions."""
+MOST_LETTERS = 200
+
+
+def in_short(error: BaseException) -> str:
+    """What went wrong, on one line and not endless, for the middle of a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MOST_LETTERS]
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """A sentence's end that helps with a misspelt name: near matches, else what there is.
 
@@ -43,8 +63,10 @@ def near(name: str, known: Iterable[str]) -> str:
     >>> near("zzz", ["datm", "dm"])
     'choose one of datm, dm'
     """
-    known = sorted(known)
-    matches = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    every = sorted(known)
+    few = [word for word in every[:MOST_KNOWN] if len(word) <= MOST_LETTERS]
+    matches = difflib.get_close_matches(name[:MOST_LETTERS], few, n=2, cutoff=0.6)
     if matches:
         return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
-    return "choose one of " + ", ".join(known) if known else "there are none"
+    more = f" and {len(every) - len(few)} more" if few and len(every) > len(few) else ""
+    return "choose one of " + ", ".join(few) + more if few else "there are none"

@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from attrs import frozen
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -246,7 +247,7 @@ def save_snapshot(place: Place, network: nn.Module, epoch: int, facts: dict[str,
     tensors = {"weights": flat_weights(network).float().cpu()}
     tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in network.named_buffers()}
     metadata = {name: repr(value) for name, value in facts.items()}
-    save_tensors(place / f"epoch-{epoch:03d}.safetensors", tensors, {"epoch": str(epoch), **metadata})
+    save_tensors(place / f"epoch-{epoch:03d}.safetensors", tensors, {"epoch": str(epoch), **metadata}, sealed=True)
 
 
 def last_scores(place: Place, epochs: int) -> dict[str, Tensor]:
@@ -263,30 +264,29 @@ def sole_trainer(place: Place, run: Run) -> Iterator[None]:
     the same bytes.
     """
     path = place.local_path()
-    if path is None:
+    lock = FileLock(path / "lock") if path is not None else None
+    said = False
+    while lock is not None and not _acquired(lock):
+        if not said:
+            run.say(f"waiting for another process that trains {place.url}")
+        said = True
+        run.check_stop()
+        time.sleep(0.2)
+    if lock is not None and lock.is_locked:
+        place.remove_unfinished()
+    try:
         yield
-        return
-    with open(path / "lock", "w") as file:
-        said = False
-        while not _locked(file):
-            if not said:
-                run.say(f"waiting for another process that trains {place.url}")
-            said = True
-            run.check_stop()
-            time.sleep(0.2)
-        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
-def _locked(file: TextIO) -> bool:
+def _acquired(lock: BaseFileLock) -> bool:
     try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         return False
-    except OSError:
+    except (NotImplementedError, OSError):  # a file system without locks
         return True
     return True
 

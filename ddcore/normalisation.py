@@ -214,7 +214,7 @@ def fit(kind: str, source: Source, cache: Place | None = None) -> Normalisation:
     digest = hashlib.sha256(f"{ZCA_VERSION} {ZCA_EPS} {source.fingerprint}".encode()).hexdigest()
     place = cache / "normalisations" / f"zca-{digest[:20]}.safetensors"
     if not place.exists():
-        save_tensors(place, fit_zca(source.train.stored).tensors())
+        save_tensors(place, fit_zca(source.train.stored).tensors(), sealed=True)
     return Normalisation.load({"kind": ZCA.kind}, load_tensors(place))
 
 

@@ -7,7 +7,6 @@ option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values 
 from __future__ import annotations
 
 import math
-import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,6 +17,7 @@ import tomli_w
 from attrs import frozen
 
 from ddcore.config import Config
+from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import OptionError, near
 from ddcore.plugins import FIRST_PARTY
 from ddcore.presets import Preset
@@ -100,8 +100,8 @@ def read_toml(path: str) -> dict[str, Any]:
     from ddcore.storage import Place
 
     try:
-        return tomllib.loads(Place.at(path).read_bytes().decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(Place.at(path).read_bytes(0, LONGEST_SETTINGS + 1))
+    except ValueError as error:
         raise OptionError(f"config file {path} is not TOML ({error}): mend that place") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -110,10 +111,40 @@ def environment(run: Run) -> dict[str, Any]:
     }
 
 
+def refuse_other_software(record: Mapping[str, Any]) -> None:
+    """Let no worker with another ddcore or torch work for a run: its bits would differ.
+
+    Raises:
+        InputError: naming the worker's host, what it has and what the run has.
+    """
+    import torch
+
+    begun = record.get("environment", {})
+    for name, here in (("ddcore", ddcore.__version__), ("torch", torch.__version__)):
+        if (then := begun.get(name, here)) != here:
+            raise InputError(
+                f"worker {socket.gethostname()} has {name} {here}, and the run was begun with {name} {then}: install that version there"
+            )
+
+
+def refuse_other_device(record: Mapping[str, Any], run: Run) -> None:
+    """Let no worker compute on another kind of device than the run was begun on.
+
+    Raises:
+        InputError: naming the worker's host and both kinds.
+    """
+    here = run.device.type
+    if (then := record.get("environment", {}).get("device", here).partition(":")[0]) != here:
+        raise InputError(
+            f"worker {socket.gethostname()} computes on {here}, and the run was begun on {then}: give workers such a device, or begin the run with --device {here}"
+        )
+
+
 def write_artifact_record(run: Run, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
+    run.begun = True
 
 
 def write_record(run: Run, command: list[str], **more: Any) -> None:
@@ -131,3 +162,4 @@ def write_record(run: Run, command: list[str], **more: Any) -> None:
         **more,
     }
     (run.place / "run.json").write_json(record)
+    run.begun = True

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source, keep_decoded, load_decoded
 from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
-from ddcore.errors import InputError, Interrupted, OptionError, PluginError, near
+from ddcore.errors import InputError, Interrupted, OptionError, PluginError, StoreError, near
+from ddcore.holding import held
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
@@ -72,7 +73,9 @@ class Run:
         self.artifact: Artifact | None = None
         self.packed: Packed | None = None
         self.of_artifact: str | None = None
-        self.stopping = False
+        self.way_on = f"everything so far is kept: go on with `ddcore resume {place.url}`"
+        self.begun = self.stepping = self.stopping = False
+        self._logged: set[str] = set()
         self._decoded: str | None = None
 
     @classmethod
@@ -80,17 +83,23 @@ class Run:
         """Rebuild a run from its ``run.json``, in another process or on another day.
 
         Raises:
-            InputError: no run there, other data than it was begun with, or other plugin versions.
+            InputError: no run there, or other data than it was begun with; in a worker, other software or another device.
+            PluginError: other plugin versions.
         """
-        from ddcore.record import Setup
+        from ddcore.record import Setup, refuse_other_device, refuse_other_software
 
         place = Place.at(url)
         if not (place / "run.json").exists():
             raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
         record = (place / "run.json").read_json()
+        if worker:
+            refuse_other_software(record)
         run = cls._of_kind(record, Setup.from_json(record), place, reporter)
+        if worker:
+            refuse_other_device(record, run)
         run._decoded = record["data"]["fingerprint"] if worker else None
         run.of_artifact = record.get("artifact")
+        run.begun = True
         if run.source.fingerprint != record["data"]["fingerprint"]:
             raise InputError(
                 f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"
@@ -499,21 +508,24 @@ class Run:
         left = [task for task in tasks if not self.checkpoints.finished(task.key)]
         executor = self.executor()
         remember(self)
-        if left and self.executor_name == "processes" and self.source.modality in DECODED:
+        if left and self.executor_name != "here" and self.source.modality in DECODED:
             keep_decoded(self.source, self.cache)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
+        within, self.stepping = self.stepping, True
         try:
             with shown as tick:
                 tick(len(tasks) - len(left))
                 done = partial(self._done, tick, {task.key: task.kind for task in left})
                 executor.map(self.address, [describe(task) for task in left], self.config.jobs, done)
         finally:
+            self.stepping = within
             forget(self)
         return [self.checkpoints.result(task.key) for task in tasks]
 
     def _done(self, tick: Tick, kinds: Mapping[str, str], key: str) -> None:
         self.log("task", key=key, kind=kinds[key])
         tick(1)
+        self.check_stop()
 
     @property
     def executor_name(self) -> str:
@@ -560,6 +572,7 @@ class Run:
             "store",
             "expert_loss",
             "expert_optimizer",
+            "executor",
         }
         for name, plugin in self.plugins.items():
             if not self.hooks.asked[name] and not offers(plugin) & later and name != self.plan.matcher:
@@ -574,8 +587,18 @@ class Run:
         self.reporter.say(text)
 
     def warn(self, text: str) -> None:
-        """One warning: shown, logged and kept for the report."""
+        """One warning: shown, kept for the report and, once there is a run.json, logged."""
         self.reporter.warn(text)
+        if self.begun and text not in self._logged:
+            self._logged.add(text)
+            self.log("warning", text=text)
+
+    def warned(self) -> list[str]:
+        """All warnings of the run, each once: of the parts of it before a stop, and of its workers, too."""
+        from ddcore.report import events
+
+        logged = [str(event["text"]) for event in events(self.place) if event.get("event") == "warning"]
+        return list(dict.fromkeys([*logged, *self.reporter.warnings]))
 
     def progress(self, label: str, total: int, unit: str = "steps") -> AbstractContextManager[Tick]:
         """A context manager that yields ``tick(n=1, note="")``."""
@@ -596,22 +619,39 @@ class Run:
             Interrupted: SIGINT or SIGTERM came.
         """
         if self.stopping:
-            raise Interrupted(
-                f"stopped as asked; everything so far is kept: go on with `ddcore resume {self.place.url}`"
-            )
+            raise Interrupted(f"stopped as asked; {self.way_on}")
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Work in the run's folder: alone, stoppable by SIGINT and SIGTERM, and with a word on how to go on where a store fails.
+
+        Raises:
+            InputError: another process works in it.
+        """
+        with held(self.place), self.stoppable():
+            self.place.remove_unfinished()
+            try:
+                yield
+            except StoreError as error:
+                raise type(error)(f"{error}; {self.way_on}") from error
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a clean stop at the next step."""
+        """Turn SIGINT and SIGTERM into ``Interrupted``: at the next step while tasks are done, elsewhere at once."""
 
         def stop() -> None:
-            if self.stopping:
-                raise KeyboardInterrupt
+            at_once = self.stopping or not self.stepping
             self.stopping = True
-            self.say("stopping at the next step (once more: at once)")
+            if at_once:
+                raise KeyboardInterrupt
+            with suppress(RuntimeError):  # the signal came in the middle of another line
+                self.say("stopping at the next step (once more: at once)")
 
-        with on_signals(stop):
-            yield
+        try:
+            with on_signals(stop):
+                yield
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"stopped as asked; {self.way_on}") from error
 
 
 class _Checked:

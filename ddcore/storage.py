@@ -1,32 +1,38 @@
 """Where bytes lie: folders and files on any fsspec file system, local ones written atomically.
 
 A ``Place`` is an address and nothing else, so it can be kept, compared and sent to another process. Its ``url`` is what
-messages and records show: without credentials and query. Tensors are stored as safetensors, never as pickles.
+messages and records show: without credentials and query. Tensors are stored as safetensors, never as pickles. What fails on a
+remote store for a moment is tried again; what still fails, and a full disk, is one sentence.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 from attrs import field, frozen
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 
-from ddcore.errors import InputError, near
+from ddcore.documents import LONGEST, parse_json
+from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 DRIVERS = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -41,13 +47,28 @@ DRIVERS = {
 """The distribution that brings each protocol's driver."""
 
 UNFINISHED = ".part"
+LEFT = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
 """End of the names of files that are still being written."""
 
 SECONDS_BETWEEN_APPENDS = 2.0
 """A remote log is rewritten at most this often."""
 
-LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors allows no longer header."""
+ATTEMPTS = 5
+FIRST_WAIT = 0.5
+"""Seconds; each wait is twice the one before."""
+PATIENCE = 120.0
+"""Seconds after which nothing is tried again: a driver that waits long for an answer has tried several times itself."""
+LASTING: tuple[type[Exception], ...] = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
+    *(ImportError, NotImplementedError, TypeError, ValueError, InputError),
+)
+"""What trying again does not mend."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+LONGEST_HEADER = 10_000_000
+"""Bytes, a tenth of what safetensors allows: memory takes many times as much, and a thousand tensors need 100 kB."""
+OPEN_SEAL = b"0" * 64
+SEALED = re.compile(rb'"seal":"([0-9a-f]{64})"')
 READ_AT_ONCE = 2**24
 MAPPED_FROM = 2**26
 """Bytes of a local file from which on its tensors stay in it: labels of views take gigabytes."""
@@ -99,119 +120,152 @@ class Place:
             return Path(self.address)
         return Path(path) if protocol in ("file", "local") else None
 
+    def is_remote(self) -> bool:
+        """Whether it lies behind a network, by its outermost or any inner protocol."""
+        return any(link.partition("://")[0] in DRIVERS for link in self.address.split("::") if "://" in link)
+
     def exists(self) -> bool:
         """Whether there is a file or folder here now."""
-        with self._told("looked up"):
-            fs, path = self._fresh()
-            return bool(fs.exists(path))
+        return bool(self._do("looked up", lambda fs, path: fs.exists(path), fresh=True))
 
     def is_folder(self) -> bool:
         """Whether there is a folder here now."""
-        with self._told("looked up"):
-            fs, path = self._fresh()
-            return bool(fs.isdir(path))
+        return bool(self._do("looked up", lambda fs, path: fs.isdir(path), fresh=True))
 
     def names(self) -> list[str]:
         """Names of the children, sorted; files that are still being written are left out."""
-        with self._told("listed"):
-            fs, path = self._fresh()
-            found = {entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False)}
+        listed = self._do("listed", lambda fs, path: fs.ls(path, detail=False), fresh=True)
+        found = {entry.rstrip("/").rpartition("/")[2] for entry in listed}
         return sorted(name for name in found if not name.endswith(UNFINISHED))
 
     def files(self) -> list[str]:
         """Names of all files below, relative to this folder, sorted; local links are followed."""
-        with self._told("listed"):
-            fs, path = self._fresh()
+
+        def find(fs: Any, path: str) -> list[str]:
             if not fs.isdir(path):
                 raise FileNotFoundError(path)
             if self.local_path() is not None:
-                return sorted(name for name in _below(path) if not name.endswith(UNFINISHED))
-            found = [entry.lstrip("/").removeprefix(path.strip("/")).lstrip("/") for entry in fs.find(path)]
-        return sorted(name for name in found if not name.endswith(UNFINISHED))
+                return list(_below(path))
+            return [entry.lstrip("/").removeprefix(path.strip("/")).lstrip("/") for entry in fs.find(path)]
+
+        return sorted(name for name in self._do("listed", find, fresh=True) if not name.endswith(UNFINISHED))
 
     def size(self) -> int:
         """Bytes of a file."""
-        with self._told("read"):
-            fs, path = self._fresh()
-            return int(fs.size(path))
+        return int(self._do("read", lambda fs, path: fs.size(path), fresh=True))
 
-    def read_bytes(self) -> bytes:
-        """A file's content."""
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        """A file's content, or the bytes from ``start`` up to ``end`` of it."""
         flush_appended(self)
-        with self._told("read"):
-            fs, path = self._fs()
-            content: bytes = fs.cat_file(path)
-            return content
+        content: bytes = self._do("read", lambda fs, path: fs.cat_file(path, start=start, end=end))
+        return content
 
     def read_json(self) -> Any:
         """A JSON file's content.
 
         Raises:
-            InputError: it is no JSON, which is what a file cut short looks like.
+            InputError: it is no JSON, which is what a file cut short looks like, or none that ``ddcore.documents`` lets in.
         """
         try:
-            return json.loads(self.read_bytes())
+            return parse_json(self.read_bytes(0, LONGEST + 1))
         except ValueError as error:
             raise InputError(f"{self.url} is not valid JSON ({error}): restore or remake the file") from error
 
     def write_bytes(self, data: bytes) -> None:
-        """Replace a file by ``data`` at once or not at all; folders on the way are made."""
-        with self._told("written"):
+        """Replace a file by ``data`` at once or not at all; folders on the way are made.
+
+        Object stores replace whole objects themselves. Other remote stores may leave a file cut short when the connection
+        ends in the middle: what reads it finds that out.
+
+        Raises:
+            NoSpace: the disk is full; the file that was there still is.
+        """
+
+        def write(fs: Any, path: str) -> None:
             local = self.local_path()
             if local is not None:
                 _replace(local, data)
                 return
-            fs, path = self._fs()
             try:
                 fs.pipe_file(path, data)
             except FileNotFoundError:
                 fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 fs.pipe_file(path, data)
 
+        self._do("written", write, size=len(data))
+
     def write_json(self, content: Any) -> None:
         """Replace a file by JSON; numbers that are not finite are a ValueError."""
         self.write_bytes((json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
     def append_line(self, text: str) -> None:
-        """Add one line to a log.
+        """Add one line to a log, whole or not at all.
 
         A local log is safe to share between processes. A remote one is rewritten as a whole, at most every
         ``SECONDS_BETWEEN_APPENDS`` and when the process ends; one process at a time should write it.
+
+        Raises:
+            NoSpace: the disk is full.
         """
         line = (text.rstrip("\n") + "\n").encode()
         local = self.local_path()
         if local is None:
             _append_remote(self, line)
-            return
-        with self._told("written"):
-            local.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                os.write(handle, line)
-            finally:
-                os.close(handle)
+        else:
+            self._do("written", lambda fs, path: _append(local, line), size=len(line))
 
     def make_folder(self) -> None:
         """Make this folder and those above it; one that is there stays."""
-        with self._told("made"):
-            fs, path = self._fs()
-            fs.makedirs(path, exist_ok=True)
+        self._do("made", lambda fs, path: fs.makedirs(path, exist_ok=True))
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes had begun to write below this local folder, in which nobody else may be writing."""
+        if (local := self.local_path()) is not None:
+            for above, _, names in os.walk(local):
+                for name in filter(LEFT.fullmatch, names):
+                    Path(above, name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove this file, or this folder with all in it; nothing there is no error."""
         _APPENDED.pop(self.address, None)
-        with self._told("removed"), suppress(FileNotFoundError):
-            fs, path = self._fresh()
-            fs.rm(path, recursive=bool(fs.isdir(path)))
+
+        def remove(fs: Any, path: str) -> None:
+            with suppress(FileNotFoundError):
+                fs.rm(path, recursive=bool(fs.isdir(path)))
+
+        self._do("removed", remove, fresh=True)
 
     def open(self, mode: str = "rb") -> IO[Any]:
         """A file object; for writing prefer ``write_bytes``, which is atomic."""
-        with self._told("opened"):
-            fs, path = self._fs()
+
+        def opened(fs: Any, path: str) -> IO[Any]:
             if "r" not in mode:
                 fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            opened: IO[Any] = fs.open(path, mode)
-            return opened
+            return fs.open(path, mode)  # type: ignore[no-any-return]
+
+        return self._do("opened", opened)
+
+    def _do(self, done: str, action: Callable[[Any, str], T], *, fresh: bool = False, size: int | None = None) -> T:
+        """Do something by the file system's driver; on a remote store again, when it fails for a moment.
+
+        Args:
+            done: the participle of a sentence that says it cannot be done.
+            fresh: forget what the driver remembers of listings.
+            size: bytes that it writes.
+        """
+        began = time.monotonic()
+        for attempt in range(ATTEMPTS):
+            try:
+                fs, path = self._fs()
+                if fresh or attempt:
+                    fs.invalidate_cache()
+                return action(fs, path)
+            except Exception as error:  # drivers raise anything
+                last = attempt + 1 == ATTEMPTS or time.monotonic() - began > PATIENCE
+                if last or not self.is_remote() or isinstance(error, LASTING):
+                    raise self._sentence(done, error, attempt + 1, size) from error
+            time.sleep(FIRST_WAIT * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
 
     def _fs(self) -> tuple[Any, str]:
         local = self.local_path()
@@ -220,30 +274,26 @@ class Place:
         fs, path = url_to_fs(self.address)
         return fs, path
 
-    def _fresh(self) -> tuple[Any, str]:
-        fs, path = self._fs()
-        fs.invalidate_cache()
-        return fs, path
-
-    @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        """Turn what a driver raises into one sentence; drivers raise anything, so everything is caught here."""
-        try:
-            yield
-        except (InputError, KeyboardInterrupt):
-            raise
-        except FileNotFoundError as error:
-            raise InputError(f"there is nothing at {self.url}: check the path or URL") from error
-        except ImportError as error:
-            raise InputError(_missing_driver(self)) from error
-        except Exception as error:
-            if "Protocol not known" in str(error):
-                protocol = self.address.partition("://")[0]
-                known = near(protocol, [*DRIVERS, "file", "memory", "zip"])
-                raise InputError(f"no file system is called {protocol!r} in {self.url}: {known}") from error
-            why = getattr(error, "strerror", None) or redact(str(error).replace(self.address, self.url))
-            why = f"{type(error).__name__}: {why}" if why else type(error).__name__
-            raise InputError(f"{self.url} cannot be {done} ({why}): check access, credentials and space") from error
+    def _sentence(self, done: str, error: Exception, attempts: int, size: int | None) -> Exception:
+        """What a driver raises, as one sentence."""
+        if isinstance(error, InputError):
+            return error
+        if isinstance(error, FileNotFoundError):
+            return InputError(f"there is nothing at {self.url}: check the path or URL")
+        if isinstance(error, ImportError):
+            return InputError(_missing_driver(self))
+        if getattr(error, "errno", None) in FULL:
+            needed = "" if size is None else f", {size:,} bytes are needed and {_free(self)} are free"
+            return NoSpace(f"{self.url} cannot be {done}, the disk is full{needed}: make room")
+        if "Protocol not known" in str(error):
+            protocol = self.address.partition("://")[0]
+            known = near(protocol, [*DRIVERS, "file", "memory", "zip"])
+            return InputError(f"no file system is called {protocol!r} in {self.url}: {known}")
+        why = getattr(error, "strerror", None) or redact(str(error).replace(self.address, self.url))
+        why = " ".join(f"{type(error).__name__}: {why}".split()) if why else type(error).__name__
+        tried = f" in {attempts} attempts" if attempts > 1 else ""
+        way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
+        return StoreError(f"{self.url} cannot be {done}{tried} ({why}): {way_out}")
 
 
 def redact(url: str) -> str:
@@ -269,17 +319,22 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-def save_tensors(place: Place, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
+def save_tensors(
+    place: Place, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, sealed: bool = False
+) -> int:
     """Write tensors as one safetensors file; equal tensors and metadata give equal bytes.
 
     Args:
         tensors: any dtypes, shapes and devices; views and shared storage are fine, values are copied.
         metadata: text in the file's header.
+        sealed: put a checksum of tensors and metadata into the header, by which ``load_tensors`` finds what was altered: for
+            files whose checksum stands nowhere else.
 
     Returns:
         Bytes written.
     """
-    packed = _packed(tensors, metadata)
+    packed = _packed(tensors, {**(metadata or {}), **({"seal": OPEN_SEAL.decode()} if sealed else {})})
+    packed = packed.replace(OPEN_SEAL, sha256_of(packed).encode(), 1) if sealed else packed
     place.write_bytes(packed)
     return len(packed)
 
@@ -289,27 +344,33 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
     return len(_packed(tensors))
 
 
-def load_tensors(place: Place, *, sha256: str | None = None) -> dict[str, Tensor]:
+def load_tensors(place: Place, *, sha256: str | None = None, size: int | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; those of a large local file are read when they are looked at.
 
     Args:
         sha256: what the file's bytes have to hash to, when it is known.
+        size: how many there have to be, likewise; no more are read.
 
     Raises:
-        InputError: the file is missing, cut short, altered or no safetensors file.
+        InputError: the file is missing, cut short, altered (by ``sha256``, or by its own seal) or no safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = place.local_path()
     mapped = path is not None and path.is_file() and path.stat().st_size >= MAPPED_FROM
-    data = b"" if mapped else place.read_bytes()
-    if sha256 is not None and (_sha256_in_parts(place) if mapped else sha256_of(data)) != sha256:
-        raise InputError(f"{place.url} is altered or cut short, its SHA-256 is not the recorded one: restore a copy")
+    if mapped:
+        _header(place, place.size())
+    data = b"" if mapped else place.read_bytes() if size is None else place.read_bytes(0, size + 1)
+    whole = size in (None, place.size() if mapped else len(data))
+    if not whole or not _is_whole(_parts(place) if mapped else [data], sha256):
+        raise InputError(
+            f"{place.url} is altered or cut short, its SHA-256 is not the recorded one: restore a copy or make it again"
+        )
     try:
         return _mapped(place) if mapped else load(data)
-    except (SafetensorError, ValueError) as error:
-        raise InputError(_damaged(place, str(error))) from error
+    except (SafetensorError, *MISFITS) as error:
+        raise InputError(_damaged(place, in_short(error))) from error
 
 
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -327,12 +388,24 @@ def _mapped(place: Place) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _sha256_in_parts(place: Place) -> str:
-    digest = hashlib.sha256()
+def _parts(place: Place) -> Iterator[bytes]:
     with place.open("rb") as file:
         while part := file.read(READ_AT_ONCE):
-            digest.update(part)
-    return digest.hexdigest()
+            yield part
+
+
+def _is_whole(parts: Iterable[bytes], sha256: str | None) -> bool:
+    """Whether a safetensors file is as it was written, as far as its own seal and a recorded checksum say."""
+    whole, unsealed, seal = hashlib.sha256(), hashlib.sha256(), None
+    for number, part in enumerate(parts):
+        if number == 0 and (seal := SEALED.search(part, 8, 8 + int.from_bytes(part[:8], "little"))):
+            unsealed.update(part[: seal.start(1)] + OPEN_SEAL + part[seal.end(1) :])
+        elif seal:
+            unsealed.update(part)
+        if sha256 is not None:
+            whole.update(part)
+    own = seal is None or seal.group(1).decode() == unsealed.hexdigest()
+    return own and sha256 in (None, whole.hexdigest())
 
 
 def read_metadata(place: Place) -> dict[str, str]:
@@ -341,13 +414,20 @@ def read_metadata(place: Place) -> dict[str, str]:
     Raises:
         InputError: the file is missing, cut short or no safetensors file.
     """
-    with place.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if length <= LONGEST_HEADER else b""
     try:
-        header = json.loads(text)
-        return {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
-    except (ValueError, AttributeError) as error:
+        return {str(k): str(v) for k, v in _header(place).get("__metadata__", {}).items()}
+    except AttributeError as error:
+        raise InputError(_damaged(place, "no valid header")) from error
+
+
+def _header(place: Place, size: int = LONGEST_HEADER) -> Any:
+    """The header of a safetensors file of ``size`` bytes or less, as plain values."""
+    length = int.from_bytes(place.read_bytes(0, 8), "little")
+    if not 0 < length <= min(size, LONGEST_HEADER):
+        raise InputError(_damaged(place, "no valid header"))
+    try:
+        return parse_json(place.read_bytes(8, 8 + length))
+    except ValueError as error:
         raise InputError(_damaged(place, "no valid header")) from error
 
 
@@ -396,6 +476,26 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        written = os.write(handle, line)
+        if written < len(line):
+            os.ftruncate(handle, os.fstat(handle).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(handle)
+
+
+def _free(place: Place) -> str:
+    """Bytes that are free where a local place lies."""
+    path = place.local_path()
+    while path is not None and not path.exists():
+        path = path.parent
+    return "none" if path is None else f"{shutil.disk_usage(path).free:,}"
 
 
 def _below(folder: str) -> Iterator[str]:

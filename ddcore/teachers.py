@@ -351,7 +351,7 @@ def snapshot_epochs(epochs: int, count: int) -> list[int]:
 def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> None:
     """Write a network's weights and buffers; ``facts`` go to the file's metadata."""
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in network.state_dict().items()}
-    save_tensors(place, tensors, facts)
+    save_tensors(place, tensors, facts, sealed=True)
 
 
 def load_weights(place: Place, network: nn.Module) -> None:

@@ -31,6 +31,7 @@ from ddcore.evaluate import (
     sizes_of,
     train_and_test,
 )
+from ddcore.holding import held
 from ddcore.labels import HardLabels
 from ddcore.manifest import read_manifest
 from ddcore.plan import Plan, resolve_training
@@ -201,8 +202,9 @@ def begin(
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
-    claim(place)
-    write_record(run, command, train=attrs.asdict(lesson))
+    with held(place):
+        claim(place)
+        write_record(run, command, train=attrs.asdict(lesson))
     return run
 
 
@@ -281,24 +283,24 @@ def _check_foreign(run: TrainingRun) -> None:
 
 def train(run: TrainingRun) -> list[Row]:
     """Train every student that has no result yet; writes ``scores.json`` and ``students/``."""
+    with run.at_work():
+        return _train(run)
+
+
+def _train(run: TrainingRun) -> list[Row]:
     began = time.time()
     run.log("begin", what="train", seed=run.seed)
-    with run.stoppable():
-        rows = teacher_rows(run)
-        arms = arms_of(run)
-        tasks = [
-            task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(run.config.eval_seeds)
-        ]
-        results = run.map(tasks, "train", "students")
-        each = run.config.eval_seeds
-        for at in range(0, len(tasks), each):
-            rows.append(row_of(run, tasks[at], results[at : at + each]))
+    rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
+    tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
+    results = run.map(tasks, "train", "students")
+    for at in range(0, len(tasks), each):
+        rows.append(row_of(run, tasks[at], results[at : at + each]))
     if run.taught_on is not None:
         warn_of_set(run, run.taught_on)
     rows = marked(run, rows)
     for row in rows:
         run.log("row", **row.as_json())
-    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.warned()}
     scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)

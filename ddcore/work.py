@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ddcore import errors
+from ddcore.errors import DdcoreError, InputError, Interrupted
+from ddcore.storage import Place
 from ddcore.types import Task
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
 _runs: dict[str, Run] = {}
+_call = ""
+"""The call of ``Executor.map`` that the runs of this worker were opened for."""
 
 
 def remember(run: Run) -> None:
@@ -23,6 +33,13 @@ def remember(run: Run) -> None:
 def forget(run: Run) -> None:
     """The run is over."""
     _runs.pop(run.address, None)
+
+
+def stop(run_url: str) -> bool:
+    """Let a run that is open in this process stop at its next step; False if there is none."""
+    if run_url in _runs:
+        _runs[run_url].stopping = True
+    return run_url in _runs
 
 
 def work(run_url: str, description: Mapping[str, Any]) -> None:
@@ -43,6 +60,102 @@ def work(run_url: str, description: Mapping[str, Any]) -> None:
     if not run.checkpoints.finished(task.key):
         tensors, header = _KINDS[task.kind](task, run)
         run.checkpoints.finish(task.key, tensors, header)
+
+
+# ---- for executors whose workers are elsewhere -----------------------------------------------------------------------
+
+
+def answer(run_url: str, call: str, text: str) -> str:
+    """``work`` with text in and text out: what any engine carries to any machine.
+
+    SIGINT makes the task stop at its next step, with its state saved.
+
+    Args:
+        run_url: as ``Executor.map`` was given it.
+        call: a name that this call of ``map`` has alone: a worker that outlives it opens the run anew for the next one.
+        text: the task's description as JSON.
+
+    Returns:
+        Nothing when the result is there; else an error for ``raise_answer``. A bug is raised as it is.
+    """
+    try:
+        _only_for(call)
+        description = json.loads(text)
+        _require_sight(run_url, description)
+        with _stopped_by_interrupt(run_url):
+            work(run_url, description)
+    except (DdcoreError, KeyboardInterrupt) as error:
+        return json.dumps({"error": _kind(error), "text": str(error) or "stopped as asked"})
+    return ""
+
+
+def raise_answer(text: str) -> None:
+    """Raise in the driver what ``answer`` says of a task: the same class, the same sentence.
+
+    >>> raise_answer("")
+    >>> raise_answer('{"error": "InputError", "text": "no such data: look again"}')
+    Traceback (most recent call last):
+    ddcore.errors.InputError: no such data: look again
+    """
+    if text:
+        found = json.loads(text)
+        raise getattr(errors, found["error"])(found["text"])
+
+
+def check_stop(run_url: str) -> None:
+    """Call in the driver every second or so while tasks run elsewhere.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; end the tasks first.
+    """
+    if run_url in _runs:
+        _runs[run_url].check_stop()
+
+
+def _only_for(call: str) -> None:
+    global _call
+    if call != _call:
+        _runs.clear()
+        _call = call
+
+
+def _require_sight(run_url: str, description: Mapping[str, Any]) -> None:
+    from ddcore.bench import BENCH
+
+    place = Place.at(run_url)
+    if description["kind"] != BENCH and not (place / "run.json").exists():
+        raise InputError(
+            f"worker {socket.gethostname()} sees no run in {place.url}: put --out and --cache where every worker sees them, on a shared file system or at a URL"
+        )
+
+
+@contextmanager
+def _stopped_by_interrupt(run_url: str) -> Iterator[None]:
+    """Turn SIGINT into a stop at the next step, where there is a run to stop; engines cancel tasks by it."""
+
+    def stop(number: int, frame: Any) -> None:
+        run = _runs.get(run_url)
+        if run is None or run.stopping:
+            raise KeyboardInterrupt
+        run.stopping = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _kind(error: BaseException) -> str:
+    """The nearest class of ``ddcore.errors``: the driver may not have a plugin's own."""
+    known = (cls.__name__ for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
+    return next(known, Interrupted.__name__)
+
+
+# ---- what tasks there are --------------------------------------------------------------------------------------------
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddcore import storage
-from ddcore.errors import InputError
+from ddcore.errors import InputError, NoSpace
 from ddcore.storage import Place, load_tensors, read_metadata, redact, save_tensors, sha256_of
 
 
@@ -56,7 +56,9 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, mo
     place = Place.at(tmp_path) / "x"
     place.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(InputError, match="cannot be written .*No space left on device.*space"):
+    with pytest.raises(
+        InputError, match="cannot be written, the disk is full, 3 bytes are needed and .* are free: make room"
+    ):
         place.write_bytes(b"new")
     assert place.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
 
@@ -247,3 +249,113 @@ def test_an_altered_tensor_file_is_found_by_its_checksum(tmp_path):
     place.write_bytes(place.read_bytes()[:-1] + b"\x01")
     with pytest.raises(InputError, match="altered or cut short"):
         load_tensors(place, sha256=recorded)
+
+
+@pytest.mark.parametrize("mapped_from", [storage.MAPPED_FROM, 0])
+def test_a_sealed_file_knows_itself_when_it_was_altered(tmp_path, monkeypatch, tensors, mapped_from):
+    monkeypatch.setattr(storage, "MAPPED_FROM", mapped_from)
+    monkeypatch.setattr(storage, "READ_AT_ONCE", 512)
+    place = Place.at(tmp_path) / "t"
+    save_tensors(place, tensors, {"step": "7"}, sealed=True)
+    assert torch.equal(load_tensors(place)["view"], tensors["view"]) and read_metadata(place)["step"] == "7"
+    whole = place.read_bytes()
+    for at in (whole.index(b'"7"') + 1, len(whole) - 3, len(whole) // 2):
+        place.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="altered or cut short"):
+            load_tensors(place)
+    place.write_bytes(whole)
+    assert set(load_tensors(place, sha256=sha256_of(whole))) == set(tensors)
+
+
+def test_equal_tensors_are_sealed_alike(tmp_path):
+    for name in "ab":
+        save_tensors(Place.at(tmp_path) / name, {"x": torch.arange(3.0)}, {"k": "v"}, sealed=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+class Failing:
+    """A file system that fails some calls before it answers, as drivers of remote stores do."""
+
+    def __init__(self, errors):
+        self.errors, self.calls = list(errors), 0
+
+    def invalidate_cache(self):
+        pass
+
+    def cat_file(self, path, start=None, end=None):
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return b"content"
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    waits = []
+    monkeypatch.setattr(storage.time, "sleep", waits.append)
+
+    def made(*errors):
+        system = Failing(errors)
+        monkeypatch.setattr(storage, "url_to_fs", lambda address: (system, address))
+        return system
+
+    return made, waits
+
+
+def test_what_fails_for_a_moment_is_tried_again_with_growing_waits(remote):
+    made, waits = remote
+    system = made(TimeoutError("slow"), ConnectionResetError("cut"), OSError(5, "500"))
+    assert Place.at("s3://bucket/x").read_bytes() == b"content"
+    assert system.calls == 4 and waits == [0.5, 1.0, 2.0]
+
+
+def test_what_keeps_failing_is_one_sentence_that_counts_the_attempts(remote):
+    made, waits = remote
+    system = made(*[TimeoutError("no answer\nfrom the store")] * 9)
+    with pytest.raises(
+        InputError, match="s3://bucket/x cannot be read in 5 attempts .TimeoutError: no answer from the"
+    ):
+        Place.at("s3://k:secret@bucket/x").read_bytes()
+    assert system.calls == storage.ATTEMPTS and waits == [0.5, 1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("error", [PermissionError("403"), FileNotFoundError("404"), ValueError("bad name")])
+def test_what_lasts_is_not_tried_again(remote, error):
+    made, waits = remote
+    made(error)
+    with pytest.raises(InputError):
+        Place.at("s3://bucket/x").read_bytes()
+    assert waits == []
+
+
+def test_after_a_long_wait_nothing_is_tried_again(remote, monkeypatch):
+    made, waits = remote
+    monkeypatch.setattr(storage, "PATIENCE", -1.0)
+    made(TimeoutError("slow"))
+    with pytest.raises(InputError, match="TimeoutError"):
+        Place.at("s3://bucket/x").read_bytes()
+    assert waits == []
+
+
+def test_a_local_file_is_not_tried_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setattr(storage, "_replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(InputError, match="cannot be written .OSError: Input/output error"):
+        (Place.at(tmp_path) / "x").write_bytes(b"x")
+
+
+def test_a_line_that_fits_only_in_part_is_taken_back(tmp_path, monkeypatch):
+    log = Place.at(tmp_path) / "log.jsonl"
+    log.append_line("first")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:3]))
+    with pytest.raises(NoSpace, match="log.jsonl cannot be written, the disk is full, 7 bytes are needed"):
+        log.append_line("second")
+    monkeypatch.undo()
+    log.append_line("third")
+    assert log.read_bytes() == b"first\nthird\n"
+
+
+def test_parts_of_a_file_are_read(folder):
+    (folder / "x").write_bytes(b"0123456789")
+    assert (folder / "x").read_bytes(2, 5) == b"234" and (folder / "x").read_bytes(8) == b"89"

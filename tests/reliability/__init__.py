@@ -1,0 +1,1 @@
+"""Harnesses that the tests of reliability and its benchmark share."""

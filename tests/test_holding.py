@@ -1,0 +1,146 @@
+"""Who works in a folder: one process at a time, on local disks by a lock, elsewhere by a file that is renewed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from ddcore import holding
+from ddcore.cli import invoke
+from ddcore.errors import InputError
+from ddcore.holding import HOLDER, held
+from ddcore.storage import Place
+
+HOLD = """
+import sys, time
+from ddcore.holding import held
+from ddcore.storage import Place
+with held(Place.at(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds a folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def remote():
+    return Place.at(f"memory://{uuid.uuid4().hex}/run")
+
+
+def test_the_second_is_told_who_holds_a_folder(holder, tmp_path):
+    said = rf"run is being worked on by process {holder.pid} on {socket.gethostname()} since .*: wait for it or stop it"
+    with pytest.raises(InputError, match=said), held(Place.at(tmp_path / "run")):
+        pass
+
+
+def test_a_killed_holder_holds_nothing(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / HOLDER).exists()
+    with held(Place.at(tmp_path / "run")):
+        assert json.loads((tmp_path / "run" / HOLDER).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "run" / HOLDER).exists()
+
+
+@pytest.mark.parametrize("command", [["resume"], ["run", "--plugin", "dm", "--dataset", "digits", "--out"]])
+def test_commands_say_it_and_touch_nothing(holder, tmp_path, capsys, command):
+    place = tmp_path / "run"
+    if command == ["resume"]:
+        words = [
+            "run",
+            "--plugin",
+            "dm",
+            "--dataset",
+            "digits",
+            "--network",
+            "convnet2-w4",
+            "--preset",
+            "none",
+            "--steps",
+            "1",
+            "--out",
+        ]
+        assert invoke([*words, str(tmp_path / "done"), "--protocol", "quick-1", "--full-epochs", "1"]) == 0
+        (place / "run.json").write_bytes((tmp_path / "done" / "run.json").read_bytes())
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert invoke([*command, str(place)]) == 2
+    assert f"is being worked on by process {holder.pid}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_can_be_held_again_and_within_another(tmp_path):
+    place = Place.at(tmp_path / "a")
+    for _ in range(2):
+        with held(place), held(place / "b"):
+            assert (place / HOLDER).exists() and (place / "b" / HOLDER).exists()
+
+
+def test_a_remote_folder_is_held_by_who_renews_it(remote, monkeypatch):
+    monkeypatch.setattr(holding, "RENEWED", 0.01)
+    with held(remote):
+        first = (remote / HOLDER).read_json()["renewed"]
+        with pytest.raises(InputError, match=f"process {os.getpid()} on"), held(remote):
+            pass
+        deadline = time.monotonic() + 10
+        while (remote / HOLDER).read_json()["renewed"] == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (remote / HOLDER).read_json()["renewed"] > first
+    assert not (remote / HOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ({}, False),
+        ({"renewed": 0}, True),
+        ({"renewed": "soon"}, True),
+        ({"host": "another machine"}, False),
+        ({"pid": 2**22 + 7}, True),
+        ({"pid": 2**22 + 7, "host": "another machine"}, False),
+    ],
+)
+def test_a_remote_holder_counts_until_it_is_known_to_be_gone(remote, change, free):
+    now = time.time()
+    ours = {"host": socket.gethostname(), "pid": os.getppid(), "since": now, "renewed": now, "token": "t"}
+    (remote / HOLDER).write_json({**ours, **change})
+    if free:
+        with held(remote):
+            pass
+        return
+    with pytest.raises(InputError, match="is being worked on by"), held(remote):
+        pass
+
+
+def test_of_two_that_come_at_once_to_a_remote_folder_the_later_writer_has_it(remote, monkeypatch):
+    write = Place.write_json
+
+    def overtaken(place, content):
+        write(place, content)
+        monkeypatch.setattr(Place, "write_json", write)
+        write(place, {**content, "token": "other", "pid": 7})
+
+    monkeypatch.setattr(Place, "write_json", overtaken)
+    with pytest.raises(InputError, match="process 7"), held(remote):
+        pass
+
+
+def test_a_damaged_note_of_a_holder_is_none(remote):
+    (remote / HOLDER).write_bytes(b"[")
+    with held(remote):
+        pass
