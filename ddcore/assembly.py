@@ -13,6 +13,7 @@ from ddcore.label_rules import RULES
 from ddcore.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
 from ddcore.plugins import ASSETS, Offer, load_class, load_path
 from ddcore.presets import Preset, choose_preset
+from ddcore.secrecy import restore, shown
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
@@ -221,7 +222,7 @@ def free_folder(setup: Setup) -> Any:
     from ddcore.storage import Place
 
     config = setup.config
-    data = config.dataset.rstrip("/").rpartition("/")[2].replace(":", "-") or "data"
+    data = shown(config.dataset).rstrip("/").rpartition("/")[2].replace(":", "-") or "data"
     of_images = any("images" in plugin.modality for plugin in setup.plugins.values())
     size = f"-ipc{config.ipc}" if of_images else ""
     stem = f"{'-'.join(setup.offers)}-{data}{size}-seed{config.seed}"
@@ -311,7 +312,7 @@ def setup_on(
     from ddcore.packed import Packed
     from ddcore.record import Setup
 
-    made = labelling(artifact.manifest["provenance"])
+    made = restore(labelling(artifact.manifest["provenance"]), strict=False)
     ask_makers = with_makers or selection is None or not selection.classes
     offers, classes = _makers(made, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
     if selection is not None:

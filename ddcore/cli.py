@@ -15,7 +15,12 @@ from ddcore.cli_lists import data, plugins
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, OptionError
 from ddcore.options import fields
+from ddcore.printing import printable, printable_line
+from ddcore.progress import on_signals
+from ddcore.secrecy import hidden
 from ddcore.terminal import AS_JSON, emit
+
+INTERRUPTED = "interrupted; what was finished is kept: give the same command again"
 
 
 def main() -> None:
@@ -26,23 +31,29 @@ def main() -> None:
 def invoke(arguments: list[str]) -> int:
     """Run one command line in this process and return its exit code."""
     try:
-        code = ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
+        with on_signals(_interrupt):
+            code = ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
-        return 3
+        return _refuse(INTERRUPTED, 3, arguments)
     except click.ClickException as error:
         return _refuse(error.format_message(), 2, arguments)
     except DdcoreError as error:
-        return _refuse(str(error), error.exit_code, arguments)
+        return _refuse(printable_line(str(error)), error.exit_code, arguments)
     except KeyboardInterrupt:
-        return _refuse("interrupted; what was finished is kept", 3, arguments)
+        return _refuse(INTERRUPTED, 3, arguments)
     except BrokenPipeError:
         return 1
     return code if isinstance(code, int) else 0
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
+    sentence = printable(hidden(sentence))
     click.echo(f"{'stopped' if code == 3 else 'error'}: {sentence}", err=True)
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))
@@ -154,6 +165,11 @@ def _on_command_line(context: click.Context, name: str) -> bool:
 
 
 def _finish(made: Any, as_json: bool) -> None:
+    with made.stoppable():
+        _distil(made, as_json)
+
+
+def _distil(made: Any, as_json: bool) -> None:
     from ddcore.distil import distil
     from ddcore.reproduce import compare, comparison_text, reproduction_of
     from ddcore.tables import scores_table
@@ -244,7 +260,10 @@ def resume(run_folder: str, as_json: bool) -> None:
     from ddcore.train import TrainingRun
 
     run = reopen(run_folder)
-    (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
+    if run.of_artifact is not None:
+        _evaluate(run, as_json)
+    else:
+        (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
 
 
 class PartCommand(RunCommand):
@@ -356,6 +375,16 @@ def train(
     given |= {} if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, per_class, plain, start, on)
     _train(begin(context.meta["ddcore.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+
+
+def _evaluate(run: Any, as_json: bool) -> None:
+    from ddcore.assembly import evaluate_on
+    from ddcore.packed import load_either
+    from ddcore.tables import scores_table
+
+    with run.stoppable():
+        rows = evaluate_on(run, load_either(run.of_artifact))
+    emit(as_json, {"artifact": run.of_artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
 def _train(run: Any, as_json: bool) -> None:

@@ -14,7 +14,8 @@ from ddcore.errors import InputError
 from ddcore.pages import PLOTS_MISSING, page
 from ddcore.plots import COLOURS, Mark, available, marks_svg
 from ddcore.report import OWN, Finished, command_text, metric_of, open_finished, options_of
-from ddcore.storage import Place, redact
+from ddcore.secrecy import redact
+from ddcore.storage import Place
 
 NO_SET = ("teacher",)
 INCIDENTAL = ("out", "cache", "jobs", "executor")

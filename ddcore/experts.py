@@ -26,9 +26,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.checkpoints import Checkpoints
+from ddcore.copies import tensors_of
 from ddcore.errors import InputError, NonFiniteLoss
 from ddcore.labels import HardLabels
-from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.secrecy import clean
+from ddcore.storage import Place, canonical, read_metadata, save_tensors, sha256_of
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import EXPERT, Batch, Progress, Segment, Task, Transform
 from ddcore.unroll import flat_weights, weights_view
@@ -98,7 +100,7 @@ class Trajectories:
         if not (0 <= expert < self.count and 0 <= number <= self.epochs):
             known = f"{self.count} experts of {self.epochs} epochs are there"
             raise InputError(f"there is no epoch {epoch} of expert {expert}: {known}")
-        return load_tensors(snapshot_place(self.place, expert, number))
+        return tensors_of(snapshot_place(self.place, expert, number))
 
 
 def snapshot_place(experts: Place, expert: int, epoch: int) -> Place:
@@ -154,7 +156,7 @@ def trajectories(run: Run) -> Trajectories:
     """The run's experts; those that are missing are trained now, as tasks."""
     options: Any = run.options["experts"]
     if numbers := missing(run):
-        (folder(run) / "recipe.json").write_json(recipe(run))
+        (folder(run) / "recipe.json").write_json(clean(recipe(run)))
         name = digest(run)[:12]
         run.map([expert_task(run, name, n, options.epochs) for n in numbers], "experts", "experts")
     found = at_hand(run)

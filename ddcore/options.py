@@ -7,6 +7,7 @@ option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values 
 from __future__ import annotations
 
 import math
+import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +22,7 @@ from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import OptionError, near
 from ddcore.plugins import FIRST_PARTY
 from ddcore.presets import Preset
+from ddcore.secrecy import keep, option, withhold
 
 SHARED = ""
 SHORT = {"plugins": "plugin"}
@@ -214,6 +216,8 @@ def _build(cls: type, group: str, given: Mapping[str, Raw], sources: dict[str, s
         value, source = given[name]
         sources[key] = source
         arguments[name] = _checked(value, attribute, f"{flag(group, name)} (from {source})")
+        if attribute.metadata.get("secret"):
+            keep(key, arguments[name])
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
@@ -407,9 +411,10 @@ def explain(resolved: Resolved) -> list[tuple[str, Any, str]]:
 
 
 def as_json(resolved: Resolved) -> dict[str, Any]:
-    """Plain values for ``run.json``; secrets are left out."""
+    """Plain values for ``run.json``: without secret options, and addresses without credentials, named under ``withheld``."""
     options = {group: _plain(instance) for group, instance in resolved.options.items()}
-    return {"config": _plain(resolved.config), "options": options, "sources": dict(resolved.sources)}
+    made = {"config": _plain(resolved.config), "options": options, "sources": dict(resolved.sources)}
+    return withhold(made, "config", "options")
 
 
 def from_json(record: Mapping[str, Any], groups: Mapping[str, type]) -> Resolved:
@@ -449,7 +454,11 @@ def core_group(name: str) -> type:
 
 
 def _rebuild(cls: type, group: str, values: Mapping[str, Any]) -> Any:
-    given = {name: (value, "run.json") for name, value in values.items()}
+    given: dict[str, Raw] = {name: (value, "run.json") for name, value in values.items()}
+    for name, attribute in fields(cls).items():
+        if attribute.metadata.get("secret"):
+            text = os.environ.get(variable(group, name)) or option(f"{group}.{name}")
+            given |= {} if text is None else {name: (text, "the environment")}
     return _build(cls, group, given, {})
 
 

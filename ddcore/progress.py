@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TextIO, cast
 
+from ddcore.printing import printable
+from ddcore.secrecy import hidden
+
 Tick = Callable[..., None]
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -30,6 +33,7 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         """One warning, shown once and kept for the report."""
+        text = hidden(text)
         if text not in self.warnings:
             self.warnings.append(text)
             self._write(f"warning: {text}")
@@ -75,7 +79,7 @@ class Reporter:
             line()
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        self._stream.write(printable(hidden(text)) + "\n")
         self._stream.flush()
 
 
@@ -121,11 +125,15 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on SIGINT and SIGTERM, in the main thread; elsewhere nothing can, and nothing changes."""
+    """Call ``stop`` on SIGINT and SIGTERM, in the main thread; elsewhere nothing can, and nothing changes.
+
+    One that is ignored stays ignored: that of a background job, or of a worker whose driver passes it on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, lambda number, frame: stop()) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, lambda number, frame: stop()) for s in heard}
     try:
         yield
     finally:

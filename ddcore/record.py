@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ from attrs import field, frozen
 import ddcore
 from ddcore.errors import InputError, PluginError
 from ddcore.hookspecs import API_VERSION
-from ddcore.options import Resolved, as_json, from_json
+from ddcore.manifest import is_count
+from ddcore.options import CORE_GROUPS, Resolved, as_json, from_json
 from ddcore.plugins import Offer, load_class, load_path, manager
+from ddcore.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
     from ddcore.config import Config
     from ddcore.run import Run
+    from ddcore.storage import Place
 
 SCHEMA = 1
 
@@ -74,10 +77,6 @@ class Setup:
             PluginError: a plugin is missing, or is installed in another version than the run was begun with.
             InputError: the record is damaged or from a newer ddcore.
         """
-        if record.get("schema", 0) > SCHEMA:
-            raise InputError(
-                f"run.json has schema {record['schema']}, this ddcore reads up to {SCHEMA}: upgrade ddcore-torch"
-            )
         offers: dict[str, Offer] = {}
         classes: dict[str, type] = {}
         for saved in record["plugins"]:
@@ -90,6 +89,51 @@ class Setup:
                     f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
                 )
         return cls(from_json(record, classes), offers)
+
+
+def read_record(place: Place) -> dict[str, Any]:
+    """``run.json`` of a run's folder, as it was written, with all that ``Setup.from_json`` and ``Run.open`` look for.
+
+    Raises:
+        InputError: none there, or one that is damaged or from a newer ddcore.
+    """
+    file = place / "run.json"
+    if not file.exists():
+        raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
+    record = file.read_json()
+    if isinstance(record, dict) and is_count(record.get("schema")) and record["schema"] > SCHEMA:
+        raise InputError(
+            f"run.json has schema {record['schema']}, this ddcore reads up to {SCHEMA}: upgrade ddcore-torch"
+        )
+    if not isinstance(record, dict) or (wrong := next(filter(None, _wrongs(record)), "")):
+        what = wrong if isinstance(record, dict) else "it is no table"
+        raise InputError(f"{file.url} is damaged, {what}: restore a copy, or begin the run again")
+    return record
+
+
+OF_A_RUN = {"plugins": list, "config": dict, "options": dict, "sources": dict, "data": dict}
+OF_A_PLUGIN = ("name", "identity", "request")
+
+
+def _wrongs(record: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a record, an empty text for all that is right."""
+    yield next((f"it has no {name}" for name, kind in OF_A_RUN.items() if not isinstance(record.get(name), kind)), "")
+    plugins, options = record["plugins"], record["options"]
+    named = all(isinstance(p, dict) and all(isinstance(p.get(n), str) for n in OF_A_PLUGIN) for p in plugins)
+    yield "" if named else "it does not say which plugins it had"
+    yield "" if all(isinstance(p.get("path", ""), str) for p in plugins) else "it has a plugin at no path"
+    names = {plugin["name"] for plugin in plugins}
+    fitting = names <= {*options} <= {*names, *CORE_GROUPS} and all(isinstance(o, dict) for o in options.values())
+    yield "" if fitting and len(names) == len(plugins) else "its options are not those of its plugins"
+    yield "" if isinstance(record["data"].get("fingerprint"), str) else "it does not say which data it had"
+    yield "" if isinstance(record.get("artifact", ""), str) else "its artifact is no address"
+    yield "" if isinstance(record.get("environment", {}), dict) else "its environment is no table"
+    withheld = record.get("withheld", [])
+    yield (
+        ""
+        if isinstance(withheld, list) and all(isinstance(path, str) for path in withheld)
+        else "it does not say what it withholds"
+    )
 
 
 def environment(run: Run) -> dict[str, Any]:
@@ -143,6 +187,7 @@ def refuse_other_device(record: Mapping[str, Any], run: Run) -> None:
 def write_artifact_record(run: Run, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
+    record = withhold(record, "artifact")
     (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
     run.begun = True
 
@@ -153,7 +198,7 @@ def write_record(run: Run, command: list[str], **more: Any) -> None:
         "schema": SCHEMA,
         "api": API_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
+        "command": [hidden(shown(word)) for word in command],
         "seed": run.seed,
         **run.setup.as_json(),
         "plan": run.plan.as_json(),
@@ -161,5 +206,5 @@ def write_record(run: Run, command: list[str], **more: Any) -> None:
         "data": run.source.summary(),
         **more,
     }
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(withhold(record, "train"))
     run.begun = True

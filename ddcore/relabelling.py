@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddcore.artifact import Artifact
     from ddcore.assembly import Selection
     from ddcore.run import Run
+    from ddcore.storage import Place
 
 HARD = "hard"
 
@@ -34,7 +35,7 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
     from ddcore.artifact import load_artifact, relabelled
-    from ddcore.assembly import claim, run_on, setup_on
+    from ddcore.assembly import AGAIN, run_on, setup_on
     from ddcore.evaluate import recipe_for
     from ddcore.storage import Place
 
@@ -48,10 +49,20 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
     with tempfile.TemporaryDirectory() as scratch:
         run = run_on(artifact, url, setup, Place.at(scratch))
         run.config = attrs.evolve(run.config, protocol=_protocols(run, artifact, rule))
+        run.way_on = AGAIN
         with run.stoppable():
             labels = run.label(_images(run, artifact), artifact.labels.classes.to(run.device))
-        recipe = recipe_for(run, labels, artifact.learned_rate)
-    return relabelled(artifact, out, labels, recipe=recipe, provenance=_provenance(artifact, run, rule))
+            recipe = recipe_for(run, labels, artifact.learned_rate)
+            return relabelled(artifact, out, labels, recipe=recipe, provenance=_provenance(artifact, run, rule))
+
+
+def claim(out: Place) -> None:
+    """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written again."""
+    from ddcore import assembly
+    from ddcore.artifact import CARD, IMAGES, PARTS, PREVIEW
+
+    if not (out.exists() and {IMAGES} <= {*out.names()} <= {*PARTS, PREVIEW, CARD}):
+        assembly.claim(out)
 
 
 def _checked_rule(rule: str | None, plugins: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ from ddcore.errors import DdcoreError, InputError
 from ddcore.pages import PLOTS_MISSING, page, png_url
 from ddcore.plots import Dot, Line, available, dots_svg, lines_svg
 from ddcore.preview import sheet_png
+from ddcore.secrecy import redact
 from ddcore.snapshots import FOLDER
-from ddcore.storage import Place, redact
+from ddcore.storage import Place
 
 OWN = ("distilled", "student")
 """Sets that a run is about; the others stand beside them."""

@@ -28,6 +28,7 @@ from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
+from ddcore.secrecy import hand_on, hidden, restore
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
 
@@ -86,12 +87,10 @@ class Run:
             InputError: no run there, or other data than it was begun with; in a worker, other software or another device.
             PluginError: other plugin versions.
         """
-        from ddcore.record import Setup, refuse_other_device, refuse_other_software
+        from ddcore.record import Setup, read_record, refuse_other_device, refuse_other_software
 
         place = Place.at(url)
-        if not (place / "run.json").exists():
-            raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
-        record = (place / "run.json").read_json()
+        record = restore(read_record(place))
         if worker:
             refuse_other_software(record)
         run = cls._of_kind(record, Setup.from_json(record), place, reporter)
@@ -114,7 +113,10 @@ class Run:
         from ddcore.train import Lesson, TrainingRun
 
         run = TrainingRun(*arguments)
-        run.lesson = Lesson(**record["train"])
+        try:
+            run.lesson = Lesson(**record["train"])
+        except TypeError as error:
+            raise InputError(f"{run.place.url}/run.json is damaged ({error}): begin the run again") from error
         return run
 
     # ---- what a run is about -------------------------------------------------------------------------------------
@@ -508,6 +510,7 @@ class Run:
         left = [task for task in tasks if not self.checkpoints.finished(task.key)]
         executor = self.executor()
         remember(self)
+        hand_on()
         if left and self.executor_name != "here" and self.source.modality in DECODED:
             keep_decoded(self.source, self.cache)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
@@ -607,7 +610,8 @@ class Run:
     def log(self, event: str, **fields: Any) -> None:
         """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-        (self.place / "log.jsonl").append_line(json.dumps({"event": event, "time": round(time.time(), 3), **finite}))
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **finite})
+        (self.place / "log.jsonl").append_line(hidden(line))
         for who, error in self.hooks.tell("ddcore_log", event=event, fields=finite, run=self):
             what = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
             self.warn(f"{who} failed ({what}) and is told nothing more; the run goes on without it")

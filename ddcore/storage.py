@@ -28,6 +28,7 @@ from fsspec.registry import known_implementations
 
 from ddcore.documents import LONGEST, parse_json
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
+from ddcore.secrecy import redact, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,7 @@ class Place:
     @property
     def url(self) -> str:
         """The address as messages and records show it: no credentials, no query."""
-        return redact(self.address)
+        return shown(self.address)
 
     @property
     def name(self) -> str:
@@ -294,19 +295,6 @@ class Place:
         tried = f" in {attempts} attempts" if attempts > 1 else ""
         way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
         return StoreError(f"{self.url} cannot be {done}{tried} ({why}): {way_out}")
-
-
-def redact(url: str) -> str:
-    """An address without credentials, query and fragment; plain paths stay as they are.
-
-    >>> redact("s3://key:secret@bucket/a.npz?versionId=7")
-    's3://bucket/a.npz'
-    """
-    return re.sub(r"\w+://\S*", lambda link: "::".join(map(_shown, link.group().split("::"))), url)
-
-
-def _shown(link: str) -> str:
-    return re.sub(r"://(?:[^/@]*|[^/@:]+:[^@]*)@", "://", re.split(r"[?#]", link)[0] if "://" in link else link)
 
 
 def sha256_of(data: bytes) -> str:

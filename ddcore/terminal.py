@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
+from ddcore.printing import printable, printable_json
+from ddcore.secrecy import hidden
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One machine-readable object on standard output.")
 
 
 def emit(as_json: bool, value: Any, text: str | Callable[[], str]) -> None:
     """A command's answer on standard output: JSON for machines, text for people."""
     if as_json:
-        click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+        click.echo(printable_json(hidden(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))))
     else:
-        click.echo(text() if callable(text) else text)
+        click.echo(printable(hidden(text() if callable(text) else text)))

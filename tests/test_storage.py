@@ -11,7 +11,8 @@ import torch
 
 from ddcore import storage
 from ddcore.errors import InputError, NoSpace
-from ddcore.storage import Place, load_tensors, read_metadata, redact, save_tensors, sha256_of
+from ddcore.secrecy import redact
+from ddcore.storage import Place, load_tensors, read_metadata, save_tensors, sha256_of
 
 
 @pytest.fixture(params=["local", "file-url", "memory"])

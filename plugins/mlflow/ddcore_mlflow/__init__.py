@@ -78,7 +78,7 @@ def parameters(run: "Run") -> dict[str, str]:
     """What the run was begun with: every option that is not a default, the plugins and the data."""
     setup = run.setup.as_json()
     given = [name for name, source in setup["sources"].items() if source != "default"]
-    found = {"plugins": "+".join(run.plugins), "dataset": run.config.dataset, "seed": str(run.seed)}
+    found = {"plugins": "+".join(run.plugins), "dataset": setup["config"]["dataset"], "seed": str(run.seed)}
     for name in given:
         group, _, option_name = name.rpartition(".")
         values = setup["options"].get(group, {}) if group else setup["config"]

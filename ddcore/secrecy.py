@@ -1,0 +1,153 @@
+"""What records, logs, reports and screens never show: credentials in addresses, secret options, secrets of the environment.
+
+A record holds an address without its credentials and says that it does. Workers that this process begins, and a run that is resumed
+later, get what was withheld through the environment: ``DDCORE_SECRETS`` holds whole addresses, or ``group.option=value`` of secret
+options, quoted and separated as a shell does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ddcore.errors import InputError
+
+HANDED_ON = "DDCORE_SECRETS"
+NAMES = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
+"""Environment variables whose values are secrets."""
+SHORTEST = 10
+"""Characters; shorter values of the environment are words that a text may hold by chance."""
+COVER = "***"
+
+_addresses: dict[str, str] = {}
+_options: dict[str, str] = {}
+
+
+def redact(text: str) -> str:
+    """An address, or addresses in a text, without credentials, query and fragment; plain paths stay as they are.
+
+    >>> redact("s3://key:secret@bucket/a.npz?versionId=7")
+    's3://bucket/a.npz'
+    """
+    return re.sub(r"\w+://\S*", lambda link: "::".join(map(_bare, link.group().split("::"))), text)
+
+
+def _bare(link: str) -> str:
+    return re.sub(r"://(?:[^/@]*|[^/@:]+:[^@]*)@", "://", re.split(r"[?#]", link)[0] if "://" in link else link)
+
+
+def shown(address: str) -> str:
+    """An address as records show it; ``whole`` knows what was left out, here and in workers."""
+    bare = redact(address)
+    if bare != address:
+        _addresses[bare] = address
+    return bare
+
+
+def keep(option: str, value: Any) -> None:
+    """Remember a secret option, "group.name": for workers, and so that no text shows it."""
+    if value is not None:
+        _options[option] = str(value)
+
+
+def whole(address: str) -> str | None:
+    """The address with what its record withholds; None where that is not known here."""
+    _read_environment()
+    return _addresses.get(address)
+
+
+def option(name: str) -> str | None:
+    """A secret option, "group.name"; None where it is not known here."""
+    _read_environment()
+    return _options.get(name)
+
+
+def withhold(document: Mapping[str, Any], *branches: str) -> dict[str, Any]:
+    """A JSON document whose addresses in some branches stand without credentials; ``withheld`` names those that had any."""
+    made = {name: clean(value) if name in branches else value for name, value in document.items()}
+    paths = [
+        *document.get("withheld", ()),
+        *(path for b in branches for path in _differing(document.get(b), made.get(b), b)),
+    ]
+    return {**made, "withheld": paths} if paths else made
+
+
+def restore(document: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """A document with what it withholds.
+
+    Args:
+        strict: what is not known here is an error; else it stays as it is.
+
+    Raises:
+        InputError: naming the option, and the way to give the address again.
+    """
+    made: dict[str, Any] = dict(document)
+    for path in document.get("withheld", ()):
+        made = _with(made, str(path).split("/"), strict)
+    return made
+
+
+def _with(value: Any, path: list[str], strict: bool) -> Any:
+    if path and isinstance(value, Mapping) and path[0] in value:
+        return {**value, path[0]: _with(value[path[0]], path[1:], strict)}
+    if path and isinstance(value, list) and path[0].isdigit() and int(path[0]) < len(value):
+        at = int(path[0])
+        return [*value[:at], _with(value[at], path[1:], strict), *value[at + 1 :]]
+    if path or not isinstance(value, str):
+        return value
+    found = whole(value)
+    if found is None and strict:
+        raise InputError(
+            f"{value} was recorded without its credentials: put the whole address into the environment variable {HANDED_ON}, quoted as for a shell"
+        )
+    return value if found is None else found
+
+
+def _differing(one: Any, other: Any, path: str) -> list[str]:
+    if isinstance(one, Mapping):
+        return [found for name in one for found in _differing(one[name], other[name], f"{path}/{name}")]
+    if isinstance(one, list | tuple):
+        return [found for n, each in enumerate(one) for found in _differing(each, other[n], f"{path}/{n}")]
+    return [path] if one != other else []
+
+
+def hand_on() -> None:
+    """Give processes that this one begins what records withhold."""
+    words = [*_addresses.values(), *(f"{name}={value}" for name, value in _options.items())]
+    if words:
+        os.environ[HANDED_ON] = shlex.join(words)
+
+
+def hidden(text: str) -> str:
+    """A text for people or files, without any secret that this process knows."""
+    for bare, address in _addresses.items():
+        text = text.replace(address, bare)
+    for secret in (*_options.values(), *_of_environment()):
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, COVER)
+    return text
+
+
+def clean(value: Any) -> Any:
+    """JSON values with every address as records show it."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {name: clean(each) for name, each in value.items()}
+    return [clean(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _of_environment() -> list[str]:
+    return [value for name, value in os.environ.items() if name != HANDED_ON and NAMES.search(name)]
+
+
+def _read_environment() -> None:
+    for word in shlex.split(os.environ.get(HANDED_ON, "")):
+        name, equals, value = word.partition("=")
+        if equals and "://" not in name:
+            _options.setdefault(name, value)
+        else:
+            _addresses.setdefault(redact(word), word)

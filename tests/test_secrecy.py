@@ -1,0 +1,167 @@
+"""Credentials reach what needs them, and no record, log, report or screen."""
+
+import json
+import shlex
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from attrs import frozen
+from reliability.kills import Parent
+
+from ddcore import Plugin, option, secrecy
+from ddcore.errors import InputError
+from ddcore.options import as_json, from_json, resolve
+from ddcore.secrecy import COVER, HANDED_ON, hand_on, hidden, keep, restore, shown, whole, withhold
+
+FULL, BARE = "s3://key:canary-1@bucket/x?sig=canary-2", "s3://bucket/x"
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(secrecy, "_addresses", {})
+    monkeypatch.setattr(secrecy, "_options", {})
+    monkeypatch.delenv(HANDED_ON, raising=False)
+
+
+def test_an_address_is_shown_bare_and_known_whole():
+    assert shown(FULL) == BARE and whole(BARE) == FULL
+    assert shown("/data/what?/x#1") == "/data/what?/x#1" and whole("/data/what?/x#1") is None
+
+
+def test_texts_lose_whole_addresses_secret_options_and_secrets_of_the_environment(monkeypatch):
+    shown(FULL)
+    keep("fyi.token", "canary-option")
+    monkeypatch.setenv("HF_TOKEN", "canary-token")
+    monkeypatch.setenv("MY_TOKEN", "short")
+    monkeypatch.setenv("HOME_SWEET", "not-a-secret-at-all")
+    said = hidden(f"{FULL} by canary-option, canary-token, short, not-a-secret-at-all")
+    assert said == f"{BARE} by {COVER}, {COVER}, short, not-a-secret-at-all"
+
+
+def test_what_is_withheld_from_a_document_is_named_and_put_back():
+    document = {"config": {"dataset": f"npz:{FULL}", "many": ["a", FULL], "ipc": 1}, "paper": "https://host/p?id=1"}
+    kept = withhold(document, "config")
+    assert (
+        kept["config"] == {"dataset": f"npz:{BARE}", "many": ["a", BARE], "ipc": 1}
+        and kept["paper"] == document["paper"]
+    )
+    assert kept["withheld"] == ["config/dataset", "config/many/1"] and "canary" not in json.dumps(kept)
+    assert {name: restore(kept)[name] for name in document} == document
+
+
+def test_another_process_is_told_what_to_do_unless_it_was_handed_the_address(monkeypatch):
+    kept = withhold({"config": {"dataset": FULL}, "options": {}}, "config")
+    keep("fyi.token", "canary with a space")
+    hand_on()
+    import os
+
+    handed = os.environ[HANDED_ON]
+    monkeypatch.setattr(secrecy, "_addresses", {})
+    monkeypatch.setattr(secrecy, "_options", {})
+    monkeypatch.setenv(HANDED_ON, "")
+    with pytest.raises(InputError, match=f"{BARE} was recorded without its credentials: .* {HANDED_ON}"):
+        restore(kept)
+    assert restore(kept, strict=False)["config"]["dataset"] == BARE
+    monkeypatch.setenv(HANDED_ON, handed)
+    assert restore(kept)["config"]["dataset"] == FULL and secrecy.option("fyi.token") == "canary with a space"
+
+
+def test_nothing_to_hand_on_leaves_the_environment_alone(monkeypatch):
+    hand_on()
+    import os
+
+    assert HANDED_ON not in os.environ
+
+
+@pytest.mark.parametrize("path", ["config/none", "config/many/7", "config/many/x", "", "paper/deep/er"])
+def test_a_record_that_names_what_it_does_not_hold_is_left_as_it_is(path):
+    document = {"config": {"many": ["a"]}, "paper": "p", "withheld": [path]}
+    assert restore(document) == document
+
+
+@frozen(kw_only=True)
+class Secretive(Plugin):
+    summary = "one line"
+    paper = "none: a test"
+    token: str = option("", help="who we are", secret=True)
+    place: str = option("", help="an address")
+
+
+def test_secret_options_and_addresses_come_back_by_the_environment_only(monkeypatch):
+    given = {"x__token": "canary-option", "x__place": FULL}
+    made = resolve({"x": Secretive}, command_line=given, environment={})
+    record = json.loads(json.dumps(as_json(made)))
+    assert "canary" not in json.dumps(record) and hidden("by canary-option") == f"by {COVER}"
+    back = from_json(restore(record), {"x": Secretive}).options["x"]
+    assert (back.token, back.place) == ("canary-option", FULL)
+    monkeypatch.setattr(secrecy, "_options", {})
+    assert from_json(restore(record), {"x": Secretive}).options["x"].token == ""
+    monkeypatch.setenv("DDCORE_X__TOKEN", "another")
+    assert from_json(restore(record), {"x": Secretive}).options["x"].token == "another"
+
+
+# ---- a run whose data need a token -----------------------------------------------------------------------------------
+
+TOKEN = "canary-in-the-query"
+RUN = "run --plugin dm --steps 2 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 2 --full-epochs 1 --preset none"
+RUN += " --threads 1 --jobs 2 --cache cache --out run --dataset"
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """Gives files to who knows the token."""
+
+    def do_GET(self):
+        if TOKEN in self.path:
+            super().do_GET()
+        else:
+            self.send_error(403)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """The URL of a data set behind a token."""
+    pytest.importorskip("aiohttp", reason="fsspec reads http through aiohttp")
+    draw = torch.Generator().manual_seed(0)
+    arrays = {
+        f"x_{part}": torch.randint(0, 256, (40, 8, 8), generator=draw).numpy().astype("uint8")
+        for part in ("train", "test")
+    }
+    arrays |= {f"y_{part}": np.arange(40) % 2 for part in ("train", "test")}
+    (tmp_path / "served").mkdir()
+    np.savez(tmp_path / "served" / "data.npz", **arrays)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(tmp_path / "served")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"npz:http://127.0.0.1:{server.server_address[1]}/data.npz?token={TOKEN}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_no_secret_of_a_run_is_in_anything_that_it_leaves_or_says(guarded, tmp_path):
+    secrets = {"HF_TOKEN": "canary-in-the-environment", "AWS_SECRET_ACCESS_KEY": "canary-of-a-store"}
+    work = tmp_path / "work"
+    work.mkdir()
+    with Parent(environment=secrets) as parent:
+        ends = [parent.run([*RUN.split(), guarded], work)]
+        assert ends[0].code == 0, ends[0].said
+        (work / "run/scores.json").unlink()
+        (next((work / "run/checkpoints").glob("evaluate*"))).unlink()
+        ends.append(parent.run(["resume", "run"], work))
+        ends.append(parent.run(["evaluate", "run/artifact", "--protocol", "quick-1", "--eval-seeds", "1"], work))
+        ends += [parent.run(["report", "run"], work), parent.run(["inspect", "run/artifact"], work)]
+    assert ends[1].code == 2 and "was recorded without its credentials" in ends[1].said
+    assert not any(end.traceback for end in ends)
+    with Parent(environment={**secrets, HANDED_ON: shlex.quote(guarded)}) as parent:
+        ends.append(parent.run(["resume", "run"], work))
+    assert ends[-1].code == 0, ends[-1].said
+    assert "canary" not in "".join(end.said for end in ends)
+    leaks = [str(path) for path in work.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+    assert not leaks
