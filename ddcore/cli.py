@@ -226,13 +226,12 @@ def reproduce(
     selection = context.meta["ddcore.selection"]
     made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
     try:
-        begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
+        begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]], more=made.marks())
     except InputError as error:
         raise made.data_error() or error from None
     if plan_only:
         _show_plan(begun, as_json)
         return
-    made.mark(begun)
     _finish(begun, as_json)
 
 
@@ -482,6 +481,18 @@ def bench(
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)
+
+
+@ddcore_command.command()
+@AS_JSON
+@click.pass_context
+def doctor(context: click.Context, /, as_json: bool) -> None:
+    """Look over the installation, and say what to do about what does not work."""
+    from ddcore import doctor as doctors
+
+    found = doctors.examine()
+    emit(as_json, doctors.as_json(found), lambda: doctors.findings_text(found))
+    context.exit(0 if doctors.healthy(found) else 2)
 
 
 for group in (plugins, data):

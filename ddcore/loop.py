@@ -36,11 +36,11 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     learn = begin(task, run)
     kept = run.hooks.collect("ddcore_state", task=task, learn=learn, run=run)
-    state = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
+    state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
     state |= {"plugins": kept} if kept else {}
+    state["skipped"] = 0
     own = PerPlugin(lambda plugin: kept.get(plugin, {}))
     first = run.checkpoints.load(task.key, state)
-    skipped = 0
     keep_snapshot(task, first, learn, run)
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
@@ -50,7 +50,7 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
             with torch.no_grad():
                 run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
-            skipped += loss is None
+            state["skipped"] += loss is None
             keep_snapshot(task, step + 1, learn, run)
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
@@ -59,9 +59,9 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
                 require_finite(learn.tensors, step, run)
                 run.checkpoints.save(task.key, step + 1, state)
                 run.check_stop()
-    if skipped and skipped == task.steps - first:
+    if task.steps and state["skipped"] == task.steps:
         run.warn(
-            f"{run.matcher_name} skipped all of the last {skipped} steps, so nothing moved: try smaller learning rates"
+            f"{run.matcher_name} skipped all of the {task.steps} steps, so nothing moved: try smaller learning rates"
         )
     require_finite(learn.tensors, task.steps - 1, run)
     return finish(task, learn, own, run), {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
