@@ -50,6 +50,9 @@ class Pair:
 
 
 KD = ("--plugin", "kd")
+FEW = ("--plugin", "distill-weighted", "--distill-weighted.labelled", "20")
+WEIGHTED = (*FEW, "--distill-weighted.every-view")
+WEIGHTED += ("--distill-weighted.sources", "{s0}", "--distill-weighted.sources", "{s1}")
 ONE, TWO = ("{t0}",), ("{t0}", "{t1}")
 Words = tuple[str, ...]
 ARMS: Mapping[str, tuple[Words, Words]] = {
@@ -72,7 +75,12 @@ ARMS: Mapping[str, tuple[Words, Words]] = {
     "kd-pruning": (("--plugin", "kd-pruning", "--kd-pruning.share", "0.2"), ONE),
     "rad": (("--plugin", "rad"), ONE),
     "kd3": (("--plugin", "kd3", "--kd3.layer", "stage3"), ONE),
+    "20 labels a class": ((*FEW, "--distill-weighted.label-weight", "1"), ()),
+    "distill-weighted": (WEIGHTED, ()),
+    "distill-weighted, alike": ((*WEIGHTED, "--distill-weighted.power", "0"), ()),
 }
+FEW_LABELS = ("20 labels a class", "distill-weighted", "distill-weighted, alike")
+"""Students that see the labels of few images: their control is the first of them, not `kd`."""
 OF_FEATURES = ("attention",)
 OF_TEXT = ("plain", "kd", "nd", "sinkd", "mi-alpha")
 PAIRS = {
@@ -111,17 +119,25 @@ PAIRS = {
 }
 EPOCHS_TIMES = {"rs2": 5, "kd-pruning": 5, "rad": 5}
 """Epochs that visit a part of the rows are as many more, so that all make about the same steps."""
-CONTROLS = {"nd": "kd, weights 1 and 1", "meal-v2": "plain, from trained", "reinforce": "kd, two teachers"}
+CONTROLS = (
+    ("nd", "kd, weights 1 and 1"),
+    ("meal-v2", "plain, from trained"),
+    ("reinforce", "kd, two teachers"),
+    ("distill-weighted", "20 labels a class"),
+    ("distill-weighted", "distill-weighted, alike"),
+)
+SOURCES = {"cifar10": ("tiny-imagenet-50", "mnist"), "mnist": ("tiny-imagenet-50", "cifar10-jpeg")}
+"""Other tasks, whose networks distill-weighted learns from."""
 ROW = "student"
 
 
 def claims(chosen: Sequence[str]) -> list[Claim]:
     """Which variants beat the plain student, `kd`, and the control of their own that has the same weights, start or teachers."""
-    others = [arm for arm in chosen if arm not in ("plain", "kd")]
+    others = [arm for arm in chosen if arm not in ("plain", "kd", *FEW_LABELS)]
     found = [Claim("kd beats the plain student", ("kd", ROW), ("plain", ROW))]
     found += [Claim(f"{arm} beats kd", (arm, ROW), ("kd", ROW)) for arm in others]
     return found + [
-        Claim(f"{arm} beats {base}", (arm, ROW), (base, ROW)) for arm, base in CONTROLS.items() if arm in chosen
+        Claim(f"{arm} beats {base}", (arm, ROW), (base, ROW)) for arm, base in CONTROLS if {arm, base} <= {*chosen}
     ]
 
 
@@ -155,6 +171,7 @@ def measured(name: str, arms: Sequence[str], seeds: int, folder: Path, tiny: boo
     for seed in ("100", "101"):
         out, row = trained([*common, *said, "--seed", seed], folder)
         teachers.append((str(out / "students" / "student-0.safetensors"), row["accuracy"]["mean"]))
+    sources = sources_of(name, pair, folder, tiny) if {*arms} & {*FEW_LABELS} else {}
     done: dict[str, list[dict[str, Any]]] = {}
     commands: dict[str, str] = {}
     for seed in range(seeds):
@@ -164,6 +181,7 @@ def measured(name: str, arms: Sequence[str], seeds: int, folder: Path, tiny: boo
             "t0": teachers[0][0],
             "t1": teachers[1][0],
             "plain": str(plain / "students" / "student-0.safetensors"),
+            **sources,
         }
         for arm in arms:
             extra, asked = ARMS[arm]
@@ -179,6 +197,15 @@ def measured(name: str, arms: Sequence[str], seeds: int, folder: Path, tiny: boo
         if not tiny:
             keep(name, record(name, pair, common, teachers, done, commands))
     return record(name, pair, common, teachers, done, commands)
+
+
+def sources_of(name: str, pair: Pair, folder: Path, tiny: bool) -> dict[str, str]:
+    """Networks that were trained on other tasks: their files, by name of place."""
+    beside = Path(pair.data[0]).parent
+    common = ("--per-class", "20" if tiny else "200", "--eval-seeds", "1", "--threads", "1", "--resize", "16")
+    said = ("--student", pair.teacher, "--protocol", "kd-1" if tiny else "kd-12", "--seed", "100")
+    made = [trained(["--data", f"parquet:{beside / task}", *common, *said], folder)[0] for task in SOURCES[name]]
+    return {f"s{number}": str(out / "students" / "student-0.safetensors") for number, out in enumerate(made)}
 
 
 def record(

@@ -13,12 +13,15 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from records import machine, write
 
 from ddcore.assembly import claim, select, setup_from
 from ddcore.distil import assemble, distillation_tasks
+from ddcore.executors import EXECUTORS
 from ddcore.record import write_record
 from ddcore.run import Run
 from ddcore.storage import Place, sha256_of
@@ -31,13 +34,22 @@ GIVEN = {
     "teachers__epochs": 1,
     "teachers__check": False,
 }
+CLASSES, BLOCK = 10, 100
+"""Of the data, and in a task: so a task a slot."""
 
 
-def recovered(folder: Path, jobs: int, ipc: int, steps: int) -> tuple[float, str]:
-    """Seconds of the recovery and the digest of what it made."""
-    place = Place.at(folder / f"{jobs}-{time.time_ns()}")
-    given = {**GIVEN, "ipc": ipc, "steps": steps, "jobs": jobs, "cache": str(folder / "cache")}
-    run = Run(setup_from(select(["--plugin", "sre2l", "--preset", "none"], {}), given, {}), place)
+def recovered(
+    folder: Path, jobs: int, ipc: int, steps: int, executor: str = "here", given: Mapping[str, Any] = GIVEN
+) -> tuple[float, str]:
+    """Seconds of the recovery and the digest of what it made.
+
+    Args:
+        executor: ``here`` with several jobs means processes, as everywhere; one of a plugin is selected with the plugin called like it.
+    """
+    place = Place.at(folder / f"{executor}-{jobs}-{time.time_ns()}")
+    own = {"ipc": ipc, "steps": steps, "jobs": jobs, "executor": executor, "cache": str(folder / "cache")}
+    words = [] if executor in EXECUTORS else ["--plugin", executor]
+    run = Run(setup_from(select(["--plugin", "sre2l", *words, "--preset", "none"], {}), {**given, **own}, {}), place)
     claim(place)
     write_record(run, ["recovery_jobs"])
     _ = run.teachers
@@ -46,6 +58,35 @@ def recovered(folder: Path, jobs: int, ipc: int, steps: int) -> tuple[float, str
     run.map(tasks)
     seconds = time.perf_counter() - start
     return seconds, sha256_of(assemble(run, tasks).tensors["pixels"].numpy().tobytes())
+
+
+def rates(
+    executor: str, jobs: int, *, ipc: int = 6, steps: int = 1000, given: Mapping[str, Any] = GIVEN
+) -> dict[str, Any]:
+    """Recovery tasks a second by an executor with so many workers: ``recovered`` thrice.
+
+    Returns:
+        ``cold_start``: seconds of the first call, whose tasks have one step: engine and workers begin in it; ``start``: of such a call
+        again; ``seconds``: of the call that counts; ``rate``: its tasks a second, and ``rate_without_start``: those with ``start`` left
+        out; ``digest``: of what was made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        recovered(Path(folder), 1, ipc, 1, given=given)  # trains the teacher
+        cold, _ = recovered(Path(folder), jobs, ipc, 1, executor, given)
+        start, _ = recovered(Path(folder), jobs, ipc, 1, executor, given)
+        seconds, digest = recovered(Path(folder), jobs, ipc, steps, executor, given)
+    tasks = ipc * -(-CLASSES // BLOCK)
+    found = {"cold_start": cold, "start": start, "seconds": seconds, "rate": tasks / seconds}
+    return {**found, "rate_without_start": tasks / max(seconds - start, 1e-9), "tasks": tasks, "digest": digest}
+
+
+def measure(
+    executors: Sequence[str] = ("processes", "ray"), jobs: Sequence[int] = (1, 2), **more: Any
+) -> dict[str, Any]:
+    """``rates`` of executors at numbers of workers, one after the other, as JSON values; ``same_bits``: whether all made the same."""
+    found = {executor: {str(n): rates(executor, n, **more) for n in jobs} for executor in executors}
+    digests = {each["digest"] for by_jobs in found.values() for each in by_jobs.values()}
+    return {"rates": found, "same_bits": len(digests) == 1}
 
 
 def main() -> None:
