@@ -24,10 +24,10 @@ from torch.utils.data import Dataset
 from ddcore import randomness
 from ddcore.card import card
 from ddcore.decoders import Decoder
-from ddcore.errors import DdcoreError, InputError, near
+from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
 from ddcore.levels import are_levels, exact_names, stored_type, to_levels
-from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, read_manifest
+from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, provider, read_manifest
 from ddcore.normalisation import Normalisation
 from ddcore.preview import preview_png
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
@@ -301,6 +301,7 @@ def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
     """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
     place = artifact.place
     place.make_folder()
+    place.remove_unfinished()
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)
     manifest["bytes"] = bytes_of(files, PARTS)
@@ -390,7 +391,7 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
     manifest = read_manifest(place)
     kind = _label_class(manifest, place)
     try:
-        held = {n: load_tensors(place / n, sha256=_sha256(manifest, n, place)) for n in PARTS if _due(n, manifest)}
+        held = {name: _held(place, manifest, name) for name in PARTS if _due(name, manifest)}
         labels = kind.load(manifest["labels"], {**held[LABELS], **held.get(MODELS, {})})
         normalisation = Normalisation.load(manifest["normalisation"], held.get(NORMALISATION, {}))
         artifact = Artifact(place, manifest, held[IMAGES], labels, normalisation)
@@ -398,8 +399,8 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
         return artifact
     except DdcoreError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except MISFITS as error:
+        what = in_short(error)
         raise InputError(f"{(place / MANIFEST).url} does not describe the files beside it ({what}): {AGAIN}") from error
 
 
@@ -407,10 +408,11 @@ def _due(name: str, manifest: Mapping[str, Any]) -> bool:
     return name not in OPTIONAL or name in manifest["files"]
 
 
-def _sha256(manifest: Mapping[str, Any], name: str, place: Place) -> str:
+def _held(place: Place, manifest: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     if name not in manifest["files"]:
         raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: {AGAIN}")
-    return str(manifest["files"][name]["sha256"])
+    record = manifest["files"][name]
+    return load_tensors(place / name, sha256=record["sha256"], size=record["bytes"])
 
 
 def _said_of(labels: Labels) -> dict[str, Any]:
@@ -420,7 +422,7 @@ def _said_of(labels: Labels) -> dict[str, Any]:
 
 
 def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
-    kind, distribution = manifest["labels"]["kind"], manifest["labels"].get("distribution")
+    kind, distribution = manifest["labels"]["kind"], provider(manifest["labels"])
     if kind in KINDS:
         return KINDS[kind]
     for point in metadata.entry_points(group=LABEL_KINDS, name=kind):

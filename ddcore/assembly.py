@@ -145,6 +145,7 @@ def begin(
     command: list[str],
     reporter: Reporter | None = None,
     source: Source | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Run:
     """Check a run without doing anything, then claim its folder and write ``run.json``.
 
@@ -152,6 +153,7 @@ def begin(
         command: for the record.
         reporter: none: one that says what the run does.
         source: the data, where they are loaded already.
+        more: what else the record says.
 
     Raises:
         InputError: the folder holds another run or other files.
@@ -187,7 +189,7 @@ def begin(
     with held(place):
         claim(place)
         run.say(estimate(run).sentence())
-        write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}))
+        write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}), **(more or {}))
     return run
 
 

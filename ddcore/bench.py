@@ -27,22 +27,24 @@ stopped one goes on.
 from __future__ import annotations
 
 import io
+import os
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from ddcore.documents import LONGEST_SETTINGS, parse_toml
-from ddcore.errors import DdcoreError, InputError, Interrupted, near
+from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.options import fields, resolve
 from ddcore.presets import Preset
 from ddcore.storage import Place, canonical, sha256_of
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.executors import Description
+    from ddcore.executors import Description, Executor
     from ddcore.progress import Reporter
     from ddcore.record import Setup
     from ddcore.run import Run
@@ -139,6 +141,12 @@ def suite_of(found: Mapping[str, Any], url: str) -> Suite:
     for key in found:
         if key not in KEYS:
             raise InputError(f"suite {url} has an unknown key {key!r}: {near(key, KEYS)}")
+    if not all(
+        isinstance(found.get(key, default), kind) for key, kind, default in (("run", dict, {}), ("name", str, ""))
+    ):
+        raise InputError(
+            f"suite {url} has a name that is no text, or [run] that is no table: write name = TEXT and [run]"
+        )
     data, methods = (_named(found.get(key), key, url) for key in ("data", "method"))
     for name, table in methods.items():
         plugins = table.get("plugins")
@@ -146,7 +154,12 @@ def suite_of(found: Mapping[str, Any], url: str) -> Suite:
             raise InputError(f'method {name!r} of suite {url} names no plugins: write plugins = ["dm"] into its table')
     used = {plugin for table in methods.values() for plugin in table["plugins"]}
     for table in (found.get("run", {}), *data.values(), *methods.values()):
-        for plugin in table.get("plugin", {}):
+        options = table.get("plugin", {})
+        if not isinstance(options, dict) or not all(isinstance(own, dict) for own in options.values()):
+            raise InputError(f"suite {url} has plugin options that are no tables: write plugin.NAME.OPTION = VALUE")
+        if not isinstance(table.get("labels", ""), str):
+            raise InputError(f"suite {url} has labels {table['labels']!r}: write their name")
+        for plugin in options:
             if plugin not in used:
                 raise InputError(
                     f"suite {url} has options of plugin {plugin!r}, which no method uses: {near(plugin, used)}"
@@ -224,35 +237,76 @@ def chosen(suite: Suite, only: str, place: Place) -> list[Cell]:
     return cells
 
 
-def bench(suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter) -> dict[str, Any]:
+def bench(
+    suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter, executor: str | None = None
+) -> dict[str, Any]:
     """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is stopped.
 
     Args:
         cells: those to do; the leaderboard shows what is done of the whole suite.
+        executor: where; none: processes if there are several jobs.
 
     Returns:
         The leaderboard, see ``ddcore.leaderboard.board``.
 
     Raises:
         Interrupted: it was stopped; the same command goes on.
+        OptionError: no such executor.
     """
-    from ddcore.executors import Here, Processes
     from ddcore.leaderboard import board, write_board
 
+    chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
     left = [cell for cell in cells if not finished(place, cell.key)]
     reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
     tasks = described(left, place, reporter)
-    executor = Processes() if jobs > 1 else Here()
     try:
         with reporter.progress("bench", len(cells), "runs") as tick:
             tick(len(cells) - len(left))
-            executor.map(place.address, tasks, jobs, lambda key: tick(1, key))
+            chosen.map(place.address, tasks, jobs, lambda key: tick(1, key))
     except (Interrupted, KeyboardInterrupt) as error:
         raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
     finally:
         made = board(suite.name, suite.cells(), place)
         write_board(made, place)
     return made
+
+
+def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
+    """What does tasks, of the core or of an installed plugin, whose options are read from the environment.
+
+    Raises:
+        OptionError: nobody offers the name.
+    """
+    from ddcore import answers
+    from ddcore.assembly import select, setup_from
+    from ddcore.dispatch import Hooks
+    from ddcore.executors import EXECUTORS
+
+    plugins = [] if name in EXECUTORS else _offering(name)
+    own = {n: v for n, v in environment.items() for p in plugins if n.startswith(f"DDCORE_{_variable(p)}__")}
+    words = [word for plugin in plugins for word in ("--plugin", plugin)]
+    setup = setup_from(select([*words, "--preset", "none"], {}), {}, own)
+    hooks = Hooks(setup.manager(), setup.described())
+    return hooks.by_name("ddcore_executor", check=answers.executor, name=name)  # type: ignore[no-any-return]
+
+
+def _offering(name: str) -> list[str]:
+    """The installed plugins that offer an executor: first-party ones are called like it, others have to be loaded to know."""
+    from ddcore.executors import EXECUTORS
+    from ddcore.plugins import installed, load_class
+
+    known = set(EXECUTORS)
+    for plugin in sorted(installed(), key=lambda plugin: plugin != name):
+        with suppress(PluginError):
+            offered: tuple[str, ...] = load_class(plugin)[0].executors  # type: ignore[attr-defined]
+            if name in offered:
+                return [plugin]
+            known.update(offered)
+    raise OptionError(f"no executor is named {name!r}: {near(name, known)}, or install the plugin that offers it")
+
+
+def _variable(plugin: str) -> str:
+    return plugin.upper().replace("-", "_")
 
 
 def check(cells: Sequence[Cell], place: Place) -> None:

@@ -8,6 +8,7 @@ task goes on with the very objects that its start built.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ddcore.errors import InputError
+from ddcore.documents import parse_json
+from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
 
 SECONDS_BETWEEN = 10.0
@@ -50,13 +52,14 @@ class Checkpoints:
         place = self._unfinished(key)
         if not place.exists():
             return 0
-        header, tensors = read_metadata(place), load_tensors(place)
+        header, tensors = read_metadata(place), load_tensors(place, sealed=True)
         try:
-            fill(state, json.loads(header["state"]), tensors)
-            return int(header["step"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            fill(state, parse_json(header["state"]), tensors)
+            return whole_step(header["step"])
+        except MISFITS as error:
             way_out = "remove the file to begin this task again"
-            raise InputError(f"checkpoint {place.url} does not fit this run ({error}): {way_out}") from error
+            why = in_short(error)
+            raise InputError(f"checkpoint {place.url} does not fit this run ({why}): {way_out}") from error
 
     def finish(self, key: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
         """Keep a finished task's result and drop its unfinished state."""
@@ -70,18 +73,32 @@ class Checkpoints:
 
     def result(self, key: str) -> dict[str, Tensor]:
         """A finished task's tensors, on the CPU."""
-        return load_tensors(self._finished(key))
+        return load_tensors(self._finished(key), sealed=True)
 
     def header(self, key: str) -> dict[str, Any]:
         """What a finished task said beside its tensors."""
-        header: dict[str, Any] = json.loads(read_metadata(self._finished(key))["header"])
-        return header
+        try:
+            return dict(parse_json(read_metadata(self._finished(key))["header"]))
+        except MISFITS as error:
+            url = self._finished(key).url
+            raise InputError(f"{url} does not say what its task made: remove it to do the task again") from error
 
     def _unfinished(self, key: str) -> Place:
         return self._place / f"{key}.safetensors"
 
     def _finished(self, key: str) -> Place:
         return self._place / f"{key}.done.safetensors"
+
+
+def whole_step(text: str) -> int:
+    """The step that a file says.
+
+    Raises:
+        ValueError: that is none.
+    """
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise ValueError(f"step {text[:20]!r} is none")
+    return int(text)
 
 
 def flatten(state: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -106,7 +123,7 @@ def flatten(state: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
 
 def restore(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     """The inverse of ``flatten`` for plain values; modules and optimisers come back as their state dicts."""
-    kind, content = next(iter(tree.items()))
+    ((kind, content),) = tree.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":

@@ -454,12 +454,26 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 @click.argument("suite")
 @click.option("--out", default=None, help="Folder of the runs and the leaderboard; default: runs/bench-SUITE.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--executor",
+    default=None,
+    metavar="NAME",
+    help="Where runs are done: here, processes, or what an installed plugin offers. Default: processes with several jobs.",
+)
 @click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
 @click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
 @AS_JSON
 @click.pass_context
 def bench(
-    context: click.Context, /, suite: str, out: str | None, jobs: int, only: str, plan_only: bool, as_json: bool
+    context: click.Context,
+    /,
+    suite: str,
+    out: str | None,
+    jobs: int,
+    executor: str | None,
+    only: str,
+    plan_only: bool,
+    as_json: bool,
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
@@ -477,7 +491,7 @@ def bench(
     if plan_only:
         emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
         return
-    made = benched(found, cells, place, jobs, Reporter())
+    made = benched(found, cells, place, jobs, Reporter(), executor)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ddcore.errors import OptionError
+from ddcore.printing import printable_line
 from ddcore.terminal import AS_JSON, emit
 
 
@@ -118,7 +119,9 @@ def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """A data set's facts, one a line."""
     return "\n".join(
-        f"{name:<18} {_plain(value)}" for name, value in summary.items() if value not in (None, "", [], {})
+        f"{name:<18} {printable_line(_plain(value))}"
+        for name, value in summary.items()
+        if value not in (None, "", [], {})
     )
 
 

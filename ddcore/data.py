@@ -16,8 +16,10 @@ import torch
 from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
+from ddcore.documents import HALF
 from ddcore.errors import InputError, near
 from ddcore.normalisation import Normalisation
+from ddcore.printing import printable
 from ddcore.statistics import mean_and_deviation, scaled
 from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
 
@@ -45,7 +47,10 @@ class Split:
 
 
 def _names(names: Iterable[object]) -> tuple[str, ...]:
-    return tuple(str(name) for name in names)
+    texts = tuple(str(name) for name in names)
+    if halves := [text for text in texts if HALF.search(text)]:
+        raise InputError(f"class {printable(halves[0])!r} has a name that is no Unicode text: rename it")
+    return texts
 
 
 @frozen(eq=False, kw_only=True)

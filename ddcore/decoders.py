@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddcore.errors import InputError, near
 from ddcore.levels import quantise, unpack
+from ddcore.manifest import provider
 
 __all__ = ["OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
 Spec = Mapping[str, Any]
@@ -84,6 +85,11 @@ class Sum:
         base, other = pairs[index.to(pairs.device)].long().unbind(1)
         images = _rows(tensors, spec, "bases", base)
         added = _rows(tensors, spec, "added", other.clamp(min=0))
+        if images.dim() != 4 or images.shape != added.shape:
+            raise InputError(
+                f"a sum of images {_shape(images)} and {_shape(added)} is stored: write the artifact again"
+            )
+        _check_channels(images, least, most)
         fused = (images + added).clamp(least[:, None, None], most[:, None, None])
         return torch.where((other < 0)[:, None, None, None], images, fused)
 
@@ -98,7 +104,21 @@ def _from_levels(rows: Tensor, tensors: Tensors, spec: Spec, of: str = "") -> Te
     """Images (B, C, H, W) of levels, packed or not; ``of`` begins the keys that say what they stand for."""
     scale, offset = (stored(tensors, spec, f"{of}{part}") for part in ("scale", "offset"))
     levels = unpack(rows, spec[f"{of}bits"], spec.get(f"{of}shape", ())) if f"{of}bits" in spec else rows
+    _check_channels(levels, scale, offset)
     return scale[:, None, None] * levels.to(scale.dtype) + offset[:, None, None]
+
+
+def _check_channels(images: Tensor, *values: Tensor) -> None:
+    """Refuse what is not one value a channel of images (B, C, H, W): it would be spread over sizes that nobody stored."""
+    for value in values:
+        if images.dim() != 4 or value.shape != images.shape[1:2]:
+            raise InputError(
+                f"stored images {_shape(images)} have {_shape(value)} where (C,) is due: write the artifact again"
+            )
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"of shape {tuple(tensor.shape)}"
 
 
 OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}
@@ -149,7 +169,7 @@ def _known(spec: Spec, operations: Mapping[str, Operation]) -> Operation:
     name = str(spec.get("op"))
     if name in operations:
         return operations[name]
-    if distribution := spec.get("distribution"):
+    if distribution := provider(spec):
         raise InputError(
             f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}"
         )

@@ -14,6 +14,7 @@ from ddcore.artifact import Artifact
 from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels, StaticMixedLabels
 from ddcore.packed import Packed
+from ddcore.printing import printable_line
 from ddcore.storage import Place
 
 LOSSY = (
@@ -248,7 +249,7 @@ def _describe_packed(packed: Packed) -> str:
 
 def _lines(facts: Mapping[str, str], notes: list[str]) -> str:
     said = [(name, text) for name, text in facts.items() if text] + [("note", note) for note in notes]
-    return "\n".join(f"{name:<12} {text}" for name, text in said)
+    return "\n".join(f"{name:<12} {printable_line(text)}" for name, text in said)
 
 
 def _few(classes: tuple[str, ...]) -> str:

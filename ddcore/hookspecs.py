@@ -128,12 +128,14 @@ def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
     """Where independent tasks run.
 
     Called once, in the driver. The executor sees tasks only as JSON and results only as files, so that every executor
-    gives the same bits.
+    gives the same bits. ``ddcore.work`` has what executors of other processes need.
 
     Returns:
-        An object with ``map(tasks, jobs)``; None when the name is not yours.
+        An object with ``map(run_url, tasks, jobs, done)``: it does every task, at most ``jobs`` at a time, and calls ``done`` with
+        each finished task's key. What a task was refused with it raises as it is, a task whose worker died it does again, and
+        when the run is asked to stop it ends what runs, and raises ``Interrupted``. None when the name is not yours.
 
-    Implemented by the core (``here``, ``processes``). New in 1.0.
+    Implemented by the core (``here``, ``processes``), ``ray`` and ``submitit``. New in 1.0.
     """
 
 
@@ -718,7 +720,7 @@ def ddcore_log(event: str, fields: Mapping[str, Any], run: Run) -> None:
 
     Args:
         event: ``begin`` (what kind of run), ``step`` (of a distillation), ``expert`` and ``teacher`` (an epoch of one), ``labels``,
-            ``task`` (one is done), ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
+            ``task`` (one is done), ``warning``, ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
         fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, what ``Row.as_json`` gives of a row.
         run: its options, place and seed; change nothing. What you keep between calls belongs to ``run.address``.
 

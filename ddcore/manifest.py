@@ -10,7 +10,10 @@ kind that the core lacks name the ``distribution`` that provides them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from os.path import realpath
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from ddcore.errors import InputError
@@ -41,6 +44,13 @@ TYPES: Mapping[str, type] = {
 }
 
 
+IN_FOLDER = re.compile(r"[^/\\:\x00-\x1f\x7f-\x9f]+")
+"""A name that is one of a folder's own files on every system, and neither a path, an address nor a drive."""
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""The name of a package: a message that tells to install one repeats nothing else."""
+OF_RECORD = {"config": dict, "options": dict, "plan": dict, "plugins": list, "relabelled": list}
+"""What a provenance may say of the run that made it, each with its type."""
+
 OF_IMAGES = ("shape", "storage_dtype", "value_range", "normalisation")
 """What only sets of images say."""
 
@@ -54,10 +64,8 @@ def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
     if not (place / MANIFEST).exists():
         raise InputError(_no_artifact(place))
     url = (place / MANIFEST).url
-    try:
-        manifest = (place / MANIFEST).read_json()
-    except RecursionError as error:
-        raise InputError(f"{url} is no manifest of an artifact, it is nested too deeply: {AGAIN}") from error
+    check_own_files(place, [MANIFEST])
+    manifest = (place / MANIFEST).read_json()
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or not is_count(schema, least=1):
         raise InputError(f"{url} is no manifest of an artifact, it has no schema version: {AGAIN}")
@@ -70,7 +78,30 @@ def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
         other = f"and this ddcore reads {KIND} here: load it" if images else "so load it"
         by = "by ddcore.packed.load_packed, or upgrade ddcore-torch" if images else "by ddcore.load_artifact"
         raise InputError(f"{place.url} holds {manifest['kind']}, {other} {by}")
+    check_own_files(place, manifest["files"])
     return manifest
+
+
+def check_own_files(place: Place, names: Iterable[str]) -> None:
+    """Refuse files of an artifact's folder that are not its own: links that lead out of it, pipes, devices.
+
+    Raises:
+        InputError: naming the file. One that is not there is left to whoever reads it.
+    """
+    folder = place.local_path()
+    if folder is None:
+        return
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not Path(realpath(path)).is_relative_to(realpath(folder)):
+            raise InputError(f"{path} is a link that leads out of its artifact: put the file itself there")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no regular file: {AGAIN}")
+
+
+def provider(spec: Mapping[str, Any]) -> str:
+    """The distribution that reads what a manifest describes, where it names one that could be installed; else nothing."""
+    name = spec.get("distribution")
+    return name if isinstance(name, str) and DISTRIBUTION.fullmatch(name) else ""
 
 
 def bytes_of(files: Mapping[str, Mapping[str, Any]], parts: Mapping[str, str]) -> dict[str, int]:
@@ -111,8 +142,29 @@ def _wrongs_of_any(manifest: Mapping[str, Any]) -> list[str]:
         *("" if _all(manifest[n], of) else f"its {n!r} holds something else than it has to" for n, of in lists.items()),
         "" if manifest["classes"] else "it names no classes",
         "" if isinstance(manifest["labels"].get("kind"), str) else "its labels have no kind",
+        "" if manifest["bytes"].get("total") is not None and all(map(is_count, manifest["bytes"].values())) else SIZES,
+        _wrong_provenance(manifest["provenance"]),
         *map(_wrong_file, manifest["files"], manifest["files"].values()),
     ]
+
+
+SIZES = "its 'bytes' are no sizes"
+
+
+def _wrong_provenance(record: Mapping[str, Any]) -> str:
+    """What is wrong with what is said of the run that made it, or of one that labelled it again."""
+    if wrong := next((n for n, kind in OF_RECORD.items() if not isinstance(record.get(n, kind()), kind)), ""):
+        return f"its provenance has {wrong!r} that are not what they have to be"
+    if not _all([*record.get("options", {}).values(), *record.get("relabelled", ())], dict):
+        return "its provenance holds something else than it has to"
+    if not all(isinstance(p, dict) and isinstance(p.get("name"), str) for p in record.get("plugins", ())):
+        return "its provenance names no plugins"
+    return next(filter(None, map(_wrong_relabelling, record.get("relabelled", ()))), "")
+
+
+def _wrong_relabelling(record: Mapping[str, Any]) -> str:
+    told = "relabelled" not in record and all(isinstance(record.get(name), str) for name in ("was", "labels"))
+    return _wrong_provenance(record) if told else "its provenance does not say what was labelled again"
 
 
 def _all(values: list[Any], of: type) -> bool:
@@ -124,7 +176,7 @@ def _finite(value: object) -> bool:
 
 
 def _wrong_file(name: str, record: object) -> str:
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\:"):
+    if name in (".", "..") or not IN_FOLDER.fullmatch(name):
         return f"it lists {name!r}, which is no file of its folder"
     whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and is_count(record.get("bytes"))
     return "" if whole else f"it has no checksum of {name}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.errors import InputError
-from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, is_count, read_manifest
+from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, is_count, read_manifest
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 from ddcore.types import Synthetic
 
@@ -143,7 +143,8 @@ def load_packed(url: str | PathLike[str] | Place) -> Packed:
         raise InputError(f"{url} is damaged, its 'samples_per_class' are no counts of its classes: {AGAIN}")
     if not isinstance(manifest.get("shape"), list):
         raise InputError(f"{url} is damaged, its 'shape' is missing: {AGAIN}")
-    return Packed(place, manifest, load_tensors(place / name, sha256=str(manifest["files"][name]["sha256"])))
+    record = manifest["files"][name]
+    return Packed(place, manifest, load_tensors(place / name, sha256=record["sha256"], size=record["bytes"]))
 
 
 def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
@@ -154,8 +155,9 @@ def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
     """
     place = Place.at(url)
     try:
+        check_own_files(place, [MANIFEST])
         manifest = (place / MANIFEST).read_json() if (place / MANIFEST).exists() else {}
-    except (InputError, RecursionError):
+    except InputError:
         manifest = {}
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     return load_packed(place) if isinstance(kind, str) and kind != KIND else load_artifact(place)

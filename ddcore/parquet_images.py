@@ -6,7 +6,6 @@ entry of the schema's metadata. Files are read batch by batch: what is held is t
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -15,14 +14,17 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from ddcore.errors import InputError
+from ddcore.documents import parse_json
+from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.parts import Loaded, whole_numbers
 from ddcore.pictures import stack
 from ddcore.storage import Place
+from ddcore.unpacking import check_growth
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 64
+"""A dictionary's picture is written out for each row that repeats it."""
 
 
 @frozen(eq=False)
@@ -32,6 +34,7 @@ class _File:
     image: str
     label: str
     rows: int
+    size: int
 
 
 def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
@@ -55,7 +58,10 @@ def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
         for file in files:
             yield from _pictures(file, labels)
 
-    images = stack(pictures(), ends[-1], where, resize)
+    try:
+        images = stack(pictures(), ends[-1], where, resize, sum(file.size for file in files))
+    except MISFITS as error:
+        raise InputError(f"{places[0].url} does not hold what it says ({in_short(error)}): get it again") from error
     classes, licence = _described(files[0].opened.schema_arrow, files[0].label)
     numbers = whole_numbers(np.concatenate(labels), f"the labels in column {files[0].label!r} of {places[0].url}")
     return Loaded(images, numbers, classes, licence)
@@ -70,11 +76,22 @@ def _open(place: Place) -> _File:
         raise InputError(f"reading {place.url} needs pyarrow, which is not installed: {way_out}") from error
     try:
         opened = pyarrow.parquet.ParquetFile(place.open("rb"))
-    except (pyarrow.ArrowException, OSError) as error:
+        image = _column(opened.schema_arrow, IMAGE_COLUMNS, "image", place)
+        label = _column(opened.schema_arrow, LABEL_COLUMNS, "label", place)
+        rows, size, unpacked = opened.metadata.num_rows, place.size(), _unpacked(opened.metadata, (image, label))
+    except (pyarrow.ArrowException, OSError, *MISFITS) as error:
         raise InputError(f"{place.url} is truncated or no parquet file: get it again") from error
-    image = _column(opened.schema_arrow, IMAGE_COLUMNS, "image", place)
-    label = _column(opened.schema_arrow, LABEL_COLUMNS, "label", place)
-    return _File(place, opened, image, label, opened.metadata.num_rows)
+    if not 0 <= rows <= size:
+        raise InputError(f"{place.url} says that {size:,} bytes hold {rows:,} rows: get it again")
+    check_growth(size, unpacked, place.url)
+    return _File(place, opened, image, label, rows, size)
+
+
+def _unpacked(metadata: Any, columns: Sequence[str]) -> int:
+    """Bytes that the pages of these columns, or of what lies in them, unpack to, by the file's own account."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
 
 
 def _column(schema: Any, known: Sequence[str], what: str, place: Place) -> str:
@@ -89,7 +106,7 @@ def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
     """Encoded pictures in order; the labels of the same rows are appended to ``labels`` on the way."""
     import pyarrow
 
-    row = 0
+    row = written_out = 0
     try:
         for batch in file.opened.iter_batches(ROWS_AT_ONCE, columns=[file.image, file.label]):
             encoded, numbers = batch.column(file.image), batch.column(file.label)
@@ -103,10 +120,12 @@ def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
                 what = f"labels in column {file.label!r} of {file.place.url} are {held}, not integers"
                 raise InputError(f"{what}: give each class a whole number from 0 on")
             labels.append(numbers.to_numpy(zero_copy_only=False))
-            for at, picture in enumerate(encoded.to_pylist()):
-                if not picture:
+            for at in range(len(encoded)):
+                if not (picture := encoded[at].as_py()):
                     raise InputError(f"row {row + at} of {file.place.url} holds no image bytes: embed or drop it")
+                written_out += len(picture)
                 yield picture
+            check_growth(file.size, written_out, file.place.url)
             row += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file.place.url} is damaged after row {row}: get it again") from error
@@ -115,8 +134,8 @@ def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
 def _described(schema: Any, label: str) -> tuple[tuple[str, ...] | None, str]:
     """Class names and licence in Hugging Face's metadata, where there are any."""
     try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+        info = parse_json((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
         names = info.get("features", {}).get(label, {}).get("names")
         return (tuple(map(str, names)) if names else None), str(info.get("license") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return None, ""

@@ -215,6 +215,8 @@ def _renumbered(test: Loaded, train: Loaded, wanted: Wanted) -> Tensor:
     if extra:
         what = f"the test part of {wanted.shown} has classes without train images ({_listed(extra)})"
         raise InputError(f"{what}: drop them or add train images")
+    if len(test.labels) and not 0 <= int(test.labels.min()) <= int(test.labels.max()) < len(test.classes):
+        raise InputError(f"the test part of {wanted.shown} has labels of none of its classes: number them from 0 on")
     return torch.tensor([train.classes.index(name) for name in test.classes])[test.labels]
 
 

@@ -65,6 +65,7 @@ FIRST_PARTY += (
     "nrr-dd",
     "quantize",
     "rad",
+    "ray",
     "rded",
     "reinforce",
     "robust",
@@ -72,6 +73,7 @@ FIRST_PARTY += (
     "sinkd",
     "smooth",
     "sre2l",
+    "submitit",
     "tensorboard",
     "text",
 )
@@ -305,17 +307,22 @@ def load_class(request: str) -> tuple[type, Offer]:
     return checked(getattr(imported, attribute), who), offer
 
 
-def load_path(path: str) -> tuple[type, Offer]:
+def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:
     """Import a plugin from one local file: the only class in it derived from ``Plugin``; its name is the file's.
 
+    Args:
+        sha256: of the file that is wanted; another one is refused before anything in it runs.
+
     Raises:
-        PluginError: no such file, it cannot be imported, or it holds no plugin or several.
+        PluginError: no such file, another one than wanted, it cannot be imported, or it holds no plugin or several.
     """
     file = Path(path)
     who = f"plugin file {path}"
     if not file.is_file():
         raise PluginError(f"{who} does not exist: give --plugin-path the path of a .py file")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if sha256 not in ("", digest):
+        raise PluginError(f"{who} is another one than the run was begun with: restore that, or begin a new run")
     name = file.stem.removeprefix("ddcore_").replace("_", "-")
     try:
         module = _import_file(file, f"ddcore_local_{digest[:12]}")

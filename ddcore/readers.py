@@ -23,14 +23,16 @@ from attrs import frozen
 
 from ddcore import parquet_images
 from ddcore.data import Source, Split
-from ddcore.errors import InputError, OptionError
+from ddcore.errors import InputError, OptionError, in_short
 from ddcore.parts import TEST, TRAIN, Loaded, Wanted, into_source, whole_numbers
 from ddcore.pictures import from_array, stack
 from ddcore.storage import Place
+from ddcore.unpacking import check_growth
 
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Ends of file names that count as pictures; all others in a class folder are left alone."""
 
+GZIP = b"\x1f\x8b"
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
 """Magic numbers: unsigned bytes (08) of rank 3 and of rank 1."""
 
@@ -103,6 +105,8 @@ def read_folder(wanted: Wanted) -> Source:
 def _read_classes(place: Place, files: Sequence[str], resize: int | None) -> Loaded:
     files = [name for name in files if "/" in name]
     local = place.local_path()
+    if local and (odd := next((name for name in files if not (local / name).is_file()), None)):
+        raise InputError(f"{(place / odd).url} is no regular file: put a picture there or remove it")
     empty = {entry.name for entry in local.iterdir() if entry.is_dir() and entry.name[0] != "."} if local else set()
     classes = sorted(empty | {name.partition("/")[0] for name in files})
     if len(classes) < 2:
@@ -146,21 +150,35 @@ def read_idx_file(place: Place, magic: int) -> np.ndarray:
     Raises:
         InputError: another magic number, or not as long as its header says.
     """
+    head = place.read_bytes(0, 4 + 4 * (magic & 255))
+    packed = head[:2] == GZIP
+    if not packed:
+        _check_length(place.size() - len(head), _sizes(head, magic, place), place)
     data = place.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{place.url} is a damaged or truncated gzip file ({error}): get it again") from error
-    if int.from_bytes(data[:4], "big") != magic:
-        raise InputError(f"{place.url} begins with {data[:4].hex()} where {magic:08x} is due: it is no such IDX file")
-    end = 4 + 4 * (magic & 255)
-    sizes = [int.from_bytes(data[at : at + 4], "big") for at in range(4, end, 4)]
-    values = np.frombuffer(data[end:], np.uint8)
-    if len(data) < end or len(values) != math.prod(sizes):
-        got = f"{len(values)} bytes of values where its header says {math.prod(sizes)}"
-        raise InputError(f"{place.url} has {got}: it is truncated or altered, get it again")
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data) as file:
+            sizes = _sizes(file.read(4 + 4 * (magic & 255)), magic, place)
+            check_growth(len(data), math.prod(sizes), place.url)
+            values = np.frombuffer(file.read(math.prod(sizes) + 1), np.uint8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{place.url} is a damaged or truncated gzip file ({error}): get it again") from error
+    _check_length(len(values), sizes, place)
     return values.reshape(sizes)
+
+
+def _check_length(found: int, sizes: Sequence[int], place: Place) -> None:
+    if found != math.prod(sizes):
+        got = f"{found} bytes of values where its header says {math.prod(sizes)}"
+        raise InputError(f"{place.url} has {got}: it is truncated or altered, get it again")
+
+
+def _sizes(head: bytes, magic: int, place: Place) -> list[int]:
+    """The sizes in the header of an IDX file."""
+    if int.from_bytes(head[:4], "big") != magic:
+        raise InputError(f"{place.url} begins with {head[:4].hex()} where {magic:08x} is due: it is no such IDX file")
+    if len(head) < 4 + 4 * (magic & 255):
+        raise InputError(f"{place.url} ends in its header: it is truncated or altered, get it again")
+    return [int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4)]
 
 
 NPZ_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_x", "{}_y"), ("{}_data", "{}_labels"))
@@ -173,12 +191,8 @@ NPZ_WHOLE = (("images", "labels"), ("x", "y"), ("data", "labels"))
 def read_npz(wanted: Wanted) -> Source:
     """One NumPy .npz file: ``x_train y_train x_test y_test`` or ``images labels``; class names in ``classes``."""
     place = wanted.place()
-    try:
-        with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{place.url} is no readable .npz file without pickles ({error}): write it again") from error
-    classes = tuple(str(name) for name in arrays["classes"].tolist()) if "classes" in arrays else None
+    arrays = read_arrays(place)
+    classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]).tolist()) if "classes" in arrays else None
     there = {part for part in wanted.named or (TRAIN, *TEST) if _npz_pair(arrays, part)}
     parts = {part: _npz_pair(arrays, part) for part in wanted.parts(there)}
     parts = parts or {"": next((pair for pair in NPZ_WHOLE if set(pair) <= set(arrays)), None)}
@@ -189,16 +203,54 @@ def read_npz(wanted: Wanted) -> Source:
             raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
         images, labels = (arrays[name] for name in pair)
         where = f"{pair[0]} of {place.url}"
-        if len(images) != labels.size:
-            raise InputError(f"{where} holds {len(images)} images but {labels.size} labels: give one label an image")
+        if images.ndim == 0 or len(images) != labels.size:
+            raise InputError(
+                f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
+            )
         numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
         loaded[part] = Loaded(from_array(images, where, wanted.resize), numbers, classes)
     return into_source(wanted, loaded)
 
 
 def _npz_pair(arrays: Mapping[str, np.ndarray], part: str) -> tuple[str, str] | None:
-    pairs = [(x.format(part), y.format(part)) for x, y in NPZ_NAMES]
+    pairs = [(x.replace("{}", part), y.replace("{}", part)) for x, y in NPZ_NAMES]
     return next((pair for pair in pairs if set(pair) <= set(arrays)), None)
+
+
+def read_arrays(place: Place) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, none of them pickled, each as large as its header says and the file's size allows.
+
+    Raises:
+        InputError: it is damaged, holds Python objects or something else than arrays, or would unpack to far too much.
+    """
+    try:
+        local = place.local_path() is not None
+        with place.open("rb") if local else io.BytesIO(place.read_bytes()) as file, zipfile.ZipFile(file) as packed:
+            entries = [entry for entry in packed.infolist() if entry.filename.endswith(".npy")]
+            check_growth(file.seek(0, io.SEEK_END), sum(entry.file_size for entry in entries), place.url)
+            return {entry.filename.removesuffix(".npy"): _array(packed, entry) for entry in entries}
+    except InputError:
+        raise
+    except Exception as error:  # headers are parsed as Python, which raises what tokenisers and parsers do
+        why = in_short(error)
+        raise InputError(f"{place.url} is no readable .npz file without pickles ({why}): write it again") from error
+
+
+def _array(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """One array; its header is compared with its size before memory is taken for what the header says."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} is compressed in a way that numpy does not write")
+    with packed.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"{entry.filename} has version {version} of the format")
+        shape, fortran, dtype = read_header[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds Python objects, which are pickled")
+        if any(n < 0 for n in shape) or file.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
+            raise ValueError(f"{entry.filename} is not as large as its shape {shape}")
+        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 @frozen

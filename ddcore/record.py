@@ -82,7 +82,9 @@ class Setup:
         for saved in record["plugins"]:
             name = saved["name"]
             classes[name], offers[name] = (
-                load_path(saved["path"]) if saved.get("path") else load_class(saved["request"])
+                load_path(saved["path"], str(saved.get("sha256", "")))
+                if saved.get("path")
+                else load_class(saved["request"])
             )
             if (now := offers[name].identity) != (then := saved["identity"]):
                 raise PluginError(

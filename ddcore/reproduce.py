@@ -136,10 +136,9 @@ class Reproduction:
         }
         return about if self.scale == 1 else {**about, "note": SHORTENED.format(scale=self.scale)}
 
-    def mark(self, run: Run) -> None:
-        """Write it into ``run.json``."""
-        place = run.place / "run.json"
-        place.write_json({**place.read_json(), "reproduces": self.as_json()})
+    def marks(self) -> dict[str, Any]:
+        """What it adds to ``run.json``."""
+        return {"reproduces": self.as_json()}
 
 
 def missing_data(preset: Preset, setup: Setup, error: InputError) -> InputError:

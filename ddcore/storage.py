@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -70,6 +71,8 @@ LONGEST_HEADER = 10_000_000
 """Bytes, a tenth of what safetensors allows: memory takes many times as much, and a thousand tensors need 100 kB."""
 OPEN_SEAL = b"0" * 64
 SEALED = re.compile(rb'"seal":"([0-9a-f]{64})"')
+MOST_VISITS = 8
+"""Of one folder, by links, when files are listed."""
 READ_AT_ONCE = 2**24
 MAPPED_FROM = 2**26
 """Bytes of a local file from which on its tensors stay in it: labels of views take gigabytes."""
@@ -332,12 +335,15 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
     return len(_packed(tensors))
 
 
-def load_tensors(place: Place, *, sha256: str | None = None, size: int | None = None) -> dict[str, Tensor]:
+def load_tensors(
+    place: Place, *, sha256: str | None = None, size: int | None = None, sealed: bool = False
+) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; those of a large local file are read when they are looked at.
 
     Args:
         sha256: what the file's bytes have to hash to, when it is known.
         size: how many there have to be, likewise; no more are read.
+        sealed: whether the file has to bear a seal of its own, see ``save_tensors``; one that it bears counts anyhow.
 
     Raises:
         InputError: the file is missing, cut short, altered (by ``sha256``, or by its own seal) or no safetensors file.
@@ -347,11 +353,11 @@ def load_tensors(place: Place, *, sha256: str | None = None, size: int | None = 
 
     path = place.local_path()
     mapped = path is not None and path.is_file() and path.stat().st_size >= MAPPED_FROM
-    if mapped:
-        _header(place, place.size())
     data = b"" if mapped else place.read_bytes() if size is None else place.read_bytes(0, size + 1)
-    whole = size in (None, place.size() if mapped else len(data))
-    if not whole or not _is_whole(_parts(place) if mapped else [data], sha256):
+    there = place.size() if mapped else len(data)
+    if size in (None, there):
+        _header_bytes(place, place.read_bytes(0, 8) if mapped else data[:8], there)
+    if size not in (None, there) or not _is_whole(_parts(place) if mapped else [data], sha256, sealed):
         raise InputError(
             f"{place.url} is altered or cut short, its SHA-256 is not the recorded one: restore a copy or make it again"
         )
@@ -382,7 +388,7 @@ def _parts(place: Place) -> Iterator[bytes]:
             yield part
 
 
-def _is_whole(parts: Iterable[bytes], sha256: str | None) -> bool:
+def _is_whole(parts: Iterable[bytes], sha256: str | None, sealed: bool) -> bool:
     """Whether a safetensors file is as it was written, as far as its own seal and a recorded checksum say."""
     whole, unsealed, seal = hashlib.sha256(), hashlib.sha256(), None
     for number, part in enumerate(parts):
@@ -392,31 +398,29 @@ def _is_whole(parts: Iterable[bytes], sha256: str | None) -> bool:
             unsealed.update(part)
         if sha256 is not None:
             whole.update(part)
-    own = seal is None or seal.group(1).decode() == unsealed.hexdigest()
+    own = not sealed if seal is None else seal.group(1).decode() == unsealed.hexdigest()
     return own and sha256 in (None, whole.hexdigest())
 
 
 def read_metadata(place: Place) -> dict[str, str]:
-    """The text in a safetensors file's header, without reading its tensors.
+    """The text in a safetensors file's header, but for its seal, without reading its tensors.
 
     Raises:
         InputError: the file is missing, cut short or no safetensors file.
     """
     try:
-        return {str(k): str(v) for k, v in _header(place).get("__metadata__", {}).items()}
-    except AttributeError as error:
+        header = parse_json(place.read_bytes(8, 8 + _header_bytes(place, place.read_bytes(0, 8))))
+        return {str(k): str(v) for k, v in header.get("__metadata__", {}).items() if k != "seal"}
+    except (ValueError, AttributeError) as error:
         raise InputError(_damaged(place, "no valid header")) from error
 
 
-def _header(place: Place, size: int = LONGEST_HEADER) -> Any:
-    """The header of a safetensors file of ``size`` bytes or less, as plain values."""
-    length = int.from_bytes(place.read_bytes(0, 8), "little")
+def _header_bytes(place: Place, head: bytes, size: int = LONGEST_HEADER) -> int:
+    """The length of the header of a safetensors file of ``size`` bytes or less, by its first eight."""
+    length = int.from_bytes(head, "little")
     if not 0 < length <= min(size, LONGEST_HEADER):
         raise InputError(_damaged(place, "no valid header"))
-    try:
-        return parse_json(place.read_bytes(8, 8 + length))
-    except ValueError as error:
-        raise InputError(_damaged(place, "no valid header")) from error
+    return length
 
 
 def flush_appended(place: Place | None = None) -> None:
@@ -487,7 +491,12 @@ def _free(place: Place) -> str:
 
 
 def _below(folder: str) -> Iterator[str]:
+    visits: Counter[tuple[int, int]] = Counter()
     for above, _, names in os.walk(folder, followlinks=True):
+        found = os.stat(above)
+        visits[found.st_dev, found.st_ino] += 1
+        if visits[found.st_dev, found.st_ino] > MOST_VISITS:
+            raise InputError(f"{above} is reached by more than {MOST_VISITS} ways: remove links that lead in circles")
         for name in names:
             yield Path(above, name).relative_to(folder).as_posix()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ddcore.printing import printable_line
+
 if TYPE_CHECKING:
     from ddcore.types import Row
 
@@ -17,6 +19,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     random  10
     full     9
     """
+    rows = [[printable_line(cell) for cell in row] for row in rows]
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
     right = [bool(rows) and all(cell[:1].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import instance_of, optional
 from torch import Tensor, nn
 
 from ddcore.artifact import Artifact, load_artifact
@@ -65,11 +66,11 @@ class Lesson:
         on: data whose train images take the place of the task's; their labels are not used. None: the task's own.
     """
 
-    artifact: str | None = None
-    per_class: int | None = None
-    plain: bool = True
-    start: str | None = None
-    on: str | None = None
+    artifact: str | None = field(default=None, validator=optional(instance_of(str)))
+    per_class: int | None = field(default=None, validator=optional(instance_of(int)))
+    plain: bool = field(default=True, validator=instance_of(bool))
+    start: str | None = field(default=None, validator=optional(instance_of(str)))
+    on: str | None = field(default=None, validator=optional(instance_of(str)))
 
 
 class TrainingRun(Run):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 
-from ddcore import errors
+from ddcore import errors, secrecy
+from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
 from ddcore.storage import Place
 from ddcore.types import Task
@@ -64,6 +67,41 @@ def work(run_url: str, description: Mapping[str, Any]) -> None:
 
 # ---- for executors whose workers are elsewhere -----------------------------------------------------------------------
 
+THREADS = int(attrs.fields_dict(Config)["threads"].default or 1)
+SENT = ("DDCORE_CHECKPOINT_SECONDS", secrecy.HANDED_ON)
+"""Of the driver's environment, for workers."""
+
+
+def address_elsewhere(run_url: str) -> str:
+    """A run's address as workers on any machine are given it: whole from the root, and without credentials.
+
+    >>> address_elsewhere("s3://key:secret@bucket/runs/x"), address_elsewhere("/runs/x")
+    ('s3://bucket/runs/x', '/runs/x')
+    """
+    place = Place.at(run_url)
+    local = place.local_path()
+    return place.url if local is None else os.path.abspath(local)
+
+
+def environment_elsewhere() -> dict[str, str]:
+    """What workers have to know of the driver's environment; it may hold secrets, so send it, and write it nowhere."""
+    from ddcore.run import default_cache
+
+    known = {name: os.environ[name] for name in SENT if name in os.environ}
+    return {**known, "DDCORE_CACHE": os.path.abspath(cache) if "://" not in (cache := default_cache()) else cache}
+
+
+def needs(run_url: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[int, bool]:
+    """CPU threads of each of these tasks, and whether they compute on a GPU: what an engine makes room for."""
+    record = Place.at(run_url) / "run.json"
+    if record.exists():
+        known = record.read_json()
+        return int(known["config"]["threads"]), known["environment"]["device"].startswith("cuda")
+    tables = [task["options"].get("tables", {}) for task in tasks]  # of a bench: whole runs, with options of their own
+    devices = {table.get("device", "auto") for table in tables}
+    on_gpu = "cuda" in devices or ("auto" in devices and torch.cuda.is_available())
+    return max(int(table.get("threads", THREADS)) for table in tables), on_gpu
+
 
 def answer(run_url: str, call: str, text: str) -> str:
     """``work`` with text in and text out: what any engine carries to any machine.
@@ -71,7 +109,7 @@ def answer(run_url: str, call: str, text: str) -> str:
     SIGINT makes the task stop at its next step, with its state saved.
 
     Args:
-        run_url: as ``Executor.map`` was given it.
+        run_url: as ``address_elsewhere`` made it.
         call: a name that this call of ``map`` has alone: a worker that outlives it opens the run anew for the next one.
         text: the task's description as JSON.
 
@@ -79,6 +117,7 @@ def answer(run_url: str, call: str, text: str) -> str:
         Nothing when the result is there; else an error for ``raise_answer``. A bug is raised as it is.
     """
     try:
+        run_url = secrecy.whole(run_url) or run_url
         _only_for(call)
         description = json.loads(text)
         _require_sight(run_url, description)

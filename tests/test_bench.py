@@ -163,6 +163,51 @@ def test_only_what_changed_is_done_again_and_a_run_that_was_cut_goes_on(ddcore_c
     assert {row["name"] for row in answer.json["rows"]} >= {"dm", "dm, 4 bits"}
 
 
+EXECUTOR = """
+    from pathlib import Path
+    from attrs import frozen
+    from ddcore import Plugin, hookimpl, option
+    from ddcore.work import work
+
+    @frozen(kw_only=True, eq=False)
+    class X(Plugin):
+        summary, role, executors = "one line", "executor", ("noting",)
+        notes: str = option("", help="file")
+
+        @hookimpl
+        def ddcore_executor(self, name: str) -> object:
+            return self if name == "noting" else None
+
+        def map(self, run_url, tasks, jobs, done):
+            for task in tasks:
+                Path(self.notes).write_text(f"{task['key']} {jobs}")
+                work(run_url, task)
+                done(task["key"])
+"""
+
+
+def test_the_executor_of_an_installed_plugin_does_the_runs_with_options_of_the_environment(
+    site,
+    ddcore_cli,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    site.put("not-called-like-it", EXECUTOR)
+    monkeypatch.setenv("DDCORE_NOT_CALLED_LIKE_IT__NOTES", str(tmp_path / "notes"))
+    monkeypatch.setenv("DDCORE_IPC", "7")
+    words = ("--out", tmp_path / "out", "--only", "dm-digits-ipc1-seed0", "--jobs", 3, "--executor", "noting", "--json")
+    answer = ddcore_cli("bench", write(tmp_path), *words)
+    assert answer.code == 0 and len(results(tmp_path / "out")) == 1, answer.err
+    assert (tmp_path / "notes").read_text().startswith("dm-digits-ipc1-seed0-") and " 3" in (
+        tmp_path / "notes"
+    ).read_text()
+
+
+def test_an_executor_that_nobody_offers_is_refused(ddcore_cli, tmp_path):  # noqa: F811
+    answer = ddcore_cli("bench", write(tmp_path), "--out", tmp_path / "out", "--executor", "proceses")
+    assert answer.code == 2 and "no executor is named 'proceses': did you mean 'processes'" in answer.err
+
+
 def test_worker_processes_give_the_same_scores(ddcore_cli, tmp_path):  # noqa: F811
     text = SUITE.replace("seeds = [0, 1]", "seeds = [0]")
     suite = write(tmp_path, text)

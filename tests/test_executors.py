@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
+
+from ddcore.errors import DdcoreError
+from ddcore.executors import ATTEMPTS, Processes
 
 DRIVER = """
 import os, time
@@ -45,3 +49,32 @@ def test_workers_of_a_killed_driver_are_gone_soon(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its driver")
+
+
+def dying(monkeypatch, finished):
+    """Pools that break, each after so many tasks."""
+    pools = iter(finished)
+
+    def pool(self, run_url, left, jobs, done):
+        for key in list(left)[: next(pools)]:
+            del left[key]
+            done(key)
+        if left:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(Processes, "_pool", pool)
+    done = []
+    return done, lambda: Processes().map("run", [{"key": key} for key in "abcdefgh"], 2, done.append)
+
+
+def test_workers_that_die_now_and_then_do_not_end_a_long_run(monkeypatch):
+    done, run = dying(monkeypatch, [1, 0, 2, 0, 1, 0, 4])
+    run()
+    assert done == list("abcdefgh")
+
+
+def test_a_task_whose_workers_always_die_is_named(monkeypatch):
+    done, run = dying(monkeypatch, [2, 0, 0, 9])
+    with pytest.raises(DdcoreError, match=f"died {ATTEMPTS} times on tasks c, d, e"):
+        run()
+    assert done == ["a", "b"]

@@ -214,7 +214,7 @@ def test_learned_labels_are_compared_with_the_soft_row(tmp_path, capsys):
 def test_a_reproduction_that_was_stopped_is_compared_when_it_is_resumed(tmp_path, capsys):
     given = {"threads": "1", "eval_seeds": "1", "network": "convnet2-w4", "out": "run"}
     made = prepared("dm/digits-ipc1", 0.01, **given)
-    made.mark(begin(made.setup, plan_only=False, command=["ddcore"]))
+    begin(made.setup, plan_only=False, command=["ddcore"], more=made.marks())
     assert invoke(["resume", "run"]) == 0
     assert "shortened to 0.01" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "reproduce.json").read_text())["ours"]["protocol"] == "quick-3"

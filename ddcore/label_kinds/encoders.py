@@ -8,12 +8,13 @@ tower beside it; every other name is one of ``ddcore.networks``. Shape letters: 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge, instance_of, optional
+from attrs.validators import ge, instance_of, le, optional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,12 @@ CLIP_IMAGES = MeanStd((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 """What CLIP's encoders want images in [0, 1] to be normalised by."""
 FOLDER = "DDCORE_WEIGHTS"
 COUNTER = "num_batches_tracked"
+MOST_PIXELS = 1024
+"""Of a side of what an encoder looks at: images are brought to the size that a manifest says."""
+FROM_AFAR = ("https", "hf", "s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Protocols of public weights' addresses. What lies on this machine or in its network is found by ``DDCORE_WEIGHTS`` alone."""
+INWARDS = re.compile(r"(localhost|[^./]+|[\d.]+|\[.*|.*\.(local|internal|localdomain|localhost|home\.arpa))\.?")
+"""Hosts that no address in an artifact may name: numbers, names without a dot, and names of private networks."""
 
 
 @frozen
@@ -60,11 +67,13 @@ class Public:
         """
         folder = os.environ.get(FOLDER)
         places = [Place.at(folder) / self.name] if folder else []
-        places += [Place.at(self.url)] if self.url else []
+        places += [Place.at(self.url)] if _is_public(self.url) else []
         for place in places:
             if place.exists():
                 return place
         looked = ", ".join(place.url for place in places) or "nowhere"
+        if self.url and not _is_public(self.url):
+            looked += f" and not at {Place(self.url).url}, which is no public address"
         raise InputError(
             f"the labels are computed with public weights that are not here ({self.name}, SHA-256 {self.sha256[:12]}..., "
             f"looked for in {looked}): put the file into a folder and name it in {FOLDER}"
@@ -79,7 +88,7 @@ class Public:
         from ddcore.teachers import read_state
 
         place = self.place()
-        if sha256_of(place.read_bytes()) != self.sha256:
+        if sha256_of(place.read_bytes(0, self.nbytes + 1)) != self.sha256:
             raise InputError(
                 f"{place.url} has another SHA-256 than the weights that these labels were made with: get those"
             )
@@ -88,6 +97,15 @@ class Public:
     def header(self) -> dict[str, Any]:
         """JSON values; ``Public(**header)`` is the inverse."""
         return {"name": self.name, "sha256": self.sha256, "nbytes": self.nbytes, "url": self.url}
+
+
+def _is_public(url: str) -> bool:
+    """Whether an address that an artifact brings may be asked: not this machine, nor one that only its network knows."""
+    protocol, mark, rest = url.partition("://")
+    host = re.split(r"[/?#]", rest)[0].rpartition("@")[2]
+    if not mark or protocol not in FROM_AFAR or "::" in url:
+        return False
+    return protocol != "https" or not INWARDS.fullmatch(re.sub(r":\d*$", "", host).lower())
 
 
 @frozen(eq=False)
@@ -105,8 +123,8 @@ class Encoder:
     """
 
     network: str = field(validator=instance_of(str))
-    channels: int = field(validator=ge(1))
-    size: int = field(validator=ge(1))
+    channels: int = field(validator=[instance_of(int), ge(1)])
+    size: int = field(validator=[instance_of(int), ge(1), le(MOST_PIXELS)])
     weights: Mapping[str, Tensor] = field(factory=dict)
     public: Public | None = field(default=None, validator=optional(instance_of(Public)))
 
@@ -147,10 +165,15 @@ class Encoder:
         """
         if self.network.startswith(CLIP):
             return ClipTowers.built(self.network, self.public).eval().requires_grad_(False)
-        network = empty_network(self.network, self.channels, self.size)
         state = self.weights if self.public is None else self.public.state()
-        due = feature_tensors(network, self.channels, self.size)
-        network.load_state_dict(_fitting(state, due, network, self.network), strict=False)
+        with torch.device(
+            "meta"
+        ):  # a name can stand for a network of any size: nothing is made before the weights fit it
+            outline = empty_network(self.network, self.channels, self.size)
+            due = feature_tensors(outline, self.channels, self.size)
+            fitting = _fitting(state, due, outline, self.network)
+        network = empty_network(self.network, self.channels, self.size)
+        network.load_state_dict(fitting, strict=False)
         return network.eval().requires_grad_(False)
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -111,7 +111,7 @@ class Fault:
     Attributes:
         after: seconds of its own CPU time after which it is sent ``number``; None: never.
         change: before which change of a file it ends itself, counted from 1; 0: never.
-        torn: it ends itself after that change instead, with what was written last cut in the middle.
+        torn: only files that are opened to be written are counted, and it ends itself after that, with the file cut in the middle.
     """
 
     after: float | None = None
@@ -128,11 +128,13 @@ class End:
         code: exit code; negative: the signal that ended it.
         seconds: of CPU time.
         changes: of files that it made, if it lived.
+        writes: files that it opened to write, in order, without the folder.
     """
 
     code: int
     seconds: float
     changes: int
+    writes: list[str]
     said: str
 
     @property
@@ -209,8 +211,8 @@ def attended(words: list[str], folder: Path, fault: Fault, invoke: Any) -> dict[
     if not pid:
         child(words, folder, fault, invoke)
     code, seconds = watched(pid, fault)
-    made = int(changes.read_text()) if changes.exists() else 0
-    return {"code": code, "seconds": seconds, "changes": made, "said": said.read_text(errors="replace")}
+    made = json.loads(changes.read_text()) if changes.exists() else {"changes": 0, "writes": []}
+    return {"code": code, "seconds": seconds, **made, "said": said.read_text(errors="replace")}
 
 
 def child(words: list[str], folder: Path, fault: Fault, invoke: Any) -> None:
@@ -232,7 +234,7 @@ def child(words: list[str], folder: Path, fault: Fault, invoke: Any) -> None:
         code = invoke(words)
         sys.stdout.flush()
         saboteur.idle = True
-        (folder / "changes.txt").write_text(str(saboteur.count))
+        (folder / "changes.txt").write_text(json.dumps({"changes": saboteur.changes, "writes": saboteur.writes}))
     except BaseException:
         import traceback
 
@@ -262,22 +264,23 @@ class Saboteur:
     """Counts what changes files of a folder, by Python's audit events, and ends the process at one of them."""
 
     def __init__(self, folder: str, fault: Fault) -> None:
-        self.folder, self.count, self.idle = folder + os.sep, 0, False
-        self.at = fault.change + fault.torn if fault.change else 0
-        self.torn = fault.torn
-        self.written: tuple[str, bool] | None = None
+        self.folder, self.fault, self.idle = folder + os.sep, fault, False
+        self.changes, self.writes, self.appends = 0, [], False
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Python calls this before whatever it is that happens."""
         if self.idle or (changed := self.changed(event, arguments)) is None:
             return
-        self.count += 1
-        if self.count == self.at:
+        if self.fault.torn and len(self.writes) == self.fault.change:
             self.idle = True
-            if self.torn and self.written:
-                tear(*self.written)
+            tear(self.folder + self.writes[-1], self.appends)
             os.kill(os.getpid(), signal.SIGKILL)
-        self.written = (changed, bool(arguments[2] & os.O_APPEND)) if event == "open" else None
+        self.changes += 1
+        if not self.fault.torn and self.changes == self.fault.change:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event == "open":
+            self.writes.append(changed.removeprefix(self.folder))
+            self.appends = bool(arguments[2] & os.O_APPEND)
 
     def changed(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         """The path in the folder that an event changes, if it changes one."""
@@ -447,7 +450,10 @@ class Ground:
         """Half of all faults are after some time, half at a change of a file."""
         if generator.random() < 0.5:
             return Fault(after=generator.uniform(0, share * end.seconds))
-        return Fault(change=generator.randint(1, max(1, int(share * end.changes))), torn=generator.random() < 0.5)
+        torn = generator.random() < 2 / 3
+        return Fault(
+            change=generator.randint(1, max(1, int(share * (len(end.writes) if torn else end.changes)))), torn=torn
+        )
 
 
 def following(recipe: Recipe, place: Path) -> Sequence[str]:
@@ -475,8 +481,8 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def ground(folder: Path | None = None, plots: bool = False) -> Iterator[Ground]:
-    """A warm parent and a folder for attempts."""
+def ground(folder: Path | None = None, plots: bool = True) -> Iterator[Ground]:
+    """A warm parent and a folder for attempts; reports without plots take half the time."""
     with tempfile.TemporaryDirectory() as scratch, Parent(plots) as parent:
         parent.learn(LEARNT)
         yield Ground(parent, folder or Path(scratch))
@@ -503,32 +509,33 @@ CYCLE = ("experts", "teachers", "train", "experts", "relabel", "teachers", "eval
 """Recipes of attempts: mostly whole distillations."""
 
 
-def measure(kills: int = 100, seed: int = 0, *, plots: bool = True) -> dict[str, Any]:
+def measure(kills: int = 100, seed: int = 0, place: Ground | None = None) -> dict[str, Any]:
     """Attempts that are ended by SIGKILL, most once, some two or three times, and gone on with to their ends.
 
     Args:
         kills: how often in all, or once or twice more.
         seed: of recipes' moments.
+        place: where attempts are made, if there is one already.
 
     Returns:
         ``attempts``; ``kills``; of attempts ``survived`` (the same bits), ``differing``, ``lost``; ``tracebacks``; ``resumes``: commands
         that went on; ``moments``: kills by command and by the last line of the log; ``stories`` of attempts that went wrong.
     """
     generator, attempts = random.Random(seed), []
-    with ground(plots=plots) as place:
+    with ground() if place is None else nullcontext(place) as here:
         while sum(attempt.kills for attempt in attempts) < kills:
             name = CYCLE[len(attempts) % len(CYCLE)]
-            attempts.append(place.attempt(name, place.moments(name, generator)))
+            attempts.append(here.attempt(name, here.moments(name, generator)))
     return summary(attempts)
 
 
-def measure_stops(stops: int = 40, seed: int = 0, *, plots: bool = True) -> dict[str, Any]:
+def measure_stops(stops: int = 40, seed: int = 0, place: Ground | None = None) -> dict[str, Any]:
     """So many attempts that are asked to stop by SIGTERM or Ctrl-C, and gone on with; as ``measure``, and ``unsaid``."""
     generator, attempts = random.Random(seed), []
-    with ground(plots=plots) as place:
+    with ground() if place is None else nullcontext(place) as here:
         for number in range(stops):
             name = CYCLE[number % len(CYCLE)]
-            attempts.append(place.attempt(name, place.stops(name, generator)))
+            attempts.append(here.attempt(name, here.stops(name, generator)))
     return {**summary(attempts), "stops": sum(end.code == 3 for a in attempts for end in a.ends)}
 
 
