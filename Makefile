@@ -1,4 +1,4 @@
-# make demo   set up and run the first example      make test   set up and run the tests
+# make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
 # Both do all of their own set-up and skip what is already there. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test slow lint types install clean
 demo: install
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
+
+slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --timeout 3600 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -158,9 +158,8 @@ def global_generators_are_left_alone(subject: Subject) -> None:
 )
 def kill_and_resume_equals_uninterrupted(subject: Subject) -> None:
     whole = outcome(subject.run(steps=STEPS + 1))
-    stepwise = (
-        {"executor": "here"} if subject.cls.executors else {}
-    )  # another process may be stopped before its first step
+    # another process may be stopped before its first step
+    stepwise: dict[str, Any] = {"executor": "here"} if subject.cls.executors else {}
     if why := same_bits(whole, outcome_in_pieces(subject.run(steps=STEPS + 1, **stepwise))):
         raise Broken(f"a run stopped after each step ends elsewhere: {why}")
 
