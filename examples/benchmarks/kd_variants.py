@@ -75,12 +75,14 @@ ARMS: Mapping[str, tuple[Words, Words]] = {
     "kd-pruning": (("--plugin", "kd-pruning", "--kd-pruning.share", "0.2"), ONE),
     "rad": (("--plugin", "rad"), ONE),
     "kd3": (("--plugin", "kd3", "--kd3.layer", "stage3"), ONE),
+    "20 images a class": (("--per-class", "20"), ()),
     "20 labels a class": ((*FEW, "--distill-weighted.label-weight", "1"), ()),
     "distill-weighted": (WEIGHTED, ()),
     "distill-weighted, alike": ((*WEIGHTED, "--distill-weighted.power", "0"), ()),
 }
-FEW_LABELS = ("20 labels a class", "distill-weighted", "distill-weighted, alike")
+FEW_LABELS = ("20 images a class", "20 labels a class", "distill-weighted", "distill-weighted, alike")
 """Students that see the labels of few images: their control is the first of them, not `kd`."""
+FEW_IMAGES = 200
 OF_FEATURES = ("attention",)
 OF_TEXT = ("plain", "kd", "nd", "sinkd", "mi-alpha")
 PAIRS = {
@@ -123,6 +125,7 @@ CONTROLS = (
     ("nd", "kd, weights 1 and 1"),
     ("meal-v2", "plain, from trained"),
     ("reinforce", "kd, two teachers"),
+    ("distill-weighted", "20 images a class"),
     ("distill-weighted", "20 labels a class"),
     ("distill-weighted", "distill-weighted, alike"),
 )
@@ -186,6 +189,8 @@ def measured(name: str, arms: Sequence[str], seeds: int, folder: Path, tiny: boo
         for arm in arms:
             extra, asked = ARMS[arm]
             times = EPOCHS_TIMES.get(arm, 1)
+            if arm == FEW_LABELS[0]:
+                times = (pair.counts or (FEW_IMAGES, 0))[0] // FEW_IMAGES
             words = [*base, "--protocol", f"{pair.protocol}-{times * epochs[1]}", *(w.format(**places) for w in extra)]
             words += [word for teacher in asked for word in ("--teacher", teacher.format(**places))]
             words += ["--teachers.no-check"] if tiny and asked else []
