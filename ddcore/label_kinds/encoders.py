@@ -166,9 +166,8 @@ class Encoder:
         if self.network.startswith(CLIP):
             return ClipTowers.built(self.network, self.public).eval().requires_grad_(False)
         state = self.weights if self.public is None else self.public.state()
-        with torch.device(
-            "meta"
-        ):  # a name can stand for a network of any size: nothing is made before the weights fit it
+        # a name can stand for a network of any size: nothing is made before the weights fit it
+        with torch.device("meta"):
             outline = empty_network(self.network, self.channels, self.size)
             due = feature_tensors(outline, self.channels, self.size)
             fitting = _fitting(state, due, outline, self.network)

@@ -99,7 +99,8 @@ def trained(
         out = folder / net.name.replace(":", "-")
         if not (out / "scores.json").exists():
             command = ["train", "--plugin", "diswot", "--plugin", "kd", "--data", data, "--student", net.name]
-            if invoke([*command, "--teacher", TRAINED_BY, *teacher, *words, "--out", str(out)]):
+            line = [*command, "--teacher", TRAINED_BY, *teacher, *words, "--out", str(out)]
+            if invoke(["resume", str(out)] if (out / "run.json").exists() else line):
                 raise SystemExit(f"{net.name} could not be trained")
         rows = json.loads((out / "scores.json").read_text())["rows"]
         found[net.name] = next(row["accuracy"]["mean"] for row in rows if row["set"] == "student")

@@ -21,6 +21,11 @@ from ddcore_mirage.trees import Tree, size
 
 MOST_NODES = 2_000_000
 """Of a set of trees in full: more do not fit the memory of a small machine."""
+ROWS = ("node_rows", "edge_rows")
+MOST_OF_ALL = 4_000_000
+"""Of all sets together, likewise."""
+MOST_HOPS = 100
+"""Of a stored tree: comparing trees goes down all of them at once."""
 
 
 @frozen(order=False)
@@ -79,11 +84,17 @@ def unpack(tensors: Mapping[str, Tensor]) -> tuple[Pattern, ...]:
     """
     flat = {name: tensor.tolist() for name, tensor in tensors.items()}
     try:
+        if any(tensor.numel() and int(tensor.min()) < 0 for name, tensor in tensors.items() if name not in ROWS):
+            raise ValueError("a number that counts or points is below 0")
         nodes, edges = ([tuple(row) for row in flat[name]] for name in ("node_rows", "edge_rows"))
         made: list[Tree] = []
+        depths: list[int] = []
         children = _cut(list(zip(flat["child_edge"], flat["child"], strict=True)), flat["child_count"])
         for label, below in zip(flat["subtree_label"], children, strict=True):
             made.append((nodes[label], tuple((edges[edge], made[child]) for edge, child in below)))
+            depths.append(1 + max((depths[child] for _, child in below), default=-1))
+            if depths[-1] > MOST_HOPS:
+                raise ValueError(f"a tree has more than {MOST_HOPS} hops")
         trees = _cut([made[at] for at in flat["set_tree"]], flat["set_size"])
         columns = (flat["set_class"], flat["set_support"], trees)
         return tuple(Pattern(cls, n, tuple(own)) for cls, n, own in zip(*columns, strict=True))
@@ -99,13 +110,25 @@ def as_graphs(patterns: Sequence[Pattern], *, edge_features: int, degrees: bool)
     Raises:
         InputError: a pattern has too many nodes to be written out.
     """
-    parts = []
+    parts, every = [], 0
     for pattern in patterns:
-        if (nodes := sum(size(tree) for tree in pattern.trees)) > MOST_NODES:
-            raise InputError(f"a set of trees has {nodes:,} nodes in full, {MOST_NODES:,} at most: lower --mirage.hops")
+        nodes = sum(size(tree) for tree in pattern.trees)
+        every += nodes
+        if nodes > MOST_NODES:
+            raise InputError(
+                f"a set of trees has {_shown(nodes)} nodes in full, {MOST_NODES:,} at most: lower --mirage.hops"
+            )
+        if every > MOST_OF_ALL:
+            raise InputError(
+                f"{_shown(every)} nodes are in all sets of trees, {MOST_OF_ALL:,} at most: lower --mirage.hops"
+            )
         trees = [tree for tree in pattern.trees if tree[1]] or list(pattern.trees[:1])
         parts.append(_as_graph(trees, edge_features, degrees))
     return joined(parts)
+
+
+def _shown(count: int) -> str:
+    return f"{count:,}" if count < 10**18 else "more than 10^18"
 
 
 def elements(graphs: Graphs) -> int:

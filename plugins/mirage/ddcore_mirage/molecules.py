@@ -17,17 +17,24 @@ from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 from ddcore_mirage.graphs import Graphs, starts_of
 
 ATOM_FEATURES, BOND_FEATURES = 9, 3
+MOST_LETTERS = 4000
+"""Of SMILES; the longest of the MoleculeNet collections have some 400. RDKit takes quadratic time and more."""
 BONDS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
 
 
 def parsed(smiles: str) -> Chem.Mol | None:
-    """The molecule; None where RDKit cannot read it, or it has no atoms.
+    """The molecule; None where RDKit cannot read it, it has no atoms, or it is longer than molecules are.
 
     >>> parsed("CCO").GetNumAtoms(), parsed("c1ccccc"), parsed("")
     (3, None, None)
     """
+    if len(smiles) > MOST_LETTERS:
+        return None
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+        try:
+            molecule = Chem.MolFromSmiles(smiles)
+        except (ValueError, RuntimeError):  # RDKit's own errors; one that is not caught there is of its C++
+            return None
     return molecule if molecule is not None and molecule.GetNumAtoms() else None
 
 
@@ -55,7 +62,10 @@ def as_graphs(molecules: Sequence[Chem.Mol]) -> Graphs:
 def scaffold(molecule: Chem.Mol) -> str:
     """Its Murcko scaffold as SMILES, without chirality; empty for a molecule without rings."""
     with rdBase.BlockLogs():
-        return str(MurckoScaffoldSmiles(mol=molecule, includeChirality=False))
+        try:
+            return str(MurckoScaffoldSmiles(mol=molecule, includeChirality=False))
+        except (ValueError, RuntimeError):  # the rest of a molecule need not be one
+            return ""
 
 
 def scaffold_split(

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ddcore import InputError, randomness
 from ddcore.data import Source, Split
-from ddcore.errors import near
+from ddcore.errors import in_short, near
 from ddcore.parts import Wanted
 from ddcore.storage import Place
 from ddcore_mirage.graphs import Graphs, starts_of
 
+MOST_BYTES = 2**28
+"""Of a file of text; memory takes several times as much."""
 GRAPHS = "graphs"
 RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
 
@@ -105,8 +107,8 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
 
     place = wanted.place()
-    lines = list(csv.DictReader(io.StringIO(place.read_bytes().decode("utf-8-sig"))))
-    smiles, column = _columns(list(lines[0]) if lines else [], label_column, place)
+    columns, lines = _table(place)
+    smiles, column = _columns(columns, label_column, place)
     pairs = [(parsed(line[smiles] or ""), (line[column] or "").strip()) for line in lines]
     kept = [(molecule, label) for molecule, label in pairs if molecule is not None and label]
     if not kept:
@@ -118,7 +120,8 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     if left := len(pairs) - len(kept):
         notes.append(f"{left} of {len(pairs)} lines have no label or SMILES that RDKit cannot read, and are left out")
     classes = tuple(sorted({label for _, label in kept}))
-    labels = torch.tensor([classes.index(label) for _, label in kept])
+    number = {name: at for at, name in enumerate(classes)}
+    labels = torch.tensor([number[label] for _, label in kept])
     graphs = as_graphs([molecule for molecule, _ in kept])
     described = "atoms (9 numbers), bonds (3), as the Open Graph Benchmark has them"
     return _source(wanted, place, graphs, labels, classes, (sorted(train), sorted(test)), notes, described)
@@ -139,9 +142,16 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
     ends = _numbers(place, f"{name}_A.txt")
     graph_of = _numbers(place, f"{name}_graph_indicator.txt")[:, 0] - 1
     graph_label = _numbers(place, f"{name}_graph_labels.txt")[:, 0]
-    if len(ends) and (ends.min() < 1 or ends.max() > len(graph_of)) or (graph_of.diff() < 0).any():
+    graphs_named = len(graph_of) and int(graph_of.min()) >= 0 and int(graph_of.max()) < len(graph_label)
+    if not graphs_named or (graph_of.diff() < 0).any():
+        raise InputError(
+            f"{(place / f'{name}_graph_indicator.txt').url} does not fit {name}_graph_labels.txt: restore both"
+        )
+    if ends.shape[1] != 2 or (len(ends) and (ends.min() < 1 or ends.max() > len(graph_of))):
         raise InputError(f"{(place / f'{name}_A.txt').url} does not fit {name}_graph_indicator.txt: restore both")
     edges, counts = ends.T - 1, torch.bincount(graph_of, minlength=len(graph_label))
+    if (graph_of[edges[0]] != graph_of[edges[1]]).any():
+        raise InputError(f"{(place / f'{name}_A.txt').url} has an edge from one graph to another: restore it")
     degrees = torch.bincount(edges[1], minlength=len(graph_of))[:, None]
     own = f"{name}_node_labels.txt"
     nodes = _numbers(place, own) if own in names else degrees
@@ -193,6 +203,22 @@ def _source(
     )
 
 
+def _text(place: Place, encoding: str = "utf-8") -> str:
+    data = place.read_bytes(0, MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{place.url} is longer than {MOST_BYTES:,} bytes: divide it")
+    return data.decode(encoding)
+
+
+def _table(place: Place) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a CSV file and its lines."""
+    try:
+        reader = csv.DictReader(io.StringIO(_text(place, "utf-8-sig"), newline=""))
+        return [str(column) for column in reader.fieldnames or ()], list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{place.url} is no CSV file in UTF-8 ({in_short(error)}): write it again") from error
+
+
 def _columns(columns: list[str], label_column: str, place: Place) -> tuple[str, str]:
     smiles = next((column for column in columns if column.lower() == SMILES), None)
     others = [column for column in columns if column != smiles]
@@ -219,12 +245,13 @@ def _kept_by_torch_geometric(wanted: Wanted) -> Place:
 
 
 def _numbers(place: Place, name: str) -> Tensor:
-    lines = (place / name).read_bytes().decode().split("\n")
     try:
+        lines = _text(place / name).split("\n")
         rows = [[int(number) for number in line.split(",")] for line in lines if line.strip()]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1 if rows else 2)
-    except ValueError as error:
-        raise InputError(f"{(place / name).url} is not rows of whole numbers ({error}): restore it") from error
+    except (ValueError, RuntimeError, OverflowError) as error:
+        why = in_short(error)
+        raise InputError(f"{(place / name).url} is not rows of whole numbers ({why}): restore it") from error
 
 
 def _cut(labels: Tensor, share: float) -> tuple[list[int], list[int]]:

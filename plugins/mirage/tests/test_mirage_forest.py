@@ -147,3 +147,24 @@ def test_selected_graphs_are_what_they_were():
 def test_whole_numbers_take_the_smallest_type(value, dtype):
     assert smallest(torch.tensor([value])).dtype == dtype
     assert int(smallest(torch.tensor([value]))) == value
+
+
+def test_trees_too_deep_to_compare_or_pointing_backwards_are_refused():
+    count = 200
+    deep = {
+        "node_rows": torch.tensor([[6]]),
+        "edge_rows": torch.tensor([[1]]),
+        "subtree_label": torch.zeros(count, dtype=torch.int64),
+        "child_count": torch.tensor([0] + [1] * (count - 1)),
+        "child": torch.arange(count - 1),
+        "child_edge": torch.zeros(count - 1, dtype=torch.int64),
+        "set_class": torch.tensor([0]),
+        "set_support": torch.tensor([1]),
+        "set_size": torch.tensor([1]),
+        "set_tree": torch.tensor([count - 1]),
+        "degrees": torch.tensor(0),
+    }
+    with pytest.raises(InputError, match="more than 100 hops"):
+        unpack(deep)
+    with pytest.raises(InputError, match="below 0"):
+        unpack({**deep, "set_tree": torch.tensor([-1])})

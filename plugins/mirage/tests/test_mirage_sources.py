@@ -167,3 +167,33 @@ def test_sets_that_torch_geometric_downloaded_are_found_by_name(tmp_path):
     assert len(source.train) == 4
     with pytest.raises(InputError, match="download it once"):
         read(Wanted("pyg", "MUTAG", data_root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("smiles", ["C" * 5000, "[CH99999999999]", "(" * 300])
+def test_smiles_that_are_longer_than_molecules_or_absurd_are_unreadable(smiles):
+    assert parsed(smiles) is None
+
+
+@pytest.mark.parametrize("data", [b"smiles,active\n\xff,1\n", b'smiles,active\n"' + b"C" * 200_000])
+def test_tables_that_are_no_csv_are_refused(tmp_path, data):
+    (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.csv is no CSV file in UTF-8"):
+        read(wanted(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("graph_indicator", "6", "2000000000", "does not fit X_graph_labels.txt"),
+        ("graph_indicator", "1", "0", "does not fit X_graph_labels.txt"),
+        ("graph_labels", "1", "9" * 30, "is not rows of whole numbers"),
+        ("A", "1,", "18,", "has an edge from one graph to another"),
+        ("A", "1,", "1,1,", "is not rows of whole numbers|does not fit"),
+    ],
+)
+def test_tu_numbers_that_nobody_meant_are_refused(tmp_path, name, old, new, words):
+    write_tu(tmp_path / "X")
+    file = next((tmp_path / "X").glob(f"*_{name}.txt"))
+    file.write_text(file.read_text().replace(old, new, 1 if name == "A" else -1))
+    with pytest.raises(InputError, match=words.replace("X_", r"\w+_")):
+        read(wanted(tmp_path / "X", "tu"))
