@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "ddcore/contract/tiny.py")
 SECONDS = 240.0
 """No command of the harness takes so long, however busy the machine is."""
+HOLDER = ".holder.json"
+"""Who is killed after a run's last file leaves it behind; it says nothing without its lock."""
 LINUX = sys.platform.startswith("linux")
 
 
@@ -311,7 +313,7 @@ def result(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] not in ("run", "cache"):
+        if name.split("/")[0] not in ("run", "cache") or path.name == HOLDER:
             continue
         if name.endswith(".part"):
             found |= {f"{name}, unfinished": True} if name.startswith("run/") else {}
