@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -20,8 +21,6 @@ from ddcore.progress import on_signals
 from ddcore.secrecy import hidden
 from ddcore.terminal import AS_JSON, emit
 
-INTERRUPTED = "interrupted; what was finished is kept: give the same command again"
-
 
 def main() -> None:
     """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
@@ -36,13 +35,13 @@ def invoke(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
-        return _refuse(INTERRUPTED, 3, arguments)
+        return _refuse(_interrupted(arguments), 3, arguments)
     except click.ClickException as error:
         return _refuse(error.format_message(), 2, arguments)
     except DdcoreError as error:
         return _refuse(printable_line(str(error)), error.exit_code, arguments)
     except KeyboardInterrupt:
-        return _refuse(INTERRUPTED, 3, arguments)
+        return _refuse(_interrupted(arguments), 3, arguments)
     except BrokenPipeError:
         return 1
     return code if isinstance(code, int) else 0
@@ -50,6 +49,13 @@ def invoke(arguments: list[str]) -> int:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def _interrupted(arguments: list[str]) -> str:
+    again = (
+        f"go on with `ddcore {shlex.join(arguments)}`" if arguments[:1] == ["resume"] else "give the same command again"
+    )
+    return f"interrupted; what was finished is kept: {again}"
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:

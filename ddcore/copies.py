@@ -37,9 +37,10 @@ def tensors_of(place: Place) -> dict[str, Tensor]:
             with suppress(OSError):
                 os.utime(copy)
             return found
-    data, most = place.read_bytes(), bound()
-    if len(data) > most:
+    most = bound()
+    if place.size() > most:
         return load_tensors(place)
+    data = place.read_bytes()
     try:
         Place.at(copy).write_bytes(data)
     except StoreError:  # no room for copies is no reason to stop

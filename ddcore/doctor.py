@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from ddcore.errors import DdcoreError, near
+from ddcore.errors import DdcoreError, in_short, near
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ROOM = 2_000_000_000
@@ -78,8 +78,7 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
         try:
             found += check()
         except Exception as error:  # a broken installation is what this is for
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            found.append(Finding(name, PROBLEM, what, "reinstall what it names"))
+            found.append(Finding(name, PROBLEM, in_short(error), "reinstall what it names"))
     return found
 
 

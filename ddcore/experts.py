@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from attrs import frozen
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.checkpoints import Checkpoints
 from ddcore.copies import tensors_of
 from ddcore.errors import InputError, NonFiniteLoss
+from ddcore.holding import acquired
 from ddcore.labels import HardLabels
 from ddcore.secrecy import clean
 from ddcore.storage import Place, canonical, read_metadata, save_tensors, sha256_of
@@ -268,7 +269,7 @@ def sole_trainer(place: Place, run: Run) -> Iterator[None]:
     path = place.local_path()
     lock = FileLock(path / "lock") if path is not None else None
     said = False
-    while lock is not None and not _acquired(lock):
+    while lock is not None and not acquired(lock):
         if not said:
             run.say(f"waiting for another process that trains {place.url}")
         said = True
@@ -281,16 +282,6 @@ def sole_trainer(place: Place, run: Run) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def _acquired(lock: BaseFileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    except (NotImplementedError, OSError):  # a file system without locks
-        return True
-    return True
 
 
 def _refuse_divergence(number: int, epoch: Epoch, network: nn.Module, lr: float) -> None:

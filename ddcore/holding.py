@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ddcore.errors import DdcoreError, InputError
 from ddcore.storage import Place
@@ -43,13 +43,8 @@ def held(place: Place) -> Iterator[None]:
 def _locked(place: Place, folder: Path) -> Iterator[None]:
     place.make_folder()
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(_refusal(place, _holder(place))) from None
-    except (NotImplementedError, OSError):  # a file system without locks
-        yield
-        return
+    if not acquired(lock):
+        raise InputError(_refusal(place, _holder(place)))
     try:
         (place / HOLDER).write_json(_me())
         yield
@@ -57,6 +52,17 @@ def _locked(place: Place, folder: Path) -> Iterator[None]:
         with suppress(DdcoreError):
             (place / HOLDER).remove()
         lock.release()
+
+
+def acquired(lock: BaseFileLock) -> bool:
+    """Take a lock without waiting; False: another process has it. A file system without locks lets everybody through."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except (NotImplementedError, OSError):
+        return True
+    return True
 
 
 @contextmanager

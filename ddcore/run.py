@@ -643,10 +643,13 @@ class Run:
     def stoppable(self) -> Iterator[None]:
         """Turn SIGINT and SIGTERM into ``Interrupted``: at the next step while tasks are done, elsewhere at once."""
 
+        stopped_at_once = False
+
         def stop() -> None:
-            at_once = self.stopping or not self.stepping
+            nonlocal stopped_at_once
+            stopped_at_once = self.stopping or not self.stepping
             self.stopping = True
-            if at_once:
+            if stopped_at_once:
                 raise KeyboardInterrupt
             with suppress(RuntimeError):  # the signal came in the middle of another line
                 self.say("stopping at the next step (once more: at once)")
@@ -655,6 +658,10 @@ class Run:
             with on_signals(stop):
                 yield
         except KeyboardInterrupt as error:
+            raise Interrupted(f"stopped as asked; {self.way_on}") from error
+        except Exception as error:  # compiled code that is stopped may raise an error of its own instead
+            if not stopped_at_once or isinstance(error, Interrupted):
+                raise
             raise Interrupted(f"stopped as asked; {self.way_on}") from error
 
 

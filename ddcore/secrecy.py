@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ddcore.errors import InputError
@@ -141,7 +142,13 @@ def clean(value: Any) -> Any:
 
 
 def _of_environment() -> list[str]:
-    return [value for name, value in os.environ.items() if name != HANDED_ON and NAMES.search(name)]
+    return [os.environ[name] for name in os.environ if _is_secret(name)]
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    """Whether a variable's value is a secret; asked for every line of a log."""
+    return name != HANDED_ON and NAMES.search(name) is not None
 
 
 def _read_environment() -> None:

@@ -12,6 +12,7 @@ import pytest
 from reliability import kills
 
 from ddcore.cli import invoke
+from ddcore.errors import Interrupted
 from ddcore.progress import on_signals
 from ddcore.run import Run
 from ddcore.storage import Place
@@ -224,6 +225,26 @@ def test_a_stop_is_at_once_where_no_task_is_done_and_at_the_next_step_where_one_
         os.kill(os.getpid(), number)
         reached.append("more")
     assert reached == ["the next step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_stays_a_fault(number, folder, distilled):
+    run = Run.open("made")
+    with pytest.raises(Interrupted, match="ddcore resume made"), run.stoppable():
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise TypeError("incompatible function arguments") from None
+    run.stopping = False
+    with pytest.raises(TypeError, match="of its own"), run.stoppable():
+        raise TypeError("of its own")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folder, distilled, monkeypatch, capsys):
+    monkeypatch.setattr("ddcore.assembly.reopen", lambda folder: os.kill(os.getpid(), number))
+    assert invoke(["resume", "my runs/made"]) == 3
+    assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

@@ -387,7 +387,8 @@ class Attempt:
     def story(self) -> str:
         """For a person who has to find out why."""
         steps = [f"{e.code} in {p}: {e.said[-1500:]}" for e, p in zip(self.ends, self.phases, strict=True)]
-        return "\n".join([f"{self.recipe} {self.faults}", *steps, f"differing: {self.differing}, {self.unsaid}"])
+        told = "\n".join([f"{self.recipe} {self.faults}", *steps, f"differing: {self.differing}, {self.unsaid}"])
+        return told.replace(str(ROOT), "DDCORE").replace(sys.prefix, "PYTHON")
 
 
 @dataclass
