@@ -4,24 +4,27 @@
 
 MI-alpha is - I_alpha, a bound on the mutual information of student's and teacher's features that a critic f(s, t) = <g(s), h(t)> and a
 baseline a(t), trained along with the student, make tight; alpha trades scatter for saturation. Features are (B, D): of image stages the map's
-mean over places, of text stages the first place. Shape letters: B rows, D width, K classes.
+mean over places, of text stages the first place. Where words are edited, all this is of a batch and its edited copy together.
+Shape letters: B rows, D width, K classes.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from attrs import frozen
-from attrs.validators import ge, gt, le
-from torch import Tensor, nn
+from attrs.validators import and_, ge, gt, le
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
-from ddcore.teaching import STAGES, Seen, Teaching
+from ddcore.data import TEXT
+from ddcore.teaching import STAGES, Seen, Teaching, tapped
 from ddcore_mi_alpha.losses import (
     Intermediate,
     Map,
+    earth_mover_flow,
     interpolated_bound,
     layer_map,
     logit_mse,
@@ -29,9 +32,13 @@ from ddcore_mi_alpha.losses import (
     others_log_mean,
     soft_cross_entropy,
 )
+from ddcore_mi_alpha.words import Edit, edited
 
-__all__ = ["Critic", "MIAlpha", "interpolated_bound", "layer_map", "logit_mse", "of_features", "others_log_mean"]
-__all__ += ["pooled", "soft_cross_entropy", "stages"]
+if TYPE_CHECKING:
+    from ddcore.run import Run
+
+__all__ = ["Critic", "MIAlpha", "earth_mover_flow", "edited", "interpolated_bound", "layer_map", "logit_mse"]
+__all__ += ["of_features", "others_log_mean", "pooled", "soft_cross_entropy", "stages"]
 
 LABEL_WEIGHT = "student.label_weight"
 STAGE = re.compile(r"stage(\d+)")
@@ -93,7 +100,9 @@ class MIAlpha(Plugin):
     rows: Literal["student", "teacher"] = option(
         "student", help="of mi: whose features the rows of the bound are; student is the authors', teacher a true bound"
     )
-    layers: Map = option("skip", help="map of layers: evenly over the teacher's, or its last ones")
+    layers: Map = option(
+        "skip", help="map of layers: evenly over the teacher's, its last ones, or all by an earth mover's flow"
+    )
     critics: Literal["each", "one"] = option("each", help="of mi: one critic for each pair of layers, or one for all")
     hidden: int = option(512, help="of mi: units of each of a critic's hidden layers", validator=ge(1))
     out: int = option(16, help="of mi: units whose product is the score", validator=ge(1))
@@ -105,18 +114,32 @@ class MIAlpha(Plugin):
         0.0, help="weight of the cross entropy with the teachers' classes", symbol="w_soft", validator=ge(0)
     )
 
+    edit_share: float = option(
+        0.0,
+        help="of text: share of a sentence's words that are edited in a copy of it, which is learned from too; 0: no copy",
+        symbol="aug_p",
+        validator=and_(ge(0), le(1)),
+    )
+    edit: Edit = option("swap", help="of text: what becomes of those words")
+
     def taps(self) -> tuple[str, ...]:
         """All stages."""
         return (STAGES,) if self.weight else ()
 
     @hookimpl
     def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
+        """The labels' own weight; half of it is the copy's."""
+        return value * self.label_weight * (0.5 if self.edit_share else 1.0) if name == LABEL_WEIGHT else None
 
     @hookimpl
-    def ddcore_student_modules(self, seen: Seen, teachers: Teaching) -> nn.Module | None:
-        """For each teacher and pair of layers a critic, or a projection where widths differ."""
+    def ddcore_student_modules(self, seen: Seen, teachers: Teaching, run: "Run") -> nn.Module | None:
+        """For each teacher and pair of layers a critic, or a projection where widths differ.
+
+        Raises:
+            InputError: words are to be edited, and there are none.
+        """
+        if self.edit_share and run.source.modality != TEXT:
+            raise InputError(f"--mi-alpha.edit-share edits words, and these are {run.source.modality}: leave it out")
         if not self.weight:
             return None
         return nn.ModuleList(
@@ -144,26 +167,42 @@ class MIAlpha(Plugin):
 
     @hookimpl
     def ddcore_student_loss(
-        self, batch: Batch, seen: Seen, teachers: Teaching, modules: nn.Module | None
+        self,
+        batch: Batch,
+        network: nn.Module,
+        seen: Seen,
+        teachers: Teaching,
+        modules: nn.Module | None,
+        generator: Generator,
     ) -> Term | None:
         """The teachers' part of the formula above; of several teachers layers are weighted by their votes."""
         parts = []
+        if self.edit_share:
+            copy = edited(batch.inputs, self.edit_share, self.edit, generator)
+            with tapped(network, self.taps()) as found:
+                own = Seen.of(network(copy), found)
+            if self.label_weight:
+                wrong = F.cross_entropy(own.logits.to(seen.logits), batch.targets["class"])
+                parts.append(self.label_weight / 2 * wrong)
+            seen, teachers = joined(seen, own), Both(teachers, Teaching(teachers.votes, copy, self.taps()))
         if self.logit_weight:
             loss = LOGIT_LOSSES[self.logits]
             parts.append(self.logit_weight * loss(seen.logits, teachers.logits, self.temperature))
         if self.pseudo_weight:
             parts.append(self.pseudo_weight * F.cross_entropy(seen.logits, teachers.logits.argmax(1)))
-        if modules is not None and (len(batch) > 1 or self.intermediate != "mi"):
+        if modules is not None and (len(seen.logits) > 1 or self.intermediate != "mi"):
             parts.append(self.weight * self.of_layers(seen, teachers, modules))
         return Term("mi-alpha", torch.stack(parts).sum()) if parts else None
 
-    def of_layers(self, seen: Seen, teachers: Teaching, modules: nn.Module) -> Tensor:
-        """The loss of layers in between, summed over pairs, of several teachers by their votes."""
+    def of_layers(self, seen: Seen, teachers: "Teaching | Both", modules: nn.Module) -> Tensor:
+        """The loss of layers in between: a sum over pairs, of all pairs by their flow; of several teachers by their votes."""
         total = seen.logits.new_zeros(())
         for vote, other, bridges in zip(teachers.votes, teachers.seen, modules.children(), strict=True):
-            pairs = pairs_of(seen, other, self.layers, vote.name)
-            for (student, teacher), bridge in zip(pairs, bridges, strict=True):  # type: ignore[arg-type]
-                total = total + vote.weight * self.of_pair(student, teacher, bridge)
+            pairs = zip(pairs_of(seen, other, self.layers, vote.name), bridges, strict=True)  # type: ignore[arg-type]
+            losses = torch.stack([self.of_pair(*pair, bridge) for pair, bridge in pairs])
+            if self.layers == "emd":
+                losses = losses * earth_mover_flow(losses.detach().view(len(stages(seen)), -1)).flatten()
+            total = total + vote.weight * losses.sum()
         return total
 
     def of_pair(self, student: Tensor, teacher: Tensor, bridge: nn.Module) -> Tensor:
@@ -172,6 +211,36 @@ class MIAlpha(Plugin):
             return of_features(bridge(student), teacher, self.intermediate)
         scores, baseline = bridge(student, teacher)
         return -interpolated_bound(scores if self.rows == "student" else scores.T, baseline, self.alpha)
+
+
+def joined(one: Seen, other: Seen) -> Seen:
+    """What a network made of two batches, as if of one with the rows of both."""
+    features = {
+        name: torch.cat([tensor, other.features[name]])
+        for name, tensor in one.features.items()
+        if name in other.features
+    }
+    return Seen(torch.cat([one.logits, other.logits.to(one.logits)]), features)
+
+
+class Both:
+    """The teachers' answers to a batch and to its copy."""
+
+    def __init__(self, batch: Teaching, copy: Teaching) -> None:
+        self.votes = batch.votes
+        self._parts = batch, copy
+
+    @property
+    def logits(self) -> Tensor:
+        """(2 B, K), weighted and added up."""
+        batch, copy = self._parts
+        return torch.cat([batch.logits, copy.logits.to(batch.logits)])
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """What each makes of both."""
+        batch, copy = self._parts
+        return tuple(joined(one, other) for one, other in zip(batch.seen, copy.seen, strict=True))
 
 
 def pairs_of(seen: Seen, other: Seen, how: Map, teacher: str) -> list[tuple[Tensor, Tensor]]:

@@ -4,11 +4,12 @@ import math
 from typing import Literal
 
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F
 
 Intermediate = Literal["mi", "mse", "cos", "ce", "pkd"]
-Map = Literal["skip", "last"]
+Map = Literal["skip", "last", "emd"]
 
 
 def interpolated_bound(scores: Tensor, baseline: Tensor, alpha: float) -> Tensor:
@@ -105,7 +106,8 @@ def wide(x: Tensor) -> Tensor:
 def layer_map(student: int, teacher: int, how: Map) -> list[tuple[int, int]]:
     """Which of the teacher's layers each of the student's learns from, counted from 1.
 
-    ``skip``: layer i from the whole part of i L_t / L_s, at least the first. ``last``: from L_t - L_s + i.
+    ``skip``: layer i from the whole part of i L_t / L_s, at least the first. ``last``: from L_t - L_s + i. ``emd``: from all, see
+    ``earth_mover_flow``; the pairs of the student's first layer come first.
 
     >>> layer_map(3, 12, "skip"), layer_map(3, 12, "last"), layer_map(3, 2, "skip")
     ([(1, 4), (2, 8), (3, 12)], [(1, 10), (2, 11), (3, 12)], [(1, 1), (2, 1), (3, 2)])
@@ -115,6 +117,28 @@ def layer_map(student: int, teacher: int, how: Map) -> list[tuple[int, int]]:
     """
     if how == "skip":
         return [(i, max(1, i * teacher // student)) for i in range(1, student + 1)]
+    if how == "emd":
+        return [(i, j) for i in range(1, student + 1) for j in range(1, teacher + 1)]
     if student > teacher:
         raise ValueError(f"a teacher of {teacher} layers has no last {student}")
     return [(i, teacher - student + i) for i in range(1, student + 1)]
+
+
+def earth_mover_flow(costs: Tensor) -> Tensor:
+    """The flow (S, T) that carries 1/S from each of S layers and 1/T to each of T at the least sum of flow times cost.
+
+    Costs may be negative, as those of mi are. An exact solution of the linear program (BERT-EMD, arXiv:2010.06133), without gradient.
+
+    Args:
+        costs: (S, T) finite, float.
+
+    >>> earth_mover_flow(torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [[0.5, 0.0], [0.0, 0.5]]
+    """
+    own, theirs = costs.shape
+    rows = torch.eye(own, dtype=torch.float64).repeat_interleave(theirs, 1)
+    columns = torch.eye(theirs, dtype=torch.float64).repeat(1, own)
+    sums = torch.cat([torch.full((own,), 1 / own), torch.full((theirs,), 1 / theirs)]).double()
+    cost = costs.detach().cpu().double().flatten()
+    found = linprog(cost.numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=sums.numpy(), method="highs")
+    return torch.from_numpy(found.x).view(own, theirs).to(costs)

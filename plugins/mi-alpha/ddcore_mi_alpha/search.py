@@ -25,7 +25,7 @@ Choices = Mapping[str, str]
 GRID: Mapping[str, tuple[str, ...]] = {
     "intermediate": ("mi", "mse", "cos", "ce", "pkd"),
     "alpha": ("0.1", "0.5", "0.9"),
-    "layers": ("skip", "last"),
+    "layers": ("skip", "last", "emd"),
     "logits": ("ce", "mse"),
     "label-weight": ("0", "1"),
 }
@@ -66,7 +66,7 @@ def candidates(grid: Mapping[str, Sequence[str]] = GRID) -> list[Choices]:
     """Every pipeline of a grid, each once; alpha is there where the loss in between is mi.
 
     >>> len(candidates())
-    56
+    84
     """
     found = []
     for values in product(*grid.values()):

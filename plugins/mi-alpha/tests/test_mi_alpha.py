@@ -1,12 +1,18 @@
-"""MI-alpha: closed forms, limits, invariances, a slow twin, gradients; the pipeline's other losses, maps and modules."""
+"""MI-alpha: closed forms, limits, invariances, a slow twin, gradients; the pipeline's other losses, maps, edits and modules."""
 
 import math
+from collections import Counter
+from itertools import permutations
+from types import SimpleNamespace
 
+import attrs
 import pytest
 import torch
 from ddcore_mi_alpha import (
     Critic,
     MIAlpha,
+    earth_mover_flow,
+    edited,
     interpolated_bound,
     layer_map,
     logit_mse,
@@ -24,7 +30,7 @@ from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Seen, Teaching, tapped
 
 
 def seeded(*shape, seed=0):
@@ -214,6 +220,151 @@ def test_skip_maps_the_last_layer_to_the_last_and_last_the_last_ones():
         layer_map(3, 2, "last")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_earth_mover_between_equally_many_layers_finds_the_best_assignment(sign):
+    costs = sign * seeded(5, 5, seed=4).abs()
+    best = min(permutations(range(5)), key=lambda order: sum(float(costs[i, j]) for i, j in enumerate(order)))
+    torch.testing.assert_close(earth_mover_flow(costs), torch.eye(5, dtype=costs.dtype)[list(best)] / 5)
+
+
+def test_an_earth_mover_between_other_numbers_of_layers_is_as_good_as_an_assignment_of_their_copies():
+    costs = seeded(2, 3, seed=4)
+    flow = earth_mover_flow(costs)
+    torch.testing.assert_close(flow.sum(1), torch.full((2,), 1 / 2, dtype=costs.dtype))
+    torch.testing.assert_close(flow.sum(0), torch.full((3,), 1 / 3, dtype=costs.dtype))
+    copies = costs.repeat_interleave(3, 0).repeat_interleave(2, 1)
+    best = min(sum(float(copies[i, j]) for i, j in enumerate(order)) for order in permutations(range(6))) / 6
+    assert float((flow * costs).sum()) == pytest.approx(best)
+    assert bool((flow >= 0).all())
+    torch.testing.assert_close(earth_mover_flow(costs.T), flow.T)
+
+
+def test_a_pair_costs_the_same_by_any_map_where_each_has_one_layer():
+    own, teaching = seen(S, 3), answered(seen(T, 3, seed=9))
+    values = [value_of(MIAlpha(intermediate="mse", layers=how), own, teaching) for how in ("skip", "last", "emd")]
+    assert len({float(value) for value in values}) == 1
+
+
+def test_all_pairs_are_weighted_by_the_flow_which_has_no_gradient():
+    own, teaching = seen(S, 3, 3), answered(seen(T, 3, 3, 3, seed=9))
+    own.features["stage1"].requires_grad_()
+    plugin = MIAlpha(intermediate="mse", layers="emd", logit_weight=0.0)
+    costs = torch.stack([torch.stack([F.mse_loss(s, t) for t in stages(teaching.seen[0])]) for s in stages(own)])
+    flow = earth_mover_flow(costs)
+    modules = modules_of(plugin, own, teaching)
+    assert len(modules[0]) == 6
+    value = plugin.ddcore_student_loss(range(5), None, own, teaching, modules, None).value
+    torch.testing.assert_close(value, (flow * costs).sum())
+    (one,), (other,) = (torch.autograd.grad(v, own.features["stage1"]) for v in (value, (flow * costs).sum()))
+    torch.testing.assert_close(one, other)
+    own.features["stage1"].requires_grad_(False)
+
+
+# ---- edits -----------------------------------------------------------------------------------------------------------
+
+SENTENCES = torch.tensor([[2, 10, 11, 12, 13, 14, 15, 16], [2, 20, 21, 22, 0, 0, 0, 0], [2, 30, 0, 0, 0, 0, 0, 0]])
+
+
+def drawn(edit, share=0.4, seed=0, tokens=SENTENCES):
+    return edited(tokens, share, edit, torch.Generator().manual_seed(seed))
+
+
+def words_of(row):
+    return [word for word in row.tolist()[1:] if word]
+
+
+def test_swaps_move_words_to_their_neighbours_and_lose_none():
+    for seed in range(30):
+        made = drawn("swap", seed=seed)
+        assert torch.equal(made.sort(1).values, SENTENCES.sort(1).values) and torch.equal(made[2], SENTENCES[2])
+        assert torch.equal(made == 0, SENTENCES == 0) and torch.equal(made[:, 0], SENTENCES[:, 0])
+        moved = [at for at, word in enumerate(words_of(made[1])) if word != 20 + at]
+        assert moved in ([0, 1], [1, 2])
+    firsts = Counter(tuple(words_of(drawn("swap", seed=seed)[1])) for seed in range(900))
+    share = {order: count / 900 for order, count in firsts.items()}
+    assert set(share) == {(21, 20, 22), (20, 22, 21)}
+    assert all(abs(found - 0.5) < 0.07 for found in share.values())
+
+
+def test_deleted_words_are_as_many_as_the_share_says_and_the_rest_moves_up():
+    for share, left in ((0.4, 5), (0.05, 6), (0.999, 1), (1.0, 1)):
+        made = drawn("delete", share)
+        found = words_of(made[0])
+        assert len(found) == left and found == sorted(found) and set(found) <= set(range(10, 17))
+        assert made[0].tolist() == [2, *found, *[0] * (7 - left)]
+    gone = Counter(
+        word for seed in range(700) for word in set(range(10, 17)) - set(words_of(drawn("delete", 0.2, seed)[0]))
+    )
+    assert sum(gone.values()) == 700 and all(abs(gone[word] - 100) < 40 for word in range(10, 17))
+
+
+def test_no_more_than_ten_words_are_edited():
+    long = torch.arange(1, 42)[None]
+    assert len(words_of(drawn("delete", 1.0, tokens=long)[0])) == 30
+
+
+def test_substitutes_are_words_of_the_batch_as_often_as_they_are_there():
+    tokens = torch.tensor([[2, 5, 5, 5], [2, 5, 5, 9]])
+    found = Counter(word for seed in range(600) for word in words_of(drawn("substitute", 1.0, seed, tokens)[0]))
+    assert sum(found.values()) == 1800 and set(found) == {5, 9}
+    assert abs(found[9] / 1800 - 1 / 6) < 0.03
+
+
+def test_edits_are_the_generators_and_keep_the_kind_of_tokens():
+    for edit in ("swap", "delete", "substitute"):
+        one, again, other = (drawn(edit, seed=seed, tokens=SENTENCES.int()) for seed in (0, 0, 3))
+        assert torch.equal(one, again) and not torch.equal(one, other) and one.dtype == torch.int32
+
+
+class Sentences(nn.Module):
+    """Two stages of two units, and logits of three classes."""
+
+    taps = {"stage1": "stage1", "stage2": "stage2"}
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.words = nn.Embedding(40, 2)
+        self.stage1, self.stage2 = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.last = nn.Linear(2, 3)
+
+    def forward(self, tokens):
+        places = torch.arange(tokens.shape[1], dtype=torch.float64)[:, None]
+        hidden = self.stage2(self.stage1(self.words(tokens).cos() * (1 + places)).cos())
+        return self.last(hidden[:, 0] + hidden.mean(1))
+
+
+@pytest.mark.parametrize("intermediate", ["mi", "mse"])
+def test_a_copy_with_edited_words_counts_as_further_rows_of_the_batch(intermediate):
+    plugin = MIAlpha(intermediate=intermediate, hidden=4, edit_share=0.4, label_weight=0.3, pseudo_weight=0.2)
+    student, teacher = (Sentences(seed).double() for seed in (1, 2))
+    votes, classes = [Vote(teacher, 1.0, "t")], torch.tensor([0, 1, 2])
+    both = torch.cat([SENTENCES, drawn("swap", seed=5)])
+
+    def asked(tokens):
+        with torch.no_grad(), tapped(student, plugin.taps()) as found:
+            own = Seen.of(student(tokens), found)
+        return own, Teaching(votes, tokens, plugin.taps())
+
+    own, teaching = asked(SENTENCES)
+    torch.manual_seed(0)
+    text = SimpleNamespace(source=SimpleNamespace(modality="text"))
+    modules = plugin.ddcore_student_modules(own, teaching, text).double()
+    batch = SimpleNamespace(inputs=SENTENCES, targets={"class": classes})
+    generator = torch.Generator().manual_seed(5)
+    found = plugin.ddcore_student_loss(batch, student, own, teaching, modules, generator).value.detach()
+    labels = plugin.ddcore_setting(1.0, "student.label_weight") * F.cross_entropy(own.logits, classes)
+    due = value_of(attrs.evolve(plugin, edit_share=0.0), *asked(both), modules)
+    due = due + 0.3 * F.cross_entropy(asked(both)[0].logits, classes.repeat(2))
+    torch.testing.assert_close(found + labels.detach(), due)
+
+
+def test_edits_are_of_text_alone():
+    images = SimpleNamespace(source=SimpleNamespace(modality="images"))
+    with pytest.raises(InputError, match="edits words, and these are images"):
+        MIAlpha(edit_share=0.1).ddcore_student_modules(seen(S, 3), answered(seen(T, 3)), images)
+
+
 def test_stages_are_pooled_and_in_order():
     maps, rows = seeded(2, 3, 4, 4), seeded(2, 5, 3)
     features = {"stage10": rows, "embedding": rows[:, 0], "stage2": maps, "stage1": rows[:, 1]}
@@ -237,13 +388,13 @@ def answered(*others):
 
 def modules_of(plugin, own, teaching):
     torch.manual_seed(0)
-    made = plugin.ddcore_student_modules(own, teaching)
+    made = plugin.ddcore_student_modules(own, teaching, None)
     return None if made is None else made.double()
 
 
 def value_of(plugin, own, teaching, modules=None):
     modules = modules_of(plugin, own, teaching) if modules is None else modules
-    term = plugin.ddcore_student_loss(range(len(own.logits)), own, teaching, modules)
+    term = plugin.ddcore_student_loss(range(len(own.logits)), None, own, teaching, modules, None)
     return None if term is None else term.weight * term.value.detach()
 
 
@@ -290,22 +441,22 @@ def test_layers_of_several_teachers_are_weighted():
 
 
 def test_projections_stand_where_widths_differ():
-    made = MIAlpha(intermediate="mse").ddcore_student_modules(seen(S, 3, 4), answered(seen(T, 3, 6)))
+    made = MIAlpha(intermediate="mse").ddcore_student_modules(seen(S, 3, 4), answered(seen(T, 3, 6)), None)
     assert isinstance(made[0][0], nn.Identity) and made[0][1].weight.shape == (6, 4)
 
 
 def test_critics_are_one_for_each_pair_or_one_for_all():
     own, teaching = seen(S, 3, 3), answered(seen(T, 6, 6))
-    each, one = (MIAlpha(hidden=4, critics=how).ddcore_student_modules(own, teaching) for how in ("each", "one"))
+    each, one = (MIAlpha(hidden=4, critics=how).ddcore_student_modules(own, teaching, None) for how in ("each", "one"))
     assert len(list(each.parameters())) == 2 * len(list(one.parameters()))
     assert one[0][0] is one[0][1]
     with pytest.raises(InputError, match="widths 3 and 6, 4 and 6"):
-        MIAlpha(critics="one").ddcore_student_modules(seen(S, 3, 4), teaching)
+        MIAlpha(critics="one").ddcore_student_modules(seen(S, 3, 4), teaching, None)
 
 
 def test_last_layers_that_are_not_there_are_refused():
     with pytest.raises(InputError, match="3 layers and its teacher t0 2"):
-        MIAlpha(layers="last").ddcore_student_modules(seen(S, 3, 3, 3), answered(seen(T, 3, 3)))
+        MIAlpha(layers="last").ddcore_student_modules(seen(S, 3, 3, 3), answered(seen(T, 3, 3)), None)
 
 
 def test_a_batch_of_one_row_is_compared_with_nobody():
@@ -316,7 +467,7 @@ def test_a_batch_of_one_row_is_compared_with_nobody():
 def test_without_weights_there_is_no_term():
     plugin = MIAlpha(**MIAlpha.neutral)
     assert value_of(plugin, seen(S, 3), answered(seen(T, 3))) is None
-    assert plugin.ddcore_student_modules(seen(S, 3), answered(seen(T, 3))) is None and plugin.taps() == ()
+    assert plugin.ddcore_student_modules(seen(S, 3), answered(seen(T, 3)), None) is None and plugin.taps() == ()
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 1.1}, {"alpha": -0.1}, {"weight": -1.0}, {"temperature": 0.0}])
@@ -383,9 +534,12 @@ def test_a_stopped_student_goes_on_in_the_same_bits(cache, tmp_path, monkeypatch
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("critics", ["each", "one"])
-def test_students_of_text_learn_too(tmp_path, critics):
+@pytest.mark.parametrize(
+    "further",
+    [["--mi-alpha.critics=each"], ["--mi-alpha.critics=one", "--mi-alpha.layers=emd", "--mi-alpha.edit-share=0.3"]],
+)
+def test_students_of_text_learn_too(tmp_path, further):
     words = ["--plugin=text", "--plugin=mi-alpha", "--data=sentences", "--student=transformer1-w8-h2", "--per-class=20"]
     words += ["--teacher=transformer2-w16-h2", "--teachers.epochs=1", "--teachers.no-check", "--protocol=text-1"]
     words += ["--eval-seeds=1", "--threads=1", f"--cache={tmp_path / 'cache'}", "--amp"]
-    assert invoke(["train", *words, f"--mi-alpha.critics={critics}", f"--out={tmp_path / 'out'}"]) == 0
+    assert invoke(["train", *words, *further, f"--out={tmp_path / 'out'}"]) == 0
