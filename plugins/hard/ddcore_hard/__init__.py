@@ -28,6 +28,7 @@ from ddcore.labels import kl_divergence, mixed_cross_entropy
 from ddcore.teaching import Seen, Teaching
 from ddcore.training import still_statistics
 from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
+from ddcore_hard.autoencoder import read
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -182,7 +183,7 @@ class HARD(Plugin):
     )
     edit_weight: float = option(0.01, help="weight of the mean square of changes", symbol="w_e", validator=ge(0))
     changes: str = option(
-        "affine", help="what inputs are changed by: affine, flow, colour, joined by _", validator=known
+        "affine", help="what inputs are changed by: affine, flow, colour, latent, joined by _", validator=known
     )
     spread: float = option(
         0.0, help="deviation of a random part of each change, before the bound", unit="bounds", validator=ge(0)
@@ -195,10 +196,21 @@ class HARD(Plugin):
     gain: float = option(1.5, help="of colour: largest factor; its inverse is the least", validator=ge(1))
     colour_shift: float = option(0.2, help="of colour: most, of the range of pixels", validator=SHARE)
 
+    code_shift: float = option(
+        1.0, help="of latent: most that a number of an image's code moves", unit="prior deviations", validator=ge(0)
+    )
+    autoencoder: str | None = option(
+        None, help="of latent: file of one that was trained by python -m ddcore_hard.autoencoder"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if ("latent" in self.changes.split("_")) != (self.autoencoder is not None):
+            raise ValueError("changes latent and autoencoder FILE belong together: give both or neither")
+
     @property
     def bounds(self) -> Bounds:
         """How far each change may go."""
-        names = ("rotation", "shift", "scale", "shear", "flow_shift", "gain", "colour_shift")
+        names = ("rotation", "shift", "scale", "shear", "flow_shift", "gain", "colour_shift", "code_shift")
         return Bounds(kinds=frozenset(self.changes.split("_")), **{name: getattr(self, name) for name in names})
 
     @hookimpl
@@ -208,8 +220,16 @@ class HARD(Plugin):
 
     @hookimpl
     def ddcore_student_modules(self, run: "Run") -> nn.Module | None:
-        """The augmentor; none where no input is changed."""
-        return Augmentor(run.source.channels, self.bounds, self.spread) if self.hard_share else None
+        """The augmentor; none where no input is changed.
+
+        Raises:
+            InputError: the autoencoder's file holds none, or one for other images.
+        """
+        if not self.hard_share:
+            return None
+        source = run.source
+        coder = None if self.autoencoder is None else read(self.autoencoder, source.channels, source.size)
+        return Augmentor(source.channels, self.bounds, self.spread, coder)
 
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer:
         """Adam at a rate of its own, gradients no longer than 1."""

@@ -1,6 +1,6 @@
 """The network that chooses changes for each image, from the image and noise.
 
-Shape letters: B images, C H W pixels, D values of a change.
+Shape letters: B images, C H W pixels, D values of a change, E numbers of a code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ddcore_hard.autoencoder import Autoencoder
 from ddcore_hard.changes import AFFINE, GRID, affine_matrices, flow_field, recoloured, warped
 
 NOISE = 8
@@ -18,12 +19,12 @@ SEEN = 7
 WIDTH = 64
 
 
-KINDS = ("affine", "flow", "colour")
+KINDS = ("affine", "flow", "colour", "latent")
 
 
 @frozen(kw_only=True)
 class Bounds:
-    """How far changes may go; see ``ddcore_hard.changes``.
+    """How far changes may go; see ``ddcore_hard.changes`` and, for codes, ``ddcore_hard.autoencoder``.
 
     Attributes:
         kinds: which of ``KINDS`` are made.
@@ -37,15 +38,17 @@ class Bounds:
     flow_shift: float
     gain: float
     colour_shift: float
+    code_shift: float = 0.0
 
-    def counts(self, channels: int) -> list[int]:
-        """How many values each kind of change takes, in the order of ``KINDS``."""
-        sizes = {"affine": AFFINE, "flow": 2 * GRID**2, "colour": 2 * channels}
+    def counts(self, channels: int, codes: int = 0) -> list[int]:
+        """How many values each kind of change takes, in the order of ``KINDS``; ``codes``: numbers of a code."""
+        sizes = {"affine": AFFINE, "flow": 2 * GRID**2, "colour": 2 * channels, "latent": codes}
         return [sizes[kind] if kind in self.kinds else 0 for kind in KINDS]
 
     def changed(self, images: Tensor, values: Tensor) -> Tensor:
-        """Images (B, C, H, W) under the changes that values (B, D) in [-1, 1] say: places first, then colours."""
-        affine, flow, colour = values.split(self.counts(images.shape[1]), 1)  # type: ignore[no-untyped-call]
+        """Images (B, C, H, W) under the changes of places and colours that values (B, D) in [-1, 1] say, in this order."""
+        counts = self.counts(images.shape[1])[:3]
+        affine, flow, colour = values[:, : sum(counts)].split(counts, 1)  # type: ignore[no-untyped-call]
         if self.kinds & {"affine", "flow"}:
             far = affine if "affine" in self.kinds else values.new_zeros(len(values), AFFINE)
             matrices = affine_matrices(far, self.rotation, self.shift, self.scale, self.shear)
@@ -59,14 +62,18 @@ class Augmentor(nn.Module):
 
     Args:
         spread: deviation of a noise that is added to each value before the tanh: then it begins with no change in the middle.
+        autoencoder: whose codes of images are changed, and seen; its weights stay. None: no code.
     """
 
-    def __init__(self, channels: int, bounds: Bounds, spread: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, bounds: Bounds, spread: float = 0.0, autoencoder: Autoencoder | None = None
+    ) -> None:
         super().__init__()
-        self.bounds, self.spread = bounds, spread
-        count = sum(bounds.counts(channels))
+        self.bounds, self.spread, self.autoencoder = bounds, spread, autoencoder
+        self.codes = 0 if autoencoder is None else autoencoder.shape["latent"]
+        count = sum(bounds.counts(channels, self.codes))
         self.body = nn.Sequential(
-            nn.Linear(channels * SEEN**2 + NOISE, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU()
+            nn.Linear(channels * SEEN**2 + NOISE + self.codes, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU()
         )
         self.last = nn.Linear(WIDTH, count)
         nn.init.zeros_(self.last.weight)
@@ -81,11 +88,19 @@ class Augmentor(nn.Module):
     def values(self, images: Tensor, noise: Tensor) -> Tensor:
         """How far each change goes, (B, D) in [-1, 1], for images (B, C, H, W) in [0, 1] and noise (B, 8 + D)."""
         small = F.adaptive_avg_pool2d(images, SEEN).flatten(1)
-        chosen = self.last(self.body(torch.cat([small, noise[:, :NOISE]], 1)))
+        chosen = self.last(self.body(torch.cat([small, noise[:, :NOISE], self.code(images)], 1)))
         return (chosen + self.spread * noise[:, NOISE:]).tanh()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def code(self, images: Tensor) -> Tensor:
+        """The autoencoder's codes (B, E) of images; E = 0 without one."""
+        return images.new_zeros(len(images), 0) if self.autoencoder is None else self.autoencoder.encode(images)[0]
+
     def forward(self, images: Tensor, values: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] changed by values (B, D), in [0, 1]."""
+        """Images (B, C, H, W) in [0, 1] changed by values (B, D), in [0, 1]: what codes say first, then places, then colours."""
+        if self.autoencoder is not None:
+            shift = self.bounds.code_shift * values[:, -self.codes :]
+            images = self.autoencoder.moved(images, self.code(images), shift).clamp(0, 1)
         return self.bounds.changed(images, values).clamp(0, 1)
 
 
