@@ -21,7 +21,9 @@ NO_SET = ("teacher",)
 INCIDENTAL = ("out", "cache", "jobs", "executor")
 """Options that say where and how, not what."""
 MACHINE = ("ddcore", "torch", "device", "threads")
-Column = tuple[str, str, str, str]
+COLUMN = ("protocol", "network", "metric", "on", "better")
+Column = tuple[str, str, str, str, str]
+LARGER = "larger"
 
 
 def beaten(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
@@ -76,7 +78,7 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column_of(run, row) for run in runs for row in run.rows))
     entries = entries_of(runs, names, columns)
     for number in range(len(columns)):
-        _mark_beaten([entry["cells"][number] for entry in entries if entry["set"] not in NO_SET])
+        _mark_beaten([entry["cells"][number] for entry in entries if entry["set"] not in NO_SET], columns[number][-1])
     return {
         "data": {k: runs[0].record["data"].get(k) for k in ("name", "origin", "licence", "test", "fingerprint")},
         "runs": [
@@ -91,7 +93,7 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
             }
             for name, run in zip(names, runs, strict=True)
         ],
-        "columns": [dict(zip(("protocol", "network", "metric", "on"), column, strict=True)) for column in columns],
+        "columns": [dict(zip(COLUMN, column, strict=True)) for column in columns],
         "entries": entries,
         "differences": differences(runs, names),
         "notes": notes_on(runs, columns),
@@ -108,7 +110,7 @@ def column_of(run: Finished, row: Mapping[str, Any]) -> Column:
     """What must be equal for two figures to be set side by side."""
     share = run.record["config"].get("validation")
     on = str(row.get("on") or (f"validation, {share:g} of the train images" if share else "test"))
-    return str(row["protocol"]), str(row["network"]), metric_of(row), on
+    return str(row["protocol"]), str(row["network"]), metric_of(row), on, str(row.get("better", LARGER))
 
 
 def entries_of(runs: Sequence[Finished], names: Sequence[str], columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -142,9 +144,10 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return same and bool(both) and all(a["values"] == b["values"] for a, b in both)
 
 
-def _mark_beaten(cells: Sequence[dict[str, Any] | None]) -> None:
+def _mark_beaten(cells: Sequence[dict[str, Any] | None], better: str) -> None:
     there = [cell for cell in cells if cell is not None]
-    for cell, is_beaten in zip(there, beaten([c["bytes"] for c in there], [c["mean"] for c in there]), strict=True):
+    gains = [cell["mean"] if better == LARGER else -cell["mean"] for cell in there]
+    for cell, is_beaten in zip(there, beaten([c["bytes"] for c in there], gains), strict=True):
         cell["beaten"] = is_beaten
 
 

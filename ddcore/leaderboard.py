@@ -1,7 +1,8 @@
 """What a bench came to: a row a method, a column for each data set, images a class, protocol and network; a cell links to its record.
 
 Only equal protocols and networks stand in one column. Real images under hard labels stand among the methods, as the runs trained on
-them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over seeds (n - 1).
+them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over seeds (n - 1). Students on all real
+images are the same whatever a run's seed: there the deviation is over students.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     Returns:
         ``columns`` (data, ipc, protocol, network); ``rows``, methods and real images, best mean rank first and all real images last:
         ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by column number, each with
-        ``mean``, ``std`` and ``values`` (accuracy of each seed), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``;
+        ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``;
         ``failed``, sentences by run; ``left``, runs that are neither done nor failed.
     """
     scores = {cell.key: _scores(place, cell.key) for cell in cells if finished(place, cell.key)}
@@ -68,6 +69,9 @@ def _rows_of(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, C
 
 def _cell(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dict[str, Any]:
     values = [float(row["accuracy"]["mean"]) for _, row in found]
+    students = [row["accuracy"].get("values") for _, row in found]
+    if found[0][1]["set"] == FULL and students[0] and all(each == students[0] for each in students):
+        values = [float(value) for value in students[0]]
     return {
         "mean": statistics.mean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
@@ -165,6 +169,8 @@ def notes(made: Mapping[str, Any]) -> list[str]:
     said = (
         [f"Mean over seeds {', '.join(map(str, seeds))} ± standard deviation; {'; '.join(recipes)}."] if seeds else []
     )
+    if any(row["name"].startswith(BASELINES[FULL]) for row in made["rows"]):
+        said += ["Students on all real images are the same for every seed: ± is over students there."]
     said += [f"Failed: {run}: {why}" for run, why in made["failed"].items()]
     return [*said, *([f"{len(made['left'])} runs are left to do."] if made["left"] else [])]
 

@@ -23,7 +23,21 @@ from ddcore.storage import Place
 OWN = ("distilled", "student")
 """Sets that a run is about; the others stand beside them."""
 TEACHER = "teacher"
-KNOWN = ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note", "bytes", "accuracy", "metric", "on")
+KNOWN = (
+    "set",
+    "protocol",
+    "network",
+    "labels",
+    "ipc",
+    "steps",
+    "seconds",
+    "note",
+    "bytes",
+    "accuracy",
+    "metric",
+    "better",
+    "on",
+)
 BY_CLASS = "class_accuracy"
 """Under which rows keep each seed's accuracy in each class."""
 MOST_PIXELS = 2**21

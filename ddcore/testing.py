@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ __all__ = [
     "distilled",
     "examine",
     "fake_teacher",
+    "resume_to_end",
+    "stop_often",
     "tiny_graphs",
     "tiny_images",
     "tiny_run",
@@ -126,6 +129,30 @@ def ddcore_cli(
 
     call.tiny = tiny_words()  # type: ignore[attr-defined]
     return call
+
+
+def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
+    """From here on runs of this process save wherever they may, and are told to stop at every other such place, so many times in all.
+
+    A command that is stopped ends with exit code 3: go on with ``resume_to_end``, and compare with one that nothing stopped.
+    """
+    stops, plain = chain([False, True] * times, repeat(False)), Run.check_stop
+
+    def check_stop(run: Run) -> None:
+        run.stopping = run.stopping or next(stops)
+        plain(run)
+
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(Run, "check_stop", check_stop)
+
+
+def resume_to_end(run_folder: object) -> int:
+    """``ddcore resume`` as often as a run is stopped; the exit code of the last one."""
+    from ddcore.cli import invoke
+
+    while (code := invoke(["resume", str(run_folder)])) == 3:
+        pass
+    return code
 
 
 def tiny_words() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import attrs
 import torch
@@ -310,7 +310,11 @@ class Network(Protocol):
 
 @frozen(eq=False)
 class Row:
-    """One line of ``scores.json``; ``values`` are accuracies, or what ``metric`` says, in [0, 1]."""
+    """One line of ``scores.json``; ``values`` are accuracies, or what ``metric`` says, in [0, 1].
+
+    Attributes:
+        better: whether larger or smaller values are, where rows of several runs are compared.
+    """
 
     set: str
     protocol: str
@@ -323,12 +327,13 @@ class Row:
     seconds: float
     note: str = ""
     metric: str = "accuracy"
+    better: Literal["larger", "smaller"] = "larger"
     extra: Mapping[str, Any] = field(factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value.
 
-        They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another.
+        They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another, and ``better`` where it is ``smaller``.
         """
         values = torch.tensor(self.values, dtype=torch.float64)
         std = float(values.std()) if len(values) > 1 else 0.0
@@ -337,4 +342,5 @@ class Row:
             k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
         }
         other = {} if self.metric == "accuracy" else {"metric": self.metric}
+        other |= {} if self.better == "larger" else {"better": self.better}
         return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **other, **self.extra}

@@ -138,7 +138,7 @@ def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tm
     assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4"}
     for row in answer.json["rows"]:
         cell = row["cells"]["0"]
-        assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / 2)
+        assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / len(cell["values"]))
         record = json.loads((out / cell["record"]).read_text())
         assert [r["run"] for r in record["runs"]] == cell["runs"] and all((out / r).is_dir() for r in cell["runs"])
         assert str(tmp_path) not in json.dumps(record)
@@ -279,6 +279,21 @@ def test_means_and_deviations_over_seeds_by_hand(put, tmp_path):
     # mean 0.3; (0.01 + 0.01) / 1 = 0.02, its root 0.1414
     assert cell["mean"] == pytest.approx(0.3) and cell["std"] == pytest.approx(0.02**0.5)
     assert "[**30.0 ± 14.1**](records/m-d-ipc1.json)" in markdown(found)
+
+
+def test_students_on_all_real_images_are_the_same_for_every_seed_and_their_deviation_is_over_students(put, tmp_path):
+    whole = row("full", 0.6)
+    whole["accuracy"]["values"] = [0.5, 0.7]
+    other = row("full", 0.8)
+    other["accuracy"]["values"] = [0.7, 0.9]
+    shared = made(tmp_path, [put("m", seed, row("distilled", 0.2), whole) for seed in (0, 1, 2)])
+    cell = shared["rows"][-1]["cells"]["0"]
+    assert (
+        cell["values"] == [0.5, 0.7] and cell["mean"] == pytest.approx(0.6) and cell["std"] == pytest.approx(0.02**0.5)
+    )
+    assert "± is over students there" in markdown(shared) and cell["seeds"] == [0, 1, 2]
+    apart = made(tmp_path, [put("m", seed, row("distilled", 0.2), full) for seed, full in ((0, whole), (1, other))])
+    assert apart["rows"][-1]["cells"]["0"]["values"] == [0.6, 0.8]
 
 
 def test_ranks_are_means_over_columns_ties_share_one_and_full_data_is_out_of_competition(put, tmp_path):

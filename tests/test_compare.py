@@ -70,7 +70,8 @@ def test_only_equal_protocols_networks_and_metrics_share_a_column(tmp_path):
     four = put(tmp_path / "d", [row("distilled", 0.8)], validation=0.1)
     found = compare([one, two, three, four])
     columns = [tuple(column.values()) for column in found["columns"]]
-    assert columns == [
+    assert {column[-1] for column in columns} == {"larger"}
+    assert [column[:-1] for column in columns] == [
         ("dsa", "convnet3", "accuracy", "test"),
         ("dsa", "mlp", "accuracy", "test"),
         ("dc", "convnet3", "accuracy", "test"),
@@ -96,6 +97,15 @@ def test_what_another_set_beats_is_marked_across_runs_and_baselines_and_teachers
     assert marked == expected
     text = comparison_text(compare([one, two]))
     assert "0.500 ± 0.010\n" in text and "0.600 ± 0.010 *" in text and "0.990 ± 0.010 *" not in text
+
+
+def test_where_smaller_values_are_better_smaller_ones_beat(tmp_path):
+    gaps = {"metric": "gap between classes", "better": "smaller"}
+    runs = [put(tmp_path / n, [row("gap of distilled", mean, **gaps)]) for n, mean in (("a", 0.2), ("b", 0.3))]
+    found = compare(runs)
+    assert [entry["cells"][0]["beaten"] for entry in found["entries"]] == [False, True]
+    assert found["columns"][0]["better"] == "smaller"
+    assert "0.200 ± 0.010 *" in comparison_text(found) and "0.300 ± 0.010 *" not in comparison_text(found)
 
 
 def test_baselines_that_two_runs_share_bit_for_bit_are_one_line(tmp_path):

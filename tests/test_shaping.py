@@ -9,8 +9,8 @@ from torch import nn
 from ddcore.cli import invoke
 from ddcore.labels import HardLabels
 from ddcore.networks import build
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors, read_metadata
+from ddcore.testing import resume_to_end, stop_often
 from ddcore.training import Beside, Descent, train_student
 
 HALF = """
@@ -110,18 +110,9 @@ def test_epochs_become_steps_by_the_rows_they_visit_for_plain_students_too(tmp_p
 def test_a_stopped_student_keeps_the_plugins_state_modules_and_their_optimiser(tmp_path, plugin, monkeypatch):
     words = plugin(HALF.replace("(20, 5)", "(45,)"))
     assert train(tmp_path / "whole", *words, "--no-plain") == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     assert train(tmp_path / "cut", *words, "--no-plain") == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     one, cut = (load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 

@@ -11,6 +11,7 @@ from ddcore.plugins import installed
 from ddcore.protocols import protocol
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
+from ddcore.testing import resume_to_end, stop_often
 from ddcore.train import TrainingRun, teacher_of
 from ddcore.training import rate_at
 
@@ -108,21 +109,10 @@ def test_a_finished_set_is_trained_on_beside_random_images_of_the_same_count(tmp
 def test_a_stopped_training_goes_on_in_the_same_bits_and_two_jobs_give_them_too(tmp_path, cache, quiet, monkeypatch):
     whole = train(tmp_path, cache, *quiet, name="whole")
     both = train(tmp_path, cache, *quiet, "--jobs=2", name="both")
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops = iter([False, True] * 3 + [False] * 500)
-    plain = Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch, times=3)
     words = ["--data=digits", "--per-class=5", *QUICK, f"--cache={cache}", *quiet]
     code = invoke(["train", *words, f"--out={tmp_path / 'cut'}"])
-    assert code == 3
-    while code == 3:
-        code = invoke(["resume", str(tmp_path / "cut")])
-    assert code == 0
+    assert code == 3 and resume_to_end(tmp_path / "cut") == 0
     for other in (both, rows_of(tmp_path / "cut")):
         assert {name: row["accuracy"] for name, row in other.items()} == {n: r["accuracy"] for n, r in whole.items()}
     one, cut = (load_tensors(Place.at(tmp_path / n / "students" / "student-1.safetensors")) for n in ("whole", "cut"))

@@ -12,7 +12,7 @@ from ddcore.data import Source, Split, keep_decoded, load_decoded, open_source
 from ddcore.errors import InputError
 from ddcore.run import Run
 from ddcore.storage import Place
-from ddcore.testing import PROBE, TINY, ddcore_cli  # noqa: F401  a fixture
+from ddcore.testing import PROBE, TINY, ddcore_cli, resume_to_end, stop_often  # noqa: F401  a fixture
 from ddcore.training import Epoch
 from ddcore.validation import LOOKS, Watch, carve
 
@@ -154,18 +154,9 @@ def _begun(ddcore_cli, tmp_path):  # noqa: F811
 def test_a_student_is_watched_on_it_with_the_same_bits_also_after_stops(tmp_path, monkeypatch):
     line = [*TRAIN, "--per-class=5", f"--cache={tmp_path / 'cache'}", "--validation=0.3"]
     assert invoke([*line, f"--out={tmp_path / 'whole'}"]) == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    plain, stops = Run.check_stop, iter([True] * 3 + [False] * 100)
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch, times=3)
     code = invoke([*line, f"--out={tmp_path / 'cut'}"])
-    assert code == 3
-    while code == 3:
-        code = invoke(["resume", str(tmp_path / "cut")])
+    assert code == 3 and resume_to_end(tmp_path / "cut") == 0
     one, two = (scores(tmp_path / name)["rows"][0] for name in ("whole", "cut"))
     assert one["accuracy"] == two["accuracy"] and one["class_accuracy"] == two["class_accuracy"]
     assert one["time_to_accuracy"]["steps"] == two["time_to_accuracy"]["steps"]

@@ -306,9 +306,11 @@ class Diagnose(Plugin):
 
 
 def measured(of: Row, what: str, metric: str, values: Sequence[float | None], **extra: Any) -> list[Row]:
-    """A diagnostic of an honest row, of the seeds that have one; none where none has."""
+    """A diagnostic of an honest row, of the seeds that have one, the smaller the better; none where none has."""
     known = tuple(value for value in values if value is not None and not math.isnan(value))
-    row = attrs.evolve(of, set=f"{what} of {of.set}", metric=metric, values=known, note="", extra=extra)
+    row = attrs.evolve(
+        of, set=f"{what} of {of.set}", metric=metric, better="smaller", values=known, note="", extra=extra
+    )
     return [row] if known else []
 
 

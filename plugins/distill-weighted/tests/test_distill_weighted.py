@@ -24,8 +24,8 @@ from ddcore import Batch, InputError
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin, stage
 from ddcore.normalisation import MeanStd
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
+from ddcore.testing import resume_to_end, stop_often
 
 BASE = ["--student=convnet2-w4", "--eval-seeds=1", "--threads=1"]
 QUICK = ["--data=digits", "--protocol=kd-3", "--per-class=6", *BASE]
@@ -273,18 +273,9 @@ def test_a_stopped_student_goes_on_in_the_same_bits(tmp_path, files, monkeypatch
     words = [*of(*files.values()), "--distill-weighted.labelled=3", "--distill-weighted.l2=0.1"]
     words += ["--distill-weighted.every-view"]
     assert trained(tmp_path / "whole", *words) == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     assert trained(tmp_path / "cut", *words) == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     one, cut = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 

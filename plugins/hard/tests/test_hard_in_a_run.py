@@ -7,8 +7,8 @@ import torch
 
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
+from ddcore.testing import resume_to_end, stop_often
 
 QUICK = ["--data=digits", "--per-class=5", "--student=convnet2-w4", "--protocol=kd-6", "--eval-seeds=1", "--threads=1"]
 TEACHER = ["--teacher=convnet1-w4", "--teachers.epochs=1", "--teachers.no-check", "--plugin=hard"]
@@ -74,16 +74,7 @@ def test_batch_norms_whitened_data_and_mixed_precision_go_along(train):
 def test_a_stopped_student_keeps_its_augmentor(train, monkeypatch):
     words = ["--no-plain", *EAGER, "--hard.rate=0.01"]
     whole = train("whole", *words)
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     cut = train("cut", *words, code=3)
-    while (code := invoke(["resume", str(cut)])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(cut) == 0
     assert same(weights(whole), weights(cut))

@@ -26,6 +26,7 @@ from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teachers import state_hash
 from ddcore.teaching import Seen, Teaching
+from ddcore.testing import resume_to_end, stop_often
 from ddcore.train import data_for
 
 
@@ -317,18 +318,9 @@ def test_check_the_teacher_gets_no_gradient_and_its_statistics_stay(cache, tmp_p
 def test_a_stopped_student_keeps_its_rows(cache, tmp_path, monkeypatch):
     words = ["--kd-pruning.alpha=0", "--kd-pruning.select=el2n", "--kd-pruning.epochs=1", "--no-plain"]
     assert train(cache, tmp_path / "whole", *words) == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     assert train(cache, tmp_path / "cut", *words) == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert (tmp_path / "cut" / "log.jsonl").read_text().count('"kd-pruning"') == 1
 

@@ -28,9 +28,9 @@ from ddcore import Batch, InputError, Progress, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.networks import build
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teaching import Seen, Teaching, last_linear, tapped
+from ddcore.testing import resume_to_end, stop_often
 
 
 def gen(seed=0):
@@ -323,18 +323,9 @@ def test_a_student_is_kept_with_its_adapter_and_the_teachers_classifier(cache, t
 
 def test_a_stopped_student_goes_on_with_the_same_draws(cache, tmp_path, monkeypatch):
     assert train(cache, tmp_path / "whole", "--no-plain") == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     assert train(cache, tmp_path / "cut", "--no-plain") == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     one, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 

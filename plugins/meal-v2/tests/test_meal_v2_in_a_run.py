@@ -8,8 +8,8 @@ import torch
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.protocols import protocol
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
+from ddcore.testing import resume_to_end, stop_often
 from ddcore.training import rate_at
 
 QUICK = [
@@ -82,18 +82,9 @@ def test_labels_of_views_answer_for_the_teachers_and_passes_may_be_in_mixed_prec
 def test_a_stopped_student_keeps_its_discriminator(train, monkeypatch):
     words = ["--no-plain", "--meal-v2.discriminator=joint", "--meal-v2.discriminator-rate=0.01"]
     whole = train("whole", *words)
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     cut = train("cut", *words, code=3)
-    while (code := invoke(["resume", str(cut)])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(cut) == 0
     assert same(weights(whole), weights(cut))
 
 

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from ddcore import InputError, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teaching import Seen, Teaching, tapped
+from ddcore.testing import resume_to_end, stop_often
 
 
 def seeded(*shape, seed=0):
@@ -518,18 +518,8 @@ def test_without_weights_students_are_the_plain_ones(cache, tmp_path):
 
 def test_a_stopped_student_goes_on_in_the_same_bits(cache, tmp_path, monkeypatch):
     assert begun(cache, tmp_path / "whole", "--no-plain") == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([True, False] * 50), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
-    code, times = begun(cache, tmp_path / "cut", "--no-plain"), 0
-    while code == 3:
-        code, times = invoke(["resume", str(tmp_path / "cut")]), times + 1
-    assert code == 0 and times
+    stop_often(monkeypatch)
+    assert begun(cache, tmp_path / "cut", "--no-plain") == 3 and resume_to_end(tmp_path / "cut") == 0
     one, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 

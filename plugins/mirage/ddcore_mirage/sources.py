@@ -24,6 +24,8 @@ from ddcore_mirage.graphs import Graphs, starts_of
 MOST_BYTES = 2**28
 """Of a file of text; memory takes several times as much."""
 GRAPHS = "graphs"
+PARTS = (("train", "test"), ("train", "validation"))
+"""Of molecules."""
 RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
 
 
@@ -102,11 +104,16 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     """A CSV file with a column ``smiles`` and one of labels, split by scaffold; what RDKit cannot read is counted and left out.
 
     Raises:
-        InputError: a column is missing, several may be the label, or no line is a molecule.
+        InputError: a column is missing, several may be the label, or no line is a molecule; parts of other names than these.
     """
     from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
 
     place = wanted.place()
+    _, tested = wanted.named or ("train", "test")
+    if (wanted.named or PARTS[0]) not in PARTS:
+        raise InputError(
+            f"--split {wanted.split} names no parts of molecules: give train:validation, train:test or a share"
+        )
     columns, lines = _table(place)
     smiles, column = _columns(columns, label_column, place)
     pairs = [(parsed(line[smiles] or ""), (line[column] or "").strip()) for line in lines]
@@ -116,7 +123,10 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     share = wanted.share
     shares = (0.8, 0.1) if share is None else (share, 0.0)
     train, valid, test = scaffold_split([scaffold(molecule) for molecule, _ in kept], shares)
-    notes = [f"split by Murcko scaffold: {len(train)} train, {len(valid)} validation (not used), {len(test)} test"]
+    sizes = {"train": len(train), "validation": len(valid), "test": len(test)}
+    idle = "test" if tested == "validation" else "validation"
+    said = [f"{size} {part}{' (not used)' if part == idle else ''}" for part, size in sizes.items()]
+    notes = [f"split by Murcko scaffold: {', '.join(said)}"]
     if left := len(pairs) - len(kept):
         notes.append(f"{left} of {len(pairs)} lines have no label or SMILES that RDKit cannot read, and are left out")
     classes = tuple(sorted({label for _, label in kept}))
@@ -124,7 +134,8 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     labels = torch.tensor([number[label] for _, label in kept])
     graphs = as_graphs([molecule for molecule, _ in kept])
     described = "atoms (9 numbers), bonds (3), as the Open Graph Benchmark has them"
-    return _source(wanted, place, graphs, labels, classes, (sorted(train), sorted(test)), notes, described)
+    apart = (sorted(train), sorted(valid if tested == "validation" else test))
+    return _source(wanted, place, graphs, labels, classes, apart, notes, described)
 
 
 def read_tu(wanted: Wanted, place: Place) -> Source:

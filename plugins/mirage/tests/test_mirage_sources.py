@@ -92,6 +92,23 @@ def test_unreadable_smiles_and_missing_labels_are_counted_and_left_out(molecules
     assert source.modality == "graphs"
 
 
+RINGS = "C1CCC1 C1CCCC1 C1CCCCC1 C1CCCCCC1 c1ccccc1 c1ccncc1 c1ccsc1 c1ccoc1 C1CCOC1 C1CCNCC1".split()
+
+
+def test_the_validation_part_may_be_tested_on(tmp_path):
+    molecules = tmp_path / "rings.csv"
+    molecules.write_text("smiles,active\n" + "".join(f"{ring},0\nC{ring},1\n" for ring in RINGS))
+    test, named, valid = (read(wanted(molecules, split=split)) for split in (None, "train:test", "train:validation"))
+    assert test.fingerprint == named.fingerprint != valid.fingerprint
+    assert torch.equal(test.train.labels, valid.train.labels)
+    assert test.notes[0] == "split by Murcko scaffold: 16 train, 2 validation (not used), 2 test"
+    assert valid.notes[0] == "split by Murcko scaffold: 16 train, 2 validation, 2 test (not used)"
+    held = [tuple(source.test.stored.nodes.flatten().tolist()) for source in (test, valid)]
+    assert held[0] != held[1]
+    with pytest.raises(InputError, match="train:other names no parts of molecules: give train:validation"):
+        read(wanted(molecules, split="train:other"))
+
+
 def test_a_source_says_what_it_holds(molecules):
     source = read(wanted(molecules, split="0.6"))
     summary = source.summary()

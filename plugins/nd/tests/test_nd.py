@@ -10,9 +10,9 @@ from torch import nn
 from ddcore import Batch, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teaching import EMBEDDING, Seen, Teaching
+from ddcore.testing import resume_to_end, stop_often
 
 
 def seeded(*shape, seed=0):
@@ -288,19 +288,9 @@ def test_a_student_of_another_width_is_adapted_and_keeps_its_shape(cache, tmp_pa
 def test_a_stopped_student_with_an_adapter_goes_on_in_the_same_bits(cache, tmp_path, monkeypatch):
     words = ["--student=convnet2-w4", "--plugin=nd", "--no-plain"]
     one = trained(cache, tmp_path / "whole", *words)
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([True, False] * 50), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
-    code, times = begun(cache, tmp_path / "cut", *words), 0
-    while code == 3:
-        code, times = invoke(["resume", str(tmp_path / "cut")]), times + 1
+    stop_often(monkeypatch)
+    assert begun(cache, tmp_path / "cut", *words) == 3 and resume_to_end(tmp_path / "cut") == 0
     cut = load_tensors(Place.at(tmp_path / "cut" / "students" / "student-0.safetensors"))
-    assert code == 0 and times
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 
 

@@ -12,9 +12,9 @@ from ddcore_rad import RAD, drawn, entropy, gains, inclusion, query, robust, sys
 from ddcore import Progress, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teaching import Seen, Teaching
+from ddcore.testing import resume_to_end, stop_often
 
 
 def gen(seed=0):
@@ -311,18 +311,9 @@ def test_all_rows_at_once_without_weight_are_the_plain_student(cache, tmp_path):
 
 def test_a_stopped_student_keeps_what_it_asked(cache, tmp_path, monkeypatch):
     assert train(cache, tmp_path / "whole", "--no-plain") == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 3 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch, times=3)
     assert train(cache, tmp_path / "cut", "--no-plain") == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     one, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
     for line, other in zip(events(tmp_path / "whole"), events(tmp_path / "cut"), strict=True):

@@ -13,8 +13,8 @@ from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.evaluate import descent_of
 from ddcore.protocols import protocol
-from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
+from ddcore.testing import resume_to_end, stop_often
 
 
 def gen(*key: int) -> torch.Generator:
@@ -180,18 +180,9 @@ def test_check_as_many_rows_are_seen_as_rounds_have_and_the_plain_student_makes_
 def test_a_stopped_student_goes_on_with_its_order(tmp_path, monkeypatch, words):
     words = [*words, "--rs2.share=0.3", "--no-plain", "--eval-seeds=1"]
     assert train(tmp_path / "whole", *words) == 0
-    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
-    stops, plain = iter([False, True] * 2 + [False] * 100), Run.check_stop
-
-    def check_stop(run):
-        run.stopping = run.stopping or next(stops)
-        plain(run)
-
-    monkeypatch.setattr(Run, "check_stop", check_stop)
+    stop_often(monkeypatch)
     assert train(tmp_path / "cut", *words) == 3
-    while (code := invoke(["resume", str(tmp_path / "cut")])) == 3:
-        pass
-    assert code == 0
+    assert resume_to_end(tmp_path / "cut") == 0
     one, cut = (load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 
