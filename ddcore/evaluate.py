@@ -185,7 +185,7 @@ def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) ->
     return attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
 
 
-def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: str) -> Row:
+def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: Any) -> Row:
     """The row of some students: their accuracies, and what the first one's data and training cost.
 
     Args:

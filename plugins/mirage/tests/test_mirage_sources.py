@@ -92,7 +92,18 @@ def test_unreadable_smiles_and_missing_labels_are_counted_and_left_out(molecules
     assert source.modality == "graphs"
 
 
-RINGS = "C1CCC1 C1CCCC1 C1CCCCC1 C1CCCCCC1 c1ccccc1 c1ccncc1 c1ccsc1 c1ccoc1 C1CCOC1 C1CCNCC1".split()
+RINGS = [
+    "C1CCC1",
+    "C1CCCC1",
+    "C1CCCCC1",
+    "C1CCCCCC1",
+    "c1ccccc1",
+    "c1ccncc1",
+    "c1ccsc1",
+    "c1ccoc1",
+    "C1CCOC1",
+    "C1CCNCC1",
+]
 
 
 def test_the_validation_part_may_be_tested_on(tmp_path):
