@@ -186,7 +186,7 @@ def begin(
     check_data(run)
     if plan_only:
         return run
-    with held(place):
+    with run.stoppable(), held(place):
         claim(place)
         run.say(estimate(run).sentence())
         write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}), **(more or {}))
@@ -276,9 +276,7 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Select
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        run = run_on(loaded, artifact, setup, out)
-        if "out" not in options:
-            run.way_on = AGAIN
+        run = run_on(loaded, artifact, setup, out, kept="out" in options)
         return evaluate_on(run, loaded)
 
 
@@ -335,8 +333,11 @@ def setup_on(
     return Setup(resolved, offers)
 
 
-def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place) -> Run:
+def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *, kept: bool) -> Run:
     """A run that distils nothing, for work on an artifact, with its record.
+
+    Args:
+        kept: whether it can be gone on with after a stop.
 
     Raises:
         InputError: the data have other classes or another shape than the artifact.
@@ -356,7 +357,9 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place) ->
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )
-    write_artifact_record(run, url)
+    run.way_on = run.way_on if kept else AGAIN
+    with run.stoppable():
+        write_artifact_record(run, url)
     return run
 
 

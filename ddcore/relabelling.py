@@ -35,7 +35,7 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
     from ddcore.artifact import load_artifact, relabelled
-    from ddcore.assembly import AGAIN, run_on, setup_on
+    from ddcore.assembly import run_on, setup_on
     from ddcore.evaluate import recipe_for
     from ddcore.storage import Place
 
@@ -47,9 +47,8 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
     out = Place.at(setup.config.out)
     claim(out)
     with tempfile.TemporaryDirectory() as scratch:
-        run = run_on(artifact, url, setup, Place.at(scratch))
+        run = run_on(artifact, url, setup, Place.at(scratch), kept=False)
         run.config = attrs.evolve(run.config, protocol=_protocols(run, artifact, rule))
-        run.way_on = AGAIN
         with run.stoppable():
             labels = run.label(_images(run, artifact), artifact.labels.classes.to(run.device))
             recipe = recipe_for(run, labels, artifact.learned_rate)

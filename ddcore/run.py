@@ -623,7 +623,13 @@ class Run:
             Interrupted: SIGINT or SIGTERM came.
         """
         if self.stopping:
-            raise Interrupted(f"stopped as asked; {self.way_on}")
+            raise self._stopped()
+
+    def _stopped(self) -> Interrupted:
+        begun = self.begun or (self.place / "run.json").exists()
+        return Interrupted(
+            f"stopped as asked; {self.way_on if begun else 'nothing was begun: give the same command again'}"
+        )
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -632,7 +638,7 @@ class Run:
         Raises:
             InputError: another process works in it.
         """
-        with held(self.place), self.stoppable():
+        with self.stoppable(), held(self.place):
             self.place.remove_unfinished()
             try:
                 yield
@@ -658,11 +664,11 @@ class Run:
             with on_signals(stop):
                 yield
         except KeyboardInterrupt as error:
-            raise Interrupted(f"stopped as asked; {self.way_on}") from error
+            raise self._stopped() from error
         except Exception as error:  # compiled code that is stopped may raise an error of its own instead
             if not stopped_at_once or isinstance(error, Interrupted):
                 raise
-            raise Interrupted(f"stopped as asked; {self.way_on}") from error
+            raise self._stopped() from error
 
 
 class _Checked:

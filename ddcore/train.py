@@ -203,7 +203,7 @@ def begin(
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
-    with held(place):
+    with run.stoppable(), held(place):
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))
     return run

@@ -247,6 +247,32 @@ def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folde
     assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 
 
+RUN = ["run", "--plugin", "dm", *TINY, *QUICK, "--steps", "1"]
+TRAIN = ["train", "--data", "tiny", "--student", "convnet2-w4", *TINY[:2], "--threads", "1", *QUICK[:4], *QUICK[6:]]
+EVALUATE = ["evaluate", "made/artifact", *TINY[:2], *QUICK]
+
+
+@pytest.mark.parametrize("command", [RUN, TRAIN, EVALUATE], ids=lambda words: words[0])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_a_stop_around_the_writing_of_a_record_says_how_to_go_on(command, late, folder, distilled, monkeypatch, capsys):
+    write = Place.write_json
+
+    def stopped(place, value):
+        if late or place.name != "run.json":
+            write(place, value)
+        if place.name == "run.json":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Place, "write_json", stopped)
+    words = [*command, "--out", "other"]
+    assert invoke(words) == 3
+    said = capsys.readouterr().err
+    assert ("go on with `ddcore resume other`" if late else "give the same command again") in said
+    monkeypatch.setattr(Place, "write_json", write)
+    assert invoke(["resume", "other"] if late else words) == 0
+    assert (folder / "other/scores.json").exists()
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

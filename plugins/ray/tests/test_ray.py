@@ -369,6 +369,7 @@ def test_the_cluster_of_a_killed_driver_is_gone_soon(started, short, tmp_path):
     driver = started(tmp_path)
     until((tmp_path / "run" / "checkpoints" / "distil-000.safetensors").exists)
     (own,) = short.glob("ddcore-ray-*")
+    assert processes_of(own)
     driver.kill()
     driver.wait()
     until(lambda: not processes_of(own))
