@@ -1,13 +1,16 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
-# Both do all of their own set-up and skip what is already there. PYTHON chooses the interpreter.
+# All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
+INSTALL := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
 .PHONY: demo test slow lint types install clean
-demo: install
+demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
@@ -26,10 +29,14 @@ install: $(READY)
 
 # torch first, and pinned: any looser request fetches gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]" $(PLUGINS:%=-e plugins/%)
-	touch $(READY)
+	$(TORCH)
+	$(INSTALL) -e ".[dev]" $(PLUGINS:%=-e plugins/%)
+	touch $(READY) $(DEMO_READY)
+
+$(DEMO_READY): pyproject.toml constraints.txt
+	$(TORCH)
+	$(INSTALL) -e ".[report]" -e plugins/fyi -e plugins/datm
+	touch $(DEMO_READY)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
