@@ -30,7 +30,6 @@ from ddcore.evaluate import (
     measured,
     resolved_protocols,
     sizes_of,
-    train_and_test,
 )
 from ddcore.holding import held
 from ddcore.labels import HardLabels
@@ -41,6 +40,7 @@ from ddcore.protocols import Protocol, protocol
 from ddcore.report import write_report
 from ddcore.run import Run, load_source
 from ddcore.storage import Place
+from ddcore.students import Course, train_and_test
 from ddcore.teachers import load_weights, save_weights
 from ddcore.training import Samples, accuracy
 from ddcore.types import Row, StudentData, Task
@@ -367,11 +367,8 @@ def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
     recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
     result = train_and_test(
         run,
-        run.network_name,
+        Course(run.network_name, recipe, recipe.schedule(run.visited(len(data.images))), recipe.rate),
         data,
-        recipe,
-        recipe.schedule(run.visited(len(data.images))),
-        recipe.rate,
         partial(run.generator, "train", seed),
         task.key,
         plain=arm in (PLAIN, RANDOM_PLAIN),

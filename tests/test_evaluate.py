@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ddcore import evaluate, randomness
+from ddcore import evaluate, randomness, students
 from ddcore.artifact import save_artifact
 from ddcore.baselines import kcenter_index, random_index, share_out
 from ddcore.checkpoints import Checkpoints
@@ -385,7 +385,7 @@ def test_every_augmentation_trains(tmp_path, name):
 
 def test_digits_are_never_mirrored(run):
     (quick,) = resolved_protocols(run)
-    assert "flip" not in evaluate.strategy_of(quick, run) and "rotate" in evaluate.strategy_of(quick, run)
+    assert "flip" not in students.strategy_of(quick, run) and "rotate" in students.strategy_of(quick, run)
 
 
 def test_auto_is_decided_before_the_artifact_as_after_it(tmp_path):
@@ -441,13 +441,13 @@ def header_bytes(folder):
 @pytest.mark.parametrize("kind", OF_VIEWS)
 def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, monkeypatch, kind):
     run, batches = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind), []
-    train = evaluate.train_student
+    train = students.train_student
 
     def watched(network, images, labels, descent, **more):
         batches.append((len(images), descent.batch, descent.steps, descent.per_epoch))
         return train(network, images, labels, descent, **more)
 
-    monkeypatch.setattr(evaluate, "train_student", watched)
+    monkeypatch.setattr(students, "train_student", watched)
     evaluate_artifact(run)
     assert len(batches) == 8 and {b[1] for b in batches} == {4}
     assert {b[2:] for b in batches if b[0] < len(DIGITS.train.labels)} == {(6, 3)}
@@ -458,8 +458,8 @@ def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, mon
 def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path, kind):
     run = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind)
     given = protocol("rded"), run, run.generator, 6
-    assert evaluate.augmentation(*given, run.artifact.labels) is None
-    assert evaluate.augmentation(*given, HardLabels(CLASSES, 10)) is not None
+    assert students.augmentation(*given, run.artifact.labels) is None
+    assert students.augmentation(*given, HardLabels(CLASSES, 10)) is not None
     rows = evaluate_artifact(run)
     assert "stand in for the protocol's augmentation" in of(rows, "distilled", kind).note
     assert "stand in" not in of(rows, "distilled").note
@@ -468,10 +468,10 @@ def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path,
 @pytest.mark.parametrize("name", ["sre2l", "sre2l-cifar"])
 def test_hard_labels_under_a_mix_are_both_cross_entropies_by_their_shares(run, name):
     recipe, labels, images = protocol(name), HardLabels(CLASSES, 10), run.artifact.images()
-    draw = evaluate.augmentation(recipe, run, run.generator, 9, labels)
+    draw = students.augmentation(recipe, run, run.generator, 9, labels)
     clean = batch_of(images, labels, next(labels.views(0, 10, 10, run.generator("order"))))
     mixed = draw(10, 5)(clean)
-    parameters = drawn(evaluate.draw_of(recipe, run), 10, (8, 8), run.generator("augment", 5))
+    parameters = drawn(students.draw_of(recipe, run), 10, (8, 8), run.generator("augment", 5))
     logits = torch.randn(10, 10, generator=randomness.generator(1))
     slow = torch.zeros(())
     for row in range(10):
@@ -485,9 +485,9 @@ def test_hard_labels_under_a_mix_are_both_cross_entropies_by_their_shares(run, n
 
 def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
     images, soft = run.artifact.images(), SoftLabels(torch.randn(10, 10, generator=randomness.generator(1)), CLASSES)
-    draw = evaluate.augmentation(protocol("infer"), run, run.generator, 9, soft)
+    draw = students.augmentation(protocol("infer"), run, run.generator, 9, soft)
     clean = batch_of(images, soft, next(soft.views(0, 10, 10, run.generator("order"))))
-    views = evaluate.draw_of(protocol("infer"), run)
+    views = students.draw_of(protocol("infer"), run)
     mixed, parameters = draw(10, 0)(clean), drawn(views, 10, (8, 8), run.generator("augment", 0))
     due = (
         parameters.share * clean.targets["logits"]
@@ -500,7 +500,7 @@ def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
     recipe = attrs.evolve(protocol("rded"), views=Draw(crop="none", flip=0, mix="none", shuffle=2))
     ramp = torch.arange(128.0).view(2, 1, 8, 8)
     given = Batch(ramp, {"class": torch.zeros(2, dtype=torch.int64)}, torch.arange(2))
-    draw = evaluate.augmentation(recipe, run, run.generator, 9, HardLabels(CLASSES, 10))
+    draw = students.augmentation(recipe, run, run.generator, 9, HardLabels(CLASSES, 10))
     seen = set()
     for step in range(40):
         moved = draw(2, step)(given).inputs[0, 0]
@@ -513,13 +513,13 @@ def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
 def test_views_shift_by_the_published_pixels_but_never_by_more_than_an_eighth(run):
     for size, pad in ((8, 1), (32, 4), (224, 4)):
         run.source = SimpleNamespace(size=size, mirror_symmetric=True)
-        assert evaluate.draw_of(protocol("sre2l-cifar"), run).pad == pad
+        assert students.draw_of(protocol("sre2l-cifar"), run).pad == pad
 
 
 def test_views_never_mirror_digits(run):
-    assert all(evaluate.draw_of(p, run).flip == 0 for p in PROTOCOLS.values() if p.views)
+    assert all(students.draw_of(p, run).flip == 0 for p in PROTOCOLS.values() if p.views)
     run.source = attrs.evolve(DIGITS, mirror_symmetric=True)
-    assert evaluate.draw_of(protocol("sre2l"), run).flip == 0.5
+    assert students.draw_of(protocol("sre2l"), run).flip == 0.5
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROTOCOLS.items() if not p.extra_epoch])
@@ -562,7 +562,7 @@ def test_the_recipe_of_a_matched_set_says_what_it_always_said(run):
 
 
 def test_a_descent_holds_every_number_of_its_protocol():
-    tiny = evaluate.descent_of(protocol("sre2l-tiny"), protocol("sre2l-tiny").schedule(1000), 0.3)
+    tiny = students.descent_of(protocol("sre2l-tiny"), protocol("sre2l-tiny").schedule(1000), 0.3)
     assert (tiny.steps, tiny.batch, tiny.rate, tiny.momentum, tiny.weight_decay) == (400, 256, 0.3, 0.9, 1e-4)
     assert (tiny.optimizer, tiny.schedule, tiny.per_epoch, tiny.warmup, tiny.decay_biases) == (
         "sgd",
@@ -571,10 +571,10 @@ def test_a_descent_holds_every_number_of_its_protocol():
         20,
         True,
     )
-    groups = evaluate.descent_of(protocol("cv-dd"), protocol("cv-dd").schedule(32), 1e-3)
+    groups = students.descent_of(protocol("cv-dd"), protocol("cv-dd").schedule(32), 1e-3)
     assert (groups.optimizer, groups.group, groups.stretch, groups.per_epoch) == ("adamw", 8, 2.0, 2)
     assert groups.weight_decay == 0.01 and not groups.decay_biases and groups.drop_at is None
-    old = evaluate.descent_of(protocol("dsa"), protocol("dsa").schedule(10), 0.01)
+    old = students.descent_of(protocol("dsa"), protocol("dsa").schedule(10), 0.01)
     assert (old.schedule, old.drop_at, old.drop, old.group, old.per_epoch) == ("drop", 502, 0.1, None, None)
 
 

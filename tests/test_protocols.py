@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from ddcore.errors import OptionError
-from ddcore.evaluate import descent_of
 from ddcore.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
+from ddcore.students import descent_of
 from ddcore.training import rate_at
 from ddcore.views import INFER, SRE2L
 

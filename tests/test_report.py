@@ -141,7 +141,7 @@ def test_the_losses_of_students_are_in_the_log_and_nothing_of_the_test_set(hosti
 
 
 def test_of_long_trainings_about_fifty_epochs_are_kept_the_last_among_them():
-    from ddcore.evaluate import CURVE, curve
+    from ddcore.students import CURVE, curve
     from ddcore.training import Epoch
 
     class Log:

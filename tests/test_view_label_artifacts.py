@@ -15,7 +15,6 @@ from ddcore import randomness
 from ddcore.artifact import Artifact, load_artifact, save_artifact
 from ddcore.cli import invoke
 from ddcore.errors import DdcoreError, InputError
-from ddcore.evaluate import augmentation
 from ddcore.exports import describe, export, inspect
 from ddcore.labels import (
     KINDS,
@@ -29,6 +28,7 @@ from ddcore.labels import (
 )
 from ddcore.normalisation import MeanStd
 from ddcore.protocols import protocol
+from ddcore.students import augmentation
 from ddcore.views import changed
 
 N, K, E, B = 6, 3, 2, 4

@@ -11,9 +11,9 @@ from ddcore_rs2 import RS2, dealt, drawn, taken
 from ddcore import answers
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.evaluate import descent_of
 from ddcore.protocols import protocol
 from ddcore.storage import Place, load_tensors
+from ddcore.students import descent_of
 from ddcore.testing import resume_to_end, stop_often
 
 
