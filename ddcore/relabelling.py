@@ -52,6 +52,7 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
         with run.stoppable():
             labels = run.label(_images(run, artifact), artifact.labels.classes.to(run.device))
             recipe = recipe_for(run, labels, artifact.learned_rate)
+            run.stepping = True  # a stop waits until all is written: the same command refuses a folder with a set in it
             return relabelled(artifact, out, labels, recipe=recipe, provenance=_provenance(artifact, run, rule))
 
 

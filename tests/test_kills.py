@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from reliability import kills
 
+from ddcore.artifact import load_artifact
 from ddcore.cli import invoke
 from ddcore.errors import Interrupted
 from ddcore.progress import on_signals
@@ -124,6 +125,14 @@ def test_the_harness_counts_what_changes_files_of_its_folder_and_nothing_else(tm
 
 
 # ---- what was mended, one by one -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C is heard, though what began the tests may have ignored it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -271,6 +280,29 @@ def test_a_stop_around_the_writing_of_a_record_says_how_to_go_on(command, late, 
     monkeypatch.setattr(Place, "write_json", write)
     assert invoke(["resume", "other"] if late else words) == 0
     assert (folder / "other/scores.json").exists()
+
+
+@pytest.mark.parametrize("name", ["images.safetensors", "manifest.json"])
+def test_a_relabelling_that_is_stopped_while_it_writes_is_done(name, folder, distilled, monkeypatch):
+    write = Place.write_bytes
+
+    def stopped(place, data):
+        write(place, data)
+        if place.name == name and "other" in place.url:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Place, "write_bytes", stopped)
+    words = [
+        "--labels",
+        "averaged",
+        "--teachers.networks",
+        "convnet2-bn-w4",
+        "--teachers.epochs",
+        "1",
+        "--teachers.no-check",
+    ]
+    assert invoke(["relabel", "made/artifact", *TINY[:2], *words, "--cache", "cache", "--out", "other"]) == 0
+    assert load_artifact("other").labels.kind == "soft"
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

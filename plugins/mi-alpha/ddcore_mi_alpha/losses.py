@@ -141,4 +141,4 @@ def earth_mover_flow(costs: Tensor) -> Tensor:
     sums = torch.cat([torch.full((own,), 1 / own), torch.full((theirs,), 1 / theirs)]).double()
     cost = costs.detach().cpu().double().flatten()
     found = linprog(cost.numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=sums.numpy(), method="highs")
-    return torch.from_numpy(found.x).view(own, theirs).to(costs)
+    return torch.from_numpy(found.x).clamp(min=0).abs().view(own, theirs).to(costs)  # without -0
