@@ -164,19 +164,20 @@ def _of_views(
     given: Mapping[str, Any],
     run: Run,
 ) -> Labels:
-    from ddcore.labels import make_per_view, make_top_k, make_two_distances
+    from ddcore.labels import PerView, draw_views, make_per_view, make_top_k, make_two_distances
 
     options: ViewOptions = run.options["views"]
-    stored = {"keep": options.keep, "seeded": options.seeded, "compact": options.compact}
-    given = {"draw": draw, **stored, **given}
-    generator = run.generator("label", "views")
+    views = draw_views(images, *at, run.generator("label", "views"), draw, options.keep)
+    made: PerView
     if name == TOP_K:
         k = kept_classes(options, run.source)
-        return make_top_k(images, teachers, *at, generator, k=k, rest=options.rest, **given)
-    if name == TWO_DISTANCES:
+        made = make_top_k(images, teachers, views, k=k, rest=options.rest, **given)
+    elif name == TWO_DISTANCES:
         own = {n: v for n, v in given.items() if n != "tau_squared"}
-        return make_two_distances(images, teachers, *at, generator, weight=options.weight, norm=options.norm, **own)
-    return make_per_view(images, teachers, *at, generator, **given)
+        made = make_two_distances(images, teachers, views, weight=options.weight, norm=options.norm, **own)
+    else:
+        made = make_per_view(images, teachers, views, **given)
+    return made if options.seeded else made.stored(compact=options.compact)
 
 
 def answering(options: ViewOptions, votes: list[Vote], protocols: list[Protocol], run: Run) -> dict[str, Any]:

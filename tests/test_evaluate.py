@@ -22,6 +22,7 @@ from ddcore.experts import trajectories
 from ddcore.labels import (
     HardLabels,
     SoftLabels,
+    draw_views,
     make_averaged,
     make_per_view,
     make_static_mixed,
@@ -61,11 +62,12 @@ def labels_of(kind, images, classes):
         return make_averaged(images, teacher, classes=classes)
     if kind == "static-mixed":
         return make_static_mixed(images, teacher, classes=classes)
-    given = (images, teacher, 2, 4, randomness.generator(6))
+    given = (images, teacher, draw_views(images, 2, 4, randomness.generator(6)))
     if kind == "top-k":
-        return make_top_k(*given, classes=classes, k=3)
-    make = make_per_view if kind == "per-view" else make_two_distances
-    return make(*given, classes=classes)
+        return make_top_k(*given, classes=classes, k=3).stored()
+    if kind == "per-view":
+        return make_per_view(*given, classes=classes).stored()
+    return make_two_distances(*given, classes=classes)
 
 
 class Stand:

@@ -82,8 +82,8 @@ def test_cv_dd_a_committee_of_two_copies_of_one_teacher_answers_as_one(images):
 @pytest.mark.parametrize("make", [make_per_view, make_top_k, make_two_distances])
 def test_every_label_of_views_heeds_weights(images, make):
     k = {"k": 2} if make is make_top_k else {}
-    given = (images, [teacher(1), teacher(2)], E, B)
-    kinds = [make(*given, seeded(), classes=CLASSES, weights=w, **k) for w in ((1, 3), (3, 1), (2, 6))]
+    given = (images, [teacher(1), teacher(2)], draw_views(images, E, B, seeded()))
+    kinds = [make(*given, classes=CLASSES, weights=w, **k) for w in ((1, 3), (3, 1), (2, 6))]
     own = [getattr(labels, labels.answers[0]) for labels in kinds]
     assert torch.equal(own[0], own[2]) and not torch.equal(own[0], own[1])
 
@@ -137,7 +137,7 @@ def test_making_labels_drifts_no_buffer_of_the_teacher_and_leaves_its_modes(imag
     mine = teacher(dropout=0.2)
     before, random = state(mine), torch.random.get_rng_state()
     how = {**how, "dropout": seeded(5)} if "dropout" in how else how
-    make_per_view(images, mine, E, B, seeded(), classes=CLASSES, **how)
+    make_per_view(images, mine, draw_views(images, E, B, seeded()), classes=CLASSES, **how)
     assert state(mine) == before and torch.equal(torch.random.get_rng_state(), random)
 
 
@@ -203,20 +203,20 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("seeded_views", [True, False])
 def test_labels_that_are_not_kept_are_not_asked_for(images, keep, seeded_views):
     counting, g, h = Counting().eval(), seeded(), seeded()
-    how = {"classes": CLASSES, "seeded": seeded_views}
-    few = make_per_view(images, counting, E, B, g, keep=keep, **how)
-    due = make_per_view(images, teacher(), E, B, h, **how).pruned(keep, h)
+    few = make_per_view(images, counting, draw_views(images, E, B, g, keep=keep), classes=CLASSES)
+    due = make_per_view(images, teacher(), draw_views(images, E, B, h), classes=CLASSES).pruned(keep, h)
+    few, due = (few, due) if seeded_views else (few.stored(), due.stored())
     assert counting.seen == len(few.logits) == few.record.batches * B
     assert few.tensors().keys() == due.tensors().keys()
     assert all(torch.equal(tensor, due.tensors()[name]) for name, tensor in few.tensors().items())
 
 
 def test_top_k_and_distances_are_what_whole_logits_give(images):
-    given = (images, [teacher(1), teacher(2)], E, B)
-    whole = make_per_view(*given, seeded(), classes=CLASSES, seeded=True)
-    few = make_top_k(*given, seeded(), classes=CLASSES, k=2, seeded=True)
+    given = (images, [teacher(1), teacher(2)], draw_views(images, E, B, seeded()))
+    whole = make_per_view(*given, classes=CLASSES)
+    few = make_top_k(*given, classes=CLASSES, k=2)
     assert all(torch.equal(t, whole.top(2).tensors()[name]) for name, t in few.tensors().items())
-    pair = make_two_distances(*given, seeded(), classes=CLASSES)
+    pair = make_two_distances(*given, classes=CLASSES)
     for view in pair.views(0, N, B, seeded()):
         told = pair.targets(view)
         log_p = -whole.targets(view)["logits"].log_softmax(1)
@@ -227,7 +227,7 @@ def test_top_k_and_distances_are_what_whole_logits_give(images):
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_labels_are_of_mixed_images_whatever_the_mix(images, mix):
     # CV-DD's code labels a tensor that CutMix changes in place and MixUp does not: its MixUp labels are of un-mixed images
-    labels = make_per_view(images, teacher(), E, B, seeded(), classes=CLASSES, draw=Draw(mix=mix))
+    labels = make_per_view(images, teacher(), draw_views(images, E, B, seeded(), Draw(mix=mix)), classes=CLASSES)
     (view, *_) = labels.views(0, N, B, seeded())
     told = labels.targets(view)["logits"]
     torch.testing.assert_close(told, mean_logits(changed(view, images[view.index]), teacher()), rtol=1e-2, atol=1e-2)
@@ -237,7 +237,7 @@ def test_labels_are_of_mixed_images_whatever_the_mix(images, mix):
 
 def test_what_is_told_about_a_view_does_not_hang_on_how_a_student_visits_it(images):
     # FKD replays crops by the DataLoader's seed, workers and batch size: change one and labels are of other images
-    labels = make_per_view(images, teacher(), E, B, seeded(), classes=CLASSES, seeded=True)
+    labels = make_per_view(images, teacher(), draw_views(images, E, B, seeded()), classes=CLASSES)
     torch.manual_seed(1)
     ours = [batch_of(images, labels, view) for view in labels.views(1, N, 99, seeded(7))]
     torch.manual_seed(2)

@@ -20,6 +20,7 @@ from ddcore.labels import (
     KINDS,
     HardLabels,
     Labels,
+    draw_views,
     label_bytes,
     make_per_view,
     make_static_mixed,
@@ -55,13 +56,15 @@ def labels_of(kind: str, x: Tensor, classes: Tensor, count: int) -> Labels:
     mine = teacher(x[0].numel(), count)
     if kind == "static-mixed":
         return make_static_mixed(x, mine, classes=classes)
-    given = (x, mine, E, B, seeded(2))
+    given = (x, mine, draw_views(x, E, B, seeded(2)))
     if kind == "top-k":
-        return make_top_k(*given, classes=classes, k=2)
+        return make_top_k(*given, classes=classes, k=2).stored()
     if kind == "two-distances":
         return make_two_distances(*given, classes=classes)
-    labels = make_per_view(*given, classes=classes, seeded=kind == "seeded")
-    return labels.pruned(0.5, seeded(3)) if kind == "pruned" else labels
+    labels = make_per_view(*given, classes=classes)
+    if kind == "seeded":
+        return labels
+    return labels.stored().pruned(0.5, seeded(3)) if kind == "pruned" else labels.stored()
 
 
 def save(place, labels: Labels, x: Tensor | None = None, **changes) -> Artifact:

@@ -36,7 +36,7 @@ from ddcore.labels import (
 )
 from ddcore.storage import sha256_of
 from ddcore.training import Descent, batch_of, train_student
-from ddcore.views import INFER, Draw, changed, drawn
+from ddcore.views import INFER, SRE2L, Draw, changed, drawn
 
 GIB = 2**30
 N, K, E, B = 10, 5, 3, 4
@@ -66,16 +66,23 @@ def teacher(seed: int = 1) -> nn.Module:
     return found.eval()
 
 
+def labelled(make, images, *, seeded=False, compact=False, draw=SRE2L, generator=2, **options):
+    """Labels of a teacher for drawn views, whose seed is kept or what was drawn from it."""
+    views = draw_views(images, E, B, torch.Generator().manual_seed(generator), draw)
+    labels = make(images, teacher(), views, classes=CLASSES, **options)
+    return labels if seeded else labels.stored(compact=compact)
+
+
 def per_view(images: Tensor, **options) -> PerViewLabels:
-    return make_per_view(images, teacher(), E, B, seeded(2), classes=CLASSES, **options)
+    return labelled(make_per_view, images, **options)
 
 
 def top_k(images: Tensor, k: int = 2, **options) -> TopKLabels:
-    return make_top_k(images, teacher(), E, B, seeded(2), classes=CLASSES, k=k, **options)
+    return labelled(make_top_k, images, k=k, **options)
 
 
 def two_distances(images: Tensor, **options) -> TwoDistanceLabels:
-    return make_two_distances(images, teacher(), E, B, seeded(2), classes=CLASSES, **options)
+    return labelled(make_two_distances, images, **{"seeded": True, **options})
 
 
 def again(labels: Labels) -> Labels:
@@ -161,7 +168,7 @@ def test_the_same_generator_gives_the_same_labels_and_no_other_generator_is_touc
     before = torch.random.get_rng_state()
     assert_same_batches(per_view(images), per_view(images), images)
     assert torch.equal(torch.random.get_rng_state(), before)
-    other = make_per_view(images, teacher(), E, B, seeded(3), classes=CLASSES)
+    other = per_view(images, generator=3)
     assert not torch.equal(other.logits, per_view(images).logits)
 
 
@@ -432,13 +439,13 @@ def test_making_labels_changes_no_parameter_or_buffer_of_the_teacher(images):
         return sha256_of(b"".join(t.numpy().tobytes() for t in mine.state_dict().values()))
 
     before = state()
-    make_per_view(images, mine, E, B, seeded(), classes=CLASSES)
+    make_per_view(images, mine, draw_views(images, E, B, seeded()), classes=CLASSES)
     assert state() == before and not mine.training
 
 
 def test_a_teacher_in_training_mode_is_refused(images):
     with pytest.raises(InputError, match=r"a teacher is in training mode.*eval\(\)"):
-        make_per_view(images, network().train(), E, B, seeded(), classes=CLASSES)
+        make_per_view(images, network().train(), draw_views(images, E, B, seeded()), classes=CLASSES)
     with pytest.raises(InputError, match="of no teacher"):
         make_averaged(images, [], classes=CLASSES)
 

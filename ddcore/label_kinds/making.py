@@ -204,100 +204,80 @@ def _of_clean(images: Tensor, teachers: Teachers, half: bool, how: How) -> Tenso
 # ---- one label a view ------------------------------------------------------------------------------------------------
 
 
+def draw_views(
+    images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = SRE2L, keep: float = 1.0
+) -> DrawnViews:
+    """Every view of these images in ``epochs`` epochs of batches.
+
+    Args:
+        generator: gives the seed that all views are drawn from, then which batches are kept.
+        keep: share of the whole batches that is labelled and stored (LPLD, arXiv:2410.15919); the others cost nothing.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator))
+    record = DrawnViews(images=len(images), epochs=epochs, batch=batch, size=_size(images), draw=draw, seed=seed)
+    return record if keep == 1 else record.only(record.kept(keep, generator))
+
+
 def make_per_view(
     images: Tensor,
     teachers: Teachers,
-    epochs: int,
-    batch: int,
-    generator: torch.Generator,
+    views: ViewRecord,
     *,
     classes: Tensor,
-    draw: Draw = SRE2L,
-    keep: float = 1.0,
-    seeded: bool = False,
-    compact: bool = False,
     temperature: float = 20.0,
     tau_squared: bool = False,
     **how: Unpack[How],
 ) -> PerViewLabels:
-    """The teachers' logits, in float16, for every view of ``epochs`` epochs in batches of ``batch``.
+    """The teachers' logits, in float16, for each of the views; of drawn ones the seed is kept, until ``stored()``.
 
     Args:
-        generator: gives the seed that all views are drawn from, then which batches are kept.
+        views: of these images, as ``draw_views`` gives them.
         classes: (N,) int64.
-        keep: share of the whole batches that is labelled and stored (LPLD, arXiv:2410.15919); the others cost nothing.
-        seeded: keep the seed only; else every parameter is stored.
-        compact: stored in the smallest types.
     """
-    record = draw_views(images, epochs, batch, generator, draw, keep)
-    (found,) = _stacked(record.rows, ((_half(z),) for _, z in _asked(images, asking(teachers, **how), record)))
-    labels = PerViewLabels(found, classes, record, temperature, tau_squared)
-    return labels if seeded else labels.stored(compact=compact)
+    (found,) = _stacked(views.rows, ((_half(z),) for _, z in _asked(images, asking(teachers, **how), views)))
+    return PerViewLabels(found, classes, views, temperature, tau_squared)
 
 
 def make_top_k(
     images: Tensor,
     teachers: Teachers,
-    epochs: int,
-    batch: int,
-    generator: torch.Generator,
+    views: ViewRecord,
     *,
     classes: Tensor,
     k: int,
     rest: str = "zero",
-    draw: Draw = SRE2L,
-    keep: float = 1.0,
-    seeded: bool = False,
-    compact: bool = False,
     temperature: float = 20.0,
     tau_squared: bool = False,
     **how: Unpack[How],
 ) -> TopKLabels:
-    """The k largest of the logits that ``make_per_view`` stores."""
-    record, ask = draw_views(images, epochs, batch, generator, draw, keep), asking(teachers, **how)
+    """The k largest of the logits that ``make_per_view`` keeps."""
+    ask = asking(teachers, **how)
     count = ask(images[:2]).shape[1]
-    values, ids = _stacked(record.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, record)))
-    labels = TopKLabels(values, ids, classes, count, record, temperature, tau_squared, rest)
-    return labels if seeded else labels.stored(compact=compact)
+    values, ids = _stacked(views.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, views)))
+    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared, rest)
 
 
 def make_two_distances(
     images: Tensor,
     teachers: Teachers,
-    epochs: int,
-    batch: int,
-    generator: torch.Generator,
+    views: ViewRecord,
     *,
     classes: Tensor,
-    draw: Draw = SRE2L,
-    keep: float = 1.0,
-    seeded: bool = True,
-    compact: bool = False,
     weight: float = 1.0,
     norm: str = "squared",
     temperature: float = 1.0,
     **how: Unpack[How],
 ) -> TwoDistanceLabels:
-    """-log p of two classes of every view, in float16; seeded, because a view's parameters cost six times as much."""
-    record, ask = draw_views(images, epochs, batch, generator, draw, keep), asking(teachers, **how)
+    """-log p of two classes of every view, in float16; a view's parameters, if ``stored()``, cost six times as much."""
+    ask = asking(teachers, **how)
     count = ask(images[:2]).shape[1]
 
     def told(view: View, z: Tensor) -> tuple[Tensor]:
         ids = mixed_classes(classes.cpu(), view)
         return (_half(distances(z, ids["class"], ids.get("mixed", ids["class"]), temperature)),)
 
-    (distance,) = _stacked(record.rows, (told(view, z) for view, z in _asked(images, ask, record)))
-    labels = TwoDistanceLabels(distance, classes, count, record, weight, norm, temperature)
-    return labels if seeded else labels.stored(compact=compact)
-
-
-def draw_views(
-    images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = SRE2L, keep: float = 1.0
-) -> DrawnViews:
-    """Views of these images from a seed that the generator gives, of which a share of the whole batches is kept."""
-    seed = int(torch.randint(2**31, (), generator=generator))
-    record = DrawnViews(images=len(images), epochs=epochs, batch=batch, size=_size(images), draw=draw, seed=seed)
-    return record if keep == 1 else record.only(record.kept(keep, generator))
+    (distance,) = _stacked(views.rows, (told(view, z) for view, z in _asked(images, ask, views)))
+    return TwoDistanceLabels(distance, classes, count, views, weight, norm, temperature)
 
 
 def answers(images: Tensor, teachers: Teachers, record: ViewRecord, **how: Unpack[How]) -> Tensor:

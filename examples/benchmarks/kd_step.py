@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ddcore.assembly import select, setup_from
 from ddcore.evaluate import hard_labels
-from ddcore.labels import HardLabels, Labels, PerViewLabels, make_per_view
+from ddcore.labels import HardLabels, Labels, PerViewLabels, draw_views, make_per_view
 from ddcore.passes import channels_last, quick_norms
 from ddcore.run import Run
 from ddcore.shaping import shaped
@@ -93,7 +93,8 @@ def stored(run: Run) -> PerViewLabels:
     """The teacher's logits for every image, unchanged, in batches of one epoch."""
     images = run.real.train.inputs(torch.arange(len(run.real.train)))
     draw, classes = Draw(crop="none", flip=0.0, mix="none"), run.real.train.labels
-    return make_per_view(images, run.teachers.network(0), 1, BATCH, run.generator("views"), classes=classes, draw=draw)
+    views = draw_views(images, 1, BATCH, run.generator("views"), draw)
+    return make_per_view(images, run.teachers.network(0), views, classes=classes).stored()
 
 
 def main() -> None:
