@@ -46,8 +46,11 @@ OF_TRAIN = (DISTILLED, FULL)
 
 
 def losses(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Cross entropy of each image's class, (M,) on the CPU; infinite where the network answers nonsense."""
-    output = logits(network, images).float().cpu()
+    """Cross entropy of each image's class, (M,) float64 on the CPU; infinite where the network answers nonsense.
+
+    In float32 all losses below 1e-7 are 0, so that those who know their members best would seem to know them all alike.
+    """
+    output = logits(network, images).double().cpu()
     return F.cross_entropy(output, classes.cpu(), reduction="none").nan_to_num(nan=math.inf)
 
 

@@ -68,6 +68,12 @@ def test_who_is_caught_at_one_percent_of_false_alarms():
     assert caught(torch.tensor([9.5]), torch.tensor([9.0, 1.0])) == 1
 
 
+def test_as_many_false_alarms_as_are_allowed_are_taken_however_the_share_rounds():
+    # 29 of 0 to 99 lie above 70; in floating point 0.29 * 100 is a little less than 29
+    assert caught(torch.tensor([70.5, 70.0]), torch.arange(100.0), 0.29) == 0.5
+    assert caught(torch.tensor([-9.0]), torch.arange(5.0), 1.0) == 1
+
+
 def test_nearest_neighbours_are_their_slow_twin_in_any_number_of_parts(monkeypatch):
     images, real = random(4, 6), random(7, 6, seed=1)
     due = [min(float((a - b).norm()) for b in real) for a in images]
@@ -133,8 +139,15 @@ def test_losses_are_cross_entropies_and_nonsense_is_the_largest():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval()
     images, classes = random(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
     due = -network(images).log_softmax(1)[torch.arange(5), classes]
-    torch.testing.assert_close(losses(network, images, classes), due.detach())
+    torch.testing.assert_close(losses(network, images, classes), due.detach().double())
     assert losses(network, images * NAN, classes).tolist() == [math.inf] * 5
+
+
+def test_losses_of_what_is_known_by_heart_are_small_but_told_apart():
+    # two classes, logits 0 and -gap: the loss is log(1 + e^-gap), all but e^-gap
+    gaps = torch.tensor([20.0, 30.0])
+    found = losses(torch.nn.Flatten().eval(), torch.stack([0 * gaps, -gaps], 1)[:, :, None, None], torch.tensor([0, 0]))
+    assert found.tolist() == pytest.approx([math.exp(-20), math.exp(-30)], rel=1e-2)
 
 
 def test_halves_are_disjoint_and_have_as_many_of_each_class():

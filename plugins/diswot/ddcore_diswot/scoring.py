@@ -37,7 +37,7 @@ def relations(features: Tensor) -> Tensor:
     Args:
         features: (B, ...) float, of any shape behind B.
     """
-    flat = features.flatten(1)
+    flat = _level(features.flatten(1), (0, 1))
     return _unit_rows(flat @ flat.T)
 
 
@@ -94,8 +94,15 @@ def classifier_gradient(embedding: Tensor, logits: Tensor, classes: Tensor) -> T
 
 
 def _unit_rows(matrix: Tensor) -> Tensor:
-    length = matrix.norm(dim=1, keepdim=True)
-    return torch.where(length > 0, matrix / length, torch.zeros_like(matrix))
+    level = _level(matrix, (1,))
+    length: Tensor = level.norm(dim=1, keepdim=True).clamp(min=1)  # shorter than 1 are rows of nothing alone
+    return level / length
+
+
+def _level(matrix: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The matrix, or each of its rows, over the largest absolute number in it, so that no square over- or underflows; 0 stays 0."""
+    most = matrix.detach().abs().amax(axes, keepdim=True)
+    return matrix / torch.where(most > 0, most, torch.ones_like(most))
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------

@@ -90,6 +90,22 @@ def test_check_dead_features_give_no_nan():
     torch.testing.assert_close(semantic_similarity(G_T, gradient), slow_semantic(G_T, gradient))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e12, 1e30])
+def test_scores_do_not_see_sizes_whose_squares_float32_cannot_hold(scale):
+    features, gradient = (scale * S).float(), (scale * G_S).float()
+    found = torch.stack([relation_similarity(T.float(), features), semantic_similarity(G_T.float(), gradient)])
+    due = torch.stack([relation_similarity(T, S), semantic_similarity(G_T, G_S)])
+    torch.testing.assert_close(found, due.float())
+
+
+def test_dead_features_have_finite_gradients():
+    dead, gradient = S.clone(), G_S.clone()
+    dead[2], gradient[1] = 0, 0
+    for similarity, *pair in ((relation_similarity, T, dead), (semantic_similarity, G_T, gradient)):
+        found = torch.autograd.functional.jacobian(similarity, tuple(pair))
+        assert all(torch.isfinite(part).all() for part in found)
+
+
 # ---- semantics -------------------------------------------------------------------------------------------------------
 
 

@@ -111,13 +111,13 @@ def regions(confidence: Tensor, calibration: Calibration) -> Tensor:
     return torch.where(confidence > calibration.high, HIGH, found).to(torch.uint8)
 
 
-def smoothed(own: Tensor, classes: int, smoothing: float) -> Tensor:
-    """1 - eps on the class of each row, eps / (K - 1) on each other: (V, K) float32.
+def smoothed(own: Tensor, classes: int, smoothing: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """1 - eps on the class of each row, eps / (K - 1) on each other: (V, K) of a float type.
 
     >>> smoothed(torch.tensor([1]), 3, 0.5)
     tensor([[0.2500, 0.5000, 0.2500]])
     """
-    full = torch.full((len(own), classes), smoothing / max(1, classes - 1))
+    full = torch.full((len(own), classes), smoothing / max(1, classes - 1), dtype=dtype)
     return full.scatter(1, own[:, None], 1 - smoothing)
 
 
@@ -129,7 +129,7 @@ def calibrated(soft: Tensor, region: Tensor, own: Tensor, smoothing: float) -> T
         region: (V,) of ``regions``.
         own: (V,) int64, the class of each crop's image.
     """
-    return torch.where((region == HARD)[:, None], smoothed(own, soft.shape[1], smoothing).to(soft), soft)
+    return torch.where((region == HARD)[:, None], smoothed(own, soft.shape[1], smoothing, soft.dtype).to(soft), soft)
 
 
 def region_shares(region: Tensor) -> dict[str, float]:

@@ -30,12 +30,12 @@ def prototypes(features: Tensor, classes: Tensor, count: int) -> Tensor:
         count: K.
 
     Returns:
-        (K, D); rows sum to 0.
+        (K, D) of the features' type; columns sum to 0. Features that are 0 point nowhere and add nothing.
     """
-    unit = F.normalize(features, dim=1)
-    sums = torch.zeros(count, features.shape[1], dtype=features.dtype, device=features.device)
+    unit = F.normalize(_wide(features), dim=1)
+    sums = torch.zeros(count, features.shape[1], dtype=unit.dtype, device=features.device)
     means = F.normalize(sums.index_add_(0, classes.to(features.device), unit), dim=1)
-    return means - means.mean(0)
+    return (means - means.mean(0)).to(features.dtype)
 
 
 def fitted_scale(logits: Tensor, wanted: Tensor) -> float:
@@ -44,9 +44,14 @@ def fitted_scale(logits: Tensor, wanted: Tensor) -> float:
     >>> fitted_scale(torch.tensor([[0.0, 1.0]]), torch.tensor([[5.0, 8.0]]))
     3.0
     """
-    own, due = logits - logits.mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True)
+    own, due = (_wide(each) - _wide(each).mean(1, keepdim=True) for each in (logits, wanted))
     found = float((own * due).sum() / own.square().sum().clamp(min=1e-30))
     return found if found > 0 else 1.0
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least: half precision has neither the room for sums of squares nor a number as small as what is added to them."""
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 class WeakAnswers(Labels):

@@ -50,6 +50,15 @@ def test_prototypes_do_not_hang_on_the_length_of_features_or_their_order():
     torch.testing.assert_close(prototypes((features * torch.arange(1, 7)[:, None])[order], classes[order], K), made)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_prototypes_of_half_precision_are_those_of_float64_even_where_a_feature_is_zero(dtype):
+    features, classes = (noise(9, 4) / 100).to(dtype), torch.arange(9) % K
+    features[3] = 0
+    made = prototypes(features, classes, K)
+    assert made.dtype == dtype
+    torch.testing.assert_close(made.double(), prototypes(features.double(), classes, K), atol=5e-3, rtol=0)
+
+
 def test_taking_the_mean_away_changes_no_decision():
     features, classes, seen = noise(30, 4).relu(), torch.arange(30) % K, noise(50, 4, seed=1)
     sums = torch.stack([F.normalize(features, dim=1)[classes == cls].sum(0) for cls in range(K)])
@@ -68,6 +77,13 @@ def test_the_scale_is_the_least_squares_one_and_ignores_what_all_classes_share()
 
     assert gap(scale) < min(gap(scale * 1.001), gap(scale * 0.999))
     assert fitted_scale(own + noise(9, 1), wanted + 100) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_scale_of_half_precision_has_room_for_the_sums(dtype):
+    # own is +-16 and wanted 3 times that, so that the squares add up to 512 * 2 * 256, four times what float16 holds
+    own = torch.tensor([16.0, -16.0]).expand(512, 2).to(dtype)
+    assert fitted_scale(own, 3 * own) == 3.0
     assert fitted_scale(own, -own) == 1.0
     assert fitted_scale(torch.zeros(2, K), torch.ones(2, K)) == 1.0
 

@@ -69,7 +69,7 @@ def alpha_of(share: float) -> float:
 def el2n(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
     """Length of softmax(z) - e_y, (N,) in [0, sqrt 2]; larger is harder (Paul et al., NeurIPS 2021, arXiv:2107.07075)."""
     own = torch.nn.functional.one_hot(classes_N, logits_NK.shape[1])
-    return (logits_NK.softmax(1) - own).norm(dim=1)
+    return (logits_NK.softmax(1) - own).norm(dim=1)  # type: ignore[no-any-return]
 
 
 def forgetting(correct_TN: Tensor) -> Tensor:
@@ -90,11 +90,16 @@ def forgetting(correct_TN: Tensor) -> Tensor:
 
 
 def distances_to_median(features_ND: Tensor, classes_N: Tensor) -> Tensor:
-    """Euclidean distance to the median of one's class, feature by feature, (N,) (Xia et al., ICLR 2023)."""
+    """Euclidean distance to the median of one's class, feature by feature, (N,) (Xia et al., ICLR 2023).
+
+    Of an even number of rows the median is the mean of the two in the middle.
+    """
     found = features_ND.new_zeros(len(features_ND))
-    for cls in classes_N.unique():
-        own = classes_N == cls
-        found[own] = (features_ND[own] - features_ND[own].quantile(0.5, dim=0)).norm(dim=1)
+    for cls in classes_N.unique():  # type: ignore[no-untyped-call]
+        own = features_ND[classes_N == cls]
+        ranked = own.sort(dim=0).values
+        median = (ranked[(len(own) - 1) // 2] + ranked[len(own) // 2]) / 2
+        found[classes_N == cls] = (own - median).norm(dim=1)
     return found
 
 
@@ -122,7 +127,7 @@ def middle(scores: Tensor, count: int, generator: Generator) -> Tensor:
 def parts_of(rows: Tensor, classes: Tensor, balanced: bool) -> list[Tensor]:
     """What a share is kept of: the rows of each class, or all together."""
     own = classes[rows]
-    return [rows[own == cls] for cls in own.unique()] if balanced else [rows]
+    return [rows[own == cls] for cls in own.unique()] if balanced else [rows]  # type: ignore[no-untyped-call]
 
 
 def scoring_descent(modality: str, count: int, epochs: int, rate: float | None) -> Descent:

@@ -159,8 +159,9 @@ def test_forgetting_equals_a_loop():
     assert forgetting(correct).tolist() == due
 
 
-def test_distances_are_to_the_median_of_ones_class():
-    x = torch.tensor([[0.0, 0], [1, 0], [5, 0], [0, 2], [0, 4]])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_distances_are_to_the_median_of_ones_class(kind):
+    x = torch.tensor([[0.0, 0], [1, 0], [5, 0], [0, 2], [0, 4]], dtype=kind)
     found = distances_to_median(x, torch.tensor([7, 7, 7, 2, 2]))
     assert found.tolist() == [1, 0, 4, 1, 1]
 

@@ -9,6 +9,7 @@ CVPR 2019, arXiv:1904.05068), with the conventions of RepDistiller (arXiv:1910.1
 Shape letters: B rows, K classes, C H W of a feature map, D of an embedding.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,23 +21,24 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
 from ddcore.labels import kl_divergence
-from ddcore.teaching import EMBEDDING, Seen, Teaching
+from ddcore.teaching import EMBEDDING, STAGES, Seen, Teaching
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
+STAGE = re.compile(r"stage(\d+)")
 Feature = Literal["none", "fitnet", "at", "rkd"]
 TAPS: Mapping[Feature, tuple[str, ...]] = {
     "none": (),
     "fitnet": ("stage2",),
-    "at": ("stage1", "stage2", "stage3"),
+    "at": (STAGES,),
     "rkd": (EMBEDDING,),
 }
 WEIGHTS: Mapping[Feature, float] = {"none": 0.0, "fitnet": 100.0, "at": 1000.0, "rkd": 1.0}
 """RepDistiller's."""
 LEAST = 1e-12
-"""Under squared distances, whose root would have no gradient at 0."""
+"""Of squared distances, as theirs: their root would have no gradient at 0."""
 
 
 def hinton(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -60,26 +62,32 @@ def decoupled(
     is Hinton's loss.
 
     Args:
+        student, teacher: logits (B, K), below float32 taken to float32; of the teacher -inf for classes of probability 0.
         classes: (B,) int64.
 
     References:
         Zhao et al., CVPR 2022, arXiv:2203.08679, equation 7. Logarithms of 1 - p_y are taken by log-sum-exp over the other
-        classes, where the authors' code adds probabilities and may take the logarithm of 0.
+        classes, where the authors' code adds probabilities and may take the logarithm of 0. For q the true class is left out,
+        where they take 1000 from its logit: another number only where it leads by hundreds.
     """
-    both = [_split(z / temperature, classes) for z in (student, teacher)]
-    (own_s, rest_s, others_s), (own_t, rest_t, others_t) = both
-    target = own_t.exp() * (own_t - own_s) + rest_t.exp() * (rest_t - rest_s)
-    other = (others_t.exp() * (others_t - others_s)).sum(1)
-    return temperature**2 * (alpha * target.mean() + beta * other.mean())
+    (b_s, q_s), (b_t, q_t) = (_split(wide(z) / temperature, classes) for z in (student, teacher))
+    target = F.kl_div(b_s, b_t.exp(), reduction="none").sum(1).mean()
+    other = F.kl_div(q_s, q_t.exp(), reduction="none").sum(1).mean()
+    return temperature**2 * (alpha * target + beta * other)
 
 
-def _split(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log p_y (B,), log(1 - p_y) (B,), and log q (B, K - 1)."""
+def _split(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """log b (B, 2) and log q (B, K - 1)."""
     own = F.one_hot(classes, z.shape[1]).bool()
     log_p = z.log_softmax(1)
     others = log_p[~own].view(len(z), -1)
     rest = others.logsumexp(1)
-    return log_p[own], rest, others - rest[:, None]
+    return torch.stack([log_p[own], rest], 1), others - rest[:, None]
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
@@ -93,7 +101,9 @@ def attention(features: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over rows and places of the squared difference of attention maps; the larger map is average-pooled to the smaller.
+    """Mean over rows and places of the squared difference of attention maps.
+
+    Of two heights the greater map is average-pooled to a square of the smaller height.
 
     References:
         Zagoruyko and Komodakis, ICLR 2017, arXiv:1612.03928, in RepDistiller's reduction (hence the large weight).
@@ -104,17 +114,21 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relations(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
-    """RKD: smooth L1 of pairwise distances, each over its own mean, and of the cosines at all triplets.
+    """RKD: smooth L1 of pairwise distances, each over its own mean, and of the cosines at all triplets; 0 for one row.
 
     Args:
-        student, teacher: embeddings (B, D), of any two widths.
+        student, teacher: embeddings (B, D), of any two widths; below float32 taken to float32. The teacher's get no gradient.
 
     References:
         Park et al., CVPR 2019, arXiv:1904.05068, in RepDistiller's form: the mean distance is over positive ones, the smooth L1
         over all B^2 and B^3 entries.
     """
-    far = F.smooth_l1_loss(_distances(student), _distances(teacher))
-    bent = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    student, teacher = wide(student), wide(teacher.detach())
+    if len(student) < 2:
+        return 0 * student.sum()
+    with torch.autocast(student.device.type, enabled=False):  # squares less products: bfloat16 has too few digits
+        far = F.smooth_l1_loss(_distances(student), _distances(teacher))
+        bent = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
     return distance * far + angle * bent
 
 
@@ -130,6 +144,12 @@ def _cosines(x: Tensor) -> Tensor:
     return torch.bmm(ways, ways.transpose(1, 2)).flatten()
 
 
+def stages(seen: Seen) -> list[Tensor]:
+    """A network's feature maps (B, C, H, W), first stage first."""
+    numbered = {int(found[1]): maps for name, maps in seen.features.items() if (found := STAGE.fullmatch(name))}
+    return [maps for _, maps in sorted(numbered.items())]
+
+
 class Regressor(nn.Module):
     """From a student's feature map to the teacher's shape: a strided, a transposed or a plain convolution, batch norm, ReLU."""
 
@@ -140,11 +160,11 @@ class Regressor(nn.Module):
             self.convolution: nn.Module = nn.Conv2d(into, out, 3, stride=2, padding=1)
         elif 2 * size == due:
             self.convolution = nn.ConvTranspose2d(into, out, 4, stride=2, padding=1)
-        elif size >= due:
-            self.convolution = nn.Conv2d(into, out, 1 + size - due)
+        elif size >= due and student[3] >= teacher[3]:
+            self.convolution = nn.Conv2d(into, out, (1 + size - due, 1 + student[3] - teacher[3]))
         else:
             raise InputError(
-                f"a student's map of {size}x{size} cannot be brought to the teacher's {due}x{due}: name other features"
+                f"a student's map of {size}x{student[3]} cannot be brought to the teacher's {due}x{teacher[3]}: name other features"
             )
         self.norm = nn.BatchNorm2d(out)
 
@@ -180,6 +200,11 @@ class KD(Plugin):
     feature_weight: float | None = option(
         None, help="its weight; none: 100 for fitnet, 1000 for at, 1 for rkd", symbol="w_f", validator=optional(ge(0))
     )
+
+    @property
+    def whole_batches(self) -> bool:  # type: ignore[override]
+        """Relations compare the rows of a batch, and regressors normalise over it."""
+        return self.feature in ("fitnet", "rkd")
 
     def taps(self) -> tuple[str, ...]:
         """The stages or the embedding that the feature loss reads."""
@@ -235,7 +260,6 @@ class KD(Plugin):
             assert regressor is not None
             return hint(regressor(seen.feature("stage2")), other.feature("stage2"))
         if self.feature == "at":
-            stages = TAPS["at"]
-            losses = [attention_loss(seen.feature(stage), other.feature(stage)) for stage in stages]
-            return torch.stack(losses).sum()
+            both = zip(stages(seen), stages(other), strict=False)  # stages that only one network has are left out
+            return torch.stack([attention_loss(*pair) for pair in both]).sum()
         return relations(seen.feature(EMBEDDING), other.feature(EMBEDDING))

@@ -98,6 +98,24 @@ def test_extreme_logits_stay_finite_in_the_decoupled_loss():
         assert torch.isfinite(decoupled(student, teacher, torch.tensor([2]), 1.0, 1.0, 8.0))
 
 
+def test_a_class_that_the_teacher_rules_out_weighs_nothing():
+    # T = 1, y = 0, alpha = beta = 1: b_t = (1/3, 2/3), q_t = (1, 0); student (0, log 2, log 3): b_s = (1/6, 5/6), q_s = (2/5, 3/5)
+    teacher = torch.tensor([[0.0, math.log(2), -math.inf]]).double()
+    student = torch.tensor([[1.0, 2.0, 3.0]]).double().log().requires_grad_()
+    loss = decoupled(student, teacher, torch.tensor([0]), 1.0, 1.0, 1.0)
+    due = math.log(2) / 3 + 2 / 3 * math.log((2 / 3) / (5 / 6)) - math.log(2 / 5)
+    assert float(loss.detach()) == pytest.approx(due)
+    loss.backward()
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_to_single_in_the_decoupled_loss(dtype):
+    got = decoupled(S.to(dtype), T.to(dtype), CLASSES, 4.0, 1.0, 8.0)
+    exact = decoupled(S.to(dtype).double(), T.to(dtype).double(), CLASSES, 4.0, 1.0, 8.0)
+    torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("loss", [lambda s: hinton(s, T, 3.0), lambda s: decoupled(s, T, CLASSES, 3.0, 1.0, 8.0)])
 def test_gradients_are_those_of_finite_differences(loss):
     assert torch.autograd.gradcheck(loss, S.clone().requires_grad_())
@@ -160,6 +178,28 @@ def test_check_relations_do_not_see_scale_and_place():
     torch.testing.assert_close(relations(x, moved), torch.zeros((), dtype=x.dtype), atol=1e-9, rtol=0)
 
 
+def test_relations_of_one_row_are_0():
+    x = seeded(1, 3).requires_grad_()
+    loss = relations(x, seeded(1, 7, seed=1))
+    loss.backward()
+    assert float(loss.detach()) == 0 and not x.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_relations_keep_their_digits_in_half_precision_and_under_autocast(dtype):
+    x, y = ((1 + 0.05 * seeded(8, 16, seed=seed)).to(dtype) for seed in (0, 1))
+    exact = relations(x.double(), y.double()).float()
+    torch.testing.assert_close(relations(x, y), exact, rtol=1e-3, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(relations(x.float(), y.float()), exact, rtol=1e-3, atol=0)
+
+
+def test_relations_give_the_teacher_no_gradient():
+    teacher = seeded(5, 3, seed=1).requires_grad_()
+    relations(seeded(5, 3).requires_grad_(), teacher).backward()
+    assert teacher.grad is None
+
+
 def test_relations_of_equal_rows_have_a_finite_gradient():
     x = seeded(2, 3).repeat(2, 1).requires_grad_()
     relations(x, seeded(4, 3, seed=4)).backward()
@@ -173,15 +213,18 @@ def test_gradients_of_features_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda x: attention_loss(x, maps), seeded(2, 2, 4, 4).requires_grad_())
 
 
-@pytest.mark.parametrize(("size", "due"), [(8, 8), (8, 4), (4, 8), (7, 5)])
+@pytest.mark.parametrize(
+    ("size", "due"), [((8, 8), (8, 8)), ((8, 8), (4, 4)), ((4, 4), (8, 8)), ((7, 7), (5, 5)), ((7, 9), (5, 4))]
+)
 def test_a_regressor_brings_maps_to_the_teachers_shape(size, due):
-    made = Regressor((2, 3, size, size), (2, 5, due, due)).double()(seeded(2, 3, size, size))
-    assert made.shape == (2, 5, due, due)
+    made = Regressor((2, 3, *size), (2, 5, *due)).double()(seeded(2, 3, *size))
+    assert made.shape == (2, 5, *due)
 
 
-def test_a_map_that_is_too_small_is_refused():
-    with pytest.raises(InputError, match="4x4 cannot be brought to the teacher's 7x7"):
-        Regressor((2, 3, 4, 4), (2, 5, 7, 7))
+@pytest.mark.parametrize(("size", "due"), [((4, 4), (7, 7)), ((8, 6), (7, 7))])
+def test_a_map_that_is_too_small_is_refused(size, due):
+    with pytest.raises(InputError, match="{}x{} cannot be brought to the teacher's {}x{}".format(*size, *due)):
+        Regressor((2, 3, *size), (2, 5, *due))
 
 
 def test_a_hint_is_a_mean_over_elements():
@@ -230,6 +273,23 @@ def test_relations_of_several_teachers_are_weighted():
     plugin = KD(weight=0.0, feature="rkd", feature_weight=2.0)
     due = 2.0 * (relations(S, T) + relations(S, other)) / 2
     torch.testing.assert_close(term(plugin, S, answered(T, other)).value, due)
+
+
+def test_attention_is_summed_over_all_stages_that_both_networks_have():
+    own = {f"stage{n}": seeded(6, 3, 4, 4, seed=n) for n in (10, 2, 1, 3, 4)}
+    others = {f"stage{n}": seeded(6, 5, 4, 4, seed=20 + n) for n in (1, 2, 3, 4)}
+    teaching = answered(T)
+    teaching.__dict__["seen"] = (Seen(T, {**others, "embedding": T}),)
+    plugin = KD(weight=0.0, feature="at")
+    got = plugin.ddcore_student_loss(Rows, Progress(0, 10), Seen(S, {**own, "stage1.0": S}), teaching, None, None).value
+    due = sum(attention_loss(own[f"stage{n}"], others[f"stage{n}"]) for n in (1, 2, 3, 4))
+    torch.testing.assert_close(got, 1000 * due)
+    assert plugin.taps() == ("stage*",)
+
+
+@pytest.mark.parametrize(("feature", "whole"), [("none", False), ("at", False), ("fitnet", True), ("rkd", True)])
+def test_batches_are_passed_whole_where_rows_are_compared(feature, whole):
+    assert KD(feature=feature).whole_batches is whole
 
 
 def test_the_warmup_rises_over_its_share():

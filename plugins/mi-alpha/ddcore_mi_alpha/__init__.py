@@ -65,6 +65,14 @@ def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
     )
 
 
+def projection(student: int, teacher: int) -> nn.Linear:
+    """A linear layer that begins as TextBrewer's: weights of deviation 0.02, no bias."""
+    made = nn.Linear(student, teacher)
+    nn.init.normal_(made.weight, std=0.02)
+    nn.init.zeros_(made.bias)
+    return made
+
+
 class Critic(nn.Module):
     """How well a student's and a teacher's features go together, and the baseline of the teacher's."""
 
@@ -157,7 +165,7 @@ class MIAlpha(Plugin):
         """
         widths = [(s.shape[1], t.shape[1]) for s, t in pairs]
         if self.intermediate != "mi":
-            return nn.ModuleList([nn.Identity() if s == t else nn.Linear(s, t) for s, t in widths])
+            return nn.ModuleList([nn.Identity() if s == t else projection(s, t) for s, t in widths])
         if self.critics == "each":
             return nn.ModuleList([Critic(s, t, self.hidden, self.out) for s, t in widths])
         if len(set(widths)) > 1:

@@ -68,9 +68,9 @@ def _log(share: float) -> float:
 def of_features(student: Tensor, teacher: Tensor, kind: Intermediate) -> Tensor:
     """What two features (B, D) of one width differ by; a scalar.
 
-    ``mse``: mean over all elements of squares. ``cos``: mean over rows of one minus the cosine. ``ce``: mean over rows of the cross
-    entropy of their softmaxes over the D units. ``pkd``: mean over rows of the squared distance of the rows scaled to length 1
-    (arXiv:1908.09355).
+    ``mse``: mean over all elements of squares. ``cos``: mean over rows of one minus the cosine, as torch's loss has it, which adds
+    1e-12 to squared lengths. ``ce``: mean over rows of the cross entropy of their softmaxes over the D units. ``pkd``: mean over rows of
+    the squared distance of the rows scaled to length 1 (arXiv:1908.09355); a row of length 0 stays 0.
 
     Raises:
         ValueError: another kind.
@@ -79,12 +79,17 @@ def of_features(student: Tensor, teacher: Tensor, kind: Intermediate) -> Tensor:
     if kind == "mse":
         return F.mse_loss(student, teacher)
     if kind == "cos":
-        return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+        return F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)))
     if kind == "ce":
         return soft_cross_entropy(student, teacher, 1.0)
     if kind == "pkd":
-        return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().sum(1).mean()
+        return (_scaled(student) - _scaled(teacher)).square().sum(1).mean()
     raise ValueError(f"features are compared by mse, cos, ce or pkd, not by {kind!r}")
+
+
+def _scaled(rows: Tensor) -> Tensor:
+    lengths = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(lengths == 0, 1, lengths)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -140,5 +145,7 @@ def earth_mover_flow(costs: Tensor) -> Tensor:
     columns = torch.eye(theirs, dtype=torch.float64).repeat(1, own)
     sums = torch.cat([torch.full((own,), 1 / own), torch.full((theirs,), 1 / theirs)]).double()
     cost = costs.detach().cpu().double().flatten()
+    cost = cost - cost.min()
+    cost = cost / cost.max().clamp(min=torch.finfo(cost.dtype).tiny)  # the solver takes what is under 1e-7 for nothing
     found = linprog(cost.numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=sums.numpy(), method="highs")
     return torch.from_numpy(found.x).clamp(min=0).abs().view(own, theirs).to(costs)  # without -0

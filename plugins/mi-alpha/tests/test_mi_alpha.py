@@ -197,6 +197,21 @@ def test_features_are_compared_as_their_kind_says():
         of_features(S, T, "mi")
 
 
+def test_cosines_of_short_rows_are_those_of_torchs_loss():
+    # s = (1e-6, 0), t = (3, 4): s . t = 3e-6, squared lengths 1e-12 + 1e-12 and 25: 1 - 3e-6 / sqrt(50e-12)
+    student, teacher = torch.tensor([[[1e-6, 0.0]], [[3.0, 4.0]]], dtype=torch.float64)
+    got = of_features(student, teacher, "cos")
+    assert float(got) == pytest.approx(1 - 3 / math.sqrt(50), rel=1e-8)
+
+
+def test_lengths_do_not_matter_to_pkd_and_nothing_is_far_from_everything():
+    torch.testing.assert_close(of_features(1e-20 * S, 1e20 * T, "pkd"), of_features(S, T, "pkd"))
+    nothing = torch.zeros_like(S).requires_grad_()
+    loss = of_features(nothing, T, "pkd")
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1) and nothing.grad.abs().max() < 10
+
+
 @pytest.mark.parametrize("kind", ["mse", "cos", "pkd"])
 def test_equal_features_cost_nothing(kind):
     assert float(of_features(S, S, kind)) == pytest.approx(0, abs=1e-12)
@@ -237,6 +252,20 @@ def test_an_earth_mover_between_other_numbers_of_layers_is_as_good_as_an_assignm
     assert float((flow * costs).sum()) == pytest.approx(best)
     assert bool((flow >= 0).all())
     torch.testing.assert_close(earth_mover_flow(costs.T), flow.T)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_flow_does_not_depend_on_the_scale_and_the_level_of_costs(scale):
+    costs = seeded(4, 12, seed=4)
+    torch.testing.assert_close(earth_mover_flow(scale * costs), earth_mover_flow(costs))
+    torch.testing.assert_close(earth_mover_flow(costs - 7), earth_mover_flow(costs))
+    assert float(earth_mover_flow(torch.full((2, 3), scale)).sum()) == pytest.approx(1)
+
+
+def test_a_projection_begins_small_and_without_bias():
+    torch.manual_seed(0)
+    (made,) = MIAlpha(intermediate="mse").bridges([(torch.zeros(1, 64), torch.zeros(1, 128))])
+    assert not made.bias.any() and float(made.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_pair_costs_the_same_by_any_map_where_each_has_one_layer():

@@ -1,8 +1,9 @@
 """Molecules: SMILES to graphs by RDKit, and the split by scaffold.
 
-A node's nine whole numbers are those of the Open Graph Benchmark (Hu et al., NeurIPS 2020, arXiv:2005.00687): atomic number,
-chirality, degree with hydrogens, formal charge, hydrogens, radical electrons, hybridisation, aromatic, in a ring; an edge's
-three: type of bond, stereo, conjugated. Hydrogens are not nodes.
+A node's nine whole numbers are what the Open Graph Benchmark tells of it (Hu et al., NeurIPS 2020, arXiv:2005.00687): atomic
+number, chirality, degree with hydrogens, formal charge, hydrogens, radical electrons, hybridisation, aromatic, in a ring; an
+edge's three: type of bond, stereo, conjugated. They are the numbers themselves and RDKit's own codes, where OGB has positions in
+lists (atomic number less 1, charge plus 5). Hydrogens are not nodes.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def norm_and_direction(student: Tensor, teacher: Tensor, means: Tensor, classes:
 def misses(student: Tensor, teacher: Tensor, means: Tensor) -> Tensor:
     """The same row by row, (B,); ``means`` (B, D) are those of the rows' classes."""
     student, teacher, means = (x if x.dtype == torch.float64 else x.float() for x in (student, teacher, means))
-    along = (student * F.normalize(means, dim=1)).sum(1)
+    length = means.norm(dim=1, keepdim=True)
+    along = (student * (means / torch.where(length == 0, 1, length))).sum(1)
     own, due = student.norm(dim=1), teacher.norm(dim=1)
     longest = torch.where(own >= due, own, due)  # where they are equal, the gradient is the cosine's
     return 1 - along / torch.where(longest == 0, 1, longest)
@@ -89,11 +90,12 @@ def kept_means(network: nn.Module, run: "Run") -> Tensor:
 
 
 class Adapter(nn.Module):
-    """Batch norm, dropout, a linear layer: a student's embedding at the teacher's width."""
+    """Batch norm, dropout, a linear layer that begins without bias: a student's embedding at the teacher's width."""
 
     def __init__(self, width: int, due: int) -> None:
         super().__init__()
         self.norm, self.linear = nn.BatchNorm1d(width), nn.Linear(width, due)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, embedding: Tensor, kept: Tensor) -> Tensor:
         """(B, d) to (B, D); ``kept`` (B, d) is what the normalised embedding is multiplied by: 0, or 1 over the share that stays."""

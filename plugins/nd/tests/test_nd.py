@@ -109,6 +109,12 @@ def test_lengths_of_0_cost_one_and_have_finite_gradients():
     assert float(norm_and_direction(S, T, torch.zeros_like(MEANS), CLASSES)) == 1
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-20, 1e20])
+def test_the_length_of_a_class_mean_does_not_matter(scale):
+    due = norm_and_direction(S, T, MEANS, CLASSES)
+    torch.testing.assert_close(norm_and_direction(S, T, scale * MEANS, CLASSES), due)
+
+
 def test_half_precision_is_taken_to_single():
     got = norm_and_direction(1e3 * S.half(), T.half(), MEANS.half(), CLASSES)
     assert got.dtype == torch.float32 and torch.isfinite(got)
@@ -163,6 +169,10 @@ def test_the_adapter_is_batch_norm_dropout_and_a_linear_layer():
     normal = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(got, directions.adapter.linear(normal * kept))
     assert torch.isfinite(directions(rows[:1], 0.5, generator)).all()
+
+
+def test_an_adapter_begins_without_bias():
+    assert not Adapter(3, 5).linear.bias.any()
 
 
 def test_without_dropout_every_place_stays():

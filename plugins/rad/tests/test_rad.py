@@ -131,6 +131,8 @@ def test_a_gain_is_one_where_two_classes_are_level_and_never_zero():
 def test_entropy_by_hand():
     z = torch.tensor([[0.0, 0, 0], [900, 0, 0]])
     torch.testing.assert_close(entropy(z), torch.tensor([math.log(3), 0], dtype=torch.float64))
+    ruled_out = torch.tensor([[0.0, 0.0, -math.inf], [0.0, -math.inf, -math.inf]])
+    torch.testing.assert_close(entropy(ruled_out), torch.tensor([math.log(2), 0], dtype=torch.float64))
 
 
 # ---- draws -----------------------------------------------------------------------------------------------------------

@@ -47,10 +47,13 @@ def magnitudes(level: int, size: tuple[int, int]) -> Tensor:
     >>> magnitudes(30, (331, 331)).int().tolist()
     [0, 0, 0, 150, 150, 30, 0, 0, 0, 0, 4, 0, 0, 0]
     """
-    share = level / (BINS - 1)
     height, width = size
     moved = [0.3, 0.3, 150 / 331 * width, 150 / 331 * height, 30.0, 0.9, 0.9, 0.9, 0.9]
-    return torch.tensor([0.0, *[share * most for most in moved], round(8 - 4 * share), 1 - share, 0.0, 0.0])
+    ends = [(0.0, 0.0), *[(0.0, most) for most in moved], (8.0, 4.0), (1.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
+    # torchvision's own rounding: a shear or shift that is off by the last bit takes other pixels
+    found = torch.stack([torch.linspace(*pair, BINS, dtype=torch.float32)[level] for pair in ends])
+    found[NAMES.index("posterize")].round_()
+    return found
 
 
 def draw(count: int, each: int, level: int, size: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:

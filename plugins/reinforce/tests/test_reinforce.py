@@ -197,15 +197,15 @@ def test_operations_are_torchvisions_at_its_magnitudes():
     assert len(names) == len(randaugment.NAMES)
 
 
-@pytest.mark.parametrize("level", [0, 9, 30])
-def test_posterize_and_solarize_have_torchvisions_levels(level):
+@pytest.mark.parametrize("size", [(32, 32), (20, 331)])
+def test_magnitudes_are_torchvisions_to_the_last_bit_at_every_level(size):
     import_torchvision()
     from torchvision.transforms import v2
 
-    strengths = randaugment.magnitudes(level, (40, 50))
-    for number, (levels, _) in enumerate(v2.RandAugment._AUGMENTATION_SPACE.values()):
-        due = levels(31, 40, 50)
-        assert float(strengths[number]) == pytest.approx(0.0 if due is None else float(due[level]), abs=1e-5)
+    spaces = [levels(31, *size) for levels, _ in v2.RandAugment._AUGMENTATION_SPACE.values()]
+    for level in range(31):
+        due = [0.0 if space is None else float(space[level]) for space in spaces]
+        assert randaugment.magnitudes(level, size).tolist() == due
 
 
 def test_all_operations_and_both_signs_come_up():

@@ -4,13 +4,14 @@ import hashlib
 
 import pytest
 import torch
-from ddcore_sre2l import mean_norm, recovery_loss, total_variation
+from ddcore_sre2l import SRe2L, mean_norm, recovery_loss, total_variation
 from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Vote
 from ddcore.batch_statistics import capture, layers_of, statistics_loss
 from ddcore.networks import build
+from ddcore.presets import presets_of
 
 
 def generator(seed=0):
@@ -161,3 +162,9 @@ def test_total_variation_in_closed_form():
 def test_mean_norm_is_a_mean_over_images():
     images = torch.stack([torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0)])
     assert float(mean_norm(images)) == pytest.approx((2.0 + 6.0) / 2)
+
+
+def test_of_the_presets_those_of_tiny_imagenet_alone_multiply_the_students_loss_by_the_squared_temperature():
+    for key, preset in presets_of("sre2l", SRe2L).items():
+        views = preset.tables.get("views", {})
+        assert views == ({"temperature": 20.0, "tau_squared": True} if key.startswith("tinyimagenet") else {})
