@@ -9,10 +9,10 @@ import attrs
 from attrs import frozen
 
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
-from ddcore.label_rules import RULES
 from ddcore.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
 from ddcore.plugins import ASSETS, Offer, load_class, load_path
 from ddcore.presets import Preset, choose_preset
+from ddcore.recipes import RULES
 from ddcore.secrecy import restore, shown
 
 if TYPE_CHECKING:
@@ -233,22 +233,6 @@ def free_folder(setup: Setup) -> Any:
         number += 1
         place = Place.at("runs") / f"{stem}-{number}"
     return place
-
-
-def reopen(folder: str) -> Run:
-    """A run to go on with.
-
-    Raises:
-        InputError: there is none, or another process works on it.
-    """
-    from ddcore.holding import held
-    from ddcore.progress import Reporter
-    from ddcore.run import Run
-
-    run = Run.open(folder, Reporter())
-    with held(run.place):
-        run.log("resume")
-    return run
 
 
 def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Selection | None = None) -> list[Row]:

@@ -38,6 +38,7 @@ from attrs import frozen
 
 from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.options import fields, resolve
 from ddcore.presets import Preset
 from ddcore.storage import Place, canonical, sha256_of
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 BENCH = "bench"
 """The kind of a task that is a whole run."""
-RUNS, FAILED, RECORDS = "runs", "failed", "records"
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
 DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
 
@@ -253,8 +253,6 @@ def bench(
         Interrupted: it was stopped; the same command goes on.
         OptionError: no such executor.
     """
-    from ddcore.leaderboard import board, write_board
-
     chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
     left = [cell for cell in cells if not finished(place, cell.key)]
     reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
@@ -343,11 +341,6 @@ def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[d
     return tasks
 
 
-def finished(place: Place, key: str) -> bool:
-    """Whether a run is done."""
-    return (place / RUNS / key / "report.html").exists()
-
-
 def do_cell(bench_url: str, task: Description) -> None:
     """Do one run, or what is left of it, in whichever process this is; why one failed is kept beside the runs.
 
@@ -374,12 +367,13 @@ def do_cell(bench_url: str, task: Description) -> None:
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     from ddcore.assembly import begin
+    from ddcore.opening import open_run
     from ddcore.progress import Reporter
     from ddcore.run import Run
 
     silent = Reporter(io.StringIO(), quiet=True)
     if (place / "run.json").exists():
-        return Run.open(place.address, silent)
+        return open_run(place.address, silent)
     setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
     source = _data_of(Run(setup, place), options["data"])
     return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)

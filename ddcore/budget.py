@@ -1,45 +1,36 @@
 """``--bytes``: the most images a class whose set, images and labels and models as stored, costs no more than so many bytes.
 
 Images are sized by writing blank ones the way the set will be stored (storage type, plugins that store otherwise), headers included;
-labels by their kind's formula (``ddcore.labels.label_parts``). Known to the command line without torch.
+labels by their kind's formula (``ddcore.labels.label_parts``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import asdict, frozen
+from torch import Tensor
 
+from ddcore.artifact import as_stored
+from ddcore.distil import pixels_of, stored
 from ddcore.errors import InputError
+from ddcore.label_kinds.sizes import PER_VIEW
+from ddcore.label_rules import draw_for, extent, kept_classes
+from ddcore.labels import HardLabels, Labels, SoftLabels, label_bytes
+from ddcore.protocols import resolved_protocols
+from ddcore.recipes import OF_VIEWS
+from ddcore.storage import size_of
+from ddcore.types import Synthetic
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ddcore.labels import Labels
     from ddcore.run import Run
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LARGEST_HEADER = 2048
 """Bytes that the header of a file of labels of views may take; of other labels it is counted."""
 BITS_AT_LEAST = 2
 """Of a stored pixel, to know where to stop looking."""
-
-
-def byte_count(text: str) -> int:
-    """A number of bytes from text; 1 MB is 10^6 bytes, 1 MiB is 2^20.
-
-    >>> byte_count("2MB"), byte_count("1.5 kB"), byte_count("3 MiB"), byte_count("12345")
-    (2000000, 1500, 3145728, 12345)
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if found is None or found[2].lower() not in UNITS or not float(found[1]):
-        raise ValueError("it must be a number of bytes above 0 such as 2MB, 500kB, 1.5GB or 3MiB")
-    return int(float(found[1]) * UNITS[found[2].lower()])
 
 
 @frozen
@@ -113,13 +104,6 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 
 def image_bytes(run: Run, ipc: int) -> int:
     """Bytes of the file of so many images a class, as this run stores them."""
-    import torch
-
-    from ddcore.artifact import as_stored
-    from ddcore.distil import pixels_of, stored
-    from ddcore.storage import size_of
-    from ddcore.types import Synthetic
-
     source = run.source
     classes = class_by_class(run, ipc)
     blank = torch.zeros(1, source.channels, source.size, source.size).expand(len(classes), -1, -1, -1)
@@ -132,8 +116,6 @@ def image_bytes(run: Run, ipc: int) -> int:
 
 def class_by_class(run: Run, ipc: int) -> Tensor:
     """(N,) int64, every class so often."""
-    import torch
-
     return torch.arange(len(run.source.classes)).repeat_interleave(ipc)
 
 
@@ -143,12 +125,6 @@ def label_size(run: Run) -> Callable[[int], int]:
     Raises:
         InputError: labels whose bytes do not follow the number of images, or are not known by formula.
     """
-    import torch
-
-    from ddcore.label_kinds.sizes import PER_VIEW
-    from ddcore.labels import HardLabels, SoftLabels, label_bytes
-    from ddcore.storage import size_of
-
     classes = len(run.source.classes)
     kind, how = kind_and_storage(run)
     if kind in PER_VIEW:
@@ -170,9 +146,6 @@ def label_size(run: Run) -> Callable[[int], int]:
 
 def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
     """The kind of labels that the run makes, and how they are stored, in the words of ``ddcore.labels.label_bytes``."""
-    from ddcore.evaluate import resolved_protocols
-    from ddcore.label_rules import OF_VIEWS, draw_for, extent, kept_classes
-
     if "labels" in run.matcher.learns and run.config.labels is None:
         return "soft", {}
     kind, options = run.label_kind(run.labeller), run.options.get("views")

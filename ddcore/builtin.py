@@ -24,7 +24,7 @@ class Core:
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
         """``digits``, ``parquet:``, ``folder:``, ``idx:``, ``npz:``, ``hf:`` and torchvision's names."""
-        from ddcore.data import knows, open_source
+        from ddcore.sources import knows, open_source
 
         return open_source(f"{name}:{rest}" if rest else name, **options) if knows(name) else None
 
@@ -61,8 +61,9 @@ class Core:
     @hookimpl
     def ddcore_label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
         """``hard``: the class; the rules that ask the run's teachers."""
-        from ddcore.label_rules import RULES, label
+        from ddcore.label_rules import label
         from ddcore.labels import HardLabels
+        from ddcore.recipes import RULES
 
         if name in RULES:
             return label(name, images, classes, run)

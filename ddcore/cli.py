@@ -261,7 +261,7 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 @AS_JSON
 def resume(run_folder: str, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
-    from ddcore.assembly import reopen
+    from ddcore.opening import reopen
     from ddcore.train import TrainingRun
 
     run = reopen(run_folder)

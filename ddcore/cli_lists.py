@@ -93,7 +93,7 @@ def data() -> None:
 @AS_JSON
 def list_data(as_json: bool) -> None:
     """Names that --dataset takes."""
-    from ddcore.data import known_sources
+    from ddcore.sources import known_sources
     from ddcore.tables import table
 
     known = [{"name": name, "what": what} for name, what in known_sources()]

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcore.budget import byte_count
 from ddcore.errors import InputError, OptionError, StoreError
 from ddcore.storage import Place, load_tensors, sha256_of
+from ddcore.units import byte_count
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.documents import HALF
-from ddcore.errors import InputError, near
+from ddcore.errors import InputError
 from ddcore.normalisation import Normalisation
 from ddcore.printing import printable
 from ddcore.statistics import mean_and_deviation, scaled
@@ -296,50 +296,6 @@ class Real:
     def sample(self, cls: int, count: int, generator: Generator) -> Tensor:
         """Random train images (count, C, H, W) of a class, normalised; see ``choose``."""
         return self.train.inputs(self.choose(cls, count, generator))
-
-
-def open_source(
-    name: str, *, data_root: str | None = None, split: str | None = None, resize: int | None = None
-) -> Source:
-    """Load the real data that a ``--dataset`` name stands for.
-
-    Args:
-        name: a name that ``known_sources`` lists, ``torchvision``'s in any case, or ``reader:PATH_OR_URL``.
-        data_root: folder with data sets by name; relative paths are looked up there first.
-        split: ``TRAIN:TEST`` names the two parts; a share such as ``0.8`` cuts data without parts (see ``readers``).
-        resize: height and width to bring all images to, by Pillow's bicubic filter.
-
-    Raises:
-        InputError: no data set has this name, or the data are missing or unfit.
-    """
-    from ddcore.parts import Wanted
-    from ddcore.readers import READERS
-
-    known, _, rest = name.partition(":")
-    if not knows(known):
-        raise InputError(f"no data set is named {known!r}: {near(known.lower(), [n for n, _ in known_sources()])}")
-    wanted = Wanted(known, rest, data_root, split, resize)
-    if known in READERS:
-        return READERS[known].read(wanted)
-    from ddcore.torchvision_sets import read_torchvision
-
-    return read_torchvision(wanted)
-
-
-def knows(name: str) -> bool:
-    """Whether ``open_source`` answers for a name (what stands before the first colon)."""
-    from ddcore.readers import READERS
-    from ddcore.torchvision_sets import find
-
-    return name in READERS or find(name) is not None
-
-
-def known_sources() -> list[tuple[str, str]]:
-    """Every name that ``open_source`` takes, and what it is in one line."""
-    from ddcore.readers import READERS
-    from ddcore.torchvision_sets import SETS
-
-    return [(name, reader.what) for name, reader in READERS.items()] + [(s.name, s.what) for s in SETS]
 
 
 def _check_images(source: Source) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ddcore import answers
 from ddcore.artifact import Artifact, as_stored, load_artifact, save_artifact
-from ddcore.budget import byte_count
 from ddcore.decoders import Decoder
 from ddcore.dispatch import CORE
 from ddcore.errors import InputError, PluginError
@@ -23,6 +22,7 @@ from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
+from ddcore.units import byte_count
 from ddcore.validation import marked, warn_of_set
 
 OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")

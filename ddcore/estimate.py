@@ -88,7 +88,7 @@ def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
 
 def evaluation_images(run: Run, rows: int) -> float:
     """Forward passes that the evaluation of this run costs, full data left out (it is cached)."""
-    from ddcore.evaluate import resolved_protocols
+    from ddcore.protocols import resolved_protocols
 
     students = max(1, len(run.config.eval_network)) * run.config.eval_seeds
     sets = 5 if "labels" in run.matcher.learns else 4

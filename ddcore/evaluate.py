@@ -27,7 +27,7 @@ from ddcore import answers, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.protocols import Protocol, Schedule, auto_protocol, protocol
+from ddcore.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.scores import Arrival, arrival
 from ddcore.shaping import taught
 from ddcore.storage import canonical, sha256_of
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 VERSION = 2
 DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
 CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
-HARD, SOFT = "hard", "soft"
+SOFT = "soft"
 SELECT = "select"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
@@ -75,29 +75,10 @@ def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
 
 
-def resolved_protocols(run: Run) -> list[Protocol]:
-    """What ``--protocol`` means for this run: for the artifact once there is one, else for what will be learned."""
-    return [protocol(_auto(run) if name == "auto" else name) for name in run.config.protocol or ("auto",)]
-
-
-def _auto(run: Run) -> str:
-    if run.artifact is not None:
-        return _auto_of(run, run.artifact.labels, run.artifact.learned_rate)
-    learns = run.matcher.learns
-    learned = "labels" in learns and run.config.labels is None
-    kind = HARD if learned else run.label_kind(run.labeller)
-    return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
-
-
-def _auto_of(run: Run, labels: Labels, rate: float | None) -> str:
-    learned = {"learned_rate": rate is not None, "learned_labels": labels.kind != HARD}
-    return auto_protocol(run.source, **learned, labels=labels.kind)
-
-
 def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
     """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
     name = (run.config.protocol or ("auto",))[0]
-    recipe = fitted(protocol(_auto_of(run, labels, rate) if name == "auto" else name), labels)
+    recipe = fitted(protocol(auto_of(run, labels, rate) if name == "auto" else name), labels)
     return {
         "protocol": recipe.name,
         "network": run.network_name,

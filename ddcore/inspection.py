@@ -27,6 +27,11 @@ def listing() -> list[dict[str, Any]]:
     return rows
 
 
+def installed_matchers() -> list[str]:
+    """Names of installed matchers, as far as their source tells without importing them."""
+    return [row["name"] for row in listing() if row.get("role") == "matcher"]
+
+
 def facts(offer: Offer) -> dict[str, Any]:
     """What a plugin's source says of it, without running it; a broken one has its reason in ``status``."""
     unknown = {"role": UNREADABLE, "hooks": [], "summary": "", "paper": ""}

@@ -11,15 +11,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddcore.bench import FAILED, RECORDS, RUNS, finished
 from ddcore.storage import Place
 
 if TYPE_CHECKING:
     from ddcore.bench import Cell
 
+RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
 BASELINES = {"random": "random real images", "kcenter": "k-center", FULL: "all real images"}
 Column = tuple[str, int, str, str]
+
+
+def finished(place: Place, key: str) -> bool:
+    """Whether a run is done."""
+    return (place / RUNS / key / "report.html").exists()
 
 
 def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:

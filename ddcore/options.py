@@ -391,7 +391,7 @@ def unselected(name: str, groups: Iterable[str]) -> str | None:
 
 
 def _unneeded(sentence: str, group: str) -> str:
-    from ddcore.label_rules import RULES
+    from ddcore.recipes import RULES
 
     rules = f", or give --labels {', '.join(RULES[:-1])} or {RULES[-1]}" if group != "experts" else ""
     return f"{sentence}: leave it out{rules}"
@@ -447,8 +447,7 @@ def _written(instance: Any) -> dict[str, Any]:
 
 def core_group(name: str) -> type:
     """The class of one of the core's own option groups."""
-    from ddcore.label_rules import ViewOptions
-    from ddcore.recipes import Experts, Teachers
+    from ddcore.recipes import Experts, Teachers, ViewOptions
 
     return {"experts": Experts, "teachers": Teachers, "views": ViewOptions}[name]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from ddcore.plots import bytes_text
+from ddcore.units import bytes_text
 
 PLOTS_MISSING = (
     'Plots are drawn where matplotlib is installed: pip install "ddcore-torch[report]", then write this page again.'

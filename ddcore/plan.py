@@ -13,8 +13,8 @@ from attrs import asdict, field, frozen
 from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
-from ddcore.label_rules import RULES
 from ddcore.plugins import matching
+from ddcore.recipes import RULES
 
 CORE_ASKS = (
     "project",

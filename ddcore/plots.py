@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ddcore.units import bytes_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -221,13 +223,3 @@ def _of_the_page(tag: str) -> str:
     tag = re.sub(r'^<g id="[^"]*"', "<g", tag)
     tag = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found.group()]})", tag)
     return re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", tag)
-
-
-def bytes_text(count: float) -> str:
-    """Bytes as a person says them; 1 kB is 1000 bytes.
-
-    >>> bytes_text(650), bytes_text(93_405), bytes_text(2e6)
-    ('650 B', '93.4 kB', '2 MB')
-    """
-    power = max((n for n in range(5) if count >= 1000**n), default=0)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

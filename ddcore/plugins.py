@@ -434,13 +434,6 @@ def matching(plugins: Mapping[str, Any]) -> list[str]:
     return [name for name in matchers if not plugins[name].gives_way] or matchers
 
 
-def installed_matchers() -> list[str]:
-    """Names of installed matchers, as far as their source tells without importing them."""
-    from ddcore.inspection import listing
-
-    return [row["name"] for row in listing() if row.get("role") == "matcher"]
-
-
 def _import_file(file: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

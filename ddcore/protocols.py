@@ -27,22 +27,24 @@ from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt, in_, instance_of, optional
 
 from ddcore.errors import OptionError, near
-from ddcore.label_rules import LARGE
 from ddcore.patches import MOSAICS
+from ddcore.recipes import OF_VIEWS
 from ddcore.training import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
-from ddcore.views import INFER, SRE2L, Draw
+from ddcore.views import INFER, LARGE, SRE2L, Draw
 
 if TYPE_CHECKING:
     from ddcore.data import Source
+    from ddcore.labels import Labels
+    from ddcore.run import Run
 
 Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")
 FIELD_RATE = 0.01
 BARE = "bare-"
 """Before a protocol's name: the same without augmentation."""
+HARD = "hard"
 SMALL = 16
 """Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
-OF_VIEWS = ("per-view", "top-k", "two-distances")
 
 
 @frozen
@@ -343,3 +345,23 @@ def auto_protocol(source: Source, *, learned_rate: bool, learned_labels: bool, l
     if not learned_rate:
         return "dsa"
     return "datm" if learned_labels else "mtt"
+
+
+def resolved_protocols(run: Run) -> list[Protocol]:
+    """What ``--protocol`` means for this run: for the artifact once there is one, else for what will be learned."""
+    return [protocol(_auto(run) if name == "auto" else name) for name in run.config.protocol or ("auto",)]
+
+
+def _auto(run: Run) -> str:
+    if run.artifact is not None:
+        return auto_of(run, run.artifact.labels, run.artifact.learned_rate)
+    learns = run.matcher.learns
+    learned = "labels" in learns and run.config.labels is None
+    kind = HARD if learned else run.label_kind(run.labeller)
+    return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
+
+
+def auto_of(run: Run, labels: Labels, rate: float | None) -> str:
+    """What ``--protocol auto`` means for these labels, and a learned rate if there is one."""
+    learned = {"learned_rate": rate is not None, "learned_labels": labels.kind != HARD}
+    return auto_protocol(run.source, **learned, labels=labels.kind)

@@ -94,7 +94,7 @@ class Setup:
 
 
 def read_record(place: Place) -> dict[str, Any]:
-    """``run.json`` of a run's folder, as it was written, with all that ``Setup.from_json`` and ``Run.open`` look for.
+    """``run.json`` of a run's folder, as it was written, with all that ``Setup.from_json`` and ``open_run`` look for.
 
     Raises:
         InputError: none there, or one that is damaged or from a newer ddcore.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ddcore.errors import OptionError, near
-from ddcore.label_rules import RULES
+from ddcore.recipes import RULES
 
 if TYPE_CHECKING:
     import torch

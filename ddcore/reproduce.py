@@ -202,7 +202,7 @@ def protocol_names(preset: Preset, setup: Setup) -> tuple[str, ...]:
     names = tuple(setup.config.protocol)
     if names and "auto" not in names:
         return names
-    from ddcore.evaluate import resolved_protocols
+    from ddcore.protocols import resolved_protocols
     from ddcore.run import Run
     from ddcore.storage import Place
 

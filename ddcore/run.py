@@ -28,7 +28,7 @@ from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
-from ddcore.secrecy import hand_on, hidden, restore
+from ddcore.secrecy import hand_on, hidden
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
 
@@ -77,54 +77,14 @@ class Run:
         self.way_on = f"everything so far is kept: go on with `ddcore resume {place.url}`"
         self.begun = self.stepping = self.stopping = False
         self._logged: set[str] = set()
-        self._decoded: str | None = None
-
-    @classmethod
-    def open(cls, url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
-        """Rebuild a run from its ``run.json``, in another process or on another day.
-
-        Raises:
-            InputError: no run there, or other data than it was begun with; in a worker, other software or another device.
-            PluginError: other plugin versions.
-        """
-        from ddcore.record import Setup, read_record, refuse_other_device, refuse_other_software
-
-        place = Place.at(url)
-        record = restore(read_record(place))
-        if worker:
-            refuse_other_software(record)
-        run = cls._of_kind(record, Setup.from_json(record), place, reporter)
-        if worker:
-            refuse_other_device(record, run)
-        run._decoded = record["data"]["fingerprint"] if worker else None
-        run.of_artifact = record.get("artifact")
-        run.begun = True
-        if run.source.fingerprint != record["data"]["fingerprint"]:
-            raise InputError(
-                f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run"
-            )
-        return run
-
-    @classmethod
-    def _of_kind(cls, record: Mapping[str, Any], *arguments: Any) -> Run:
-        """The run of a record: one that trains students, or one that distils."""
-        if "train" not in record:
-            return cls(*arguments)
-        from ddcore.train import Lesson, TrainingRun
-
-        run = TrainingRun(*arguments)
-        try:
-            run.lesson = Lesson(**record["train"])
-        except TypeError as error:
-            raise InputError(f"{run.place.url}/run.json is damaged ({error}): begin the run again") from error
-        return run
+        self.decoded: str | None = None
 
     # ---- what a run is about -------------------------------------------------------------------------------------
 
     @cached_property
     def source(self) -> Source:
         """The real data as loaded; in a worker, as its driver loaded them."""
-        if self._decoded and (kept := load_decoded(self.cache, self._decoded)):
+        if self.decoded and (kept := load_decoded(self.cache, self.decoded)):
             self.take(kept)
             return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
@@ -164,7 +124,7 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """Who does what."""
-        from ddcore.plugins import installed_matchers
+        from ddcore.inspection import installed_matchers
 
         config = self.config
         choices = Choices(config.steps, self.network_name, config.init, config.labels, config.baseline)
@@ -444,7 +404,7 @@ class Run:
 
     def arm(self, set: str, labels: str = "hard") -> Arm:
         """An arm under the run's first protocol, in the first network that students are tested in."""
-        from ddcore.evaluate import resolved_protocols
+        from ddcore.protocols import resolved_protocols
 
         networks = self.config.eval_network or (self.network_name,)
         return Arm(set, labels, resolved_protocols(self)[0].name, networks[0])
@@ -555,7 +515,7 @@ class Run:
         Raises:
             OptionError, InputError: naming the nearest known one.
         """
-        from ddcore.evaluate import resolved_protocols
+        from ddcore.protocols import resolved_protocols
 
         self.executor()
         resolved_protocols(self)
@@ -724,6 +684,6 @@ def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Sourc
 
 def unknown_dataset(name: str) -> str:
     """One sentence for a data name that nobody answers."""
-    from ddcore.data import known_sources
+    from ddcore.sources import known_sources
 
     return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"

@@ -21,6 +21,7 @@ from ddcore.data import Source
 from ddcore.errors import InputError, OptionError
 from ddcore.parts import Loaded, Wanted, into_source, whole_numbers
 from ddcore.pictures import from_array, stack
+from ddcore.readers import READERS
 from ddcore.storage import Place
 
 DOWNLOAD = "DDCORE_DOWNLOAD"
@@ -146,8 +147,6 @@ def read_torchvision(wanted: Wanted) -> Source:
 
 def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | None:
     """The set as parquet, IDX or class folders in a folder of its name."""
-    from ddcore.readers import READERS
-
     for name in (known.name, known.cls):
         place = Place.at(root) / name
         if not place.is_folder():

@@ -28,7 +28,6 @@ from ddcore.evaluate import (
     fitted,
     hard_labels,
     measured,
-    resolved_protocols,
     sizes_of,
 )
 from ddcore.holding import held
@@ -36,15 +35,15 @@ from ddcore.labels import HardLabels
 from ddcore.manifest import read_manifest
 from ddcore.plan import Plan, resolve_training
 from ddcore.plugins import Plugin
-from ddcore.protocols import Protocol, protocol
+from ddcore.protocols import Protocol, protocol, resolved_protocols
 from ddcore.report import write_report
 from ddcore.run import Run, load_source
 from ddcore.storage import Place
 from ddcore.students import Course, train_and_test
-from ddcore.teachers import load_weights, save_weights
 from ddcore.training import Samples, accuracy
 from ddcore.types import Row, StudentData, Task
 from ddcore.validation import marked, warn_of_set
+from ddcore.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from ddcore.assembly import Selection

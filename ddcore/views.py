@@ -23,6 +23,8 @@ from ddcore.augment import flip
 from ddcore.errors import InputError, near
 from ddcore.types import Batch, Transform
 
+LARGE = 64
+"""From this many pixels a side on, ImageNet's views and temperature; below, CIFAR's."""
 ATTEMPTS = 10
 """At a crop of the drawn area and aspect that fits, as torchvision's; then the centre is taken."""
 ANTIALIAS = True

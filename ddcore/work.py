@@ -51,13 +51,13 @@ def work(run_url: str, description: Mapping[str, Any]) -> None:
     A task that is a whole run (``ddcore.bench``) leaves a run's folder in the bench's instead.
     """
     from ddcore.bench import BENCH, do_cell
-    from ddcore.run import Run
+    from ddcore.opening import open_run
 
     if description["kind"] == BENCH:
         do_cell(run_url, description)
         return
     if run_url not in _runs:
-        _runs[run_url] = Run.open(run_url, worker=True)
+        _runs[run_url] = open_run(run_url, worker=True)
     run = _runs[run_url]
     task = task_from(description)
     if not run.checkpoints.finished(task.key):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddcore.data import open_source
 from ddcore.errors import InputError
+from ddcore.sources import open_source
 from ddcore.storage import Place
 
 

@@ -7,9 +7,10 @@ import torch
 
 from ddcore import Task
 from ddcore.builtin import Core, for_each_class
-from ddcore.data import Real, open_source
+from ddcore.data import Real
 from ddcore.labels import HardLabels
 from ddcore.normalisation import fit
+from ddcore.sources import open_source
 
 NOTHING = {"data_root": None, "split": None, "resize": None}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddcore.data import Real, Source, Split, known_sources, knows, open_source
+from ddcore.data import Real, Source, Split
 from ddcore.errors import DdcoreError, InputError, OptionError
 from ddcore.normalisation import Identity, fit
+from ddcore.sources import known_sources, knows, open_source
 
 
 def ramp(count, channels=3, size=4, start=0):

@@ -16,8 +16,8 @@ from ddcore import evaluate, randomness, students
 from ddcore.artifact import save_artifact
 from ddcore.baselines import kcenter_index, random_index, share_out
 from ddcore.checkpoints import Checkpoints
-from ddcore.data import Real, Split, open_source
-from ddcore.evaluate import evaluate_artifact, recipe_for, resolved_protocols, run_evaluation_task
+from ddcore.data import Real, Split
+from ddcore.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
 from ddcore.experts import trajectories
 from ddcore.labels import (
     HardLabels,
@@ -33,8 +33,9 @@ from ddcore.labels import (
 from ddcore.networks import build
 from ddcore.normalisation import fit
 from ddcore.passes import lay_out
-from ddcore.protocols import PROTOCOLS, protocol
+from ddcore.protocols import PROTOCOLS, protocol, resolved_protocols
 from ddcore.recipes import Experts
+from ddcore.sources import open_source
 from ddcore.storage import Place
 from ddcore.training import batch_of
 from ddcore.types import Batch, Sequential, Task

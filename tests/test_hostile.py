@@ -18,18 +18,19 @@ from reliability import bombs, fuzz
 from ddcore.artifact import load_artifact
 from ddcore.checkpoints import Checkpoints
 from ddcore.cli import invoke
-from ddcore.data import Source, Split, open_source
+from ddcore.data import Source, Split
 from ddcore.documents import DEEPEST, parse_json, parse_toml
 from ddcore.errors import MOST_KNOWN, DdcoreError, InputError, near
 from ddcore.label_kinds.encoders import Public
 from ddcore.manifest import provider
+from ddcore.opening import open_run
 from ddcore.packed import load_either
 from ddcore.pictures import AHEAD, decode, stack
 from ddcore.printing import printable, printable_json, printable_line
 from ddcore.readers import read_arrays
-from ddcore.run import Run
+from ddcore.sources import open_source
 from ddcore.storage import LONGEST_HEADER, Place, load_tensors, save_tensors
-from ddcore.teachers import read_state
+from ddcore.weights import read_state
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "ddcore").rglob("*.py"), *(ROOT / "plugins").glob("*/ddcore_*/**/*.py")]
@@ -468,7 +469,7 @@ def test_a_damaged_record_is_refused(whole, edit, why):
     file.write_text(json.dumps(record))
     threads = torch.get_num_threads()
     with pytest.raises(DdcoreError, match=why):
-        Run.open(str(file.parent))
+        open_run(str(file.parent))
     torch.set_num_threads(threads)
 
 

@@ -14,8 +14,8 @@ from reliability import kills
 from ddcore.artifact import load_artifact
 from ddcore.cli import invoke
 from ddcore.errors import Interrupted
+from ddcore.opening import open_run
 from ddcore.progress import on_signals
-from ddcore.run import Run
 from ddcore.storage import Place
 
 pytestmark = pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc")
@@ -223,7 +223,7 @@ def test_unfinished_files_are_told_by_the_name_that_writing_gives_them(folder, m
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_at_once_where_no_task_is_done_and_at_the_next_step_where_one_is(number, folder, distilled):
-    run, reached = Run.open("made"), []
+    run, reached = open_run("made"), []
     with pytest.raises(Exception, match="ddcore resume made"), run.stoppable():
         run.stepping = True
         os.kill(os.getpid(), number)
@@ -238,7 +238,7 @@ def test_a_stop_is_at_once_where_no_task_is_done_and_at_the_next_step_where_one_
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_stays_a_fault(number, folder, distilled):
-    run = Run.open("made")
+    run = open_run("made")
     with pytest.raises(Interrupted, match="ddcore resume made"), run.stoppable():
         try:
             os.kill(os.getpid(), number)
@@ -251,7 +251,7 @@ def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_sta
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folder, distilled, monkeypatch, capsys):
-    monkeypatch.setattr("ddcore.assembly.reopen", lambda folder: os.kill(os.getpid(), number))
+    monkeypatch.setattr("ddcore.opening.reopen", lambda folder: os.kill(os.getpid(), number))
     assert invoke(["resume", "my runs/made"]) == 3
     assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 

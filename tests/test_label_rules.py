@@ -12,10 +12,11 @@ from ddcore import randomness
 from ddcore.artifact import load_artifact
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.label_rules import OF_VIEWS, RULES, ViewOptions, draw_for, kept_classes, temperature_for
+from ddcore.label_rules import draw_for, kept_classes, temperature_for
 from ddcore.labels import PerView, label_bytes, mean_logits
 from ddcore.plan import TEACHERS
 from ddcore.protocols import protocol
+from ddcore.recipes import OF_VIEWS, RULES, ViewOptions
 from ddcore.run import Run
 from ddcore.storage import Place
 from ddcore.types import Vote

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from ddcore import parquet_images
-from ddcore.data import open_source
 from ddcore.errors import InputError, OptionError
 from ddcore.pictures import decode, from_array, stack
+from ddcore.sources import open_source
 from ddcore.storage import Place
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

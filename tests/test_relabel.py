@@ -14,9 +14,9 @@ from ddcore.artifact import Artifact, load_artifact, relabelled, save_artifact
 from ddcore.cli import invoke
 from ddcore.errors import InputError
 from ddcore.exports import describe
-from ddcore.label_rules import OF_VIEWS, RULES
 from ddcore.labels import HardLabels, SoftLabels, StaticMixedLabels, label_bytes, mean_logits
 from ddcore.normalisation import MeanStd
+from ddcore.recipes import OF_VIEWS, RULES
 from ddcore.storage import sha256_of
 from ddcore.views import changed
 

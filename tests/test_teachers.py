@@ -13,8 +13,9 @@ from ddcore.labels import mean_logits
 from ddcore.passes import logits
 from ddcore.run import Run
 from ddcore.storage import Place, save_tensors
-from ddcore.teachers import folder, members_of, read_state, refuse_chance, snapshot_epochs, with_batch_norm
+from ddcore.teachers import folder, members_of, refuse_chance, snapshot_epochs, with_batch_norm
 from ddcore.training import accuracy
+from ddcore.weights import read_state
 
 NEEDS = """
 from typing import ClassVar

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddcore.cli import invoke
-from ddcore.run import Run
+from ddcore.opening import open_run
 from ddcore.train import data_for
 
 QUICK = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-2", "--eval-seeds=1", "--threads=1"]
@@ -36,7 +36,7 @@ def test_students_see_the_other_images_at_the_tasks_size_and_no_labels(tmp_path)
     assert (rows["student"]["images"], rows["student"]["steps"], rows["student"]["labels"]) == (30, 2, "none")
     assert rows["student"]["bytes"] == {"images": 30 * 64, "labels": 0, "models": 0, "total": 30 * 64}
     assert found["dataset"]["name"] == "digits" and found["on"]["train"] == 30
-    data = data_for(Run.open(str(out)), "student", 0)
+    data = data_for(open_run(str(out)), "student", 0)
     assert data.images.inputs(torch.arange(3)).shape == (3, 1, 8, 8)
     assert data.images.labels.unique().tolist() == [0]
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from ddcore.cli import invoke
-from ddcore.data import Source, Split, keep_decoded, load_decoded, open_source
+from ddcore.data import Source, Split, keep_decoded, load_decoded
 from ddcore.errors import InputError
+from ddcore.opening import open_run
 from ddcore.run import Run
+from ddcore.sources import open_source
 from ddcore.storage import Place
 from ddcore.testing import PROBE, TINY, ddcore_cli, resume_to_end, stop_often  # noqa: F401  a fixture
 from ddcore.training import Epoch
@@ -137,7 +139,7 @@ def test_a_run_is_scored_on_it_and_every_row_says_so(ddcore_cli, tmp_path):  # n
 
 
 def test_no_test_image_is_touched(ddcore_cli, tmp_path):  # noqa: F811
-    run = Run.open(_begun(ddcore_cli, tmp_path))
+    run = open_run(_begun(ddcore_cli, tmp_path))
     held = {tuple(image.flatten().tolist()) for image in run.source.test.stored}
     plain = attrs.evolve(run.setup.config, validation=None)
     whole = Run(attrs.evolve(run.setup, resolved=attrs.evolve(run.setup.resolved, config=plain)), run.place).source

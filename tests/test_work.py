@@ -7,10 +7,11 @@ import socket
 
 import pytest
 
+from ddcore import opening
 from ddcore import work as tasks
 from ddcore.distil import distillation_tasks
 from ddcore.errors import DdcoreError, InputError, Interrupted, PluginError
-from ddcore.run import Run
+from ddcore.opening import open_run
 from ddcore.testing import tiny_run  # noqa: F401  fixture
 from ddcore.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer
 
@@ -38,8 +39,7 @@ def test_a_task_is_text_and_so_is_its_answer(begun):
 def test_a_worker_opens_the_run_anew_for_each_call_of_map(begun, monkeypatch):
     run, text = begun
     opened = []
-    own = Run.open
-    monkeypatch.setattr(Run, "open", lambda *a, **k: opened.append(a) or own(*a, **k))
+    monkeypatch.setattr(opening, "open_run", lambda *a, **k: opened.append(a) or open_run(*a, **k))
     for call in ("first", "first", "second"):
         assert answer(run.address, call, text) == ""
     assert len(opened) == 2
@@ -112,7 +112,7 @@ def test_a_worker_with_other_software_or_another_device_refuses_by_name(what, ot
     (run.place / "run.json").write_json(record)
     with pytest.raises(InputError, match=f"worker {socket.gethostname()} {words}"):
         raise_answer(answer(run.address, "call", text))
-    Run.open(run.address)  # a driver may go on with it
+    open_run(run.address)  # a driver may go on with it
 
 
 def test_a_worker_that_does_not_see_the_run_says_so(begun, tmp_path):

@@ -95,7 +95,8 @@ def results_text(name: str, results: Sequence[Result]) -> str:
 
 
 def _result(entry: object, subject: object) -> Result:
-    from ddcore.contract.checks import Broken, Entry, Skipped
+    from ddcore.contract.checks import Broken, Entry
+    from ddcore.contract.stage import Skipped
 
     assert isinstance(entry, Entry)
     began = time.perf_counter()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from ddcore.contract.checks import Broken, Skipped, check
+from ddcore.contract.checks import Broken, check
 from ddcore.contract.stage import (
+    Skipped,
     Subject,
     distilled,
     first_party,

@@ -32,10 +32,6 @@ class Broken(Exception):
     """The plugin breaks this part of the contract."""
 
 
-class Skipped(Exception):
-    """This part of the contract does not concern the plugin, or cannot be checked here."""
-
-
 @attrs.frozen
 class Entry:
     """A check with its name and what to do when it fails."""

@@ -27,10 +27,12 @@ PUBLIC = frozenset(
         "ddcore.parts_of_loss",
         "ddcore.passes",
         "ddcore.randomness",
+        "ddcore.recipes",
         "ddcore.run",
         "ddcore.scores",
         "ddcore.selection",
         "ddcore.shared_view",
+        "ddcore.sources",
         "ddcore.storage",
         "ddcore.teachers",
         "ddcore.teaching",
@@ -42,6 +44,7 @@ PUBLIC = frozenset(
         "ddcore.unroll",
         "ddcore.views",
         "ddcore.vision",
+        "ddcore.weights",
         "ddcore.work",
     }
 )

@@ -18,6 +18,7 @@ from ddcore.assembly import claim, select, setup_from
 from ddcore.data import TEXT
 from ddcore.distil import assemble, distil, distillation_tasks
 from ddcore.errors import DdcoreError, Interrupted, PluginError
+from ddcore.opening import open_run
 from ddcore.plan import OF_STUDENTS, offers
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.progress import Reporter
@@ -39,6 +40,10 @@ QUICK: Mapping[str, Any] = {
 """Of images; other modalities bring data and networks of their own, so that they get ``SHORT`` only."""
 MOST_STOPS = 100
 EXPERTS: Mapping[str, Any] = {"experts__count": 2, "experts__epochs": 3, "experts__batch": 12, "experts__lr": 0.1}
+
+
+class Skipped(Exception):
+    """This part of the contract does not concern the plugin, or cannot be checked here."""
 
 
 @frozen(eq=False)
@@ -121,8 +126,6 @@ class Subject:
                 return ("--plugin", name)
         works_on = ", ".join(sorted(self.cls.modality))
         if self.cls.modality == {TEXT}:
-            from ddcore.contract.checks import Skipped
-
             raise Skipped("nothing distils text")
         raise PluginError(f"no first-party matcher of {works_on} is installed to try {self.name!r} with: install one")
 
@@ -207,13 +210,13 @@ def outcome_in_pieces(run: Run) -> dict[str, Tensor]:
             run.stopping = True
             with suppress(Interrupted):
                 run.map([task])
-            run = type(run).open(run.place.url, silent())
+            run = open_run(run.place.url, silent())
     for _ in range(MOST_STOPS):
         run.stopping = True
         try:
             return outcome(run)
         except Interrupted:
-            run = type(run).open(run.place.url, silent())
+            run = open_run(run.place.url, silent())
     raise PluginError("a run that is stopped after every step never ends: each resume has to go on where it stopped")
 
 

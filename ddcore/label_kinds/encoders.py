@@ -85,7 +85,7 @@ class Public:
         Raises:
             InputError: it is not there, or it is another file of that name.
         """
-        from ddcore.teachers import read_state
+        from ddcore.weights import read_state
 
         place = self.place()
         if sha256_of(place.read_bytes(0, self.nbytes + 1)) != self.sha256:

@@ -19,8 +19,9 @@ import torch
 from arms import Claim, Study, measure
 from torch.nn import functional as F
 
-from ddcore.data import open_source
+from ddcore.opening import open_run
 from ddcore.run import Run
+from ddcore.sources import open_source
 
 TRAIN, TEST, NOISES = 5000, 2000, 10
 COMMON = ["--ipc", "1", "--resize", "14", "--preset", "none", "--plugin", "datm", "--threads", "1"]
@@ -84,7 +85,7 @@ def subset(data: str, file: Path, train: int, test: int) -> Path:
 
 def experts(out: Path) -> dict[str, Any]:
     """How quick and how flat the first expert is."""
-    run = Run.open(str(out))
+    run = open_run(str(out))
     there = run.trajectories
     path = [there.weights(0, epoch) for epoch in range(there.epochs + 1)]
     moves = [round((after - before).norm().item(), 4) for before, after in zip(path, path[1:], strict=False)]

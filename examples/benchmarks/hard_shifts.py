@@ -24,12 +24,13 @@ from torch import Tensor
 
 from ddcore import randomness
 from ddcore.cli import invoke
-from ddcore.data import Split, open_source
+from ddcore.data import Split
 from ddcore.networks import build
 from ddcore.passes import logits
+from ddcore.sources import open_source
 from ddcore.storage import Place
-from ddcore.teachers import load_weights
 from ddcore.views import crop_resize
+from ddcore.weights import load_weights
 
 MOST = 6
 STUDENT, TEACHER = "mlp", "resnet8"

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddcore.artifact import load_artifact
+from ddcore.opening import open_run
 from ddcore.passes import features, logits
-from ddcore.run import Run
 
 TRAIN, TEST = 10_000, 1000
 ALIKE, ENTROPY = "alike", "entropy"
@@ -76,7 +76,7 @@ def main() -> None:
 
 def as_the_teacher_sees_them(out: Path) -> dict[str, Any]:
     """How alike the images of a class are, and how far they are from their classes; under ``accuracy``, to be compared."""
-    run, artifact = Run.open(str(out)), load_artifact(out / "artifact")
+    run, artifact = open_run(str(out)), load_artifact(out / "artifact")
     images, classes = artifact.images(), artifact.labels.classes.long()
     teacher = run.teachers.network(0)
     entropy = float(F.cross_entropy(logits(teacher, images), classes))

@@ -286,9 +286,9 @@ def _tensors(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from ddcore.run import Run
+    from ddcore.opening import open_run
 
-    Run.open(str(folder))
+    open_run(str(folder))
 
 
 ARTIFACT, DRAWN = "artifact, hard", "artifact, top-k"

@@ -601,11 +601,11 @@ def _run(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from ddcore.run import Run
+    from ddcore.opening import open_run
 
     threads = torch.get_num_threads()
     try:
-        assert Run.open(str(folder / "run")).plan
+        assert open_run(str(folder / "run")).plan
     finally:
         torch.set_num_threads(threads)
 
@@ -658,7 +658,7 @@ def _weights(folder: Path) -> None:
 
 def _read_weights(folder: Path) -> None:
     from ddcore.storage import Place, read_metadata
-    from ddcore.teachers import read_state
+    from ddcore.weights import read_state
 
     for name in ("new.pth", "old.pth", "w.safetensors"):
         read_state(Place.at(folder / name))

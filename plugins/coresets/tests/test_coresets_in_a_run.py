@@ -12,6 +12,7 @@ from ddcore.cli import invoke
 from ddcore.distil import distillation_task
 from ddcore.errors import InputError, OptionError
 from ddcore.loop import begin
+from ddcore.opening import open_run
 from ddcore.passes import features, logits
 from ddcore.run import Run
 from ddcore.storage import Place, read_metadata
@@ -252,7 +253,7 @@ def test_a_run_of_herding_keeps_real_images_and_scores_them(cache, tmp_path):
     assert invoke([*words, "--ipc", "2", "--baseline", "el2n", "--baseline", "ccs"]) == 0
     rows = scored(out)
     assert {"distilled", "random", "el2n", "ccs", "full"} <= set(rows)
-    run = Run.open(str(out))
+    run = open_run(str(out))
     result = run.checkpoints.result("distil-000")
     classes = torch.arange(10).repeat_interleave(2)
     assert rows_of(run, result["pixels"], classes) == chosen(run, "herding", classes)
@@ -262,12 +263,12 @@ def test_herding_is_where_dm_starts(cache, tmp_path):
     out = tmp_path / "run"
     words = ["run", "--plugin", "dm", "--plugin", "coresets", "--init", "herding", "--steps", "1", *WORDS]
     assert invoke([*words, "--ipc", "1", "--cache", cache, "--out", str(out)]) == 0
-    assert Run.open(str(out)).plan.matcher == "dm"
+    assert open_run(str(out)).plan.matcher == "dm"
     run = opened(cache, tmp_path / "again", "dm", "coresets", init="herding", steps=1, ipc=1)
     start = begin(distillation_task(run), run).tensors["pixels"].detach()
     due = opened(cache, tmp_path / "alone", ipc=1)
     assert torch.equal(start, due.initialize(torch.arange(10), Task("distil", "x", 0), "herding"))
-    assert not torch.equal(start, Run.open(str(out)).checkpoints.result("distil-000")["pixels"])
+    assert not torch.equal(start, open_run(str(out)).checkpoints.result("distil-000")["pixels"])
 
 
 def test_what_is_learned_is_the_images_with_no_optimiser(cache, tmp_path):

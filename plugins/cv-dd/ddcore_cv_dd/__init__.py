@@ -24,9 +24,10 @@ from torch import Tensor
 from ddcore import Plugin, Task, Vote, hookimpl, option
 from ddcore.builtin import for_each_class
 from ddcore.errors import InputError, OptionError
-from ddcore.label_rules import PER_VIEW, label
+from ddcore.label_rules import label
 from ddcore.labels import Labels
 from ddcore.patches import MOSAICS, crop_boxes, of_slot, patches_a_side
+from ddcore.recipes import PER_VIEW
 from ddcore.storage import load_tensors, save_tensors
 from ddcore.teachers import members_of
 from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics

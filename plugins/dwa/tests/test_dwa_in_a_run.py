@@ -12,6 +12,7 @@ from ddcore.cli import invoke
 from ddcore.distil import distillation_tasks
 from ddcore.errors import Interrupted
 from ddcore.loop import begin
+from ddcore.opening import open_run
 from ddcore.record import write_record
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
@@ -98,7 +99,7 @@ def test_check_a_task_that_was_stopped_goes_on_with_the_teacher_it_had(cache, tm
         with suppress(Interrupted):
             run.map(distillation_tasks(run))
             break
-        run = Run.open(run.place.url)
+        run = open_run(run.place.url)
     assert all(torch.equal(a["pixels"], b["pixels"]) for a, b in zip(whole, results(run), strict=True))
 
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from ddcore import InputError
 from ddcore.cli import invoke
-from ddcore.data import open_source
+from ddcore.sources import open_source
 from ddcore.storage import Place, load_tensors, save_tensors
 
 BOUNDS = {

@@ -28,11 +28,12 @@ from ddcore.labels import (
 from ddcore.normalisation import Normalisation
 from ddcore.passes import lay_out
 from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
-from ddcore.teachers import IMAGENET, TRAINED_HERE, Renormalised, members_of, torchvision_url
+from ddcore.teachers import IMAGENET, TRAINED_HERE, Renormalised, members_of
 from ddcore.teachers import recipe as teacher_recipe
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import Transform
 from ddcore.views import transform
+from ddcore.weights import torchvision_url
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
 
 if TYPE_CHECKING:

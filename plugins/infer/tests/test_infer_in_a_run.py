@@ -17,6 +17,7 @@ from ddcore.contract.stage import distilled, staged
 from ddcore.distil import distillation_tasks
 from ddcore.labels import StaticMixedLabels, label_bytes
 from ddcore.loop import begin, outer_step
+from ddcore.opening import open_run
 from ddcore.passes import logits
 from ddcore.run import Run
 from ddcore.storage import Place
@@ -212,7 +213,7 @@ def test_levels_take_a_byte_a_number_and_keep_images_within_a_level(cache, tmp_p
 
 def test_bases_stand_beside_their_sums_class_by_class_untouched(finished):
     artifact, out = finished
-    run = Run.open(str(out))
+    run = open_run(str(out))
     images, classes = artifact.images(), artifact.labels.classes
     assert classes.tolist() == sorted([*range(10)] * 6)
     bases = run.matcher.bases(run).flatten(0, 1)
@@ -226,7 +227,7 @@ def test_bases_stand_beside_their_sums_class_by_class_untouched(finished):
 
 def test_the_stored_compensators_are_those_after_the_last_step(finished):
     artifact, out = finished
-    run = Run.open(str(out))
+    run = open_run(str(out))
     results = [run.checkpoints.result(task.key)["compensator"] for task in distillation_tasks(run)]
     assert torch.equal(artifact.tensors["compensators"], torch.cat(results))
 
@@ -258,7 +259,7 @@ def test_without_steps_the_set_and_its_labels_are_each_base_repeated(cache, tmp_
 
 def test_static_labels_are_the_networks_mean_logits_of_the_clean_stored_images(cache, tmp_path):
     artifact = artifact_of(cache, tmp_path / "run", "--storage-dtype=float16")
-    run = Run.open(str(tmp_path / "run"))
+    run = open_run(str(tmp_path / "run"))
     images = artifact.images()
     mean = sum(logits(run.teachers.network(n), images) for n in range(2)) / 2
     assert isinstance(artifact.labels, StaticMixedLabels)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ddcore import Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
+from ddcore.opening import open_run
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teachers import state_hash
@@ -279,7 +280,7 @@ class Kept(Plugin):
 
 def kept_in(out):
     """The kept rows once more, from the run's seed."""
-    run = Run.open(str(out))
+    run = open_run(str(out))
     chosen = KDPruning(share=0.4, alpha=0.0)
     labels = data_for(run, "student", 0).labels.classes
     drawn = run.generator("train", 0, "rows", "kd-pruning", 0)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddcore import InputError, PluginError
-from ddcore.assembly import reopen
 from ddcore.cli import invoke as invoked
 from ddcore.distil import distillation_tasks
+from ddcore.opening import reopen
 from ddcore.packed import load_packed
 
 ENDINGS = ("O", "N", "F", "Cl", "Br", "CO", "CN", "CF", "CC", "CCO")

@@ -14,6 +14,7 @@ from ddcore.cli import invoke
 from ddcore.distil import distillation_task, distillation_tasks
 from ddcore.errors import InputError, OptionError
 from ddcore.loop import begin
+from ddcore.opening import open_run
 from ddcore.patches import crop_boxes, cut, stitch, unstitch
 from ddcore.presets import choose_preset, presets_of
 from ddcore.protocols import protocol
@@ -260,7 +261,7 @@ def test_a_run_is_complete_alone(cache, tmp_path):
     assert invoke([*words, "--cache", cache, "--out", str(out)]) == 0
     rows = {row["set"] for row in json.loads((out / "scores.json").read_text())["rows"]}
     assert {"distilled", "random", "rded", "full"} <= rows
-    run = Run.open(str(out))
+    run = open_run(str(out))
     assert (run.plan.steps, run.plan.needs, run.plan.initializer) == (0, ("teachers",), "rded")
     classes = torch.arange(10).repeat_interleave(2)
     stored = load_tensors(run.place / "artifact" / "images.safetensors")["pixels"]
@@ -282,11 +283,11 @@ def test_the_images_are_where_dm_starts(cache, tmp_path):
     out = tmp_path / "run"
     words = ["run", "--plugin", "dm", "--plugin", "rded", "--init", "rded", "--steps", "1", *WORDS]
     assert invoke([*words, "--ipc", "1", "--cache", cache, "--out", str(out)]) == 0
-    assert Run.open(str(out)).plan.matcher == "dm"
+    assert open_run(str(out)).plan.matcher == "dm"
     run = opened(cache, tmp_path / "again", "dm", "rded", init="rded", steps=1, ipc=1)
     start = begin(distillation_task(run), run).tensors["pixels"].detach()
     assert torch.equal(start, images(opened(cache, tmp_path / "alone", ipc=1), torch.arange(10)))
-    assert not torch.equal(start, Run.open(str(out)).checkpoints.result("distil-000")["pixels"])
+    assert not torch.equal(start, open_run(str(out)).checkpoints.result("distil-000")["pixels"])
 
 
 def test_recovery_slot_by_slot_starts_from_the_whole_set_and_is_joined_class_by_class(cache, tmp_path):
@@ -294,7 +295,7 @@ def test_recovery_slot_by_slot_starts_from_the_whole_set_and_is_joined_class_by_
     out = tmp_path / "run"
     words = ["run", "--plugin", "sre2l", "--plugin", "rded", "--init", "rded", "--steps", "1", "--sre2l.rate", "1e-9"]
     assert invoke([*words, *WORDS, "--ipc", "2", "--rded.factor", "2", "--cache", cache, "--out", str(out)]) == 0
-    run, classes = Run.open(str(out)), torch.arange(10).repeat_interleave(2)
+    run, classes = open_run(str(out)), torch.arange(10).repeat_interleave(2)
     due = images(opened(cache, tmp_path / "alone", rded__factor=2, ipc=2), classes)
     torch.testing.assert_close(load_tensors(run.place / "artifact" / "images.safetensors")["pixels"], due)
 
@@ -364,7 +365,7 @@ def test_a_run_by_its_preset_is_labelled_by_its_teacher(cache, tmp_path):
         invoke([*words, "--protocol", "rded-small-2", "--teachers.epochs", "4", "--cache", cache, "--out", str(out)])
         == 0
     )
-    run, scores = Run.open(str(out)), json.loads((out / "scores.json").read_text())
+    run, scores = open_run(str(out)), json.loads((out / "scores.json").read_text())
     assert run.setup.resolved.sources["views.batch"] == "preset rded/digits-ipc1" and run.labeller == "per-view"
     assert {row["set"] for row in scores["rows"] if row["labels"] != "hard"} >= {"distilled", "random"}
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import InputError
-from ddcore.data import open_source
 from ddcore.labels import kl_divergence, student_loss, top_k
 from ddcore.normalisation import MeanStd
+from ddcore.sources import open_source
 from ddcore.training import batch_of
 from ddcore.views import cutmix_box
 from ddcore.vision import import_torchvision
