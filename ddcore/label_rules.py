@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 NEAR_CHANCE = 0.25
 """Teachers less than this far on the way from chance to always right do not know what they label."""
+HOT = 3.0
+"""From this temperature on, a student's steps by SGD are an order of magnitude shorter."""
 
 
 def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
@@ -61,8 +63,21 @@ def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
     if run.artifact is None:
         if draw.flip and not run.source.mirror_symmetric and name != AVERAGED:
             run.warn(f"--views.flip {draw.flip:g} mirrors images whose mirror image is of another class: leave it out")
+        if short := steps_shortened(loss["temperature"] if name != TWO_DISTANCES else 1.0, options, protocols):
+            run.warn(short)
         report(run, made, images, classes, votes, how)
     return made
+
+
+def steps_shortened(temperature: float, options: ViewOptions, protocols: list[Protocol]) -> str:
+    """A warning, or nothing: AdamW does not mind the size of a loss, SGD does, which a temperature divides by its square."""
+    plain = [protocol.name for protocol in protocols if protocol.optimizer == "sgd"]
+    if options.tau_squared or temperature < HOT or not plain:
+        return ""
+    return (
+        f"a temperature of {temperature:g} makes gradients about {temperature**2:,.0f} times smaller, and protocol "
+        f"{plain[0]} descends by SGD: give --views.tau-squared, or a protocol with AdamW"
+    )
 
 
 def _of_images(

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ddcore.curvature import CheapNorms
+from ddcore.errors import InputError
 from ddcore.networks import mixes_samples
 
 CHUNK = 16
@@ -83,6 +85,23 @@ def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
     return max(1, most * PIXELS // (images.shape[2] * images.shape[3]))
 
 
+def groups(count: int, size: int) -> list[int]:
+    """Images of each consecutive group whose statistics are taken together.
+
+    Raises:
+        InputError: a group of one image has no statistics.
+
+    >>> groups(16, 8), groups(18, 8), groups(17, 8)
+    ([8, 8], [8, 8, 2], [8, 9])
+    """
+    if min(count, size) < 2:
+        raise InputError(
+            f"statistics of {min(count, size)} image were asked for: give 2 or more, in groups of 2 or more"
+        )
+    sizes = [size] * (count // size) + ([count % size] if count % size else [])
+    return [*sizes[:-2], sizes[-2] + 1] if sizes[-1] == 1 else sizes
+
+
 class Crew:
     """One worker for each of torch's threads, each with a copy of the network and torch to itself: a context manager.
 
@@ -125,7 +144,7 @@ def backward_in_parts(
     targets: Targets,
     loss: Callable[[Tensor, Targets], Tensor],
     *,
-    chunk: int | None = None,
+    chunk: int | Sequence[int] | None = None,
 ) -> Tensor:
     """Add the gradient of the batch's mean loss to the parameters' ``grad``, one part at a time.
 
@@ -133,14 +152,15 @@ def backward_in_parts(
         images: (B, C, H, W).
         targets: a tensor, or tensors by name, with leading axis B.
         loss: (output, targets) of a part to a scalar that is a mean over its images, so that parts add up by their size.
-        chunk: images of one part; None chooses by their size.
+        chunk: images of one part, or of each; None chooses by their size.
 
     Returns:
         The batch's mean loss, detached.
     """
     size = chunk or chunk_of(network, images, TRAINING_CHUNK)
     total = torch.zeros((), device=images.device)
-    for x, own in zip(images.split(size), _split(targets, len(images), size), strict=True):  # type: ignore[no-untyped-call]
+    parts = images.split(size)  # type: ignore[no-untyped-call]
+    for x, own in zip(parts, _split(targets, [len(part) for part in parts]), strict=True):
         with quick_norms(images):
             value = loss(network(channels_last(x)), own) * (len(x) / len(images))
         value.backward()  # type: ignore[no-untyped-call]
@@ -148,9 +168,9 @@ def backward_in_parts(
     return total
 
 
-def _split(targets: Any, count: int, size: int) -> Iterator[Any]:
-    for first in range(0, count, size):
-        where = slice(first, first + size)
+def _split(targets: Any, sizes: Sequence[int]) -> Iterator[Any]:
+    for last, size in zip(accumulate(sizes), sizes, strict=True):
+        where = slice(last - size, last)
         yield targets[where] if isinstance(targets, Tensor) else {name: value[where] for name, value in targets.items()}
 
 

@@ -28,6 +28,7 @@ from ddcore.passes import (
     backward_in_parts,
     channels_last,
     chunk_of,
+    groups,
     logits,
     mixed_precision,
     quick_norms,
@@ -134,7 +135,7 @@ class Descent:
         per_epoch: steps of an epoch, within which the rate stands still; None: it changes every step.
         warmup: steps, linear.
         group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch: BatchNorm
-            sees exactly these groups (CV-DD, arXiv:2501.07575). None: BatchNorm sees whole batches.
+            sees exactly these groups (CV-DD, arXiv:2501.07575), a lone last row with those before it. None: BatchNorm sees whole batches.
         whole: whether a batch, or a group, passes at once whatever the network: for losses that compare rows.
         amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they are.
     """
@@ -153,7 +154,7 @@ class Descent:
     stretch: float = field(default=1.0, validator=ge(1))
     per_epoch: int | None = field(default=None, validator=optional(_whole(1)))
     warmup: int = field(default=0, validator=_whole(0))
-    group: int | None = field(default=None, validator=optional(_whole(1)))
+    group: int | None = field(default=None, validator=optional(_whole(2)))
     whole: bool = field(default=False, validator=instance_of(bool))
     amp: bool = field(default=False, validator=instance_of(bool))
     nesterov: bool = field(default=False, validator=instance_of(bool))
@@ -424,16 +425,16 @@ def _own_backward(network: nn.Module, batch: Batch, recipe: Any, how: Descent | 
 
     amp = how is not None and how.amp
     with mixed_precision(batch.inputs.device, amp):
-        return backward_in_parts(network, batch.inputs, batch.targets, loss, chunk=_part(network, batch, how))
+        return backward_in_parts(network, batch.inputs, batch.targets, loss, chunk=_parts(network, batch, how))
 
 
 def _reshaped(
     reshape: Reshape, clean: Batch, step: int, network: nn.Module, batch: Batch, recipe: Any, how: Descent | None = None
 ) -> Tensor:
     """``_own_backward`` with another loss, in the same parts; what ``reshape`` calls finds torch's own norms."""
-    size, amp = _part(network, batch, how), how is not None and how.amp
+    sizes, amp = _parts(network, batch, how), how is not None and how.amp
     total = torch.zeros((), device=batch.index.device)
-    for rows in torch.arange(len(batch), device=batch.index.device).split(size):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(batch), device=batch.index.device).split(sizes):  # type: ignore[no-untyped-call]
         part, share = batch.rows(rows), len(rows) / len(batch)
         with mixed_precision(part.inputs.device, amp):
             with quick_norms(part.inputs):
@@ -446,11 +447,12 @@ def _reshaped(
     return total
 
 
-def _part(network: nn.Module, batch: Batch, how: Descent | None) -> int:
-    """Rows of a batch that pass at once: a group, or as many as the network and the machine like; both give its mean."""
+def _parts(network: nn.Module, batch: Batch, how: Descent | None) -> int | list[int]:
+    """Rows of a batch that pass at once: groups, or as many as the network and the machine like; both give its mean."""
+    if how is not None and how.group is not None and len(batch) > how.group:
+        return groups(len(batch), how.group)
     whole = how is not None and how.whole
-    size = len(batch) if whole else chunk_of(network, batch.inputs, TRAINING_CHUNK)
-    return size if how is None or how.group is None else min(how.group, size)
+    return len(batch) if whole else chunk_of(network, batch.inputs, TRAINING_CHUNK)
 
 
 @contextmanager

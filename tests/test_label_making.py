@@ -162,7 +162,7 @@ def test_a_teacher_without_batch_norm_does_not_care_for_groups(images):
 def test_a_lone_last_image_joins_the_group_before_and_one_image_alone_is_refused(images):
     found = mean_logits(images[:17], teacher(), statistics="batch")
     torch.testing.assert_close(found, slow_batch_logits(images[:17], teacher(), [8, 9]))
-    with pytest.raises(InputError, match="statistics of 1 image: label 2 or more"):
+    with pytest.raises(InputError, match="statistics of 1 image were asked for: give 2 or more"):
         mean_logits(images[:1], teacher(), statistics="batch")
 
 

@@ -167,6 +167,24 @@ def test_teachers_that_do_not_know_the_views_they_label_are_warned_of_with_the_n
     assert not run.reporter.warnings
 
 
+@pytest.mark.parametrize(
+    ("recipe", "rule", "given", "warned"),
+    [
+        ("sre2l-tiny-2", "per-view", {}, True),
+        ("sre2l-tiny-2", "per-view", {"views__tau_squared": True}, False),
+        ("sre2l-tiny-2", "averaged", {}, False),
+        ("sre2l-tiny-2", "two-distances", {"views__temperature": "20"}, False),
+        ("sre2l-cifar-2", "per-view", {}, False),
+    ],
+)
+def test_a_temperature_that_leaves_sgd_without_gradient_is_warned_of(tmp_path, recipe, rule, given, warned):
+    run = voting(tmp_path, rule, protocol=(recipe,), **given)
+    run.label(images(), CLASSES)
+    said = [warning for warning in run.reporter.warnings if "--views.tau-squared" in warning]
+    assert len(said) == warned
+    assert all("temperature of 20 makes gradients about 400 times smaller" in warning for warning in said)
+
+
 def test_a_mirror_that_changes_the_class_is_warned_of(tmp_path):
     run = voting(tmp_path, "static-mixed", views__flip="0.5")
     run.label(images(), CLASSES)

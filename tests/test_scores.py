@@ -42,6 +42,16 @@ def test_an_edge_belongs_to_the_bin_below_it():
     assert calibration_error(torch.tensor([0.5, 0.6]), torch.tensor([True, False]), 2) == pytest.approx(0.55)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [3, 6, 10, 15, 49])
+def test_every_edge_belongs_to_the_bin_below_it_in_any_float_type(dtype, bins):
+    edge = (torch.arange(1, bins, dtype=torch.float64) / bins).to(dtype)
+    below = torch.nextafter(edge, torch.zeros((), dtype=dtype))  # of the same bin, wrong where the edge is right
+    for one, other in zip(edge, below, strict=True):
+        together = calibration_error(torch.stack([one, other]), torch.tensor([True, False]), bins)
+        assert together == pytest.approx(abs(1 - float(one) - float(other)) / 2, abs=1e-9)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=30), st.sampled_from([1, 4, 16])
 )

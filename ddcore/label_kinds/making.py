@@ -24,7 +24,7 @@ from ddcore.label_kinds.losses import LARGEST_HALF, distances
 from ddcore.label_kinds.per_image import SoftLabels, StaticMixedLabels
 from ddcore.label_kinds.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, top_k
 from ddcore.label_kinds.view_records import DrawnViews, ViewRecord
-from ddcore.passes import logits
+from ddcore.passes import groups, logits
 from ddcore.randomness import drawing_from
 from ddcore.views import INFER, SRE2L, Draw, View, changed
 
@@ -88,23 +88,6 @@ def asking(
             return torch.cat([_weighted(every, shares, part, statistics) for part in parts])
 
     return ask
-
-
-def groups(count: int, size: int) -> list[int]:
-    """Images of each consecutive group whose statistics are taken together.
-
-    Raises:
-        InputError: a group of one image has no statistics.
-
-    >>> groups(16, 8), groups(18, 8), groups(17, 8)
-    ([8, 8], [8, 8, 2], [8, 9])
-    """
-    if min(count, size) < 2:
-        raise InputError(
-            f"teachers are asked by the statistics of {min(count, size)} image: label 2 or more, in groups of 2 or more"
-        )
-    sizes = [size] * (count // size) + ([count % size] if count % size else [])
-    return [*sizes[:-2], sizes[-2] + 1] if sizes[-1] == 1 else sizes
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
