@@ -5,7 +5,7 @@ The plan is printed at the start, shown by ``--plan-only`` and kept in the run a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import asdict, field, frozen
@@ -130,7 +130,9 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     return None
 
 
-def resolve(hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installed_matchers: Sequence[str]) -> Plan:
+def resolve(
+    hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installed_matchers: Callable[[], Sequence[str]]
+) -> Plan:
     """The plan for the selected plugins (name to instance, in command-line order).
 
     Raises:
@@ -249,12 +251,13 @@ def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tupl
     )
 
 
-def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed: Sequence[str]) -> str:
+def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed_matchers: Callable[[], Sequence[str]]) -> str:
     matchers = matching(plugins)
     if len(matchers) > 1:
         both = " and ".join(hooks.who(m) for m in matchers)
         raise PluginError(f"{both} are both matchers, of which a run has one: keep one of them")
     if not matchers:
+        installed = installed_matchers()
         chosen = " ".join(f"--plugin {name}" for name in plugins)
         example = f"; try ddcore run {chosen} --plugin {installed[0]}".replace("  ", " ") if installed else ""
         known = ", ".join(installed) if installed else "none is installed: pip install ddcore-dm"

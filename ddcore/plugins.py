@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -251,7 +253,14 @@ class Offer:
 
 
 def installed() -> dict[str, list[Offer]]:
-    """All installed plugins by name, from metadata alone: nothing is imported."""
+    """All installed plugins by name, from metadata alone: nothing is imported. Read again when a folder on the path changes."""
+    return {
+        name: list(offers) for name, offers in _installed(tuple((path, _changed(path)) for path in sys.path)).items()
+    }
+
+
+@lru_cache(maxsize=8)
+def _installed(where: tuple[tuple[str, int], ...]) -> dict[str, list[Offer]]:
     found: dict[str, dict[str, Offer]] = {}
     for distribution in metadata.distributions():
         for point in distribution.entry_points:
@@ -262,6 +271,14 @@ def installed() -> dict[str, list[Offer]]:
                 offer = Offer(point.name, origin, version, point.value)
                 found.setdefault(point.name, {}).setdefault(origin, offer)
     return {name: [found[name][d] for d in sorted(found[name])] for name in sorted(found)}
+
+
+def _changed(path: str) -> int:
+    """When a folder's or an archive's list of files changed, in nanoseconds; 0 for none."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def find(request: str) -> Offer:

@@ -24,6 +24,7 @@ from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, StoreError, near
 from ddcore.holding import held
+from ddcore.inspection import installed_matchers
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
@@ -124,12 +125,9 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """Who does what."""
-        from ddcore.inspection import installed_matchers
-
         config = self.config
         choices = Choices(config.steps, self.network_name, config.init, config.labels, config.baseline)
-        plan = resolve(self.hooks, self.plugins, choices, installed_matchers())
-        return plan
+        return resolve(self.hooks, self.plugins, choices, installed_matchers)
 
     @property
     def warnings(self) -> tuple[str, ...]:

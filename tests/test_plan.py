@@ -67,7 +67,7 @@ def planned(choices: Choices = ANY, **plugins: Plugin):
     for name, plugin in plugins.items():
         manager.register(plugin, name)
     hooks = Hooks(manager, {name: f"{name!r} (ddcore-{name} 1.0)" for name in plugins})
-    return resolve(hooks, plugins, choices, ["dm", "mtt"])
+    return resolve(hooks, plugins, choices, lambda: ["dm", "mtt"])
 
 
 def test_order_of_plugins_does_not_change_who_does_what():

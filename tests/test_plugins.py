@@ -56,6 +56,17 @@ def test_an_entry_point_to_nothing_says_so(site):
         load_class("gone")
 
 
+def test_what_is_installed_is_read_again_when_a_folder_of_the_path_changes_and_only_then(site, monkeypatch):
+    site.plugin("flop")
+    before = installed()
+    assert "later" not in before
+    site.plugin("later")
+    assert "later" in installed() and "later" not in before
+    installed()["flop"].clear()
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: pytest.fail("read again"))
+    assert installed()["flop"]
+
+
 def test_names_of_two_distributions_clash_until_one_is_asked_by_its_distribution(site):
     site.plugin("flop", distribution="ddcore-flop")
     site.plugin("flop", distribution="other-flop", version="3.0")
