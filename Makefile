@@ -1,7 +1,9 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
-# All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter.
+# All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
+# many tests run at a time: some wait for stores and signals, so one more than there are cores.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 3
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 READY := $(VENV)/.ready
@@ -14,10 +16,10 @@ demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --timeout 3600 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -79,6 +79,7 @@ def test_a_mirage_that_breaks_it_fails_the_check(name, tmp_path):
     assert result.status == "failed" and words in result.detail, result
 
 
+@pytest.mark.slow
 def test_the_mirage_that_was_broken_above_keeps_those_checks_as_it_stands(tmp_path):
     check_plugin(written(tmp_path, {}), only=list(BREAKS))
 
