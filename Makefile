@@ -1,9 +1,9 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
 # All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
-# many tests run at a time: some wait for stores and signals, so one more than there are cores.
+# many tests run at a time. Tests start hundreds of processes, which is quicker where compiled modules are kept.
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 3
+JOBS ?= 2
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 READY := $(VENV)/.ready
@@ -16,10 +16,10 @@ demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
