@@ -3,7 +3,7 @@
 2,000 MNIST digits as they are train a perceptron; the test digits are shifted by up to 6 pixels each way. The teacher is a small ResNet
 (global pooling) trained on 20,000 shifted digits. ``plain``: labels alone. ``kd``: the teacher on the same digits. ``oracle``: kd on
 digits that are shifted at random over the whole range. ``hard``: learned turns, shifts and scales. ``hard-shifts``: learned shifts alone.
-Each student is tested on shifted and on centred digits. About a minute a run on one thread; call again to go on where it stopped.
+Each student is tested on shifted and on centred digits. About four minutes a run on one thread, an hour in all; call again to go on where it stopped.
 
     python examples/benchmarks/hard_shifts.py --data ../shared/data/mnist
     python examples/benchmarks/hard_shifts.py --tiny
