@@ -86,14 +86,14 @@ class RunCommand(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the selected plugins first, then parse with their options."""
         from ddcore.assembly import select
-        from ddcore.options import unselected
+        from ddcore.options import unknown
 
         wants_help = any(flag in args for flag in context.help_option_names)
         selection = context.meta["ddcore.selection"] = select(args, os.environ, strict=not wants_help)
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            if sentence := unselected(error.option_name, selection.groups):
+            if sentence := unknown(error.option_name, selection.groups):
                 raise OptionError(sentence) from error
             raise
 

@@ -375,11 +375,14 @@ def _word(kind: Any) -> str:
     return _word(arguments[0]) if origin is tuple else {int: "integer", float: "number", str: "text"}.get(kind, "text")
 
 
-def unselected(name: str, groups: Iterable[str]) -> str | None:
-    """For an unknown ``--group.option``: the sentence that says which plugin to add, if it is a plugin's."""
-    group, dot, _ = name.lstrip("-").partition(".")
-    if not dot or group in groups:
+def unknown(name: str, groups: Mapping[str, type]) -> str | None:
+    """For an unknown ``--group.option``: what its plugin has instead, or which plugin to add, if it is a plugin's."""
+    group, dot, word = name.lstrip("-").partition(".")
+    if not dot:
         return None
+    if group in groups:
+        own = [flag(group, option).partition(".")[2] for option in fields(groups[group])]
+        return f"{group} has no option {word!r}: {near(word, own)}"
     if group in CORE_GROUPS:
         return _unneeded(f"{name!r} configures {group}, which no selected plugin needs", group)
     from ddcore.plugins import installed

@@ -24,7 +24,7 @@ from ddcore.options import (
     preparse,
     resolve,
     to_toml,
-    unselected,
+    unknown,
     variable,
 )
 from ddcore.plugins import Plugin, option
@@ -258,10 +258,12 @@ def test_help_has_symbol_default_and_unit():
 
 def test_an_option_of_a_plugin_that_is_not_selected_is_refused_with_the_remedy(capsys):
     sentence = "'--fyi.flip-prob' belongs to plugin 'fyi', which is not selected: add --plugin fyi"
-    assert unselected("--fyi.flip-prob", ["datm"]) == sentence
-    assert unselected("--fyi.flip-prob", ["fyi"]) is None and unselected("--ipcc", []) is None
-    assert "belongs to no plugin: did you mean 'fyi'" in str(unselected("--fiy.flip-prob", []))
-    assert "no selected plugin needs" in str(unselected("--experts.count", []))
+    assert unknown("--fyi.flip-prob", {"datm": Range}) == sentence
+    assert unknown("--range.hihg", {"range": Range}) == "range has no option 'hihg': did you mean 'high'?"
+    assert unknown("--range.zzz", {"range": Range}) == "range has no option 'zzz': choose one of high, low"
+    assert unknown("--ipcc", {}) is None
+    assert "belongs to no plugin: did you mean 'fyi'" in str(unknown("--fiy.flip-prob", {}))
+    assert "no selected plugin needs" in str(unknown("--experts.count", {}))
     assert invoke(["run", "--fyi.flip-prob", "0.5"]) == 2
     assert sentence in capsys.readouterr().err
 
