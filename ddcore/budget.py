@@ -16,7 +16,6 @@ from torch import Tensor
 from ddcore.artifact import as_stored
 from ddcore.distil import pixels_of, stored
 from ddcore.errors import InputError
-from ddcore.label_kinds.sizes import PER_VIEW
 from ddcore.label_rules import draw_for, extent, kept_classes
 from ddcore.labels import HardLabels, Labels, SoftLabels, label_bytes
 from ddcore.protocols import resolved_protocols
@@ -127,7 +126,7 @@ def label_size(run: Run) -> Callable[[int], int]:
     """
     classes = len(run.source.classes)
     kind, how = kind_and_storage(run)
-    if kind in PER_VIEW:
+    if kind in OF_VIEWS:
         return lambda ipc: LARGEST_HEADER + label_bytes(kind, classes * ipc, classes, **how)
     if kind not in ("hard", "soft", "averaged", "static-mixed"):
         raise InputError(

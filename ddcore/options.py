@@ -22,6 +22,7 @@ from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import OptionError, near
 from ddcore.plugins import FIRST_PARTY
 from ddcore.presets import Preset
+from ddcore.recipes import RULES, Experts, Teachers, ViewOptions
 from ddcore.secrecy import keep, option, withhold
 
 SHARED = ""
@@ -394,8 +395,6 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
 
 
 def _unneeded(sentence: str, group: str) -> str:
-    from ddcore.recipes import RULES
-
     rules = f", or give --labels {', '.join(RULES[:-1])} or {RULES[-1]}" if group != "experts" else ""
     return f"{sentence}: leave it out{rules}"
 
@@ -450,8 +449,6 @@ def _written(instance: Any) -> dict[str, Any]:
 
 def core_group(name: str) -> type:
     """The class of one of the core's own option groups."""
-    from ddcore.recipes import Experts, Teachers, ViewOptions
-
     return {"experts": Experts, "teachers": Teachers, "views": ViewOptions}[name]
 
 

@@ -29,6 +29,7 @@ from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
+from ddcore.protocols import resolved_protocols
 from ddcore.secrecy import hand_on, hidden
 from ddcore.storage import Place
 from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
@@ -402,8 +403,6 @@ class Run:
 
     def arm(self, set: str, labels: str = "hard") -> Arm:
         """An arm under the run's first protocol, in the first network that students are tested in."""
-        from ddcore.protocols import resolved_protocols
-
         networks = self.config.eval_network or (self.network_name,)
         return Arm(set, labels, resolved_protocols(self)[0].name, networks[0])
 
@@ -513,8 +512,6 @@ class Run:
         Raises:
             OptionError, InputError: naming the nearest known one.
         """
-        from ddcore.protocols import resolved_protocols
-
         self.executor()
         resolved_protocols(self)
         for name in {self.network_name, *self.config.eval_network}:

@@ -49,9 +49,7 @@ def calibration_error(confidence_M: Tensor, right_M: Tensor, bins: int = BINS) -
     if not torch.isfinite(confidence).all():
         return math.nan
     edges = (torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins).to(confidence_M.dtype)
-    bin_M = torch.bucketize(
-        confidence, edges.double()
-    )  # edges as exact as the confidences: 1/3 is one of six bins' in any type
+    bin_M = torch.bucketize(confidence, edges.double())  # rounded as the confidences are: 1/3 is an edge in any type
     gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
     gaps.index_add_(0, bin_M, right_M.double() - confidence)
     return float(gaps.abs().sum() / len(confidence))

@@ -13,15 +13,13 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ddcore.types import Batch, Progress, Task
-from ddcore.views import ATTEMPTS, resized_crops
+from ddcore.views import ATTEMPTS, LARGE, resized_crops
 
 if TYPE_CHECKING:
     from ddcore.run import Run
 
 Cropping = Literal["auto", "resized", "none"]
 
-LARGE = 64
-"""From this many pixels a side on, the methods crop by default; above, they roll further."""
 RATIO = (3 / 4, 4 / 3)
 
 
@@ -51,7 +49,7 @@ class SharedView:
 
 
 def usual_reach(size: int) -> int:
-    """Largest roll for images of so many pixels a side.
+    """Largest roll for images of so many pixels a side: further above ``LARGE``.
 
     >>> usual_reach(32), usual_reach(64), usual_reach(224)
     (4, 4, 32)

@@ -26,6 +26,7 @@ PUBLIC = frozenset(
         "ddcore.patches",
         "ddcore.parts_of_loss",
         "ddcore.passes",
+        "ddcore.precision",
         "ddcore.randomness",
         "ddcore.recipes",
         "ddcore.run",

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ddcore.errors import InputError, near
 from ddcore.normalisation import MeanStd
 from ddcore.storage import Place, sha256_of
+from ddcore.weights import read_state
 
 CLIP = "open_clip:"
 CLIP_IMAGES = MeanStd((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -85,8 +86,6 @@ class Public:
         Raises:
             InputError: it is not there, or it is another file of that name.
         """
-        from ddcore.weights import read_state
-
         place = self.place()
         if sha256_of(place.read_bytes(0, self.nbytes + 1)) != self.sha256:
             raise InputError(

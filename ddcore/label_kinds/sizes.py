@@ -11,12 +11,12 @@ from ddcore.errors import InputError, near
 from ddcore.label_kinds.labels import smallest_type
 from ddcore.label_kinds.per_view import id_type
 from ddcore.label_kinds.view_records import batches_of, kept_batches
+from ddcore.recipes import OF_VIEWS
 
 ALSO_CALLED = {"averaged": "soft", "pruned": "per-view", "seeded": "per-view"}
 PER_IMAGE = ("hard", "soft", "static-mixed", "dense")
-PER_VIEW = ("per-view", "top-k", "two-distances")
 PROJECTOR = "projector"
-KNOWN = (*PER_IMAGE, *PER_VIEW, PROJECTOR)
+KNOWN = (*PER_IMAGE, *OF_VIEWS, PROJECTOR)
 
 
 class Storage(TypedDict, total=False):

@@ -12,6 +12,7 @@ import torch
 from attrs import frozen
 from torch import Generator, Tensor
 
+from ddcore.precision import wide
 from ddcore.selection import kcenter, random_choice
 
 ENTRIES_AT_ONCE = 2**22
@@ -132,7 +133,7 @@ def herding(features_ND: Tensor, count: int) -> Tensor:
     tensor([1, 2])
     """
     chosen: list[int] = []
-    features = _wide(features_ND)
+    features = wide(features_ND.detach())
     mean = features.mean(0)
     due = torch.zeros_like(mean)
     taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -160,7 +161,7 @@ def k_center(features_ND: Tensor, count: int, first: int | None = None) -> Tenso
     >>> k_center(torch.tensor([[0.0], [1.0], [2.0], [10.0]]), 3, first=1)
     tensor([1, 3, 0])
     """
-    features = _wide(features_ND)
+    features = wide(features_ND.detach())
     if first is None:
         return kcenter(features, count)
     if not 0 <= first < len(features):
@@ -172,11 +173,6 @@ def k_center(features_ND: Tensor, count: int, first: int | None = None) -> Tenso
         nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
         nearest[chosen[-1]] = -1
     return torch.tensor(chosen, dtype=torch.int64)
-
-
-def _wide(features_ND: Tensor) -> Tensor:
-    """At least float32: sums of squares overflow in half precision, and then all samples are equally far."""
-    return features_ND.detach().to(torch.promote_types(features_ND.dtype, torch.float32))
 
 
 # ---- by similarity ---------------------------------------------------------------------------------------------------

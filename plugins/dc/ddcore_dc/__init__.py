@@ -25,6 +25,7 @@ from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, hookimpl, o
 from ddcore.networks import mixes_samples
 from ddcore.parts_of_loss import with_gradient
 from ddcore.passes import Crew
+from ddcore.precision import wide
 from ddcore_dc.student import Student
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def row_distance(real: Tensor, synthetic: Tensor) -> Tensor:
     """
     if real.dim() < 2:
         return real.new_zeros(())
-    real, synthetic = _wide(real).flatten(1), _wide(synthetic).flatten(1)
+    real, synthetic = wide(real).flatten(1), wide(synthetic).flatten(1)
     norms = torch.linalg.vector_norm(real, dim=1) * torch.linalg.vector_norm(synthetic, dim=1)
     return (1 - (real * synthetic).sum(1) / (norms + EPSILON)).sum()
 
@@ -87,15 +88,10 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
         raise ValueError(f"no distance of gradients is named {kind!r}: choose one of {', '.join(DISTANCES)}")
     if kind == "ours":
         return torch.stack([row_distance(a, b) for a, b in zip(real, synthetic, strict=True)]).sum()
-    one, other = (torch.cat([_wide(g).reshape(-1) for g in gradient]) for gradient in (real, synthetic))
+    one, other = (torch.cat([wide(g).reshape(-1) for g in gradient]) for gradient in (real, synthetic))
     if kind == "mse":
         return (one - other).square().sum()
     return row_distance(one[None], other[None])
-
-
-def _wide(gradient: Tensor) -> Tensor:
-    """At least float32: products of small gradients vanish in half precision."""
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
 
 
 def outer_inner_loops(ipc: int) -> tuple[int, int]:

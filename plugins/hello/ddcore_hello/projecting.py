@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ddcore import InputError
 from ddcore.labels import Labels, View, mean_logits
+from ddcore.precision import wide
 from ddcore.types import Batch
 
 Weak = Literal["mean", "each"]
@@ -32,7 +33,7 @@ def prototypes(features: Tensor, classes: Tensor, count: int) -> Tensor:
     Returns:
         (K, D) of the features' type; columns sum to 0. Features that are 0 point nowhere and add nothing.
     """
-    unit = F.normalize(_wide(features), dim=1)
+    unit = F.normalize(wide(features), dim=1)
     sums = torch.zeros(count, features.shape[1], dtype=unit.dtype, device=features.device)
     means = F.normalize(sums.index_add_(0, classes.to(features.device), unit), dim=1)
     return (means - means.mean(0)).to(features.dtype)
@@ -44,14 +45,9 @@ def fitted_scale(logits: Tensor, wanted: Tensor) -> float:
     >>> fitted_scale(torch.tensor([[0.0, 1.0]]), torch.tensor([[5.0, 8.0]]))
     3.0
     """
-    own, due = (_wide(each) - _wide(each).mean(1, keepdim=True) for each in (logits, wanted))
+    own, due = (wide(each) - wide(each).mean(1, keepdim=True) for each in (logits, wanted))
     found = float((own * due).sum() / own.square().sum().clamp(min=1e-30))
     return found if found > 0 else 1.0
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float32 at least: half precision has neither the room for sums of squares nor a number as small as what is added to them."""
-    return values.float() if values.dtype.itemsize < 4 else values
 
 
 class WeakAnswers(Labels):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
 from ddcore.labels import kl_divergence
+from ddcore.precision import wide
 from ddcore.teaching import EMBEDDING, STAGES, Seen, Teaching
 
 if TYPE_CHECKING:
@@ -83,11 +84,6 @@ def _split(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     others = log_p[~own].view(len(z), -1)
     rest = others.logsumexp(1)
     return torch.stack([log_p[own], rest], 1), others - rest[:, None]
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:

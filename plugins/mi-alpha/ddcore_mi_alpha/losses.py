@@ -8,6 +8,8 @@ from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddcore.precision import unit_rows, wide
+
 Intermediate = Literal["mi", "mse", "cos", "ce", "pkd"]
 Map = Literal["skip", "last", "emd"]
 
@@ -83,13 +85,8 @@ def of_features(student: Tensor, teacher: Tensor, kind: Intermediate) -> Tensor:
     if kind == "ce":
         return soft_cross_entropy(student, teacher, 1.0)
     if kind == "pkd":
-        return (_scaled(student) - _scaled(teacher)).square().sum(1).mean()
+        return (unit_rows(student) - unit_rows(teacher)).square().sum(1).mean()
     raise ValueError(f"features are compared by mse, cos, ce or pkd, not by {kind!r}")
-
-
-def _scaled(rows: Tensor) -> Tensor:
-    lengths = rows.norm(dim=1, keepdim=True)
-    return rows / torch.where(lengths == 0, 1, lengths)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -101,11 +98,6 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
 def logit_mse(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean over all elements of squared differences of logits (B, K) divided by T, a scalar; without a factor T^2."""
     return F.mse_loss(wide(student) / temperature, wide(teacher) / temperature)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def layer_map(student: int, teacher: int, how: Map) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ddcore import Batch, Plugin, Term, hookimpl, option
 from ddcore.passes import channels_last
+from ddcore.precision import unit_rows, wide
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
 from ddcore.teachers import state_hash
 from ddcore.teaching import EMBEDDING, Seen, Teaching, tapped
@@ -50,9 +51,8 @@ def norm_and_direction(student: Tensor, teacher: Tensor, means: Tensor, classes:
 
 def misses(student: Tensor, teacher: Tensor, means: Tensor) -> Tensor:
     """The same row by row, (B,); ``means`` (B, D) are those of the rows' classes."""
-    student, teacher, means = (x if x.dtype == torch.float64 else x.float() for x in (student, teacher, means))
-    length = means.norm(dim=1, keepdim=True)
-    along = (student * (means / torch.where(length == 0, 1, length))).sum(1)
+    student, teacher, means = (wide(x) for x in (student, teacher, means))
+    along = (student * unit_rows(means)).sum(1)
     own, due = student.norm(dim=1), teacher.norm(dim=1)
     longest = torch.where(own >= due, own, due)  # where they are equal, the gradient is the cosine's
     return 1 - along / torch.where(longest == 0, 1, longest)

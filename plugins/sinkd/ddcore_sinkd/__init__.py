@@ -18,6 +18,7 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from ddcore import Plugin, Term, hookimpl, option
+from ddcore.precision import wide
 from ddcore.teaching import Seen, Teaching
 
 
@@ -27,7 +28,7 @@ def costs(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Args:
         student, teacher: logits (B, K), float; below float32 they are taken to float32.
     """
-    p_s, p_t = ((z if z.dtype == torch.float64 else z.float()).div(temperature).softmax(1) for z in (student, teacher))
+    p_s, p_t = ((wide(z) / temperature).softmax(1) for z in (student, teacher))
     return torch.cdist(p_s, p_t, p=1)
 
 
