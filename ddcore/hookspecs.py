@@ -25,27 +25,23 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from ddcore.data import Source
-    from ddcore.decoders import Operation
-    from ddcore.executors import Executor
-    from ddcore.labels import Labels
-    from ddcore.run import Run
-    from ddcore.teaching import Seen, Teaching
-    from ddcore.training import Answers, Samples
-    from ddcore.trajectory import Unroll
+    from ddcore.services import Executor, Labels, Run, Samples, Source, Teaching
     from ddcore.types import (
+        Answers,
         Arm,
         Batch,
         Learn,
         Loss,
         Progress,
         Row,
+        Seen,
         Segment,
         StudentData,
         Synthetic,
         Task,
         Term,
         Transform,
+        Unroll,
         Vote,
     )
 

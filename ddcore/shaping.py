@@ -100,7 +100,7 @@ def shaped(
 
         def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
             seen, teachers = (
-                Seen.of(output, features),
+                seen_of(output, features),
                 Teaching(votes, batch.inputs, names, batch.targets.get("logits")),
             )
             first = int(batch.index[0])
@@ -121,7 +121,7 @@ def shaped(
 
 def _looked_at(network: Module, images: Tensor, features: Found) -> Seen:
     training = network.training
-    seen = Seen.of(network.eval()(images), features)
+    seen = seen_of(network.eval()(images), features)
     network.train(training)
     return seen
 

@@ -13,47 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from attrs import field, frozen
 from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
 from ddcore.passes import channels_last
-from ddcore.types import Vote
+from ddcore.types import Seen, Vote
 
 EMBEDDING, STAGES = "embedding", "stage*"
-Features = Mapping[str, Tensor]
-
-
-@frozen(eq=False)
-class Seen:
-    """What a network made of some rows.
-
-    Attributes:
-        logits: (B, K).
-        features: by the names that were asked for; of a module that ran more than once in the pass, its last output.
-        calls: all of its outputs, in order.
-    """
-
-    logits: Tensor
-    features: Features
-    calls: Mapping[str, Sequence[Tensor]] = field(factory=dict)
-
-    def feature(self, name: str) -> Tensor:
-        """A feature by name.
-
-        Raises:
-            InputError: it was not asked for.
-        """
-        if name not in self.features:
-            raise InputError(
-                f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()"
-            )
-        return self.features[name]
-
-    @classmethod
-    def of(cls, logits: Tensor, found: Found) -> Seen:
-        """What was found in a pass, kept: a later pass does not change it."""
-        return cls(logits, dict(found), {name: tuple(outputs) for name, outputs in found.calls.items()})
 
 
 class Found(dict[str, Tensor]):
@@ -75,6 +41,11 @@ class Found(dict[str, Tensor]):
         """A module has run."""
         self[name] = output
         self.calls.setdefault(name, []).append(output)
+
+
+def seen_of(logits: Tensor, found: Found) -> Seen:
+    """What was found in a pass, kept: a later pass does not change it."""
+    return Seen(logits, dict(found), {name: tuple(outputs) for name, outputs in found.calls.items()})
 
 
 def last_linear(network: nn.Module) -> str:
@@ -182,4 +153,4 @@ class Teaching:
             return Seen(network(inputs), {})
         with tapped(network, self._names) as features:
             logits = network(inputs)
-        return Seen.of(logits, features)
+        return seen_of(logits, features)

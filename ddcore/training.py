@@ -62,17 +62,6 @@ Choose = Callable[[nn.Module, int, int], Tensor]
 """From (network, epoch, step) to the rows (n,) int64 that this epoch visits, each as often as it is named."""
 
 
-class Samples(Protocol):
-    """Labelled real images that are normalised as they are fetched: ``run.real.train``, ``run.real.test``."""
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    def __len__(self) -> int: ...
-
-    def inputs(self, index: Tensor) -> Tensor: ...
-
-
 def rate_at(
     step: int,
     rate: float,
@@ -471,31 +460,6 @@ def still_statistics(network: nn.Module) -> Iterator[None]:
 def is_finite(network: nn.Module) -> bool:
     """Whether every weight is a number."""
     return all(bool(torch.isfinite(p).all()) for p in network.parameters())
-
-
-@frozen(eq=False)
-class Answers:
-    """What a network says about M samples.
-
-    Attributes:
-        classes: (M,) int64 on the CPU: those with the highest logit.
-        confidence: (M,) float32 on the CPU: their probability.
-        labels: (M,) int64 on the CPU: the right ones.
-    """
-
-    classes: Tensor
-    confidence: Tensor
-    labels: Tensor
-
-    @property
-    def right(self) -> Tensor:
-        """(M,) bool."""
-        return self.classes == self.labels
-
-    @property
-    def accuracy(self) -> float:
-        """In [0, 1]."""
-        return int(self.right.sum()) / max(1, len(self.labels))
 
 
 def answers_of(network: nn.Module, samples: Samples, *, index: Tensor | None = None) -> Answers:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddcore.errors import OptionError
 from ddcore.plugins import Plugin, option
-from ddcore.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task
+from ddcore.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task, Unroll
 from ddcore.unroll import unrolled_loss
 
 if TYPE_CHECKING:
@@ -26,27 +26,6 @@ if TYPE_CHECKING:
 
 Mode = Literal["adjoint", "tesla", "full"]
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
-
-
-@frozen
-class Unroll:
-    """How the student is unrolled.
-
-    Attributes:
-        owner: plugin name, the first part of every random key.
-        steps: N, SGD steps of the student.
-        batch: |b|, distinct images an inner step; None is all of them.
-        mode: exact adjoint, TESLA's truncated gradient, or the full graph.
-        micro_batch: images whose second-order graph is alive at once; None is what was measured best for their size.
-        below: T+, the highest start epoch plus one that the matcher ever draws; None when it does not say.
-    """
-
-    owner: str
-    steps: int
-    batch: int | None
-    mode: Mode
-    micro_batch: int | None
-    below: int | None = None
 
 
 @frozen(kw_only=True, eq=False)

@@ -11,9 +11,10 @@ from attrs import field, frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ddcore.errors import InputError, near
+
 if TYPE_CHECKING:
-    from ddcore.label_kinds.labels import Labels
-    from ddcore.training import Samples
+    from ddcore.services import Labels, Samples
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
@@ -279,6 +280,27 @@ class Segment:
 
 
 @frozen
+class Unroll:
+    """How the student is unrolled.
+
+    Attributes:
+        owner: plugin name, the first part of every random key.
+        steps: N, SGD steps of the student.
+        batch: |b|, distinct images an inner step; None is all of them.
+        mode: exact adjoint, TESLA's truncated gradient, or the full graph.
+        micro_batch: images whose second-order graph is alive at once; None is what was measured best for their size.
+        below: T+, the highest start epoch plus one that the matcher ever draws; None when it does not say.
+    """
+
+    owner: str
+    steps: int
+    batch: int | None
+    mode: Literal["adjoint", "tesla", "full"]
+    micro_batch: int | None
+    below: int | None = None
+
+
+@frozen
 class Cost:
     """What one outer step of a matcher costs, for the estimate before a run.
 
@@ -306,6 +328,58 @@ class Network(Protocol):
     def __call__(self, inputs: Any) -> Tensor: ...
 
     def embed(self, inputs: Any) -> Tensor: ...
+
+
+@frozen(eq=False)
+class Seen:
+    """What a network made of some rows.
+
+    Attributes:
+        logits: (B, K).
+        features: by the names that were asked for; of a module that ran more than once in the pass, its last output.
+        calls: all of its outputs, in order.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor]
+    calls: Mapping[str, Sequence[Tensor]] = field(factory=dict)
+
+    def feature(self, name: str) -> Tensor:
+        """A feature by name.
+
+        Raises:
+            InputError: it was not asked for.
+        """
+        if name not in self.features:
+            raise InputError(
+                f"no feature {name!r} was read: {near(name, self.features)}; name it in the plugin's taps()"
+            )
+        return self.features[name]
+
+
+@frozen(eq=False)
+class Answers:
+    """What a network says about M samples.
+
+    Attributes:
+        classes: (M,) int64 on the CPU: those with the highest logit.
+        confidence: (M,) float32 on the CPU: their probability.
+        labels: (M,) int64 on the CPU: the right ones.
+    """
+
+    classes: Tensor
+    confidence: Tensor
+    labels: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """(M,) bool."""
+        return self.classes == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return int(self.right.sum()) / max(1, len(self.labels))
 
 
 @frozen(eq=False)
