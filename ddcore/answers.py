@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from ddcore.data import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
-from ddcore.types import Batch, Learn, Row, Segment, StudentData, Synthetic, Task, Term, Transform, Vote
+from ddcore.services import StudentData
+from ddcore.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
 
 T = TypeVar("T")
 MIX = {"mixed", "lam"}

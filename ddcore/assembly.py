@@ -131,7 +131,7 @@ def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: 
         InputError: nobody knows the name.
     """
     from ddcore.dispatch import Hooks
-    from ddcore.run import load_source
+    from ddcore.loading import load_source
 
     words = [*(w for p in plugins for w in ("--plugin", p)), *(w for p in paths for w in ("--plugin-path", p))]
     setup = setup_from(select([*words, "--preset", "none"], {}), {}, {})

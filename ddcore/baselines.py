@@ -15,8 +15,8 @@ from ddcore.selection import kcenter
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
-    from ddcore.labels import Labels
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
+    from ddcore.services import Labels
 
 
 def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:

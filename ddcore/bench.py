@@ -45,10 +45,11 @@ from ddcore.storage import Place, canonical, sha256_of
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.executors import Description, Executor
+    from ddcore.executors import Description
     from ddcore.progress import Reporter
     from ddcore.record import Setup
     from ddcore.run import Run
+    from ddcore.services import Executor
 
 BENCH = "bench"
 """The kind of a task that is a whole run."""

@@ -13,18 +13,19 @@ import torch
 from attrs import asdict, frozen
 from torch import Tensor
 
+from ddcore import answers
 from ddcore.artifact import as_stored
-from ddcore.distil import pixels_of, stored
 from ddcore.errors import InputError
 from ddcore.label_rules import draw_for, extent, kept_classes
 from ddcore.labels import HardLabels, Labels, SoftLabels, label_bytes
+from ddcore.packed import pixels_of
 from ddcore.protocols import resolved_protocols
 from ddcore.recipes import OF_VIEWS
 from ddcore.storage import size_of
 from ddcore.types import Synthetic
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 LARGEST_HEADER = 2048
 """Bytes that the header of a file of labels of views may take; of other labels it is counted."""
@@ -163,3 +164,9 @@ def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
         "k": kept_classes(options, run.source),
         "shuffle": draw_for(options, protocols[0].views, run.source).shuffle,
     }
+
+
+def stored(run: Run, synthetic: Synthetic) -> Synthetic:
+    """A set as plugins store it."""
+    kept: Synthetic = run.hooks.chain("ddcore_store", synthetic, check=answers.stored, run=run)
+    return kept

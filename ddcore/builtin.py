@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor, nn
 
+from ddcore.evaluate import evaluate_artifact
+from ddcore.executors import EXECUTORS
 from ddcore.hookspecs import hookimpl
+from ddcore.label_rules import label
+from ddcore.labels import HardLabels
+from ddcore.networks import build
+from ddcore.recipes import RULES
+from ddcore.selection import kcenter
+from ddcore.sources import knows, open_source
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.executors import Executor
+    from ddcore.host import Host as Run
     from ddcore.labels import Labels
-    from ddcore.run import Run
+    from ddcore.services import Executor
     from ddcore.types import Row, Task
 
 
@@ -24,8 +32,6 @@ class Core:
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
         """``digits``, ``parquet:``, ``folder:``, ``idx:``, ``npz:``, ``hf:`` and torchvision's names."""
-        from ddcore.sources import knows, open_source
-
         return open_source(f"{name}:{rest}" if rest else name, **options) if knows(name) else None
 
     @hookimpl
@@ -33,15 +39,11 @@ class Core:
         self, name: str, channels: int, size: int, classes: int, generator: Generator
     ) -> nn.Module | None:
         """The field's zoo and ``torchvision:NAME``."""
-        from ddcore.networks import build
-
         return build(name, channels, size, classes, generator)
 
     @hookimpl
     def ddcore_executor(self, name: str) -> Executor | None:
         """``here`` and ``processes``."""
-        from ddcore.executors import EXECUTORS
-
         return EXECUTORS[name]() if name in EXECUTORS else None
 
     @hookimpl
@@ -61,10 +63,6 @@ class Core:
     @hookimpl
     def ddcore_label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
         """``hard``: the class; the rules that ask the run's teachers."""
-        from ddcore.label_rules import label
-        from ddcore.labels import HardLabels
-        from ddcore.recipes import RULES
-
         if name in RULES:
             return label(name, images, classes, run)
         return HardLabels(classes.cpu(), len(run.real.classes)) if name == "hard" else None
@@ -72,8 +70,6 @@ class Core:
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:
         """Distilled, random, k-center, random at equal bytes, full; of images only."""
-        from ddcore.evaluate import evaluate_artifact
-
         return evaluate_artifact(run) if run.of_images else []
 
 
@@ -87,7 +83,5 @@ def for_each_class(classes: Tensor, images_of: Any) -> Tensor:
 
 def kcenter_images(run: Run, cls: int, count: int) -> Tensor:
     """k-center on normalised pixels of one class."""
-    from ddcore.selection import kcenter
-
     images = run.real.train.inputs(run.real.train.of_class(cls))
     return images[kcenter(images.flatten(1).cpu(), count).to(images.device)]

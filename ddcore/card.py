@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ddcore.artifact import Artifact
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 LONGEST_LICENCE = 20
 """Letters of a licence's short name; what is longer is a sentence, and stands in the text."""
@@ -74,7 +71,28 @@ not to look like their classes.
 """
 
 
-def card(artifact: Artifact) -> str:
+class Described(Protocol):
+    """What is said about a finished set."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def ipc(self) -> float: ...
+
+    @property
+    def equivalent_ipc(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+
+def card(artifact: Described) -> str:
     """Markdown with a YAML head, as data hubs read it."""
     manifest = artifact.manifest
     source, made, size = manifest["source"], manifest["provenance"], manifest["bytes"]

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch import Tensor
 
 from ddcore import answers
 from ddcore.artifact import Artifact, as_stored, load_artifact, save_artifact
+from ddcore.budget import stored
 from ddcore.decoders import Decoder
 from ddcore.dispatch import CORE
 from ddcore.errors import InputError, PluginError
 from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
-from ddcore.packed import Packed, load_packed, save_packed
+from ddcore.loop import distillation_tasks
+from ddcore.packed import Packed, load_packed, pixels_of, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
@@ -100,39 +101,10 @@ def refuse_options_of_images(run: Run) -> None:
             )
 
 
-def distillation_tasks(run: Run) -> list[Task]:
-    """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
-
-    Raises:
-        PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
-    """
-    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, optional=True, run=run)
-    if tasks is None:
-        return [distillation_task(run)]
-    rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]
-    if len(tasks) > 1 and not all(rows) and not run.hooks.providers("ddcore_assemble"):
-        raise PluginError(
-            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble, or say the classes of each task's rows"
-        )
-    return tasks
-
-
-def distillation_task(run: Run) -> Task:
-    """One task that holds every class ``ipc`` times, class by class."""
-    classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
-    return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)
-
-
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
     """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined, sorted by class."""
     with torch.no_grad():
         return stored(run, joined(run, tasks))
-
-
-def stored(run: Run, synthetic: Synthetic) -> Synthetic:
-    """A set as plugins store it."""
-    kept: Synthetic = run.hooks.chain("ddcore_store", synthetic, check=answers.stored, run=run)
-    return kept
 
 
 def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
@@ -163,15 +135,12 @@ def label(run: Run, synthetic: Synthetic) -> Labels:
     learned = synthetic.of_role("labels")
     if learned is not None and run.config.labels is None:
         return SoftLabels(learned, synthetic.classes)
-    stored, operations = as_stored(pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation)
+    tensors, operations = as_stored(
+        pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation
+    )
     decoder = Decoder(operations)
-    images = decoder.sample(stored, torch.arange(decoder.count(stored))).to(run.device, run.dtype)
+    images = decoder.sample(tensors, torch.arange(decoder.count(tensors))).to(run.device, run.dtype)
     return run.label(images, synthetic.classes.to(run.device))
-
-
-def pixels_of(synthetic: Synthetic) -> dict[str, Tensor]:
-    """What images are decoded from."""
-    return {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}
 
 
 def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:

@@ -246,8 +246,7 @@ def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def folders() -> Iterator[Finding]:
     """Runs, cache and temporary files can be written, and there is room."""
-    from ddcore.run import default_cache
-    from ddcore.storage import Place
+    from ddcore.storage import Place, default_cache
 
     for name, place in (
         ("runs", Place.at("runs")),

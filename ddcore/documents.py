@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 2**26
 """Bytes of a JSON document; the largest that ddcore writes, the scores of a thousand students, take less than a hundredth."""
@@ -103,3 +103,8 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large a number")
     return number
+
+
+def is_count(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether it is a whole number, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -18,7 +18,7 @@ from ddcore.progress import duration
 from ddcore.types import Cost
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 BASE_BYTES = 350_000_000
 ACTIVATIONS_KEPT = 6

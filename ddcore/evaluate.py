@@ -26,20 +26,18 @@ from torch.nn import Module
 from ddcore import answers, randomness
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.baselines import kcenter_index, random_index, real_bytes
-from ddcore.labels import HardLabels, Labels, PerView
+from ddcore.labels import HardLabels, PerView
 from ddcore.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.scores import Arrival, arrival
+from ddcore.services import Labels, StudentData
 from ddcore.shaping import taught
 from ddcore.storage import canonical, sha256_of
 from ddcore.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
-from ddcore.training import (
-    WARM,
-    Answers,
-)
-from ddcore.types import Arm, Row, StudentData, Task
+from ddcore.training import WARM
+from ddcore.types import Answers, Arm, Row, Task
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 VERSION = 2
 DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"

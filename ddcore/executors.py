@@ -11,7 +11,7 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from ddcore.errors import DdcoreError, Interrupted
 
@@ -21,20 +21,6 @@ SECONDS_BETWEEN_LOOKS = 0.5
 STOPPED = Interrupted.exit_code
 Description = Mapping[str, Any]
 Done = Callable[[str], None]
-
-
-class Executor(Protocol):
-    """Does tasks somewhere."""
-
-    def map(self, run_url: str, tasks: Sequence[Description], jobs: int, done: Done) -> None:
-        """Do every task; each leaves its result in the run's ``checkpoints`` folder.
-
-        Args:
-            run_url: the run directory, from whose ``run.json`` a worker rebuilds everything.
-            tasks: descriptions, as ``ddcore.work`` reads them.
-            jobs: how many at a time, at most.
-            done: called in this process with each finished task's key.
-        """
 
 
 class Here:

@@ -37,7 +37,7 @@ from ddcore.types import EXPERT, Batch, Progress, Segment, Task, Transform
 from ddcore.unroll import flat_weights, weights_view
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 RECIPE_VERSION = 1
 DONE = "expert"

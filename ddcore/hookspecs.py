@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from ddcore.services import Executor, Labels, Run, Samples, Source, Teaching
+    from ddcore.services import Executor, Labels, Run, Samples, Source, StudentData, Teaching
     from ddcore.types import (
         Answers,
         Arm,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         Row,
         Seen,
         Segment,
-        StudentData,
         Synthetic,
         Task,
         Term,
@@ -499,7 +498,7 @@ def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[e
 
 
 @_kind("by_name")
-def ddcore_decoder(name: str) -> Operation | None:  # type: ignore[empty-body]
+def ddcore_decoder(name: str) -> Any | None:  # type: ignore[empty-body]
     """Turn stored tensors into samples, by an operation that the core does not have.
 
     Called when a set is decoded that names the operation in its ``decoder``.

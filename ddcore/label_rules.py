@@ -32,7 +32,7 @@ from ddcore.views import INFER, LARGE, SRE2L, Draw
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
     from ddcore.types import Vote
 
 NEAR_CHANCE = 0.25

@@ -52,7 +52,7 @@ from ddcore.label_kinds.per_view import (
 from ddcore.label_kinds.projector import Projector, ProjectorLabels, adaptable, factor_floats, fresh_factors, merged
 from ddcore.label_kinds.sizes import imagenet_parts, label_bytes, label_parts, low_rank_numbers
 from ddcore.label_kinds.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
-from ddcore.views import View
+from ddcore.types import View
 
 LABEL_KINDS = "ddcore.labels"
 """Entry points of kinds that plugins bring, by name: an artifact with such labels opens wherever the plugin is installed."""

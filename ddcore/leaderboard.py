@@ -9,17 +9,38 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ddcore.storage import Place
-
-if TYPE_CHECKING:
-    from ddcore.bench import Cell
 
 RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
 BASELINES = {"random": "random real images", "kcenter": "k-center", FULL: "all real images"}
 Column = tuple[str, int, str, str]
+
+
+class Cell(Protocol):
+    """One run of a suite: of which method, on which data, with how many images a class and which seed."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def ipc(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def place(self) -> str:
+        """Whose seeds belong together, as the name of a file."""
+
+    @property
+    def key(self) -> str:
+        """The run's folder."""
 
 
 def finished(place: Place, key: str) -> bool:

@@ -21,7 +21,7 @@ from ddcore.snapshots import keep_snapshot
 from ddcore.types import Learn, Loss, Task
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 
 def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,7 +79,7 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
     Returns:
         None where the matcher yields nothing, or does not learn from so many images of given classes.
     """
-    from ddcore.distil import distillation_tasks
+    from ddcore.loop import distillation_tasks
 
     tasks = distillation_tasks(run)
     if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
@@ -209,3 +209,26 @@ def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:
                 f"{name} became NaN or infinite by step {step} under {run.matcher_name}; the last good checkpoint is kept: "
                 f"try a smaller learning rate, then run again into a new --out"
             )
+
+
+def distillation_tasks(run: Run) -> list[Task]:
+    """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
+
+    Raises:
+        PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
+    """
+    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, optional=True, run=run)
+    if tasks is None:
+        return [distillation_task(run)]
+    rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]
+    if len(tasks) > 1 and not all(rows) and not run.hooks.providers("ddcore_assemble"):
+        raise PluginError(
+            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble, or say the classes of each task's rows"
+        )
+    return tasks
+
+
+def distillation_task(run: Run) -> Task:
+    """One task that holds every class ``ipc`` times, class by class."""
+    classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
+    return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

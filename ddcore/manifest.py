@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from os.path import realpath
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+from ddcore.documents import is_count
 from ddcore.errors import InputError
 from ddcore.storage import Place
 
@@ -109,11 +110,6 @@ def bytes_of(files: Mapping[str, Mapping[str, Any]], parts: Mapping[str, str]) -
     found = {part: int(files[name]["bytes"]) for name, part in parts.items() if name in files}
     counted = {part: found.get(part, 0) for part in COUNTED}
     return {**counted, "total": sum(counted.values()), "normalisation": found.get("normalisation", 0)}
-
-
-def is_count(value: object, least: int = 0) -> TypeGuard[int]:
-    """Whether it is a whole number, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _wrongs(manifest: Mapping[str, Any]) -> list[str]:

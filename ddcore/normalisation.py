@@ -24,7 +24,7 @@ from ddcore.statistics import mean_and_covariance
 from ddcore.storage import Place, load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from ddcore.data import Source
+    from ddcore.services import Source
 
 ZCA_EPS = 0.1
 CONSTANT = 1e-6

@@ -12,7 +12,7 @@ from ddcore.record import Setup, read_record, refuse_other_device, refuse_other_
 from ddcore.run import Run
 from ddcore.secrecy import restore
 from ddcore.storage import Place
-from ddcore.train import Lesson, TrainingRun
+from ddcore.work import named
 
 
 def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
@@ -53,12 +53,15 @@ def reopen(url: str) -> Run:
     return run
 
 
+KINDS = {"train": "ddcore.train:reopened"}
+"""What makes a run of another kind again, by the entry of ``run.json`` that says so: from (setup, place, reporter, entry)."""
+
+
 def _of_kind(record: Mapping[str, Any], setup: Setup, place: Place, reporter: Reporter | None) -> Run:
-    if "train" not in record:
-        return Run(setup, place, reporter)
-    run = TrainingRun(setup, place, reporter)
-    try:
-        run.lesson = Lesson(**record["train"])
-    except TypeError as error:
-        raise InputError(f"{place.url}/run.json is damaged ({error}): begin the run again") from error
-    return run
+    for kind, maker in KINDS.items():
+        if kind in record:
+            try:
+                return named(maker)(setup, place, reporter, record[kind])  # type: ignore[no-any-return]
+            except TypeError as error:
+                raise InputError(f"{place.url}/run.json is damaged ({error}): begin the run again") from error
+    return Run(setup, place, reporter)

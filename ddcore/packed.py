@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ddcore.artifact import Artifact, load_artifact
+from ddcore.documents import is_count
 from ddcore.errors import InputError
-from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, is_count, read_manifest
+from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, read_manifest
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 from ddcore.types import Synthetic
 
@@ -161,3 +162,8 @@ def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
         manifest = {}
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     return load_packed(place) if isinstance(kind, str) and kind != KIND else load_artifact(place)
+
+
+def pixels_of(synthetic: Synthetic) -> dict[str, Tensor]:
+    """What images are decoded from."""
+    return {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}

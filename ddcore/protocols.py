@@ -34,8 +34,8 @@ from ddcore.views import INFER, LARGE, SRE2L, Draw
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.labels import Labels
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
+    from ddcore.services import Labels
 
 Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")

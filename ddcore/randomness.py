@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-Key = str | int
+from ddcore.types import Key
+
 _lent: list[torch.Generator] = []
 
 

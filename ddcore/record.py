@@ -7,22 +7,24 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 from attrs import field, frozen
 
 import ddcore
+from ddcore.builtin import Core
+from ddcore.documents import is_count
 from ddcore.errors import InputError, PluginError
 from ddcore.hookspecs import API_VERSION
-from ddcore.manifest import is_count
+from ddcore.host import Host
 from ddcore.options import CORE_GROUPS, Resolved, as_json, from_json
+from ddcore.plan import Plan
 from ddcore.plugins import Offer, load_class, load_path, manager
 from ddcore.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
     from ddcore.config import Config
-    from ddcore.run import Run
     from ddcore.storage import Place
 
 SCHEMA = 1
@@ -57,8 +59,6 @@ class Setup:
 
     def manager(self) -> pluggy.PluginManager:
         """A plugin manager with the core first, then the selected plugins."""
-        from ddcore.builtin import Core
-
         return manager(self.plugins, self.offers, core=Core())
 
     def described(self) -> dict[str, str]:
@@ -138,7 +138,25 @@ def _wrongs(record: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def environment(run: Run) -> dict[str, Any]:
+class Recorded(Host, Protocol):
+    """A run that has a record.
+
+    Attributes:
+        begun: whether its record is written.
+    """
+
+    begun: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Who does what."""
+
+    @property
+    def setup(self) -> Setup:
+        """What makes it."""
+
+
+def environment(run: Host) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
     import torch
 
@@ -173,7 +191,7 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_other_device(record: Mapping[str, Any], run: Run) -> None:
+def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
     """Let no worker compute on another kind of device than the run was begun on.
 
     Raises:
@@ -186,7 +204,7 @@ def refuse_other_device(record: Mapping[str, Any], run: Run) -> None:
         )
 
 
-def write_artifact_record(run: Run, artifact: str) -> None:
+def write_artifact_record(run: Recorded, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
@@ -194,7 +212,7 @@ def write_artifact_record(run: Run, artifact: str) -> None:
     run.begun = True
 
 
-def write_record(run: Run, command: list[str], **more: Any) -> None:
+def write_record(run: Recorded, command: list[str], **more: Any) -> None:
     """Write ``run.json`` at a run's start; ``more`` says what kind of run it is, where it is none that distils."""
     record = {
         "schema": SCHEMA,

@@ -17,7 +17,6 @@ from ddcore.pages import PLOTS_MISSING, page, png_url
 from ddcore.plots import Dot, Line, available, dots_svg, lines_svg
 from ddcore.preview import sheet_png
 from ddcore.secrecy import redact
-from ddcore.snapshots import FOLDER
 from ddcore.storage import Place
 
 OWN = ("distilled", "student")
@@ -42,6 +41,8 @@ BY_CLASS = "class_accuracy"
 """Under which rows keep each seed's accuracy in each class."""
 MOST_PIXELS = 2**21
 """Of the sheet that the page holds: some megabytes at most."""
+SNAPSHOTS = "snapshots"
+"""Folder of a run, with strips of its images on the way."""
 MOST_IMAGES = 400
 MOST_TASKS = 4
 MOST_PLOTS = 12
@@ -240,7 +241,7 @@ def _position(number: int, columns: int, lines: int) -> str:
 
 def evolution(run: Place) -> list[tuple[int, str, float]]:
     """Steps, strips of images and how wide to show them, if any were kept; see ``ddcore.snapshots``."""
-    folder = run / FOLDER
+    folder = run / SNAPSHOTS
     if not folder.exists():
         return []
     kept = [(re.fullmatch(r".+-(\d+)\.png", name), name) for name in folder.names()]

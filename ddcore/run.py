@@ -23,28 +23,35 @@ from ddcore.data import Real, Source, keep_decoded, load_decoded
 from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, StoreError, near
+from ddcore.evaluate import score
+from ddcore.executors import EXECUTORS
+from ddcore.experts import trajectories
 from ddcore.holding import held
 from ddcore.inspection import installed_matchers
+from ddcore.loading import load_source
+from ddcore.loop import loss_of
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.protocols import resolved_protocols
+from ddcore.report import events
 from ddcore.secrecy import hand_on, hidden
-from ddcore.storage import Place
-from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
+from ddcore.storage import Place, default_cache
+from ddcore.teachers import committee
+from ddcore.types import SETTINGS, Arm, Batch, Key, Progress, Segment, Sequential, Task, Transform, Vote
+from ddcore.validation import carve
+from ddcore.work import describe, forget, remember
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
-    from ddcore.executors import Executor
     from ddcore.experts import Trajectories
     from ddcore.labels import Labels
     from ddcore.packed import Packed
     from ddcore.record import Setup
+    from ddcore.services import Executor, StudentData, Teaching
     from ddcore.teachers import Committee
-    from ddcore.teaching import Seen, Teaching
-    from ddcore.trajectory import Unroll
-    from ddcore.types import Row, StudentData
+    from ddcore.types import Row, Seen, Unroll
 
 CPU_WIDTH = 32
 DECODED = ("images", "text")
@@ -99,8 +106,6 @@ class Run:
             self.hooks.asked.update(self.hooks.names("ddcore_data"))
 
     def _carved(self, source: Source) -> Source:
-        from ddcore.validation import carve
-
         due = self._share_and_seed
         return source if due is None or source.carved == due else carve(source, *due)
 
@@ -170,7 +175,7 @@ class Run:
 
     # ---- randomness ----------------------------------------------------------------------------------------------
 
-    def generator(self, *key: randomness.Key) -> torch.Generator:
+    def generator(self, *key: Key) -> torch.Generator:
         """A fresh CPU generator for this run's seed and a key such as ("dm", "network", step)."""
         return randomness.generator(self.seed, *key)
 
@@ -229,7 +234,7 @@ class Run:
         self,
         phase: str,
         *,
-        key: Sequence[randomness.Key],
+        key: Sequence[Key],
         count: int = 1,
         shared: bool = False,
         progress: Progress | None = None,
@@ -397,8 +402,6 @@ class Run:
             arms: sets of the core, or of a plugin's ``student_sets``.
             seeds: students of each; default: ``--eval-seeds``.
         """
-        from ddcore.evaluate import score
-
         return score(self, arms, self.config.eval_seeds if seeds is None else seeds)
 
     def arm(self, set: str, labels: str = "hard") -> Arm:
@@ -408,22 +411,16 @@ class Run:
 
     def matching_loss(self, images: Tensor, classes: Tensor, step: int = 0) -> float | None:
         """The matcher's loss of given images as they stand; see ``ddcore.loop.loss_of``."""
-        from ddcore.loop import loss_of
-
         return loss_of(self, images, classes, step)
 
     @cached_property
     def trajectories(self) -> Trajectories:
         """Experts trained on the real data, with their weights along the way; trained at the first use."""
-        from ddcore.experts import trajectories
-
         return trajectories(self)
 
     @cached_property
     def teachers(self) -> Committee:
         """Networks trained on the real data that answer for it, in eval mode; trained, or loaded, at the first use."""
-        from ddcore.teachers import committee
-
         return committee(self)
 
     def votes(self, purpose: str, task: Task | None = None, batch: Batch | None = None) -> list[Vote]:
@@ -462,8 +459,6 @@ class Run:
 
     def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
         """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
-        from ddcore.work import describe, forget, remember
-
         left = [task for task in tasks if not self.checkpoints.finished(task.key)]
         executor = self.executor()
         remember(self)
@@ -499,8 +494,6 @@ class Run:
         Raises:
             OptionError: no such executor.
         """
-        from ddcore.executors import EXECUTORS
-
         executor = self.hooks.by_name("ddcore_executor", check=answers.executor, name=self.executor_name)
         if executor is None:
             raise OptionError(f"no executor is named {self.executor_name!r}: {near(self.executor_name, EXECUTORS)}")
@@ -553,8 +546,6 @@ class Run:
 
     def warned(self) -> list[str]:
         """All warnings of the run, each once: of the parts of it before a stop, and of its workers, too."""
-        from ddcore.report import events
-
         logged = [str(event["text"]) for event in events(self.place) if event.get("event") == "warning"]
         return list(dict.fromkeys([*logged, *self.reporter.warnings]))
 
@@ -656,29 +647,3 @@ def _seconds_between_checkpoints() -> float:
         return float(text)
     except ValueError as error:
         raise OptionError(f"DDCORE_CHECKPOINT_SECONDS is {text!r}: give a number of seconds") from error
-
-
-def default_cache() -> str:
-    """Where experts and full-data rows are kept between runs: ``DDCORE_CACHE``, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.environ.get("DDCORE_CACHE") or os.path.join(home, "ddcore")
-
-
-def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Source:
-    """Ask the plugins for the data of a name.
-
-    Raises:
-        InputError: nobody knows it.
-    """
-    name, _, rest = dataset.partition(":")
-    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
-    if source is None:
-        raise InputError(unknown_dataset(dataset))
-    return source
-
-
-def unknown_dataset(name: str) -> str:
-    """One sentence for a data name that nobody answers."""
-    from ddcore.sources import known_sources
-
-    return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"

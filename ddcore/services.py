@@ -7,9 +7,11 @@ Shape letters: B rows of a batch, N rows of a set, C H W pixels, K classes, P we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
     from ddcore.checkpoints import Checkpoints
     from ddcore.config import Config
     from ddcore.progress import Tick
-    from ddcore.randomness import Key
     from ddcore.storage import Place
-    from ddcore.types import Arm, Batch, Progress, Row, Seen, Segment, Task, Transform, Vote
+    from ddcore.types import Arm, Batch, Key, Progress, Row, Seen, Segment, Task, Transform, View, Vote
 
 
 class Samples(Protocol):
@@ -180,7 +181,38 @@ class Labels(Protocol):
     def model_bytes(self) -> int:
         """Bytes of the networks among it."""
 
+    @property
+    def online(self) -> bool:
+        """Whether ``answered`` has to be asked."""
+
     def __len__(self) -> int: ...
+
+    def views(self, epoch: int, count: int, batch_size: int, generator: Generator) -> Iterator[View]:
+        """The batches of an epoch."""
+
+    def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
+        """What the student is told about a view, by names of ``ddcore.types.TARGETS``, each with leading axis B."""
+
+    def changed(self, view: View, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of a view as it wants them, from those of ``view.fetched``."""
+
+    def answered(self, batch: Batch) -> Batch:
+        """A batch after all that changes it, with what can only be told of it then."""
+
+
+@frozen(eq=False)
+class StudentData:
+    """What one student is trained on.
+
+    Attributes:
+        images: (N, C, H, W) normalised, on the run's device, or samples that are fetched by index.
+        labels: of the N images.
+        bytes: what they cost, by ``images``, ``labels``, ``models`` and ``total``; empty: as much as so many real images of uint8.
+    """
+
+    images: Tensor | Samples
+    labels: Labels
+    bytes: Mapping[str, int] = field(factory=dict)
 
 
 class Executor(Protocol):

@@ -16,13 +16,14 @@ from ddcore import answers, randomness
 from ddcore.dispatch import PerPlugin
 from ddcore.errors import InputError
 from ddcore.plan import STUDENT_SHAPING, TEACHERS, offers
-from ddcore.teaching import Found, Seen, Teaching, tapped
-from ddcore.training import Beside, Choose, Generators, Reshape, Samples
-from ddcore.types import Batch, Progress, Vote
+from ddcore.services import Samples
+from ddcore.teaching import Found, Teaching, seen_of, tapped
+from ddcore.training import Beside, Choose, Generators, Reshape
+from ddcore.types import Batch, Progress, Seen, Vote
 
 if TYPE_CHECKING:
-    from ddcore.labels import Labels
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
+    from ddcore.services import Labels
 
 OF_TEACHERS = STUDENT_SHAPING - {"augment:evaluate", "setting:student.label_weight"}
 PROBED = 2

@@ -16,7 +16,7 @@ from ddcore.types import Batch, Progress, Task
 from ddcore.views import ATTEMPTS, LARGE, resized_crops
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.services import Run
 
 Cropping = Literal["auto", "resized", "none"]
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ddcore.errors import InputError
 from ddcore.preview import sheet_png
+from ddcore.report import SNAPSHOTS
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
     from ddcore.types import Learn, Task
 
-FOLDER = "snapshots"
 QUARTERS = 4
 MOST_IMAGES = 10
 WIDEST = 64
@@ -68,4 +68,4 @@ def keep_snapshot(task: Task, done: int, learn: Learn, run: Run) -> None:
         return
     pixels = run.normalisation.inverse(images).nan_to_num().clamp(0, 1)
     side = min(WIDEST, int(pixels.shape[-1]))
-    (run.place / FOLDER / f"{task.key}-{done:07d}.png").write_bytes(sheet_png(pixels, len(pixels), side))
+    (run.place / SNAPSHOTS / f"{task.key}-{done:07d}.png").write_bytes(sheet_png(pixels, len(pixels), side))

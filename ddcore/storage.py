@@ -518,3 +518,9 @@ def _missing_driver(place: Place) -> str:
     known = known_implementations.get(protocol, {}).get("err", "")
     way_out = f"pip install {DRIVERS[protocol]}" if protocol in DRIVERS else known or "see fsspec's list of drivers"
     return f"{place.url} needs a driver for {protocol}:// that is not installed: {way_out}"
+
+
+def default_cache() -> str:
+    """Where experts and full-data rows are kept between runs: ``DDCORE_CACHE``, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("DDCORE_CACHE") or os.path.join(home, "ddcore")

@@ -20,17 +20,17 @@ from torch.nn import Module
 
 from ddcore import augment
 from ddcore.errors import InputError
-from ddcore.labels import Labels
 from ddcore.protocols import FIELD_RATE, Protocol, Schedule
 from ddcore.scores import calibration_error, class_accuracy
+from ddcore.services import Labels, StudentData
 from ddcore.shaping import Shape, shaped
-from ddcore.training import Answers, Augment, Descent, Epoch, Generators, Keeper, answers_of, is_finite, train_student
-from ddcore.types import EVALUATE, Progress, Sequential, StudentData, Transform
-from ddcore.validation import Watch
+from ddcore.training import Augment, Descent, Epoch, Generators, Keeper, answers_of, is_finite, train_student
+from ddcore.types import EVALUATE, Answers, Progress, Sequential, Transform
 from ddcore.views import Draw, transform
+from ddcore.watching import Watch
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 CURVE = 50
 """Points of a student's curve in the log."""

@@ -31,10 +31,11 @@ from ddcore.storage import Place, canonical, load_tensors, read_metadata, sha256
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import Task, Transform, Vote
 from ddcore.views import LARGE, Draw, transform
-from ddcore.weights import fill, read_state, save_weights, torchvision_url
+from ddcore.vision import torchvision_url
+from ddcore.weights import fill, read_state, save_weights
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
 RECIPE_VERSION = 1
 DONE = "teacher"

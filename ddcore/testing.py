@@ -118,7 +118,7 @@ def ddcore_cli(
 
     The cache is a scratch folder. For 8x8 images without a file: ``*ddcore_cli.tiny``.
     """
-    from ddcore.cli import invoke
+    from ddcore import invoke
 
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
 
@@ -148,7 +148,7 @@ def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
 
 def resume_to_end(run_folder: object) -> int:
     """``ddcore resume`` as often as a run is stopped; the exit code of the last one."""
-    from ddcore.cli import invoke
+    from ddcore import invoke
 
     while (code := invoke(["resume", str(run_folder)])) == 3:
         pass

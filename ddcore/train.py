@@ -8,10 +8,11 @@ may be the next one's teacher (``--teacher FILE``).
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -20,6 +21,7 @@ from attrs.validators import instance_of, optional
 from torch import Tensor, nn
 
 from ddcore.artifact import Artifact, load_artifact
+from ddcore.assembly import Selection, claim, setup_from
 from ddcore.baselines import random_index, real_bytes
 from ddcore.data import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
@@ -32,21 +34,22 @@ from ddcore.evaluate import (
 )
 from ddcore.holding import held
 from ddcore.labels import HardLabels
+from ddcore.loading import load_source
 from ddcore.manifest import read_manifest
 from ddcore.plan import Plan, resolve_training
 from ddcore.plugins import Plugin
+from ddcore.progress import Reporter
 from ddcore.protocols import Protocol, protocol, resolved_protocols
+from ddcore.record import Setup, write_record
 from ddcore.report import write_report
-from ddcore.run import Run, load_source
-from ddcore.storage import Place
+from ddcore.run import Run
+from ddcore.services import Samples, StudentData
+from ddcore.storage import Place, read_metadata
 from ddcore.students import Course, train_and_test
-from ddcore.training import Samples, accuracy
-from ddcore.types import Row, StudentData, Task
+from ddcore.training import accuracy
+from ddcore.types import Row, Task
 from ddcore.validation import marked, warn_of_set
 from ddcore.weights import load_weights, save_weights
-
-if TYPE_CHECKING:
-    from ddcore.assembly import Selection
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
@@ -177,12 +180,6 @@ def begin(
     Raises:
         OptionError: teachers that nobody asks; InputError: data or files that are not there.
     """
-    import os
-
-    from ddcore.assembly import claim, setup_from
-    from ddcore.progress import Reporter
-    from ddcore.record import write_record
-
     selection = attrs.evolve(selection, first=attrs.evolve(selection.first, preset="none"))
     given = {**({"protocol": ("kd",)} if lesson.artifact is None else _of_artifact(lesson)), **given}
     if teachers:
@@ -208,6 +205,13 @@ def begin(
     return run
 
 
+def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapping[str, Any]) -> TrainingRun:
+    """A training run from its record."""
+    run = TrainingRun(setup, place, reporter)
+    run.lesson = Lesson(**lesson)
+    return run
+
+
 def _of_artifact(lesson: Lesson) -> dict[str, Any]:
     if lesson.artifact is None:
         return {}
@@ -227,8 +231,6 @@ def teacher_of(word: str) -> tuple[str, str]:
     Raises:
         InputError: a file that does not say which network it is of.
     """
-    from ddcore.storage import read_metadata
-
     name, equals, file = word.partition("=")
     if equals:
         return name, file

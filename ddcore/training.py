@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from attrs import astuple, evolve, field, frozen
@@ -33,12 +33,11 @@ from ddcore.passes import (
     mixed_precision,
     quick_norms,
 )
-from ddcore.types import Batch, Transform
-from ddcore.views import View
+from ddcore.types import Answers, Batch, Transform, View
 
 if TYPE_CHECKING:
     from ddcore.checkpoints import Checkpoints
-    from ddcore.labels import Labels
+    from ddcore.services import Labels, Samples
 
 FETCHED_AT_ONCE = 1024
 WARM = 0.01

@@ -22,7 +22,7 @@ from ddcore.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Ta
 from ddcore.unroll import unrolled_loss
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.services import Run
 
 Mode = Literal["adjoint", "tesla", "full"]
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 import torch
@@ -13,11 +13,10 @@ from torch.optim import Optimizer
 
 from ddcore.errors import InputError, near
 
-if TYPE_CHECKING:
-    from ddcore.services import Labels, Samples
-
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
+Key = str | int
+"""Part of the name of a random stream."""
 PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""
@@ -83,6 +82,32 @@ class Sequential:
         for transform in self.transforms:
             batch = transform(batch)
         return batch
+
+
+@frozen(eq=False)
+class View:
+    """One batch of a student's epoch.
+
+    Attributes:
+        index: (B,) int64, decoded samples.
+        ops: (name, parameters) changes that the labels were made for, with names of the core only (``ddcore.views.OPS``), in the order
+            they are applied; empty leaves them to the protocol.
+        mix: (partner (B,) int64 into the batch, share of the first (B,) float) or None. Labels mix by it, and ``changed``
+            mixes the images: by the box of the op ``cutmix`` if there is one, else pixel by pixel with the share.
+        rows: (B,) int64, which of the labels' own stored answers belong to it; None for a view that they did not make.
+        also: (E,) int64, further samples that a kind's own ``changed`` needs, after the batch's: partners from all over the set.
+    """
+
+    index: Tensor
+    ops: tuple[tuple[str, Mapping[str, Tensor]], ...] = ()
+    mix: tuple[Tensor, Tensor] | None = None
+    rows: Tensor | None = None
+    also: Tensor | None = None
+
+    @property
+    def fetched(self) -> Tensor:
+        """(B + E,) int64, the samples whose images ``Labels.changed`` is given; it gives back B."""
+        return self.index if self.also is None else torch.cat([self.index, self.also])
 
 
 @frozen
@@ -215,21 +240,6 @@ class Arm:
         name = sha256_of(canonical(options))[:12]
         key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
         return Task("evaluate", key, 1, index=student, options=options)
-
-
-@frozen(eq=False)
-class StudentData:
-    """What one student is trained on.
-
-    Attributes:
-        images: (N, C, H, W) normalised, on the run's device, or samples that are fetched by index.
-        labels: of the N images.
-        bytes: what they cost, by ``images``, ``labels``, ``models`` and ``total``; empty: as much as so many real images of uint8.
-    """
-
-    images: Tensor | Samples
-    labels: Labels
-    bytes: Mapping[str, int] = field(factory=dict)
 
 
 @frozen(eq=False)

@@ -6,26 +6,21 @@ such a run ever holds a test image, and experts and cached students of other run
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddcore import randomness
 from ddcore.data import TEXT, Source, Split
 from ddcore.errors import InputError
-from ddcore.training import Epoch, Samples, accuracy
 from ddcore.types import Row
 
 if TYPE_CHECKING:
     from ddcore.artifact import Artifact
-    from ddcore.run import Run
-
-LOOKS = 50
-"""Epochs of a student's training after which its validation accuracy is measured, about."""
+    from ddcore.host import Host as Run
 
 
 def carve(source: Source, share: float, seed: int) -> Source:
@@ -86,37 +81,3 @@ def warn_of_set(run: Run, artifact: Artifact) -> None:
             "the set was made from other train images than this split leaves, so it may hold what it is validated on: "
             "make it with the same --validation and --seed, or expect too high a score"
         )
-
-
-class Watch:
-    """A student's accuracy on the validation images along its training, with the steps and seconds that it took.
-
-    Attributes:
-        kept: plain values for a checkpoint; those of a training that goes on are put here.
-    """
-
-    def __init__(self, samples: Samples, steps: int) -> None:
-        """``steps`` are those of the whole training, of whose epochs about ``LOOKS`` and the last are looked at."""
-        self.kept: dict[str, Any] = {"steps": [], "seconds": [], "accuracy": [], "total": 0.0}
-        self._samples, self._of, self._since = samples, steps, time.perf_counter()
-
-    def look(self, network: nn.Module, epoch: Epoch) -> float | None:
-        """What the network scores after an epoch; None where nobody looks."""
-        now = time.perf_counter()
-        self.kept["total"] += now - self._since
-        score = accuracy(network, self._samples) if self._due(epoch.steps) else None
-        if score is not None:
-            for name, value in (("steps", epoch.steps), ("seconds", self.kept["total"]), ("accuracy", score)):
-                self.kept[name].append(value)
-        self._since = time.perf_counter()
-        return score
-
-    def _due(self, steps: int) -> bool:
-        last = self.kept["steps"][-1] if self.kept["steps"] else 0
-        return steps > last and (steps >= self._of or steps * LOOKS // self._of > last * LOOKS // self._of)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """``watched.steps`` (E,) int64, ``watched.seconds`` and ``watched.accuracy`` (E,) float64."""
-        steps = torch.tensor(self.kept["steps"], dtype=torch.int64)
-        numbers = {f"watched.{n}": torch.tensor(self.kept[n], dtype=torch.float64) for n in ("seconds", "accuracy")}
-        return {"watched.steps": steps, **numbers}

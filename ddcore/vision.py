@@ -45,3 +45,11 @@ def _declare_operators() -> None:
         except RuntimeError:
             continue
     _declared.append(library)
+
+
+def torchvision_url(network: str, weights: str) -> str | None:
+    """Where torchvision's weights of this name lie; None if it has no such name."""
+    if not network.startswith("torchvision:"):
+        return None
+    known = import_torchvision().models.get_model_weights(network.partition(":")[2]).__members__
+    return str(known[weights].url) if weights in known else None

@@ -78,13 +78,3 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
                 f"the weights of {name} have {key!r} of shape {both}: they are for other classes or images"
             )
     network.load_state_dict(dict(state))
-
-
-def torchvision_url(network: str, weights: str) -> str | None:
-    """Where torchvision's weights of this name lie; None if it has no such name."""
-    if not network.startswith("torchvision:"):
-        return None
-    from ddcore.vision import import_torchvision
-
-    known = import_torchvision().models.get_model_weights(network.partition(":")[2]).__members__
-    return str(known[weights].url) if weights in known else None

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,12 +18,23 @@ import torch
 from ddcore import errors, secrecy
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
-from ddcore.storage import Place
+from ddcore.storage import Place, default_cache
 from ddcore.types import Task
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.host import Host as Run
 
+KINDS = {
+    "distil": "ddcore.loop:distil_task",
+    "expert": "ddcore.experts:train_expert",
+    "teacher": "ddcore.teachers:train_teacher",
+    "evaluate": "ddcore.evaluate:run_evaluation_task",
+    "train": "ddcore.train:run_training_task",
+}
+"""What does a task of each kind: from (task, run) to the tensors of its result, or to those and a header."""
+WHOLE_RUNS = {"bench": "ddcore.bench:do_cell"}
+"""What does a task that is a run of its own: from (the bench's address, description) to a folder."""
+OPEN = "ddcore.opening:open_run"
 _runs: dict[str, Run] = {}
 _call = ""
 """The call of ``Executor.map`` that the runs of this worker were opened for."""
@@ -50,19 +62,22 @@ def work(run_url: str, description: Mapping[str, Any]) -> None:
 
     A task that is a whole run (``ddcore.bench``) leaves a run's folder in the bench's instead.
     """
-    from ddcore.bench import BENCH, do_cell
-    from ddcore.opening import open_run
-
-    if description["kind"] == BENCH:
-        do_cell(run_url, description)
+    if description["kind"] in WHOLE_RUNS:
+        named(WHOLE_RUNS[description["kind"]])(run_url, description)
         return
     if run_url not in _runs:
-        _runs[run_url] = open_run(run_url, worker=True)
+        _runs[run_url] = named(OPEN)(run_url, worker=True)
     run = _runs[run_url]
     task = task_from(description)
     if not run.checkpoints.finished(task.key):
-        tensors, header = _KINDS[task.kind](task, run)
-        run.checkpoints.finish(task.key, tensors, header)
+        made = named(KINDS[task.kind])(task, run)
+        run.checkpoints.finish(task.key, *(made if isinstance(made, tuple) else (made, {})))
+
+
+def named(path: str) -> Any:
+    """What stands under a dotted name, ``package.module:name``: tasks are done by modules that stand above this one."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 # ---- for executors whose workers are elsewhere -----------------------------------------------------------------------
@@ -85,8 +100,6 @@ def address_elsewhere(run_url: str) -> str:
 
 def environment_elsewhere() -> dict[str, str]:
     """What workers have to know of the driver's environment; it may hold secrets, so send it, and write it nowhere."""
-    from ddcore.run import default_cache
-
     known = {name: os.environ[name] for name in SENT if name in os.environ}
     return {**known, "DDCORE_CACHE": os.path.abspath(cache) if "://" not in (cache := default_cache()) else cache}
 
@@ -159,10 +172,8 @@ def _only_for(call: str) -> None:
 
 
 def _require_sight(run_url: str, description: Mapping[str, Any]) -> None:
-    from ddcore.bench import BENCH
-
     place = Place.at(run_url)
-    if description["kind"] != BENCH and not (place / "run.json").exists():
+    if description["kind"] not in WHOLE_RUNS and not (place / "run.json").exists():
         raise InputError(
             f"worker {socket.gethostname()} sees no run in {place.url}: put --out and --cache where every worker sees them, on a shared file system or at a URL"
         )
@@ -208,36 +219,3 @@ def task_from(description: Mapping[str, Any]) -> Task:
     """The inverse of ``describe``."""
     classes = description["classes"]
     return Task(**{**description, "classes": None if classes is None else torch.tensor(classes, dtype=torch.int64)})
-
-
-def _distil(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    from ddcore.loop import distil_task
-
-    return distil_task(task, run)
-
-
-def _expert(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    from ddcore.experts import train_expert
-
-    return train_expert(task, run), {}
-
-
-def _evaluate(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    from ddcore.evaluate import run_evaluation_task
-
-    return run_evaluation_task(task, run), {}
-
-
-def _teacher(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    from ddcore.teachers import train_teacher
-
-    return train_teacher(task, run), {}
-
-
-def _train(task: Task, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    from ddcore.train import run_training_task
-
-    return run_training_task(task, run), {}
-
-
-_KINDS = {"distil": _distil, "train": _train, "expert": _expert, "teacher": _teacher, "evaluate": _evaluate}

@@ -6,9 +6,9 @@ import tomllib
 import pytest
 import tomli_w
 
-from ddcore.bench import Cell, merged, read_suite, suite_of
+from ddcore.bench import merged, read_suite, suite_of
 from ddcore.errors import InputError
-from ddcore.leaderboard import board, html, markdown
+from ddcore.leaderboard import Cell, board, html, markdown
 from ddcore.storage import Place
 from ddcore.testing import ddcore_cli  # noqa: F401  fixture
 

@@ -9,8 +9,9 @@ import torch
 from ddcore import load_artifact
 from ddcore.assembly import select, setup_from
 from ddcore.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest
-from ddcore.distil import assemble, distillation_tasks, label, save
+from ddcore.distil import assemble, label, save
 from ddcore.errors import InputError
+from ddcore.loop import distillation_tasks
 from ddcore.storage import Place, save_tensors, size_of
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
 from ddcore.units import byte_count

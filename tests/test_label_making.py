@@ -24,7 +24,8 @@ from ddcore.labels import (
     mean_logits,
 )
 from ddcore.training import batch_of
-from ddcore.views import Draw, View, changed
+from ddcore.types import View
+from ddcore.views import Draw, changed
 
 N, K, E, B = 20, 4, 3, 16
 CLASSES = torch.arange(N) * K // N

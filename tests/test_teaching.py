@@ -8,7 +8,8 @@ from ddcore import Vote
 from ddcore.cli import invoke
 from ddcore.errors import InputError
 from ddcore.networks import build
-from ddcore.teaching import EMBEDDING, Seen, Teaching, last_linear, path_of, tapped
+from ddcore.teaching import EMBEDDING, Teaching, last_linear, path_of, tapped
+from ddcore.types import Seen
 
 
 def network(name="convnet2-bn-w4", channels=3, size=8, classes=4):

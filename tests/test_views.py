@@ -9,11 +9,11 @@ from torch import Tensor
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels
 from ddcore.training import batch_of
+from ddcore.types import View
 from ddcore.views import (
     INFER,
     SRE2L,
     Draw,
-    View,
     beta,
     changed,
     crop_resize,

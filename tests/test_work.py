@@ -9,8 +9,8 @@ import pytest
 
 from ddcore import opening
 from ddcore import work as tasks
-from ddcore.distil import distillation_tasks
 from ddcore.errors import DdcoreError, InputError, Interrupted, PluginError
+from ddcore.loop import distillation_tasks
 from ddcore.opening import open_run
 from ddcore.testing import tiny_run  # noqa: F401  fixture
 from ddcore.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer

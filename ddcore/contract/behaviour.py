@@ -23,10 +23,10 @@ from ddcore.contract.stage import (
     untouched_randomness,
 )
 from ddcore.contract.tiny import CLASSES, RENAMED
-from ddcore.distil import distil, distillation_tasks
+from ddcore.distil import distil
 from ddcore.evaluate import CORE_SETS, DISTILLED
 from ddcore.experts import Trajectories
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_tasks, outer_step
 from ddcore.plan import refusal
 from ddcore.run import Run
 from ddcore.types import Batch, Learn, Task

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ddcore import Batch, Learn, Loss, Plugin, Progress, Task, hookimpl, option
 from ddcore.plan import TEACHERS
-from ddcore.trajectory import Unroll
-from ddcore.types import INNER, MATCH, SETTINGS, STUDENT_STEP
+from ddcore.types import INNER, MATCH, SETTINGS, STUDENT_STEP, Unroll
 from ddcore.unroll import flat_weights
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ddcore.assembly import claim, select, setup_from
 from ddcore.data import TEXT
-from ddcore.distil import assemble, distil, distillation_tasks
+from ddcore.distil import assemble, distil
 from ddcore.errors import DdcoreError, Interrupted, PluginError
+from ddcore.loop import distillation_tasks
 from ddcore.opening import open_run
 from ddcore.plan import OF_STUDENTS, offers
 from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ddcore.errors import InputError, near
-from ddcore.types import Batch
-from ddcore.views import View, changed
+from ddcore.types import Batch, View
+from ddcore.views import changed
 
 
 class Labels(ABC):

@@ -26,7 +26,8 @@ from ddcore.label_kinds.per_view import PerViewLabels, TopKLabels, TwoDistanceLa
 from ddcore.label_kinds.view_records import DrawnViews, ViewRecord
 from ddcore.passes import groups, logits
 from ddcore.randomness import drawing_from
-from ddcore.views import INFER, SRE2L, Draw, View, changed
+from ddcore.types import View
+from ddcore.views import INFER, SRE2L, Draw, changed
 
 Teachers = nn.Module | Sequence[nn.Module]
 Ask = Callable[[Tensor], Tensor]

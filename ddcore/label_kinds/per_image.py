@@ -9,6 +9,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ddcore.documents import is_count
 from ddcore.errors import InputError
 from ddcore.label_kinds.labels import (
     Labels,
@@ -20,8 +21,8 @@ from ddcore.label_kinds.labels import (
     smallest_type,
     stored,
 )
-from ddcore.manifest import is_count
-from ddcore.views import INFER, Draw, View, drawn, mixup
+from ddcore.types import View
+from ddcore.views import INFER, Draw, drawn, mixup
 
 
 def two_counts(_: object, attribute: Any, value: tuple[int, int]) -> None:

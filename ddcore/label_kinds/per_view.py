@@ -30,7 +30,7 @@ from ddcore.label_kinds.labels import (
 from ddcore.label_kinds.losses import LARGEST_HALF
 from ddcore.label_kinds.per_image import check_temperature
 from ddcore.label_kinds.view_records import DrawnViews, ViewRecord, load_record
-from ddcore.views import View
+from ddcore.types import View
 
 Rest = ("zero", "least")
 

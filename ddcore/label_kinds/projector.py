@@ -35,8 +35,7 @@ from ddcore.label_kinds.labels import (
 from ddcore.label_kinds.per_image import check_temperature
 from ddcore.label_kinds.sizes import low_rank_numbers
 from ddcore.normalisation import Identity, MeanStd, Normalisation
-from ddcore.types import Batch
-from ddcore.views import View
+from ddcore.types import Batch, View
 
 HEAD = "head"
 Factors = Mapping[str, tuple[Tensor, Tensor]]

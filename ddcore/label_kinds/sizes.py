@@ -9,13 +9,13 @@ import torch
 
 from ddcore.errors import InputError, near
 from ddcore.label_kinds.labels import smallest_type
-from ddcore.label_kinds.per_view import id_type
+from ddcore.label_kinds.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, id_type
 from ddcore.label_kinds.view_records import batches_of, kept_batches
-from ddcore.recipes import OF_VIEWS
 
 ALSO_CALLED = {"averaged": "soft", "pruned": "per-view", "seeded": "per-view"}
 PER_IMAGE = ("hard", "soft", "static-mixed", "dense")
 PROJECTOR = "projector"
+OF_VIEWS = (PerViewLabels.kind, TopKLabels.kind, TwoDistanceLabels.kind)
 KNOWN = (*PER_IMAGE, *OF_VIEWS, PROJECTOR)
 
 

@@ -23,7 +23,8 @@ from ddcore import randomness
 from ddcore.errors import InputError
 from ddcore.label_kinds.labels import smallest_type, stored
 from ddcore.label_kinds.per_image import two_counts
-from ddcore.views import Draw, Drawn, View, drawn
+from ddcore.types import View
+from ddcore.views import Draw, Drawn, drawn
 
 PREFIX = "view."
 WHOLE = (instance_of(int), ge(1))

@@ -19,8 +19,7 @@ import numpy as np
 from records import machine, write
 
 from ddcore.assembly import select, setup_from
-from ddcore.distil import distillation_task
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_task, outer_step
 from ddcore.record import write_record
 from ddcore.run import Run
 from ddcore.storage import Place

@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from ddcore.assembly import select, setup_from
 from ddcore.augment import DSA_COLOUR, draw
-from ddcore.distil import distillation_task
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_task, outer_step
 from ddcore.networks import build
 from ddcore.run import Run
 from ddcore.storage import Place

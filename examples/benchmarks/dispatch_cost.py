@@ -16,8 +16,7 @@ from records import machine, write
 
 from ddcore.assembly import select, setup_from
 from ddcore.dispatch import Hooks
-from ddcore.distil import distillation_task
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_task, outer_step
 from ddcore.run import Run
 from ddcore.storage import Place
 

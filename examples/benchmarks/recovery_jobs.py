@@ -20,8 +20,9 @@ from typing import Any
 from records import machine, write
 
 from ddcore.assembly import claim, select, setup_from
-from ddcore.distil import assemble, distillation_tasks
+from ddcore.distil import assemble
 from ddcore.executors import EXECUTORS
+from ddcore.loop import distillation_tasks
 from ddcore.record import write_record
 from ddcore.run import Run
 from ddcore.storage import Place, sha256_of

@@ -24,8 +24,8 @@ from attrs import define, evolve, frozen
 from records import machine, write
 
 from ddcore.assembly import claim, select, setup_from
-from ddcore.distil import distillation_tasks
 from ddcore.experts import expert_task
+from ddcore.loop import distillation_tasks
 from ddcore.record import write_record
 from ddcore.run import Run
 from ddcore.storage import Place

@@ -6,7 +6,7 @@ from ddcore_cda import crop_scale
 
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_tasks
+from ddcore.loop import distillation_tasks
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.types import Progress

@@ -9,9 +9,8 @@ from ddcore_coresets import METHODS, Coresets, dynamics, scores
 
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_task
 from ddcore.errors import InputError, OptionError
-from ddcore.loop import begin
+from ddcore.loop import begin, distillation_task
 from ddcore.opening import open_run
 from ddcore.passes import features, logits
 from ddcore.run import Run

@@ -14,10 +14,9 @@ from ddcore.batch_statistics import capture, statistics_loss
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.contract.stage import distilled, outcome_in_pieces, same_bits
-from ddcore.distil import distillation_tasks
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import answers, mean_logits
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_tasks, outer_step
 from ddcore.passes import logits
 from ddcore.patches import patch_losses, unstitch
 from ddcore.record import write_record

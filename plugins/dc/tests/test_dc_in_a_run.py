@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from ddcore import Batch, InputError
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_task
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_task, outer_step
 from ddcore.run import Run
 from ddcore.storage import Place
 from ddcore.types import Progress

@@ -27,9 +27,10 @@ from torch.nn import functional as F
 from ddcore import InputError, Plugin, Row, hookimpl, option
 from ddcore.labels import HardLabels, Labels, SoftLabels
 from ddcore.passes import logits
+from ddcore.services import Samples, StudentData
 from ddcore.storage import Place
-from ddcore.training import FETCHED_AT_ONCE, Answers, Samples
-from ddcore.types import Arm, StudentData
+from ddcore.training import FETCHED_AT_ONCE
+from ddcore.types import Answers, Arm
 from ddcore_diagnose.measures import accuracy_table, auc, caught, nearest, odds_gaps, rank_correlation, spread
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from ddcore_diagnose.measures import (
 
 from ddcore import InputError
 from ddcore.labels import HardLabels, SoftLabels
+from ddcore.services import StudentData
 from ddcore.testing import PROBE, check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixturesfrom ddcore.types import StudentData
-from ddcore.types import StudentData
 
 NAN = math.nan
 

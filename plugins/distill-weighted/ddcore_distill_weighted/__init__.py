@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
-from ddcore.training import Samples
+from ddcore.services import Samples
 from ddcore_distill_weighted.heads import Head, chosen_l2, head_on
 from ddcore_distill_weighted.similarity import (
     cka,

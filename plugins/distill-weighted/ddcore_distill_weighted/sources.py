@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from ddcore import InputError
 from ddcore.normalisation import Normalisation
+from ddcore.services import Samples
 from ddcore.storage import Place, read_metadata
 from ddcore.teachers import frozen_network
-from ddcore.training import Samples
 from ddcore.weights import load_weights
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ddcore.assembly import claim, select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_tasks
 from ddcore.errors import Interrupted
-from ddcore.loop import begin
+from ddcore.loop import begin, distillation_tasks
 from ddcore.opening import open_run
 from ddcore.record import write_record
 from ddcore.run import Run

@@ -5,8 +5,7 @@ import torch
 from ddcore_fyi import mirrored
 
 from ddcore.assembly import select, setup_from
-from ddcore.distil import distillation_task
-from ddcore.loop import begin
+from ddcore.loop import begin, distillation_task
 from ddcore.run import Run
 from ddcore.storage import Place
 

@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 from ddcore import Batch, Plugin, Progress, Term, hookimpl, option
 from ddcore.errors import near
 from ddcore.labels import kl_divergence, mixed_cross_entropy
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
 from ddcore.training import still_statistics
+from ddcore.types import Seen
 from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
 from ddcore_hard.autoencoder import read
 

@@ -24,7 +24,8 @@ from ddcore import Batch, Progress, Vote
 from ddcore.networks import build
 from ddcore.normalisation import MeanStd
 from ddcore.randomness import generator
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

@@ -33,7 +33,7 @@ from ddcore.teachers import recipe as teacher_recipe
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import Transform
 from ddcore.views import transform
-from ddcore.weights import torchvision_url
+from ddcore.vision import torchvision_url
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
 
 if TYPE_CHECKING:

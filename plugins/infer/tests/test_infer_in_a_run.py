@@ -14,9 +14,8 @@ from ddcore.batch_statistics import capture
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.contract.stage import distilled, staged
-from ddcore.distil import distillation_tasks
 from ddcore.labels import StaticMixedLabels, label_bytes
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_tasks, outer_step
 from ddcore.opening import open_run
 from ddcore.passes import logits
 from ddcore.run import Run

@@ -27,7 +27,7 @@ from ddcore.training import Descent, train_student
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-    from ddcore.training import Samples
+    from ddcore.services import Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["random", "el2n", "forgetting", "moderate"]

@@ -26,9 +26,10 @@ from ddcore.opening import open_run
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 from ddcore.teachers import state_hash
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
 from ddcore.testing import resume_to_end, stop_often
 from ddcore.train import data_for
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
 from ddcore.labels import kl_divergence
 from ddcore.precision import wide
-from ddcore.teaching import EMBEDDING, STAGES, Seen, Teaching
+from ddcore.teaching import EMBEDDING, STAGES, Teaching
+from ddcore.types import Seen
 
 if TYPE_CHECKING:
     from ddcore.run import Run

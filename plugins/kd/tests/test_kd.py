@@ -17,7 +17,8 @@ from ddcore_kd import (
 from torch.nn import functional as F
 
 from ddcore import InputError, Progress, Vote
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

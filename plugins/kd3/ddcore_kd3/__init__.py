@@ -25,12 +25,13 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, Vote, hookimpl, option
 from ddcore.passes import channels_last, logits
-from ddcore.teaching import Seen, Teaching, last_linear, tapped
+from ddcore.teaching import Teaching, last_linear, tapped
+from ddcore.types import Seen
 from ddcore.views import Draw, beta, transform
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-    from ddcore.training import Samples
+    from ddcore.services import Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["balanced", "fixed", "none"]

@@ -29,8 +29,9 @@ from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.networks import build
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Seen, Teaching, last_linear, tapped
+from ddcore.teaching import Teaching, last_linear, tapped
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.types import Seen
 
 
 def gen(seed=0):

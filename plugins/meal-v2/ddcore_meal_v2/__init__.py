@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ddcore import Plugin, Term, hookimpl, option
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 
 LABEL_WEIGHT = "student.label_weight"
 SHRINKS = 8

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from ddcore import Vote
 from ddcore.labels import HardLabels
 from ddcore.networks import build
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
 from ddcore.training import Beside, Descent, train_student
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

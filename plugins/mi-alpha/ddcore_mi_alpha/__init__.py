@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
 from ddcore.data import TEXT
-from ddcore.teaching import STAGES, Seen, Teaching, tapped
+from ddcore.teaching import STAGES, Teaching, tapped
+from ddcore.types import Seen
 from ddcore_mi_alpha.losses import (
     Intermediate,
     Map,

@@ -29,8 +29,9 @@ from ddcore import InputError, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Seen, Teaching, tapped
+from ddcore.teaching import Teaching, tapped
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

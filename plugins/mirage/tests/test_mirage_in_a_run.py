@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ddcore import InputError, PluginError
 from ddcore.cli import invoke as invoked
-from ddcore.distil import distillation_tasks
+from ddcore.loop import distillation_tasks
 from ddcore.opening import reopen
 from ddcore.packed import load_packed
 

@@ -20,7 +20,8 @@ from torch import Generator, Tensor
 
 from ddcore import Batch, InputError, Plugin, Sequential, Term, Transform, hookimpl, option
 from ddcore.labels import kl_divergence
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 from ddcore.views import beta
 
 LABEL_WEIGHT = "student.label_weight"

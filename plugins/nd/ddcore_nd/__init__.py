@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from ddcore import Batch, Plugin, Term, hookimpl, option
 from ddcore.passes import channels_last
 from ddcore.precision import unit_rows, wide
+from ddcore.services import Samples
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
 from ddcore.teachers import state_hash
-from ddcore.teaching import EMBEDDING, Seen, Teaching, tapped
-from ddcore.training import Samples
+from ddcore.teaching import EMBEDDING, Teaching, tapped
+from ddcore.types import Seen
 
 if TYPE_CHECKING:
     from ddcore.run import Run

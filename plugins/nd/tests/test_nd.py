@@ -11,8 +11,9 @@ from ddcore import Batch, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import EMBEDDING, Seen, Teaching
+from ddcore.teaching import EMBEDDING, Teaching
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

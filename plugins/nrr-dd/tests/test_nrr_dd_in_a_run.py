@@ -13,9 +13,8 @@ from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.contract.stage import distilled, outcome_in_pieces, same_bits
-from ddcore.distil import distillation_tasks
 from ddcore.errors import OptionError
-from ddcore.loop import begin, distil_task, outer_step
+from ddcore.loop import begin, distil_task, distillation_tasks, outer_step
 from ddcore.passes import logits
 from ddcore.patches import stitch, unstitch
 from ddcore.presets import presets_of

@@ -8,8 +8,9 @@ from ddcore_quantize import error_of
 
 from ddcore import load_artifact
 from ddcore.decoders import Decoder
-from ddcore.distil import assemble, distillation_tasks, label
+from ddcore.distil import assemble, label
 from ddcore.levels import to_levels
+from ddcore.loop import distillation_tasks
 from ddcore.normalisation import Identity
 from ddcore.testing import check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures
 

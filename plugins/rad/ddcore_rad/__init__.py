@@ -29,7 +29,7 @@ from ddcore.teaching import Teaching
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-    from ddcore.training import Samples
+    from ddcore.services import Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Strategy = Literal["rad", "margin", "entropy", "random"]

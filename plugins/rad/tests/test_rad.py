@@ -13,8 +13,9 @@ from ddcore import Progress, Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.types import Seen
 
 
 def gen(seed=0):

@@ -11,9 +11,8 @@ from ddcore_rded import RDED
 
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_task, distillation_tasks
 from ddcore.errors import InputError, OptionError
-from ddcore.loop import begin
+from ddcore.loop import begin, distillation_task, distillation_tasks
 from ddcore.opening import open_run
 from ddcore.patches import crop_boxes, cut, stitch, unstitch
 from ddcore.presets import choose_preset, presets_of

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ddcore import Plugin, Term, hookimpl, option
 from ddcore.precision import wide
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 
 
 def costs(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,8 @@ from ddcore import Vote
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
 from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Seen, Teaching
+from ddcore.teaching import Teaching
+from ddcore.types import Seen
 
 
 def seeded(*shape, seed=0):

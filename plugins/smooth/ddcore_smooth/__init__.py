@@ -29,7 +29,7 @@ from ddcore.unroll import weights_view
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-    from ddcore.trajectory import Unroll
+    from ddcore.types import Unroll
 
 Matching = Literal["agg", "adaptive", "none"]
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ddcore.errors import OptionError
 from ddcore.networks import build
 from ddcore.randomness import drawing_from, generator
-from ddcore.trajectory import Unroll
-from ddcore.types import Batch, Progress, Segment, Task
+from ddcore.types import Batch, Progress, Segment, Task, Unroll
 from ddcore.unroll import flat_weights, trajectory_distance, unrolled_loss, weights_view
 
 OFF = {

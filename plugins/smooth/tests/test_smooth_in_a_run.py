@@ -9,8 +9,7 @@ from ddcore_smooth import Smooth, representative
 from ddcore import InputError, experts
 from ddcore.assembly import select, setup_from
 from ddcore.cli import invoke
-from ddcore.distil import distillation_task
-from ddcore.loop import begin
+from ddcore.loop import begin, distillation_task
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors
 

@@ -8,9 +8,9 @@ from ddcore.assembly import select, setup_from
 from ddcore.checkpoints import Checkpoints
 from ddcore.cli import invoke
 from ddcore.contract import check_plugin
-from ddcore.distil import assemble, distillation_tasks
+from ddcore.distil import assemble
 from ddcore.errors import InputError
-from ddcore.loop import begin, outer_step
+from ddcore.loop import begin, distillation_tasks, outer_step
 from ddcore.passes import logits
 from ddcore.run import Run
 from ddcore.storage import Place
