@@ -36,11 +36,22 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from ddcore import answers
+from ddcore.assembly import begin, core_groups, select, setup_from
+from ddcore.data import keep_decoded, load_decoded
+from ddcore.dispatch import Hooks
+from ddcore.distil import distil
 from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.executors import EXECUTORS
 from ddcore.leaderboard import FAILED, RUNS, board, finished, write_board
+from ddcore.opening import open_run
 from ddcore.options import fields, resolve
+from ddcore.plugins import installed, load_class
 from ddcore.presets import Preset
+from ddcore.progress import Reporter
+from ddcore.record import Setup
+from ddcore.run import DECODED, Run
 from ddcore.storage import Place, canonical, sha256_of
 
 if TYPE_CHECKING:
@@ -207,9 +218,6 @@ def setup_of(plugins: Sequence[str], tables: Mapping[str, Any]) -> Setup:
     Raises:
         DdcoreError: no such plugin or option, or a value out of range.
     """
-    from ddcore.assembly import core_groups, select
-    from ddcore.record import Setup
-
     selection = select([*(word for name in plugins for word in ("--plugin", name)), "--preset", "none"], {})
     groups = {**selection.classes, **core_groups(selection.classes, tables.get("labels"))}
     for name, table in tables.get("plugin", {}).items():
@@ -276,11 +284,6 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
     Raises:
         OptionError: nobody offers the name.
     """
-    from ddcore import answers
-    from ddcore.assembly import select, setup_from
-    from ddcore.dispatch import Hooks
-    from ddcore.executors import EXECUTORS
-
     plugins = [] if name in EXECUTORS else _offering(name)
     own = {n: v for n, v in environment.items() for p in plugins if n.startswith(f"DDCORE_{_variable(p)}__")}
     words = [word for plugin in plugins for word in ("--plugin", plugin)]
@@ -291,9 +294,6 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
 
 def _offering(name: str) -> list[str]:
     """The installed plugins that offer an executor: first-party ones are called like it, others have to be loaded to know."""
-    from ddcore.executors import EXECUTORS
-    from ddcore.plugins import installed, load_class
-
     known = set(EXECUTORS)
     for plugin in sorted(installed(), key=lambda plugin: plugin != name):
         with suppress(PluginError):
@@ -314,8 +314,6 @@ def check(cells: Sequence[Cell], place: Place) -> None:
     Raises:
         InputError: naming method and data.
     """
-    from ddcore.run import Run
-
     for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
         try:
             _ = Run(setup_of(cell.plugins, cell.tables), place).plan
@@ -325,9 +323,6 @@ def check(cells: Sequence[Cell], place: Place) -> None:
 
 def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[dict[str, Any]]:
     """The tasks of cells; the data of each are read once, and kept decoded for all that use them."""
-    from ddcore.data import keep_decoded
-    from ddcore.run import DECODED, Run
-
     known: dict[bytes, str] = {}
     tasks = []
     for cell in cells:
@@ -348,8 +343,6 @@ def do_cell(bench_url: str, task: Description) -> None:
     Raises:
         Interrupted: it was stopped.
     """
-    from ddcore.distil import distil
-
     place, key = Place.at(bench_url), str(task["key"])
     failure = place / FAILED / f"{key}.json"
     failure.remove()
@@ -367,11 +360,6 @@ def do_cell(bench_url: str, task: Description) -> None:
 
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
-    from ddcore.assembly import begin
-    from ddcore.opening import open_run
-    from ddcore.progress import Reporter
-    from ddcore.run import Run
-
     silent = Reporter(io.StringIO(), quiet=True)
     if (place / "run.json").exists():
         return open_run(place.address, silent)
@@ -381,6 +369,4 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
 
 
 def _data_of(run: Run, fingerprint: str) -> Source | None:
-    from ddcore.data import load_decoded
-
     return load_decoded(run.cache, fingerprint)

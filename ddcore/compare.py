@@ -16,6 +16,7 @@ from ddcore.plots import COLOURS, Mark, available, marks_svg
 from ddcore.report import OWN, Finished, command_text, metric_of, open_finished, options_of
 from ddcore.secrecy import redact
 from ddcore.storage import Place
+from ddcore.tables import table
 
 NO_SET = ("teacher",)
 INCIDENTAL = ("out", "cache", "jobs", "executor")
@@ -199,8 +200,6 @@ def heading_of(column: Mapping[str, str]) -> str:
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
     """The table for a terminal; a star marks what no set of its column beats at its bytes."""
-    from ddcore.tables import table
-
     headings = ["run", "set", "labels", "bytes", *map(heading_of, comparison["columns"])]
     lines = [
         [" = ".join(e["runs"]), e["set"], e["labels"], f"{e['bytes']:,}", *(_cell(cell, e) for cell in e["cells"])]

@@ -15,6 +15,7 @@ from ddcore.experts import missing
 from ddcore.passes import CHUNK, logits
 from ddcore.plan import TRAJECTORIES
 from ddcore.progress import duration
+from ddcore.protocols import resolved_protocols
 from ddcore.types import Cost
 
 if TYPE_CHECKING:
@@ -88,8 +89,6 @@ def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
 
 def evaluation_images(run: Run, rows: int) -> float:
     """Forward passes that the evaluation of this run costs, full data left out (it is cached)."""
-    from ddcore.protocols import resolved_protocols
-
     students = max(1, len(run.config.eval_network)) * run.config.eval_seeds
     sets = 5 if "labels" in run.matcher.learns else 4
     test = len(run.real.test)

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from ddcore.errors import DdcoreError, Interrupted
+from ddcore.work import check_stop, stop, work
 
 ATTEMPTS = 3
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -28,8 +29,6 @@ class Here:
 
     def map(self, run_url: str, tasks: Sequence[Description], jobs: int, done: Done) -> None:
         """See ``Executor.map``; ``jobs`` does not matter."""
-        from ddcore.work import work
-
         for task in tasks:
             work(run_url, task)
             done(task["key"])
@@ -50,7 +49,6 @@ def leave_with_parent() -> None:
 
 def work_in_pool(run_url: str, task: Description) -> None:
     """Do a task in a worker; after SIGTERM up to its next step, whose state is saved, and then the worker ends."""
-    from ddcore.work import stop, work
 
     def told(number: int, frame: Any) -> None:
         if not stop(run_url):
@@ -102,8 +100,6 @@ class Processes:
         )
 
     def _pool(self, run_url: str, left: dict[str, Description], jobs: int, done: Done) -> None:
-        from ddcore.work import check_stop
-
         context, others = get_context("spawn"), {*active_children()}
         with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=leave_with_parent) as pool:
             try:

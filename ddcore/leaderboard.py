@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ddcore.storage import Place
+from ddcore.tables import table
 
 RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
@@ -234,8 +235,6 @@ def html(made: Mapping[str, Any]) -> str:
 
 def terminal(made: Mapping[str, Any]) -> str:
     """For the end of the command."""
-    from ddcore.tables import table
-
     numbers = range(len(made["columns"]))
     cells = [
         [row["name"], *(_plain(row["cells"].get(str(n))) for n in numbers), f"{row['rank']:.1f}"]

@@ -79,8 +79,6 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
     Returns:
         None where the matcher yields nothing, or does not learn from so many images of given classes.
     """
-    from ddcore.loop import distillation_tasks
-
     tasks = distillation_tasks(run)
     if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from ddcore.contract import stage
 from ddcore.errors import PluginError
 from ddcore.plan import refusal
 from ddcore.plugins import installed, load_class
@@ -71,8 +72,6 @@ def try_pairs(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 def one_step(pair: Pair, folder: Path) -> str:
     """Take a step; empty if all went well, else what went wrong."""
-    from ddcore.contract import stage
-
     subject = stage.find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
     return stage.one_step(subject, pair.matcher, cache=str(folder / "cache"))
 

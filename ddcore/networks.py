@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from ddcore import cifar_networks, randomness
 from ddcore.errors import InputError, near
+from ddcore.vision import import_torchvision
 
 CONVNET = re.compile(
     r"convnet(?P<depth>[1-9]\d?)?(-(?P<norm>bn|ln|in|gn|nonorm))?(-w(?P<width>[1-9]\d{0,4}))?"
@@ -311,8 +312,6 @@ def from_torchvision(name: str, channels: int, size: int, classes: int) -> nn.Mo
         InputError: no such model, or one without a last linear layer.
         ValueError: it cannot take images of this size.
     """
-    from ddcore.vision import import_torchvision
-
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ddcore import assembly
+from ddcore.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
+from ddcore.assembly import run_on, setup_on
 from ddcore.errors import OptionError, near
+from ddcore.evaluate import recipe_for
+from ddcore.manifest import MANIFEST
+from ddcore.protocols import auto_protocol
 from ddcore.recipes import RULES
+from ddcore.storage import Place, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +41,6 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
         OptionError: no such rule for labels, or none given.
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
-    from ddcore.artifact import load_artifact, relabelled
-    from ddcore.assembly import run_on, setup_on
-    from ddcore.evaluate import recipe_for
-    from ddcore.storage import Place
-
     artifact = load_artifact(url)
     setup = setup_on(artifact, given, selection, environment)
     rule = _checked_rule(given.get("labels") or selection.first.labels, setup.plugins)
@@ -58,9 +60,6 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
 
 def claim(out: Place) -> None:
     """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written again."""
-    from ddcore import assembly
-    from ddcore.artifact import CARD, IMAGES, PARTS, PREVIEW
-
     if not (out.exists() and {IMAGES} <= {*out.names()} <= {*PARTS, PREVIEW, CARD}):
         assembly.claim(out)
 
@@ -76,8 +75,6 @@ def _checked_rule(rule: str | None, plugins: Mapping[str, Any]) -> str:
 
 def _protocols(run: Run, artifact: Artifact, rule: str) -> tuple[str, ...]:
     """Those asked for, else the recipe under which such labels were published."""
-    from ddcore.protocols import auto_protocol
-
     rate, learned = artifact.learned_rate is not None, rule != HARD
     auto = auto_protocol(run.source, learned_rate=rate, learned_labels=learned, labels=run.label_kind(rule))
     return tuple(auto if name == "auto" else name for name in run.config.protocol or ("auto",))
@@ -93,9 +90,6 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
-    from ddcore.manifest import MANIFEST
-    from ddcore.storage import sha256_of
-
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())
     done = {"labels": rule, "was": artifact.labels.kind, "manifest_sha256": old, "seed": run.seed}

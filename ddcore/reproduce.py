@@ -19,6 +19,11 @@ from ddcore.errors import InputError, OptionError, near
 from ddcore.options import SHARED, Resolved, fields, flag, resolve
 from ddcore.plugins import installed
 from ddcore.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
+from ddcore.protocols import protocol, resolved_protocols
+from ddcore.record import Setup
+from ddcore.run import Run
+from ddcore.storage import Place
+from ddcore.trajectory import UnrollOptions
 
 if TYPE_CHECKING:
     from ddcore.assembly import Selection
@@ -96,7 +101,6 @@ class Reproduction:
         scale: float,
     ) -> Reproduction:
         """Resolve every option; what is given on the command line is taken as it is, shortened or not."""
-        from ddcore.record import Setup
 
         def resolved(chosen: Preset) -> Resolved:
             files = selection.first.files
@@ -113,9 +117,6 @@ class Reproduction:
 
     def data_error(self) -> InputError | None:
         """A sentence if the data are not here."""
-        from ddcore.run import Run
-        from ddcore.storage import Place
-
         try:
             Run(self.setup, Place.at(self.setup.config.out or "runs")).source  # noqa: B018
         except InputError as error:
@@ -202,10 +203,6 @@ def protocol_names(preset: Preset, setup: Setup) -> tuple[str, ...]:
     names = tuple(setup.config.protocol)
     if names and "auto" not in names:
         return names
-    from ddcore.protocols import resolved_protocols
-    from ddcore.run import Run
-    from ddcore.storage import Place
-
     try:
         protocols = resolved_protocols(Run(setup, Place.at(setup.config.out or "runs")))
     except InputError as error:
@@ -219,16 +216,12 @@ def shorter_protocol(name: str, scale: float) -> str:
     >>> shorter_protocol("mtt", 0.02), shorter_protocol("dsa-300", 0.1)
     ('mtt-20', 'dsa-30')
     """
-    from ddcore.protocols import protocol
-
     stem, _, number = name.rpartition("-")
     return f"{stem if number.isdecimal() and stem else name}-{less(protocol(name).epochs, scale)}"
 
 
 def shorter_options(plugin: Any, scale: float, units: Sequence[str]) -> dict[str, int]:
     """The options of a plugin that count what is shortened: outer steps, experts' epochs."""
-    from ddcore.trajectory import UnrollOptions
-
     method = fields(UnrollOptions)
     lengths = {
         name: value

@@ -19,6 +19,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from ddcore import invoke
 from ddcore.contract import Result, check_plugin, examine
 from ddcore.contract.stage import PROBE, QUICK, TINY, distilled, has_matcher, staged
 from ddcore.contract.tiny import tiny_images as _tiny_images
@@ -118,8 +119,6 @@ def ddcore_cli(
 
     The cache is a scratch folder. For 8x8 images without a file: ``*ddcore_cli.tiny``.
     """
-    from ddcore import invoke
-
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
 
     def call(*arguments: object) -> Answer:
@@ -148,8 +147,6 @@ def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
 
 def resume_to_end(run_folder: object) -> int:
     """``ddcore resume`` as often as a run is stopped; the exit code of the last one."""
-    from ddcore import invoke
-
     while (code := invoke(["resume", str(run_folder)])) == 3:
         pass
     return code

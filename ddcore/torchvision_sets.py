@@ -23,6 +23,7 @@ from ddcore.parts import Loaded, Wanted, into_source, whole_numbers
 from ddcore.pictures import from_array, stack
 from ddcore.readers import READERS
 from ddcore.storage import Place
+from ddcore.vision import import_torchvision
 
 DOWNLOAD = "DDCORE_DOWNLOAD"
 DEFAULT_ROOT = "data"
@@ -161,8 +162,6 @@ def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | 
 
 
 def _torchvision_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source:
-    from ddcore.vision import import_torchvision
-
     if wanted.split is not None:
         raise OptionError(f"--split does not apply to {known.name}, whose parts are its authors': leave it out")
     datasets = import_torchvision().datasets

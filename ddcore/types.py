@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.errors import InputError, near
+from ddcore.storage import canonical, sha256_of
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
@@ -234,8 +235,6 @@ class Arm:
 
     def task(self, student: int, artifact: str) -> Task:
         """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
-        from ddcore.storage import canonical, sha256_of
-
         options = {**attrs.asdict(self), "student": student, "artifact": artifact}
         name = sha256_of(canonical(options))[:12]
         key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"

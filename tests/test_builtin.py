@@ -76,9 +76,8 @@ def test_images_made_class_by_class_come_back_in_the_order_asked():
 
 
 def test_ddcore_evaluate_of_the_core_is_the_honest_rows(monkeypatch):
-    from ddcore import evaluate
 
-    monkeypatch.setattr(evaluate, "evaluate_artifact", lambda run: ["rows", run])
+    monkeypatch.setattr("ddcore.builtin.evaluate_artifact", lambda run: ["rows", run])
     images, graphs = SimpleNamespace(of_images=True), SimpleNamespace(of_images=False)
     assert Core().ddcore_evaluate(run=images) == ["rows", images]
     assert Core().ddcore_evaluate(run=graphs) == []

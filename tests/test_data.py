@@ -208,7 +208,7 @@ def torchvision_with(monkeypatch):
 
     def replaced(make):
         module = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=make))
-        monkeypatch.setattr("ddcore.vision.import_torchvision", lambda: module)
+        monkeypatch.setattr("ddcore.torchvision_sets.import_torchvision", lambda: module)
 
     return replaced
 

@@ -16,8 +16,8 @@ from ddcore.sources import open_source
 from ddcore.storage import Place
 from ddcore.testing import PROBE, TINY, ddcore_cli, resume_to_end, stop_often  # noqa: F401  a fixture
 from ddcore.training import Epoch
-from ddcore.validation import LOOKS, carve
-from ddcore.watching import Watch
+from ddcore.validation import carve
+from ddcore.watching import LOOKS, Watch
 
 DIGITS = open_source("digits")
 TRAIN = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=1", "--threads=1"]

@@ -12,6 +12,9 @@ from typing import Literal
 
 from attrs import asdict, frozen
 
+from ddcore.contract import behaviour  # noqa: F401  adds its checks to the list
+from ddcore.contract.checks import ENTRIES, Broken, Entry
+from ddcore.contract.stage import Skipped, find_subject
 from ddcore.errors import near
 
 
@@ -46,10 +49,6 @@ def examine(plugin: str | type, only: Collection[str] = ()) -> list[Result]:
         PluginError: it cannot be loaded.
         ValueError: no check has such a name.
     """
-    from ddcore.contract import behaviour  # noqa: F401  adds its checks to the list
-    from ddcore.contract.checks import ENTRIES
-    from ddcore.contract.stage import find_subject
-
     names = [entry.name for entry in ENTRIES]
     for name in only:
         if name not in names:
@@ -95,9 +94,6 @@ def results_text(name: str, results: Sequence[Result]) -> str:
 
 
 def _result(entry: object, subject: object) -> Result:
-    from ddcore.contract.checks import Broken, Entry
-    from ddcore.contract.stage import Skipped
-
     assert isinstance(entry, Entry)
     began = time.perf_counter()
     status: Literal["passed", "failed", "skipped"] = "passed"

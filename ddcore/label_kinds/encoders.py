@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore.errors import InputError, near
+from ddcore.networks import build, unknown_network
 from ddcore.normalisation import MeanStd
 from ddcore.storage import Place, sha256_of
+from ddcore.vision import import_torchvision
 from ddcore.weights import read_state
 
 CLIP = "open_clip:"
@@ -181,8 +183,6 @@ def empty_network(name: str, channels: int, size: int) -> nn.Module:
     Raises:
         InputError: an unknown name.
     """
-    from ddcore.networks import build, unknown_network
-
     network = build(name, channels, size, 2, torch.Generator().manual_seed(0))
     if network is None:
         raise InputError(unknown_network(name))
@@ -299,8 +299,6 @@ def import_open_clip() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    from ddcore.vision import import_torchvision
-
     import_torchvision()
     try:
         import open_clip  # type: ignore[import-not-found]

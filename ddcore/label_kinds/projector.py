@@ -35,6 +35,7 @@ from ddcore.label_kinds.labels import (
 from ddcore.label_kinds.per_image import check_temperature
 from ddcore.label_kinds.sizes import low_rank_numbers
 from ddcore.normalisation import Identity, MeanStd, Normalisation
+from ddcore.passes import lay_out, logits
 from ddcore.types import Batch, View
 
 HEAD = "head"
@@ -334,8 +335,6 @@ class ProjectorLabels(Labels):
         Raises:
             InputError: public weights that are not here.
         """
-        from ddcore.passes import logits
-
         return logits(self.network(images.device, images.dtype), images)
 
     def network(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Projector:
@@ -346,8 +345,6 @@ class ProjectorLabels(Labels):
         return self._built[key]
 
     def _settled(self, device: torch.device, dtype: torch.dtype) -> Projector:
-        from ddcore.passes import lay_out
-
         encoder = self.encoder.built()
         head = self.projector(encoder).head_now().detach()
         for name, factors in self.factors.items():
