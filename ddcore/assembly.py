@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
+from ddcore.discovery import Offer, load_class, load_path
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
 from ddcore.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
-from ddcore.plugins import ASSETS, Offer, load_class, load_path
+from ddcore.plugins import ASSETS
 from ddcore.presets import Preset, choose_preset
 from ddcore.recipes import RULES
 from ddcore.secrecy import restore, shown

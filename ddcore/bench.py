@@ -39,6 +39,7 @@ from attrs import frozen
 from ddcore import answers
 from ddcore.assembly import begin, core_groups, select, setup_from
 from ddcore.data import keep_decoded, load_decoded
+from ddcore.discovery import installed, load_class
 from ddcore.dispatch import Hooks
 from ddcore.distil import distil
 from ddcore.documents import LONGEST_SETTINGS, parse_toml
@@ -47,7 +48,6 @@ from ddcore.executors import EXECUTORS
 from ddcore.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.opening import open_run
 from ddcore.options import fields, resolve
-from ddcore.plugins import installed, load_class
 from ddcore.presets import Preset
 from ddcore.progress import Reporter
 from ddcore.record import Setup

@@ -212,7 +212,7 @@ def stores() -> Iterator[Finding]:
 
 def plugins() -> Iterator[Finding]:
     """Installed plugins can be imported, and no two have one name."""
-    from ddcore.plugins import installed, load_class
+    from ddcore.discovery import installed, load_class
 
     sound = []
     for name, offers in installed().items():

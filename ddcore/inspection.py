@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ddcore.discovery import FIRST_PARTY, Offer, find, installed, load_class
 from ddcore.errors import DdcoreError, near
 from ddcore.hookspecs import KINDS
-from ddcore.plugins import FIRST_PARTY, Offer, Plugin, find, installed, load_class
+from ddcore.plugins import Plugin
 
 UNREADABLE = "?"
 

@@ -10,9 +10,9 @@ from typing import Any
 from attrs import asdict, frozen
 
 from ddcore.contract import stage
+from ddcore.discovery import installed, load_class
 from ddcore.errors import PluginError
 from ddcore.plan import refusal
-from ddcore.plugins import installed, load_class
 
 
 @frozen
@@ -110,6 +110,6 @@ def without_names(pair: Pair) -> str:
 if __name__ == "__main__":
     import click
 
-    from ddcore.plugins import FIRST_PARTY
+    from ddcore.discovery import FIRST_PARTY
 
     click.echo(matrix_text(matrix([name for name in FIRST_PARTY if name in installed()])))

@@ -18,9 +18,9 @@ import tomli_w
 from attrs import frozen
 
 from ddcore.config import Config
+from ddcore.discovery import FIRST_PARTY
 from ddcore.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.errors import OptionError, near
-from ddcore.plugins import FIRST_PARTY
 from ddcore.presets import Preset
 from ddcore.recipes import RULES, Experts, Teachers, ViewOptions
 from ddcore.secrecy import keep, option, withhold
@@ -386,7 +386,7 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
         return f"{group} has no option {word!r}: {near(word, own)}"
     if group in CORE_GROUPS:
         return _unneeded(f"{name!r} configures {group}, which no selected plugin needs", group)
-    from ddcore.plugins import installed
+    from ddcore.discovery import installed
 
     known = {*installed(), *FIRST_PARTY}
     if group in known:

@@ -10,10 +10,10 @@ from typing import Any
 
 from attrs import asdict, field, frozen
 
+from ddcore.discovery import matching
 from ddcore.dispatch import CORE, Hooks
 from ddcore.errors import PluginError, near
 from ddcore.hookspecs import KINDS
-from ddcore.plugins import matching
 from ddcore.recipes import RULES
 
 CORE_ASKS = (

@@ -23,8 +23,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from ddcore.discovery import find, installed, load_class, matching
 from ddcore.errors import DdcoreError, OptionError, PluginError, near
-from ddcore.plugins import find, installed, load_class, matching
 
 AUTO, NONE = "auto", "none"
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ddcore.types import Key
-
+Key = str | int
+"""Part of the name of a random stream."""
 _lent: list[torch.Generator] = []
 
 

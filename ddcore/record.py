@@ -14,13 +14,13 @@ from attrs import field, frozen
 
 import ddcore
 from ddcore.builtin import Core
+from ddcore.discovery import Offer, load_class, load_path, manager
 from ddcore.documents import is_count
 from ddcore.errors import InputError, PluginError
 from ddcore.hookspecs import API_VERSION
 from ddcore.host import Host
 from ddcore.options import CORE_GROUPS, Resolved, as_json, from_json
 from ddcore.plan import Plan
-from ddcore.plugins import Offer, load_class, load_path, manager
 from ddcore.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:

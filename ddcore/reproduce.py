@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
+from ddcore.discovery import installed
 from ddcore.errors import InputError, OptionError, near
 from ddcore.options import SHARED, Resolved, fields, flag, resolve
-from ddcore.plugins import installed
 from ddcore.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
 from ddcore.protocols import protocol, resolved_protocols
 from ddcore.record import Setup

@@ -35,11 +35,12 @@ from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
 from ddcore.progress import Reporter, Tick, on_signals
 from ddcore.protocols import resolved_protocols
+from ddcore.randomness import Key
 from ddcore.report import events
 from ddcore.secrecy import hand_on, hidden
 from ddcore.storage import Place, default_cache
 from ddcore.teachers import committee
-from ddcore.types import SETTINGS, Arm, Batch, Key, Progress, Segment, Sequential, Task, Transform, Vote
+from ddcore.types import SETTINGS, Arm, Batch, Progress, Segment, Sequential, Task, Transform, Vote
 from ddcore.validation import carve
 from ddcore.work import describe, forget, remember
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from attrs import frozen
 
+from ddcore.discovery import FIRST_PARTY, installed
 from ddcore.errors import InputError, OptionError, near
-from ddcore.plugins import FIRST_PARTY, installed
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 RESERVED = ("core", "experts", "probe", "teachers", "testing", "tiny", "torch", "views")

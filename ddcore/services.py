@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ddcore.checkpoints import Checkpoints
     from ddcore.config import Config
     from ddcore.progress import Tick
+    from ddcore.randomness import Key
     from ddcore.storage import Place
-    from ddcore.types import Arm, Batch, Key, Progress, Row, Seen, Segment, Task, Transform, View, Vote
+    from ddcore.types import Arm, Batch, Progress, Row, Seen, Segment, Task, Transform, View, Vote
 
 
 class Samples(Protocol):

@@ -16,8 +16,6 @@ from ddcore.storage import canonical, sha256_of
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
-Key = str | int
-"""Part of the name of a random stream."""
 PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""

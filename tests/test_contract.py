@@ -13,7 +13,7 @@ from ddcore.contract.checks import ENTRIES
 from ddcore.contract.probe import Probe
 from ddcore.contract.stage import PROBE, TINY, first_party
 from ddcore.contract.tiny import RENAMED, tiny_images
-from ddcore.plugins import FIRST_PARTY, installed
+from ddcore.discovery import FIRST_PARTY, installed
 
 HEAD = """
     from collections.abc import Iterator, Mapping

@@ -576,8 +576,8 @@ def test_names_of_files_and_folders_reach_no_terminal_as_commands(tmp_path, caps
 
 
 def test_a_plugin_file_that_is_another_one_is_refused_before_it_runs(tmp_path):
+    from ddcore.discovery import load_path
     from ddcore.errors import PluginError
-    from ddcore.plugins import load_path
 
     (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(PluginError, match="another one than the run was begun with"):

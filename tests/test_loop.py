@@ -8,10 +8,10 @@ from attrs import frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Task, hookimpl
 from ddcore.checkpoints import Checkpoints
+from ddcore.discovery import manager
 from ddcore.dispatch import Hooks
 from ddcore.errors import Interrupted, NonFiniteLoss
 from ddcore.loop import distil_task
-from ddcore.plugins import manager
 from ddcore.progress import Reporter
 from ddcore.storage import Place
 

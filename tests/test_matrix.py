@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ddcore.cli import invoke
+from ddcore.discovery import FIRST_PARTY, installed
 from ddcore.matrix import Pair, matrix, matrix_text, one_step
-from ddcore.plugins import FIRST_PARTY, installed
 
 HERE = [name for name in FIRST_PARTY if name in installed()]
 PAIRS = matrix(HERE)

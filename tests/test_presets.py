@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from ddcore.cli import invoke
+from ddcore.discovery import FIRST_PARTY, load_class
 from ddcore.errors import OptionError, PluginError
 from ddcore.options import core_group, preparse, resolve
-from ddcore.plugins import FIRST_PARTY, Plugin, load_class
+from ddcore.plugins import Plugin
 from ddcore.presets import choose_preset, every_preset, listed, presets_of, published_text
 from ddcore.protocols import protocol
 

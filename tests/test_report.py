@@ -16,8 +16,8 @@ from PIL import Image
 from ddcore import report
 from ddcore.artifact import load_artifact
 from ddcore.cli import invoke
+from ddcore.discovery import installed
 from ddcore.errors import InputError
-from ddcore.plugins import installed
 from ddcore.preview import sheet_png
 from ddcore.report import command_text, gallery, loss_plot, matrix, options_of, score_plots, student_plots
 from ddcore.storage import Place

@@ -9,9 +9,9 @@ import pytest
 
 from ddcore.assembly import Selection, begin, select
 from ddcore.cli import invoke
+from ddcore.discovery import FIRST_PARTY, load_class
 from ddcore.errors import OptionError
 from ddcore.options import fields, preparse
-from ddcore.plugins import FIRST_PARTY, load_class
 from ddcore.presets import every_preset
 from ddcore.reproduce import Reproduction, comparison_text, find_preset, less, line_of
 from ddcore.trajectory import UnrollOptions

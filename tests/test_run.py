@@ -15,9 +15,9 @@ from attrs import evolve, frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Progress, Segment, Task, hookimpl
 from ddcore.cli import invoke
+from ddcore.discovery import manager
 from ddcore.dispatch import Hooks
 from ddcore.loop import outer_step
-from ddcore.plugins import manager
 from ddcore.run import Run
 
 COMMON = [

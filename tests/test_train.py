@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddcore.cli import invoke
+from ddcore.discovery import installed
 from ddcore.errors import InputError
-from ddcore.plugins import installed
 from ddcore.protocols import protocol
 from ddcore.run import Run
 from ddcore.storage import Place, load_tensors, read_metadata, save_tensors

@@ -20,8 +20,8 @@ from ddcore import hookspecs
 from ddcore.api import deprecations
 from ddcore.contract.public import PUBLIC
 from ddcore.contract.stage import Subject
+from ddcore.discovery import check_hooks
 from ddcore.options import as_json, click_options, fields, from_json, resolve, to_toml
-from ddcore.plugins import check_hooks
 from ddcore.types import PHASES, SETTINGS
 
 VIEW_PHASES = PHASES[:3]

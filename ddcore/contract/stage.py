@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ddcore.assembly import claim, select, setup_from
 from ddcore.data import TEXT
+from ddcore.discovery import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.distil import assemble, distil
 from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.loop import distillation_tasks
 from ddcore.opening import open_run
 from ddcore.plan import OF_STUDENTS, offers
-from ddcore.plugins import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.progress import Reporter
 from ddcore.record import write_record
 from ddcore.run import EXPERT_HOOKS, Run

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ddcore_cda import CDA, MODES, crop_scale
 
+from ddcore.discovery import load_class
 from ddcore.plan import refusal
-from ddcore.plugins import load_class
 from ddcore.types import Progress
 from ddcore.views import Draw, drawn
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore.batch_statistics import capture, statistics_loss
+from ddcore.discovery import load_class
 from ddcore.plan import refusal
-from ddcore.plugins import load_class
 from ddcore.types import Batch
 from ddcore.unroll import flat_weights
 

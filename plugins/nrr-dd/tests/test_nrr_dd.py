@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Vote
+from ddcore.discovery import checked
 from ddcore.labels import DrawnViews, TwoDistanceLabels, distance_gap, distances, label_parts, student_loss
 from ddcore.networks import build
 from ddcore.patches import crop_boxes
-from ddcore.plugins import checked
 from ddcore.views import Draw, Drawn, Mixed
 
 K, SIZE, N, M = 3, 8, 7, 4
