@@ -3,14 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ddcore.hookspecs import hookimpl
-from ddcore.plugins import Plugin, option
+from ddcore import _moved
+from ddcore.api.hooks import hookimpl
+from ddcore.api.plugin import Plugin, option
 
 if TYPE_CHECKING:
-    from ddcore.artifact import Artifact, load_artifact
-    from ddcore.cli import invoke
-    from ddcore.errors import DdcoreError, InputError, PluginError
-    from ddcore.types import (
+    from ddcore.api.types import (
         Batch,
         Cost,
         Learn,
@@ -25,11 +23,14 @@ if TYPE_CHECKING:
         Transform,
         Vote,
     )
+    from ddcore.cli.app import invoke
+    from ddcore.errors import DdcoreError, InputError, PluginError
+    from ddcore.sets.artifact import Artifact, load_artifact
 
 __version__ = "0.1.0"
 
 _LATER = {
-    **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.artifact"),
+    **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.sets.artifact"),
     "invoke": "ddcore.cli",
     **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
     **dict.fromkeys(
@@ -48,7 +49,7 @@ _LATER = {
             "Transform",
             "Vote",
         ),
-        "ddcore.types",
+        "ddcore.api.types",
     ),
 }
 
@@ -76,6 +77,9 @@ __all__ = [
     "load_artifact",
     "option",
 ]
+
+
+_moved.watch()
 
 
 def __getattr__(name: str) -> Any:

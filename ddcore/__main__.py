@@ -1,6 +1,6 @@
 """``python -m ddcore``: the command line."""
 
-from ddcore.cli import main
+from ddcore.cli.app import main
 
 if __name__ == "__main__":
     main()

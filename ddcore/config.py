@@ -7,7 +7,7 @@ from typing import Any, Literal
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, instance_of, lt, optional
 
-from ddcore.units import byte_count
+from ddcore.storage.units import byte_count
 
 
 def _is_size(instance: Any, attribute: Any, value: str) -> None:

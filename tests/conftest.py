@@ -72,7 +72,7 @@ def hostile_runs(tmp_path_factory):
     import numpy as np
     from PIL import Image
 
-    from ddcore.cli import invoke
+    from ddcore.cli.app import invoke
 
     root = tmp_path_factory.mktemp("hostile")
     generator = np.random.default_rng(0)

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from ddcore import hookspecs
-from ddcore.api import arguments, changes, deprecations, record, surface
-from ddcore.cli import invoke
-from ddcore.hookspecs import API_VERSION, DEPRECATED, KINDS, Deprecation
+from ddcore.api import hooks as hookspecs
+from ddcore.api.hooks import API_VERSION, DEPRECATED, KINDS, Deprecation
+from ddcore.cli.app import invoke
+from ddcore.composing.versions import arguments, changes, deprecations, record, surface
 from ddcore.testing import PROBE, tiny_words
 
 LAST = json.loads((Path(__file__).parent / "hook_api.json").read_text())
-AGAIN = "bump API_VERSION, then write tests/hook_api.json again: python -m ddcore.api > tests/hook_api.json"
+AGAIN = (
+    "bump API_VERSION, then write tests/hook_api.json again: python -m ddcore.composing.versions > tests/hook_api.json"
+)
 
 
 def test_the_version_is_the_one_that_changes_since_the_record_make_due():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ddcore.data.sources import open_source
 from ddcore.errors import InputError
-from ddcore.sources import open_source
-from ddcore.storage import Place
+from ddcore.storage.places import Place
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from ddcore.artifact import Artifact, load_artifact, save_artifact
+from ddcore.data.normalisation import ZCA, Identity, MeanStd
 from ddcore.errors import DdcoreError, InputError
-from ddcore.exports import describe, inspect
 from ddcore.labels import HardLabels, Labels, SoftLabels
-from ddcore.normalisation import ZCA, Identity, MeanStd
-from ddcore.storage import sha256_of
+from ddcore.sets.artifact import Artifact, load_artifact, save_artifact
+from ddcore.sets.exports import describe, inspect
+from ddcore.storage.places import sha256_of
 
 NAMES = ("cat", "dog", "tree frog")
 CLASSES = torch.arange(3).repeat_interleave(2)
@@ -114,7 +114,7 @@ def test_saving_again_leaves_nothing_of_the_artifact_before(tmp_path):
 
 def test_a_save_that_was_interrupted_is_no_artifact(tmp_path, monkeypatch):
     save(tmp_path)
-    monkeypatch.setattr("ddcore.artifact.card", lambda artifact: 1 / 0)
+    monkeypatch.setattr("ddcore.sets.artifact.card", lambda artifact: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(tmp_path, images() + 1)
     with pytest.raises(InputError, match=r"has no manifest\.json, so it is no finished artifact"):

@@ -9,10 +9,19 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 
-from ddcore import augment
-from ddcore.augment import DSA_COLOUR, DSA_DIGITS, MNIST_OPS, OPS, draw, draw_batchnorm, draw_mnist, parse_strategy
+from ddcore.api.types import Batch
 from ddcore.errors import OptionError
-from ddcore.types import Batch
+from ddcore.images import augment
+from ddcore.images.augment import (
+    DSA_COLOUR,
+    DSA_DIGITS,
+    MNIST_OPS,
+    OPS,
+    draw,
+    draw_batchnorm,
+    draw_mnist,
+    parse_strategy,
+)
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 

@@ -6,10 +6,10 @@ import tomllib
 import pytest
 import tomli_w
 
-from ddcore.bench import merged, read_suite, suite_of
+from ddcore.commands.bench import merged, read_suite, suite_of
 from ddcore.errors import InputError
-from ddcore.leaderboard import Cell, board, html, markdown
-from ddcore.storage import Place
+from ddcore.pages.leaderboard import Cell, board, html, markdown
+from ddcore.storage.places import Place
 from ddcore.testing import ddcore_cli  # noqa: F401  fixture
 
 SUITE = """
@@ -228,7 +228,7 @@ def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, 
 
 
 def test_a_bug_in_one_run_is_kept_with_its_traceback_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
-    from ddcore import distil
+    from ddcore.runs import distil
 
     real = distil.assemble
 

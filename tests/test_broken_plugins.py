@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 from ddcore.testing import PROBE, tiny_words
 
 VIEW = "view_phases = ('match',)\n        @hookimpl\n        def ddcore_view(self, batch): "

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from ddcore.discovery import installed
+from ddcore.composing.discovery import installed
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: it is part of the extra `dev`"

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from ddcore import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest
-from ddcore.distil import assemble, label, save
 from ddcore.errors import InputError
-from ddcore.loop import distillation_tasks
-from ddcore.storage import Place, save_tensors, size_of
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.distil import assemble, label, save
+from ddcore.runs.loop import distillation_tasks
+from ddcore.scoring.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest
+from ddcore.storage.places import Place, save_tensors, size_of
+from ddcore.storage.units import byte_count
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
-from ddcore.units import byte_count
 
 DM = ("--plugin", "dm")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ddcore import Task
-from ddcore.builtin import Core, for_each_class
-from ddcore.data import Real
+from ddcore.data.normalisation import fit
+from ddcore.data.source import Real
+from ddcore.data.sources import open_source
 from ddcore.labels import HardLabels
-from ddcore.normalisation import fit
-from ddcore.sources import open_source
+from ddcore.runs.builtin import Core, for_each_class
 
 NOTHING = {"data_root": None, "split": None, "resize": None}
 
@@ -77,7 +77,7 @@ def test_images_made_class_by_class_come_back_in_the_order_asked():
 
 def test_ddcore_evaluate_of_the_core_is_the_honest_rows(monkeypatch):
 
-    monkeypatch.setattr("ddcore.builtin.evaluate_artifact", lambda run: ["rows", run])
+    monkeypatch.setattr("ddcore.runs.builtin.evaluate_artifact", lambda run: ["rows", run])
     images, graphs = SimpleNamespace(of_images=True), SimpleNamespace(of_images=False)
     assert Core().ddcore_evaluate(run=images) == ["rows", images]
     assert Core().ddcore_evaluate(run=graphs) == []

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore.checkpoints import Checkpoints, flatten, restore
 from ddcore.errors import InputError
-from ddcore.storage import Place
+from ddcore.storage.checkpoints import Checkpoints, flatten, restore
+from ddcore.storage.places import Place
 
 
 def trained(seed: int) -> dict:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore.cifar_networks import NAMES, maker
-from ddcore.networks import build
+from ddcore.networks.cifar_networks import NAMES, maker
+from ddcore.networks.zoo import build
 
 COUNTS = {
     "resnet8": 83_892,

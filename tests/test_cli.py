@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.storage import Place, load_tensors, read_metadata
+from ddcore.cli.app import invoke
+from ddcore.storage.places import Place, load_tensors, read_metadata
 
 SMALL = [
     "--steps",

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddcore.cli import invoke
-from ddcore.compare import beaten, compare, comparison_text, render_comparison
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError
+from ddcore.pages.compare import beaten, compare, comparison_text, render_comparison
 
 ENVIRONMENT = {"ddcore": "0.1.0", "torch": "2.13.0", "device": "cpu: x", "threads": 1, "python": "3.11"}
 
@@ -164,6 +164,6 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page_without_secrets(tm
 
 def test_without_matplotlib_the_page_says_how_to_get_plots(tmp_path, monkeypatch):
     runs = [put(tmp_path / name, [row("distilled", 0.5)]) for name in ("a", "b")]
-    monkeypatch.setattr("ddcore.compare.available", lambda: False)
+    monkeypatch.setattr("ddcore.pages.compare.available", lambda: False)
     page = render_comparison(compare(runs))
     assert "ddcore-torch[report]" in page and "<svg" not in page

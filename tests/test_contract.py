@@ -7,13 +7,13 @@ from textwrap import dedent
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.contract import behaviour, check_plugin, examine
-from ddcore.contract.checks import ENTRIES
-from ddcore.contract.probe import Probe
-from ddcore.contract.stage import PROBE, TINY, first_party
-from ddcore.contract.tiny import RENAMED, tiny_images
-from ddcore.discovery import FIRST_PARTY, installed
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import FIRST_PARTY, installed
+from ddcore.kit.contract import behaviour, check_plugin, examine
+from ddcore.kit.contract.checks import ENTRIES
+from ddcore.kit.contract.probe import Probe
+from ddcore.kit.contract.stage import PROBE, TINY, first_party
+from ddcore.kit.contract.tiny import RENAMED, tiny_images
 
 HEAD = """
     from collections.abc import Iterator, Mapping
@@ -133,7 +133,12 @@ BREAKS = {
         "one is there without the other",
     ),
     "immutable": (VIEW, "@frozen(", "@attrs.define(", "'strength' can be set"),
-    "public": (VIEW, "@frozen(", "from ddcore.checkpoints import flatten\n    @frozen(", "imports ddcore.checkpoints"),
+    "public": (
+        VIEW,
+        "@frozen(",
+        "from ddcore.storage.checkpoints import flatten\n    @frozen(",
+        "imports ddcore.storage.checkpoints",
+    ),
     "options": (VIEW, '"factor")', '"factor")\n        more: dict = option({"a": 1}, help="x")', "more"),
     "inputs": (VIEW, RETURN, "batch.inputs.mul_(self.strength); return batch", "wrote into the batch"),
     "shapes": (

@@ -6,10 +6,11 @@ import uuid
 import pytest
 import torch
 
-from ddcore import copies, storage
-from ddcore.copies import tensors_of
 from ddcore.errors import InputError, NoSpace, OptionError
-from ddcore.storage import Place, save_tensors
+from ddcore.storage import copies
+from ddcore.storage import places as storage
+from ddcore.storage.copies import tensors_of
+from ddcore.storage.places import Place, save_tensors
 
 SIZE = 4 * 250
 """Bytes of a file's tensor."""

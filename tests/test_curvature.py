@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.curvature import CheapNorms, slope
+from ddcore.networks.curvature import CheapNorms, slope
 
 NORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "one channel a group": lambda x, w, b: F.group_norm(x, 4, w[:, 0, 0], b[:, 0, 0]),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddcore.data import Real, Source, Split
+from ddcore.data.normalisation import Identity, fit
+from ddcore.data.source import Real, Source, Split
+from ddcore.data.sources import known_sources, knows, open_source
 from ddcore.errors import DdcoreError, InputError, OptionError
-from ddcore.normalisation import Identity, fit
-from ddcore.sources import known_sources, knows, open_source
 
 
 def ramp(count, channels=3, size=4, start=0):
@@ -208,7 +208,7 @@ def torchvision_with(monkeypatch):
 
     def replaced(make):
         module = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=make))
-        monkeypatch.setattr("ddcore.torchvision_sets.import_torchvision", lambda: module)
+        monkeypatch.setattr("ddcore.data.torchvision_sets.import_torchvision", lambda: module)
 
     return replaced
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddcore.decoders import OPERATIONS, Decoder, quantise
 from ddcore.errors import InputError
+from ddcore.sets.decoders import OPERATIONS, Decoder, quantise
 
 ROWS = [{"op": "rows", "tensor": "pixels"}]
 LEVELS = [{"op": "dequantise", "tensor": "pixels", "scale": "scale", "offset": "offset"}]

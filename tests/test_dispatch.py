@@ -3,8 +3,9 @@
 import pluggy
 import pytest
 
-from ddcore import hookimpl, hookspecs
-from ddcore.dispatch import Hooks, PerPlugin
+from ddcore import hookimpl
+from ddcore.api import hooks as hookspecs
+from ddcore.composing.dispatch import Hooks, PerPlugin
 from ddcore.errors import PluginError
 
 

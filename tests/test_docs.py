@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ddcore import hookspecs
-from ddcore.reference import hook_reference
+from ddcore.api import hooks as hookspecs
+from ddcore.kit.reference import hook_reference
 
 ROOT = Path(__file__).parents[1]
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_hook_reference_in_contributing_is_the_hook_specs():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     written = text.partition("## Hook reference\n")[2].strip()
-    assert written == hook_reference().strip(), "write it again: python -m ddcore.reference"
+    assert written == hook_reference().strip(), "write it again: python -m ddcore.kit.reference"
 
 
 def test_every_hook_is_named_in_a_test():

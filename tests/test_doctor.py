@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from ddcore import doctor
-from ddcore.cli import invoke
-from ddcore.doctor import NOTE, OK, PROBLEM, Finding
+from ddcore.cli.app import invoke
+from ddcore.commands import doctor
+from ddcore.commands.doctor import NOTE, OK, PROBLEM, Finding
 
 
 def of(check, findings):
@@ -36,7 +36,7 @@ def test_a_misspelt_variable_is_a_problem_with_the_right_name():
 def test_torchvision_has_to_be_of_torch_s_age(monkeypatch, release, status):
     import torch
 
-    from ddcore.vision import import_torchvision
+    from ddcore.networks.vision import import_torchvision
 
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
     monkeypatch.setattr(import_torchvision(), "__version__", release)
@@ -69,7 +69,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch):
 
 
 def test_broken_and_clashing_plugins_are_problems(monkeypatch):
-    from ddcore import plugins
+    from ddcore.api import plugin as plugins
     from ddcore.errors import PluginError
 
     class Offer:
@@ -87,7 +87,7 @@ def test_broken_and_clashing_plugins_are_problems(monkeypatch):
 
 
 def test_folders_that_cannot_be_written_and_full_disks(monkeypatch, tmp_path):
-    from ddcore.storage import Place
+    from ddcore.storage.places import Place
 
     assert doctor._written("runs", Place.at(tmp_path / "not/there/yet")).status == OK
     monkeypatch.setattr(doctor, "ROOM", 10**18)

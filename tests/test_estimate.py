@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ddcore.cli import invoke
-from ddcore.estimate import _activations
+from ddcore.cli.app import invoke
+from ddcore.scoring.estimate import _activations
 
 
 def test_activations_of_a_network_are_the_sum_of_its_leaves_outputs():

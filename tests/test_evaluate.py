@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ddcore import evaluate, randomness, students
-from ddcore.artifact import save_artifact
-from ddcore.baselines import kcenter_index, random_index, share_out
-from ddcore.checkpoints import Checkpoints
-from ddcore.data import Real, Split
-from ddcore.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
-from ddcore.experts import trajectories
+from ddcore import randomness
+from ddcore.api.types import Batch, Sequential, Task
+from ddcore.composing.recipes import Experts
+from ddcore.data.normalisation import fit
+from ddcore.data.source import Real, Split
+from ddcore.data.sources import open_source
+from ddcore.images.views import Draw, drawn
 from ddcore.labels import (
     HardLabels,
     SoftLabels,
@@ -30,16 +30,18 @@ from ddcore.labels import (
     make_two_distances,
     student_loss,
 )
-from ddcore.networks import build
-from ddcore.normalisation import fit
-from ddcore.passes import lay_out
-from ddcore.protocols import PROTOCOLS, protocol, resolved_protocols
-from ddcore.recipes import Experts
-from ddcore.sources import open_source
-from ddcore.storage import Place
-from ddcore.training import batch_of
-from ddcore.types import Batch, Sequential, Task
-from ddcore.views import Draw, drawn
+from ddcore.networks.passes import lay_out
+from ddcore.networks.zoo import build
+from ddcore.scoring import evaluate
+from ddcore.scoring.baselines import kcenter_index, random_index, share_out
+from ddcore.scoring.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
+from ddcore.sets.artifact import save_artifact
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.places import Place
+from ddcore.training import students
+from ddcore.training.experts import trajectories
+from ddcore.training.loop import batch_of
+from ddcore.training.protocols import PROTOCOLS, protocol, resolved_protocols
 
 CLASSES = torch.arange(10)
 
@@ -143,7 +145,7 @@ class Stand:
             if not self.checkpoints.finished(task.key):
                 self.done.append(task.key)
                 if task.kind == "expert":
-                    from ddcore.experts import train_expert
+                    from ddcore.training.experts import train_expert
 
                     self.checkpoints.finish(task.key, train_expert(task, self), {})
                 else:
@@ -582,7 +584,7 @@ def test_a_descent_holds_every_number_of_its_protocol():
 
 
 def test_an_artifact_anywhere_is_evaluated_by_worker_processes_with_the_same_scores(tmp_path, monkeypatch, capsys):
-    from ddcore.cli import invoke
+    from ddcore.cli.app import invoke
 
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
     words = ["--protocol", "quick-1", "--eval-seeds", "1", "--full-epochs", "1", "--threads", "1"]

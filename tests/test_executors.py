@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from ddcore.errors import DdcoreError
-from ddcore.executors import ATTEMPTS, Processes
+from ddcore.runs.executors import ATTEMPTS, Processes
 
 DRIVER = """
 import os, time

@@ -9,20 +9,21 @@ import torch
 from attrs import evolve, frozen
 from torch.nn import functional as F
 
-from ddcore import experts, randomness
-from ddcore.checkpoints import Checkpoints
-from ddcore.data import Real, Source, Split
+from ddcore import randomness
+from ddcore.api.types import Sequential
+from ddcore.composing.recipes import Experts
+from ddcore.data.normalisation import fit
+from ddcore.data.source import Real, Source, Split
 from ddcore.errors import InputError, Interrupted, NonFiniteLoss
-from ddcore.experts import Trajectories, digest, missing, snapshot_place, train_expert, trajectories
 from ddcore.labels import HardLabels
-from ddcore.networks import build
-from ddcore.normalisation import fit
-from ddcore.passes import lay_out
-from ddcore.recipes import Experts
-from ddcore.storage import Place, read_metadata
-from ddcore.training import accuracy
-from ddcore.types import Sequential
-from ddcore.unroll import flat_weights
+from ddcore.networks.passes import lay_out
+from ddcore.networks.unroll import flat_weights
+from ddcore.networks.zoo import build
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.places import Place, read_metadata
+from ddcore.training import experts
+from ddcore.training.experts import Trajectories, digest, missing, snapshot_place, train_expert, trajectories
+from ddcore.training.loop import accuracy
 
 
 def a_source(train=60, test=30):

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddcore.artifact import Artifact, save_artifact
+from ddcore.data.normalisation import ZCA, MeanStd
+from ddcore.data.parquet_images import read
 from ddcore.errors import InputError
-from ddcore.exports import describe, export, folder_names, inspect
 from ddcore.labels import HardLabels, SoftLabels
-from ddcore.normalisation import ZCA, MeanStd
-from ddcore.parquet_images import read
-from ddcore.storage import Place
+from ddcore.sets.artifact import Artifact, save_artifact
+from ddcore.sets.exports import describe, export, folder_names, inspect
+from ddcore.storage.places import Place
 
 NAMES = ("cat", "dog/wolf", "tree frog")
 CLASSES = torch.tensor([0, 0, 1, 1, 2, 2])

@@ -11,11 +11,11 @@ import uuid
 
 import pytest
 
-from ddcore import holding
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError
-from ddcore.holding import HOLDER, held
-from ddcore.storage import Place
+from ddcore.storage import holding
+from ddcore.storage.holding import HOLDER, held
+from ddcore.storage.places import Place
 
 HOLD = """
 import sys, time

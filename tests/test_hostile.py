@@ -15,22 +15,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reliability import bombs, fuzz
 
-from ddcore.artifact import load_artifact
-from ddcore.checkpoints import Checkpoints
-from ddcore.cli import invoke
-from ddcore.data import Source, Split
-from ddcore.documents import DEEPEST, parse_json, parse_toml
+from ddcore.cli.app import invoke
+from ddcore.data.readers import read_arrays
+from ddcore.data.source import Source, Split
+from ddcore.data.sources import open_source
 from ddcore.errors import MOST_KNOWN, DdcoreError, InputError, near
-from ddcore.label_kinds.encoders import Public
-from ddcore.manifest import provider
-from ddcore.opening import open_run
-from ddcore.packed import load_either
-from ddcore.pictures import AHEAD, decode, stack
-from ddcore.printing import printable, printable_json, printable_line
-from ddcore.readers import read_arrays
-from ddcore.sources import open_source
-from ddcore.storage import LONGEST_HEADER, Place, load_tensors, save_tensors
-from ddcore.weights import read_state
+from ddcore.images.pictures import AHEAD, decode, stack
+from ddcore.labels.encoders import Public
+from ddcore.runs.opening import open_run
+from ddcore.sets.artifact import load_artifact
+from ddcore.sets.manifest import provider
+from ddcore.sets.packed import load_either
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.documents import DEEPEST, parse_json, parse_toml
+from ddcore.storage.places import LONGEST_HEADER, Place, load_tensors, save_tensors
+from ddcore.storage.printing import printable, printable_json, printable_line
+from ddcore.storage.weights import read_state
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "ddcore").rglob("*.py"), *(ROOT / "plugins").glob("*/ddcore_*/**/*.py")]
@@ -576,7 +576,7 @@ def test_names_of_files_and_folders_reach_no_terminal_as_commands(tmp_path, caps
 
 
 def test_a_plugin_file_that_is_another_one_is_refused_before_it_runs(tmp_path):
-    from ddcore.discovery import load_path
+    from ddcore.composing.discovery import load_path
     from ddcore.errors import PluginError
 
     (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")

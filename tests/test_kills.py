@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from reliability import kills
 
-from ddcore.artifact import load_artifact
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 from ddcore.errors import Interrupted
-from ddcore.opening import open_run
-from ddcore.progress import on_signals
-from ddcore.storage import Place
+from ddcore.runs.opening import open_run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place
+from ddcore.storage.progress import on_signals
 
 pytestmark = pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc")
 TINY = [
@@ -179,7 +179,7 @@ def test_a_stop_of_work_in_no_folder_says_to_give_the_command_again(folder, dist
         os.kill(os.getpid(), signal.SIGTERM)
         return rows
 
-    monkeypatch.setattr("ddcore.distil.marked", told)
+    monkeypatch.setattr("ddcore.runs.distil.marked", told)
     assert invoke(["evaluate", str(distilled), *TINY[:2], *QUICK]) == 3
     said = capsys.readouterr().err
     assert "give the same command again" in said and "ddcore resume" not in said
@@ -192,7 +192,7 @@ def test_warnings_of_before_a_stop_are_in_the_scores(folder, monkeypatch):
 
     line = ["run", "--plugin", "dm", *TINY, *QUICK, "--steps", "1", "--out", "made"]
     with monkeypatch.context() as patched:
-        patched.setattr("ddcore.distil.assemble", warned)
+        patched.setattr("ddcore.runs.distil.assemble", warned)
         with pytest.raises(SystemExit):
             invoke(line)
     assert invoke(["resume", "made"]) == 0
@@ -251,7 +251,7 @@ def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_sta
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folder, distilled, monkeypatch, capsys):
-    monkeypatch.setattr("ddcore.opening.reopen", lambda folder: os.kill(os.getpid(), number))
+    monkeypatch.setattr("ddcore.runs.opening.reopen", lambda folder: os.kill(os.getpid(), number))
     assert invoke(["resume", "my runs/made"]) == 3
     assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ddcore import randomness
+from ddcore.api.types import View
 from ddcore.errors import InputError
+from ddcore.images.views import Draw, changed
 from ddcore.labels import (
     agreement,
     answers,
@@ -23,9 +25,7 @@ from ddcore.labels import (
     make_two_distances,
     mean_logits,
 )
-from ddcore.training import batch_of
-from ddcore.types import View
-from ddcore.views import Draw, changed
+from ddcore.training.loop import batch_of
 
 N, K, E, B = 20, 4, 3, 16
 CLASSES = torch.arange(N) * K // N

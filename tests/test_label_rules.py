@@ -9,18 +9,18 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from ddcore import randomness
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.label_rules import draw_for, kept_classes, temperature_for
+from ddcore.api.types import Vote
+from ddcore.cli.app import invoke
+from ddcore.composing.plan import TEACHERS
+from ddcore.composing.recipes import OF_VIEWS, RULES, ViewOptions
+from ddcore.images.views import INFER, SRE2L, changed
 from ddcore.labels import PerView, label_bytes, mean_logits
-from ddcore.plan import TEACHERS
-from ddcore.protocols import protocol
-from ddcore.recipes import OF_VIEWS, RULES, ViewOptions
-from ddcore.run import Run
-from ddcore.storage import Place
-from ddcore.types import Vote
-from ddcore.views import INFER, SRE2L, changed
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place
+from ddcore.training.label_rules import draw_for, kept_classes, temperature_for
+from ddcore.training.protocols import protocol
 
 K = 10
 CLASSES = torch.arange(K).repeat_interleave(2)

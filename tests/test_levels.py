@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddcore.artifact import as_stored, load_artifact, save_artifact
-from ddcore.decoders import Decoder
+from ddcore.data.normalisation import Identity
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels
-from ddcore.levels import Quality, clipped_ends, pack, quality, quantise, to_levels, unpack
-from ddcore.normalisation import Identity
+from ddcore.sets.artifact import as_stored, load_artifact, save_artifact
+from ddcore.sets.decoders import Decoder
+from ddcore.sets.levels import Quality, clipped_ends, pack, quality, quantise, to_levels, unpack
 
 ROWS = [{"op": "rows", "tensor": "pixels"}]
 SUM = {"op": "sum", "bases": "bases", "added": "added", "pairs": "pairs", "least": "least", "most": "most"}

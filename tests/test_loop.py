@@ -7,13 +7,13 @@ import torch
 from attrs import frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Task, hookimpl
-from ddcore.checkpoints import Checkpoints
-from ddcore.discovery import manager
-from ddcore.dispatch import Hooks
+from ddcore.composing.discovery import manager
+from ddcore.composing.dispatch import Hooks
 from ddcore.errors import Interrupted, NonFiniteLoss
-from ddcore.loop import distil_task
-from ddcore.progress import Reporter
-from ddcore.storage import Place
+from ddcore.runs.loop import distil_task
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.places import Place
+from ddcore.storage.progress import Reporter
 
 
 @frozen(kw_only=True, eq=False)

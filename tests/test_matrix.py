@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ddcore.cli import invoke
-from ddcore.discovery import FIRST_PARTY, installed
-from ddcore.matrix import Pair, matrix, matrix_text, one_step
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import FIRST_PARTY, installed
+from ddcore.kit.matrix import Pair, matrix, matrix_text, one_step
 
 HERE = [name for name in FIRST_PARTY if name in installed()]
 PAIRS = matrix(HERE)
@@ -34,7 +34,7 @@ def test_every_matcher_meets_every_other_plugin():
 )
 def test_the_matrix_in_the_readme_is_the_declared_one():
     written = (ROOT / "README.md").read_text().partition("<!-- matrix -->\n")[2].partition("\n<!-- /matrix -->")[0]
-    assert written == matrix_text(PAIRS), "write it again: python -m ddcore.matrix"
+    assert written == matrix_text(PAIRS), "write it again: python -m ddcore.kit.matrix"
 
 
 def test_reasons_stand_once_below_the_table_and_failures_in_it():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ddcore.errors import InputError
-from ddcore.networks import build, mixes_samples, network_names, unknown_network, usual_depth
+from ddcore.networks.zoo import build, mixes_samples, network_names, unknown_network, usual_depth
 
 FIXED = (
     "mlp",
@@ -302,7 +302,7 @@ def test_torchvision_s_networks_that_cannot_be(name, sentence):
 
 
 def test_torchvision_is_imported_once_and_whole():
-    from ddcore.vision import import_torchvision
+    from ddcore.networks.vision import import_torchvision
 
     torchvision = import_torchvision()
     assert torchvision is import_torchvision()

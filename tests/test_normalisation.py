@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ddcore import normalisation
-from ddcore.data import Source, Split
+from ddcore.data import normalisation
+from ddcore.data.normalisation import ZCA, Identity, MeanStd, Normalisation, fit, fit_zca
+from ddcore.data.source import Source, Split
 from ddcore.errors import InputError
-from ddcore.normalisation import ZCA, Identity, MeanStd, Normalisation, fit, fit_zca
-from ddcore.statistics import mean_and_covariance, mean_and_deviation
-from ddcore.storage import Place
+from ddcore.images.statistics import mean_and_covariance, mean_and_deviation
+from ddcore.storage.places import Place
 
 
 def drawn(count, channels=3, size=4):
@@ -33,8 +33,8 @@ def test_mean_and_deviation_by_hand():
 def test_statistics_in_chunks_equal_those_of_the_whole(monkeypatch):
     stored = drawn(37)
     whole = stored.double() / 255
-    monkeypatch.setattr("ddcore.statistics.VALUES_AT_ONCE", 5 * 48)
-    monkeypatch.setattr("ddcore.statistics.PRODUCT_ROWS", 7)
+    monkeypatch.setattr("ddcore.images.statistics.VALUES_AT_ONCE", 5 * 48)
+    monkeypatch.setattr("ddcore.images.statistics.PRODUCT_ROWS", 7)
     mean, std = mean_and_deviation(stored)
     assert mean == pytest.approx(whole.mean((0, 2, 3)).tolist())
     assert std == pytest.approx(whole.std((0, 2, 3), unbiased=False).tolist())

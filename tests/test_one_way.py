@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddcore.contract.public import PUBLIC
+from ddcore.kit.contract.public import PUBLIC
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
@@ -41,10 +41,12 @@ def test_a_plugin_imports_no_other(name):
 
 
 def test_imports_of_the_core_run_one_way_even_within_functions():
-    """But for ``ddcore.work``, which does tasks: a run maps tasks, and a task opens a run."""
+    """But for ``ddcore.runs.work``, which does tasks: a run maps tasks, and a task opens a run."""
     files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.glob("ddcore/**/*.py")}
     files = {name.removesuffix(".__init__"): path for name, path in files.items()}
-    graph = {name: modules_of(path) & (set(files) - {"ddcore", "ddcore.work", name}) for name, path in files.items()}
+    graph = {
+        name: modules_of(path) & (set(files) - {"ddcore", "ddcore.runs.work", name}) for name, path in files.items()
+    }
     assert len(graph) > 50 and sum(map(len, graph.values())) > 200
     TopologicalSorter(graph).prepare()
 

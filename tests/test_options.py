@@ -11,10 +11,9 @@ from attrs.validators import ge, le
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddcore.cli import invoke
-from ddcore.config import Config
-from ddcore.errors import DdcoreError, OptionError
-from ddcore.options import (
+from ddcore.api.plugin import Plugin, option
+from ddcore.cli.app import invoke
+from ddcore.composing.options import (
     Resolved,
     as_json,
     click_options,
@@ -27,8 +26,9 @@ from ddcore.options import (
     unknown,
     variable,
 )
-from ddcore.plugins import Plugin, option
-from ddcore.recipes import Experts
+from ddcore.composing.recipes import Experts
+from ddcore.config import Config
+from ddcore.errors import DdcoreError, OptionError
 
 
 @frozen(kw_only=True, eq=False)

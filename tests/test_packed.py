@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from ddcore.artifact import load_artifact
-from ddcore.cli import invoke
+from ddcore.api.types import Synthetic
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError
-from ddcore.exports import describe, export, inspect
-from ddcore.packed import Packed, load_either, load_packed, save_packed
-from ddcore.types import Synthetic
+from ddcore.sets.artifact import load_artifact
+from ddcore.sets.exports import describe, export, inspect
+from ddcore.sets.packed import Packed, load_either, load_packed, save_packed
 
 TENSORS = {"nodes": torch.arange(6, dtype=torch.uint8).reshape(3, 2), "ends": torch.tensor([[0, 1], [1, 2]])}
 SOURCE = {"name": "toy", "origin": "computed", "licence": "CC0", "fingerprint": "f", "train": 9, "shape": [2, 0]}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddcore import Learn, Loss
-from ddcore.loop import backward
-from ddcore.parts_of_loss import with_gradient
+from ddcore.networks.parts_of_loss import with_gradient
+from ddcore.runs.loop import backward
 
 
 def in_parts(x: torch.Tensor) -> torch.Tensor:

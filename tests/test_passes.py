@@ -7,8 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddcore.networks import build
-from ddcore.passes import CHUNK, Crew, backward_in_parts, channels_last, chunk_of, embed, features, lay_out, logits
+from ddcore.networks.passes import (
+    CHUNK,
+    Crew,
+    backward_in_parts,
+    channels_last,
+    chunk_of,
+    embed,
+    features,
+    lay_out,
+    logits,
+)
+from ddcore.networks.zoo import build
 
 
 def seeded(seed: int = 0) -> torch.Generator:

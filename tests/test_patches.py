@@ -9,20 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.networks import build
-from ddcore.patches import (
-    RANKS,
-    crop_boxes,
-    cut,
-    fittest,
-    padded,
-    patch_losses,
-    ranked,
-    stitch,
-    unstitch,
-)
-from ddcore.views import cells, shuffled, strip_orders
-from ddcore.vision import import_torchvision
+from ddcore.images.patches import RANKS, crop_boxes, cut, fittest, padded, patch_losses, ranked, stitch, unstitch
+from ddcore.images.views import cells, shuffled, strip_orders
+from ddcore.networks.vision import import_torchvision
+from ddcore.networks.zoo import build
 
 SCALE = (0.08, 1.0)
 

@@ -5,10 +5,11 @@ import pluggy
 import pytest
 from attrs import frozen
 
-from ddcore import Plugin, hookimpl, hookspecs
-from ddcore.dispatch import Hooks
+from ddcore import Plugin, hookimpl
+from ddcore.api import hooks as hookspecs
+from ddcore.composing.dispatch import Hooks
+from ddcore.composing.plan import Choices, data_warnings, refusal, resolve
 from ddcore.errors import PluginError
-from ddcore.plan import Choices, data_warnings, refusal, resolve
 
 ANY = Choices(steps=None, network="convnet", init=None, labels=None)
 

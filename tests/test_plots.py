@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from ddcore import plots
-from ddcore.plots import Dot, Line, Mark, dots_svg, lines_svg, marks_svg, thinned
+from ddcore.pages import plots
+from ddcore.pages.plots import Dot, Line, Mark, dots_svg, lines_svg, marks_svg, thinned
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 HOSTILE = """<script>"$x^2$"#010101"""

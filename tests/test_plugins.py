@@ -8,9 +8,9 @@ import pytest
 from attrs import frozen
 
 from ddcore import Plugin, hookimpl
-from ddcore.discovery import find, installed, load_class, load_path, manager
+from ddcore.composing.discovery import find, installed, load_class, load_path, manager
+from ddcore.composing.inspection import listing, listing_text, show, show_text
 from ddcore.errors import PluginError
-from ddcore.inspection import listing, listing_text, show, show_text
 
 SETTING = "@hookimpl\n        def ddcore_setting(self, value): return value"
 
@@ -95,7 +95,7 @@ def test_unknown_names_get_near_matches_and_first_party_ones_the_pip_command(sit
     site.plugin("flop")
     with pytest.raises(PluginError, match="no plugin is named 'flpo': did you mean 'flop'"):
         load_class("flpo")
-    monkeypatch.setattr("ddcore.discovery.installed", dict)
+    monkeypatch.setattr("ddcore.composing.discovery.installed", dict)
     with pytest.raises(PluginError, match="plugin 'datm' is not installed: pip install ddcore-datm"):
         load_class("datm")
 

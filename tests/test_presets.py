@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddcore.cli import invoke
-from ddcore.discovery import FIRST_PARTY, load_class
+from ddcore.api.plugin import Plugin
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import FIRST_PARTY, load_class
+from ddcore.composing.options import core_group, preparse, resolve
+from ddcore.composing.presets import choose_preset, every_preset, listed, presets_of, published_text
 from ddcore.errors import OptionError, PluginError
-from ddcore.options import core_group, preparse, resolve
-from ddcore.plugins import Plugin
-from ddcore.presets import choose_preset, every_preset, listed, presets_of, published_text
-from ddcore.protocols import protocol
+from ddcore.training.protocols import protocol
 
 TABLE = """
 [small]
@@ -299,7 +299,7 @@ def test_a_list_of_an_unknown_plugin_is_refused(capsys):
 
 
 def test_a_broken_plugin_leaves_the_list_of_the_others(monkeypatch):
-    import ddcore.presets as module
+    import ddcore.composing.presets as module
 
     def load(name: str):
         if name == "dm":
@@ -343,6 +343,6 @@ def test_a_damaged_table_is_refused_by_the_plugins_name(make, text):
 
 
 def test_a_missing_table_is_refused_by_the_plugins_name():
-    absent = SimpleNamespace(presets="absent.toml", __module__="ddcore.plugins")
+    absent = SimpleNamespace(presets="absent.toml", __module__="ddcore.api.plugin")
     with pytest.raises(PluginError, match="plugin 'm' has presets 'absent.toml' that cannot be read"):
         presets_of("m", absent)

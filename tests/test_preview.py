@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddcore import preview
-from ddcore.preview import GAP, MARGIN, preview_png
+from ddcore.images import preview
+from ddcore.images.preview import GAP, MARGIN, preview_png
 
 
 def sheet(images, classes, names, title="a title") -> np.ndarray:

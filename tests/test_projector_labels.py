@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import load_artifact
-from ddcore.artifact import save_artifact
+from ddcore.data.normalisation import ZCA, MeanStd
 from ddcore.errors import InputError
-from ddcore.label_kinds.encoders import ClipTowers
-from ddcore.label_kinds.projector import as_weight, matrix_shape
-from ddcore.label_kinds.sizes import clip_convolutions
+from ddcore.images.views import SRE2L, transform
 from ddcore.labels import (
     Encoder,
     HardLabels,
@@ -33,12 +31,14 @@ from ddcore.labels import (
     merged,
     student_loss,
 )
-from ddcore.networks import build
-from ddcore.normalisation import ZCA, MeanStd
-from ddcore.protocols import auto_protocol
-from ddcore.storage import save_tensors
-from ddcore.training import Descent, train_student
-from ddcore.views import SRE2L, transform
+from ddcore.labels.encoders import ClipTowers
+from ddcore.labels.projector import as_weight, matrix_shape
+from ddcore.labels.sizes import clip_convolutions
+from ddcore.networks.zoo import build
+from ddcore.sets.artifact import save_artifact
+from ddcore.storage.places import save_tensors
+from ddcore.training.loop import Descent, train_student
+from ddcore.training.protocols import auto_protocol
 
 N, K, SIZE = 6, 3, 8
 CLASSES = torch.arange(N) % K
@@ -398,8 +398,8 @@ def test_it_loads_and_trains_where_no_plugin_is(tmp_path):
     save(tmp_path, labels())
     code = (
         "import sys, torch; sys.modules['ddcore_hello'] = None\n"
-        "from ddcore import load_artifact\nfrom ddcore.training import Descent, train_student\n"
-        "from ddcore.networks import build\n"
+        "from ddcore import load_artifact\nfrom ddcore.training.loop import Descent, train_student\n"
+        "from ddcore.networks.zoo import build\n"
         f"a = load_artifact({str(tmp_path)!r})\n"
         "g = lambda *k: torch.Generator().manual_seed(0)\n"
         "net = build('convnet2-w4', 1, 8, 3, g())\n"
@@ -422,7 +422,7 @@ def test_relabelling_by_hand_leaves_no_models_behind(tmp_path):
 
 def rewritten(folder, name: str, edit) -> None:
     """A damaged file whose checksum was made to fit, as a careless tool would leave it."""
-    from ddcore.storage import Place, load_tensors, sha256_of
+    from ddcore.storage.places import Place, load_tensors, sha256_of
 
     tensors = load_tensors(Place.at(folder / name))
     edit(tensors)
@@ -515,7 +515,7 @@ def test_what_does_not_fit_together_is_refused():
 
 @pytest.fixture
 def public(tmp_path, monkeypatch) -> Public:
-    from ddcore.storage import Place
+    from ddcore.storage.places import Place
 
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -578,7 +578,7 @@ class TinyClip(nn.Module):
 
 @pytest.fixture
 def clip(monkeypatch, tmp_path) -> Public:
-    from ddcore.storage import Place
+    from ddcore.storage.places import Place
 
     stand_in = SimpleNamespace(
         list_models=lambda: ["RN50"],

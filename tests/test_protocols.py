@@ -8,10 +8,10 @@ import pytest
 from torch import nn
 
 from ddcore.errors import OptionError
-from ddcore.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
-from ddcore.students import descent_of
-from ddcore.training import rate_at
-from ddcore.views import INFER, SRE2L
+from ddcore.images.views import INFER, SRE2L
+from ddcore.training.loop import rate_at
+from ddcore.training.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
+from ddcore.training.students import descent_of
 
 DECOUPLED = [
     p.name for p in PROTOCOLS.values() if not p.extra_epoch and p.schedule_name == "cosine" and not p.each_step

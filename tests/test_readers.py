@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ddcore import parquet_images
+from ddcore.data import parquet_images
+from ddcore.data.sources import open_source
 from ddcore.errors import InputError, OptionError
-from ddcore.pictures import decode, from_array, stack
-from ddcore.sources import open_source
-from ddcore.storage import Place
+from ddcore.images.pictures import decode, from_array, stack
+from ddcore.storage.places import Place
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data are not beside this repository")
@@ -326,8 +326,8 @@ def test_shrinking_averages_instead_of_skipping_pixels():
 
 
 def test_large_pictures_are_decoded_by_threads_in_order(monkeypatch):
-    monkeypatch.setattr("ddcore.pictures.LARGE", 1)
-    monkeypatch.setattr("ddcore.pictures.AT_ONCE", 3)
+    monkeypatch.setattr("ddcore.images.pictures.LARGE", 1)
+    monkeypatch.setattr("ddcore.images.pictures.AT_ONCE", 3)
     pictures = [picture(n) for n in range(10)]
     assert torch.equal(stack(pictures, 10, str), torch.stack([pixels(data) for data in pictures]))
     with pytest.raises(InputError, match="^7 cannot be decoded"):

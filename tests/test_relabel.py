@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ddcore import storage
-from ddcore.artifact import Artifact, load_artifact, relabelled, save_artifact
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
+from ddcore.composing.recipes import OF_VIEWS, RULES
+from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError
-from ddcore.exports import describe
+from ddcore.images.views import changed
 from ddcore.labels import HardLabels, SoftLabels, StaticMixedLabels, label_bytes, mean_logits
-from ddcore.normalisation import MeanStd
-from ddcore.recipes import OF_VIEWS, RULES
-from ddcore.storage import sha256_of
-from ddcore.views import changed
+from ddcore.sets.artifact import Artifact, load_artifact, relabelled, save_artifact
+from ddcore.sets.exports import describe
+from ddcore.storage import places as storage
+from ddcore.storage.places import sha256_of
 
 SMALL = ["--network", "convnet2-w8", "--preset", "none", "--threads", "1", "--ipc", "2", "--steps", "1"]
 RUN = ["run", "--plugin", "dm", "--dm.batch-real", "8", *SMALL, "--eval-seeds", "1", "--protocol", "quick-2"]
@@ -82,7 +82,7 @@ def test_labels_are_of_the_stored_images_and_by_the_runs_teachers(finished, tmp_
     assert relabel(finished, tmp_path / "new", "averaged", "--teachers.networks", "convnet2-bn-w4") == 0
     artifact = load_artifact(tmp_path / "new")
     (weights,) = [p for p in (finished / "cache" / "teachers").glob("*/recipe.json") if "bn-w4" in p.read_text()]
-    from ddcore.networks import build
+    from ddcore.networks.zoo import build
 
     teacher = build("convnet2-bn-w4", 1, 8, K, torch.Generator()).eval()
     teacher.load_state_dict(storage.load_tensors(storage.Place.at(weights.parent / "weights.safetensors")))

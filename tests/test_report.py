@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ddcore import report
-from ddcore.artifact import load_artifact
-from ddcore.cli import invoke
-from ddcore.discovery import installed
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import installed
 from ddcore.errors import InputError
-from ddcore.preview import sheet_png
-from ddcore.report import command_text, gallery, loss_plot, matrix, options_of, score_plots, student_plots
-from ddcore.storage import Place
+from ddcore.images.preview import sheet_png
+from ddcore.pages import report
+from ddcore.pages.report import command_text, gallery, loss_plot, matrix, options_of, score_plots, student_plots
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place
 
 pytestmark = pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed")
 DISTILLED, LARGER, TRAINED = "distilled", "larger", "trained"
@@ -112,7 +112,7 @@ def test_images_on_the_way_are_kept_at_quarters_and_begin_with_the_initial_ones(
 def test_keeping_images_on_the_way_changes_no_bit_of_the_set(hostile_runs, tmp_path, monkeypatch):
     record = json.loads((hostile_runs / DISTILLED / "run.json").read_text())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ddcore.loop.keep_snapshot", lambda *arguments: None)
+    monkeypatch.setattr("ddcore.runs.loop.keep_snapshot", lambda *arguments: None)
     assert invoke(["run", *rest_of(record), "--out=again", "--full-epochs=1"]) == 0
     assert not (tmp_path / "again" / "snapshots").exists()
     for name in ("images.safetensors", "labels.safetensors"):
@@ -141,8 +141,8 @@ def test_the_losses_of_students_are_in_the_log_and_nothing_of_the_test_set(hosti
 
 
 def test_of_long_trainings_about_fifty_epochs_are_kept_the_last_among_them():
-    from ddcore.students import CURVE, curve
-    from ddcore.training import Epoch
+    from ddcore.training.loop import Epoch
+    from ddcore.training.students import CURVE, curve
 
     class Log:
         def __init__(self):
@@ -259,7 +259,9 @@ def test_the_core_and_its_report_need_no_matplotlib():
     import subprocess
     import sys
 
-    script = "import sys; sys.modules['matplotlib'] = None\nimport ddcore.report, ddcore.compare, ddcore.cli"
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\nimport ddcore.pages.report, ddcore.pages.compare, ddcore.cli"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddcore.assembly import Selection, begin, select
-from ddcore.cli import invoke
-from ddcore.discovery import FIRST_PARTY, load_class
+from ddcore.cli.app import invoke
+from ddcore.commands.reproduce import Reproduction, comparison_text, find_preset, less, line_of
+from ddcore.composing.discovery import FIRST_PARTY, load_class
+from ddcore.composing.options import fields, preparse
+from ddcore.composing.presets import every_preset
 from ddcore.errors import OptionError
-from ddcore.options import fields, preparse
-from ddcore.presets import every_preset
-from ddcore.reproduce import Reproduction, comparison_text, find_preset, less, line_of
-from ddcore.trajectory import UnrollOptions
+from ddcore.runs.assembly import Selection, begin, select
+from ddcore.training.trajectory import UnrollOptions
 
 FIRST = [preset for preset in every_preset() if preset.name.partition("/")[0] in FIRST_PARTY]
 TINY = ["--threads", "1", "--eval-seeds", "1", "--network", "convnet2-w4"]

@@ -14,11 +14,11 @@ import torch
 from attrs import evolve, frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Progress, Segment, Task, hookimpl
-from ddcore.cli import invoke
-from ddcore.discovery import manager
-from ddcore.dispatch import Hooks
-from ddcore.loop import outer_step
-from ddcore.run import Run
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import manager
+from ddcore.composing.dispatch import Hooks
+from ddcore.runs.loop import outer_step
+from ddcore.runs.run import Run
 
 COMMON = [
     "--eval-seeds",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ddcore.cli import invoke
-from ddcore.scaffold import KINDS, create, render
+from ddcore.cli.app import invoke
+from ddcore.kit.scaffold import KINDS, create, render
 
 ROOT = Path(__file__).parents[1]
 

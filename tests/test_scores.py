@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddcore.scores import Arrival, arrival, calibration_error, class_accuracy
+from ddcore.training.scores import Arrival, arrival, calibration_error, class_accuracy
 
 RIGHT = torch.tensor([True, True, False, False])
 

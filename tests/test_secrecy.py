@@ -12,10 +12,11 @@ import torch
 from attrs import frozen
 from reliability.kills import Parent
 
-from ddcore import Plugin, option, secrecy
+from ddcore import Plugin, option
+from ddcore.composing.options import as_json, from_json, resolve
 from ddcore.errors import InputError
-from ddcore.options import as_json, from_json, resolve
-from ddcore.secrecy import COVER, HANDED_ON, hand_on, hidden, keep, restore, shown, whole, withhold
+from ddcore.storage import secrecy
+from ddcore.storage.secrecy import COVER, HANDED_ON, hand_on, hidden, keep, restore, shown, whole, withhold
 
 FULL, BARE = "s3://key:canary-1@bucket/x?sig=canary-2", "s3://bucket/x"
 

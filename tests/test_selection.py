@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddcore.selection import kcenter, random_choice
+from ddcore.images.selection import kcenter, random_choice
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 from ddcore.labels import HardLabels
-from ddcore.networks import build
-from ddcore.storage import Place, load_tensors, read_metadata
+from ddcore.networks.zoo import build
+from ddcore.storage.places import Place, load_tensors, read_metadata
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.training import Beside, Descent, train_student
+from ddcore.training.loop import Beside, Descent, train_student
 
 HALF = """
 from typing import ClassVar

@@ -2,7 +2,7 @@
 
 import torch
 
-from ddcore.shared_view import SharedView, draw_view
+from ddcore.images.shared_view import SharedView, draw_view
 
 
 def seeded(*shape):
@@ -49,7 +49,7 @@ def test_a_roll_wraps_around():
 
 
 def test_a_crop_is_torchvisions_then_mirrored_then_rolled():
-    from ddcore.vision import import_torchvision
+    from ddcore.networks.vision import import_torchvision
 
     import_torchvision()
     from torchvision.transforms.functional import hflip, resized_crop

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddcore import storage
 from ddcore.errors import InputError, NoSpace
-from ddcore.secrecy import redact
-from ddcore.storage import Place, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.storage import places as storage
+from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.storage.secrecy import redact
 
 
 @pytest.fixture(params=["local", "file-url", "memory"])

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ddcore import Vote
-from ddcore.assembly import select, setup_from
 from ddcore.errors import InputError, PluginError
 from ddcore.labels import mean_logits
-from ddcore.passes import logits
-from ddcore.run import Run
-from ddcore.storage import Place, save_tensors
-from ddcore.teachers import folder, members_of, refuse_chance, snapshot_epochs, with_batch_norm
-from ddcore.training import accuracy
-from ddcore.weights import read_state
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, save_tensors
+from ddcore.storage.weights import read_state
+from ddcore.training.loop import accuracy
+from ddcore.training.teachers import folder, members_of, refuse_chance, snapshot_epochs, with_batch_norm
 
 NEEDS = """
 from typing import ClassVar
@@ -224,7 +224,7 @@ def test_weights_that_want_other_images_get_them(place, pupil):
     given = {"teachers__networks": ("convnet2-bn-w8",), "teachers__weights": (str(place / "w3.safetensors"),)}
     run = opened(place, pupil, "n", teachers__check=False, **given)
     ours, images = run.normalisation, run.real.test.inputs(torch.arange(3))
-    from ddcore.teachers import Renormalised
+    from ddcore.training.teachers import Renormalised
 
     double = Renormalised(run.teachers.network(0), ours, ours)
     assert torch.allclose(double(images), run.teachers.network(0)(images), atol=1e-4)

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from ddcore import Vote
-from ddcore.cli import invoke
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError
-from ddcore.networks import build
-from ddcore.teaching import EMBEDDING, Teaching, last_linear, path_of, tapped
-from ddcore.types import Seen
+from ddcore.networks.zoo import build
+from ddcore.training.teaching import EMBEDDING, Teaching, last_linear, path_of, tapped
 
 
 def network(name="convnet2-bn-w4", channels=3, size=8, classes=4):
@@ -145,7 +145,7 @@ def command(out, cache, *words):
 
 @pytest.fixture
 def mimic(tmp_path):
-    from ddcore.contract import stage
+    from ddcore.kit.contract import stage
 
     (tmp_path / "probe.py").write_text((stage.HERE / "probe.py").read_text())
     (tmp_path / "mimic.py").write_text(PUPIL)
@@ -168,7 +168,7 @@ def test_a_loss_with_teachers_features_and_a_module_trains_every_students_row(mi
 
 
 def test_a_stopped_student_goes_on_with_its_module(mimic, tmp_path, monkeypatch):
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
     assert invoke(command(tmp_path / "whole", tmp_path / "cache", *mimic)) == 0
     monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ddcore.storage import sha256_of
+from ddcore.pages.tracking import Number, numbers
+from ddcore.storage.places import sha256_of
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
-from ddcore.tracking import Number, numbers
 
 TRACKER = """
     from collections.abc import Mapping

@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.discovery import installed
+from ddcore.cli.app import invoke
+from ddcore.commands.train import TrainingRun, teacher_of
+from ddcore.composing.discovery import installed
 from ddcore.errors import InputError
-from ddcore.protocols import protocol
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.train import TrainingRun, teacher_of
-from ddcore.training import rate_at
+from ddcore.training.loop import rate_at
+from ddcore.training.protocols import protocol
 
 TERM = """
 from typing import ClassVar
@@ -90,7 +90,7 @@ def test_weights_are_kept_and_differ_by_what_the_plugin_does(tmp_path, cache, qu
 
 
 def test_a_finished_set_is_trained_on_beside_random_images_of_the_same_count(tmp_path, cache, quiet):
-    from ddcore.contract import stage
+    from ddcore.kit.contract import stage
 
     probe = ["--plugin-path", str(stage.HERE / "probe.py")]
     made = ["run", *probe, "--ipc=3", "--steps=1", "--init=real", "--network=convnet2-w4", "--protocol=quick-2"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.opening import open_run
-from ddcore.train import data_for
+from ddcore.cli.app import invoke
+from ddcore.commands.train import data_for
+from ddcore.runs.opening import open_run
 
 QUICK = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-2", "--eval-seeds=1", "--threads=1"]
 TEACHER = ["--teacher=convnet2-bn-w4", "--teachers.epochs=1", "--teachers.no-check"]

@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import randomness
-from ddcore.checkpoints import Checkpoints
+from ddcore.api.types import Sequential
 from ddcore.errors import Interrupted
 from ddcore.labels import HardLabels, SoftLabels
-from ddcore.protocols import protocol
-from ddcore.storage import Place
-from ddcore.training import Descent, Keeper, accuracy, is_finite, rate_at, train_student
-from ddcore.types import Sequential
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.places import Place
+from ddcore.training.loop import Descent, Keeper, accuracy, is_finite, rate_at, train_student
+from ddcore.training.protocols import protocol
 
 CLASSES = torch.arange(10) % 3
 HARD = HardLabels(CLASSES, 3)

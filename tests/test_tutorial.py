@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ddcore import Batch
-from ddcore.cli import invoke
-from ddcore.discovery import installed, load_path
+from ddcore.cli.app import invoke
+from ddcore.composing.discovery import installed, load_path
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "CONTRIBUTING.md").read_text().partition("## Write a plugin\n")[2].partition("\n## ")[0]

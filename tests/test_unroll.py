@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
+from ddcore.api.types import Segment
 from ddcore.errors import InputError
-from ddcore.networks import build
-from ddcore.types import Segment
-from ddcore.unroll import flat_weights, soft_cross_entropy, trajectory_distance, unrolled_loss, weights_view
+from ddcore.networks.unroll import flat_weights, soft_cross_entropy, trajectory_distance, unrolled_loss, weights_view
+from ddcore.networks.zoo import build
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 

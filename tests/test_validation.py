@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore.cli import invoke
-from ddcore.data import Source, Split, keep_decoded, load_decoded
+from ddcore.cli.app import invoke
+from ddcore.data.source import Source, Split, keep_decoded, load_decoded
+from ddcore.data.sources import open_source
 from ddcore.errors import InputError
-from ddcore.opening import open_run
-from ddcore.run import Run
-from ddcore.sources import open_source
-from ddcore.storage import Place
+from ddcore.runs.opening import open_run
+from ddcore.runs.run import Run
+from ddcore.scoring.validation import carve
+from ddcore.storage.places import Place
 from ddcore.testing import PROBE, TINY, ddcore_cli, resume_to_end, stop_often  # noqa: F401  a fixture
-from ddcore.training import Epoch
-from ddcore.validation import carve
-from ddcore.watching import LOOKS, Watch
+from ddcore.training.loop import Epoch
+from ddcore.training.watching import LOOKS, Watch
 
 DIGITS = open_source("digits")
 TRAIN = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=1", "--threads=1"]

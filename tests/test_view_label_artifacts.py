@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ddcore import randomness
-from ddcore.artifact import Artifact, load_artifact, save_artifact
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
+from ddcore.data.normalisation import MeanStd
 from ddcore.errors import DdcoreError, InputError
-from ddcore.exports import describe, export, inspect
+from ddcore.images.views import changed
 from ddcore.labels import (
     KINDS,
     HardLabels,
@@ -27,10 +27,10 @@ from ddcore.labels import (
     make_top_k,
     make_two_distances,
 )
-from ddcore.normalisation import MeanStd
-from ddcore.protocols import protocol
-from ddcore.students import augmentation
-from ddcore.views import changed
+from ddcore.sets.artifact import Artifact, load_artifact, save_artifact
+from ddcore.sets.exports import describe, export, inspect
+from ddcore.training.protocols import protocol
+from ddcore.training.students import augmentation
 
 N, K, E, B = 6, 3, 2, 4
 CLASSES = torch.arange(K).repeat_interleave(2)

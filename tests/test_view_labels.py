@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ddcore import randomness
 from ddcore.errors import InputError
+from ddcore.images.views import INFER, SRE2L, Draw, changed, drawn
 from ddcore.labels import (
     KINDS,
     DrawnViews,
@@ -34,9 +35,8 @@ from ddcore.labels import (
     spread,
     student_loss,
 )
-from ddcore.storage import sha256_of
-from ddcore.training import Descent, batch_of, train_student
-from ddcore.views import INFER, SRE2L, Draw, changed, drawn
+from ddcore.storage.places import sha256_of
+from ddcore.training.loop import Descent, batch_of, train_student
 
 GIB = 2**30
 N, K, E, B = 10, 5, 3, 4

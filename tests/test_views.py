@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.labels import HardLabels
-from ddcore.training import batch_of
-from ddcore.types import View
-from ddcore.views import (
+from ddcore.images.views import (
     INFER,
     SRE2L,
     Draw,
@@ -24,7 +22,9 @@ from ddcore.views import (
     resized_crops,
     shuffled,
 )
-from ddcore.vision import import_torchvision
+from ddcore.labels import HardLabels
+from ddcore.networks.vision import import_torchvision
+from ddcore.training.loop import batch_of
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 

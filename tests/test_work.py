@@ -7,13 +7,13 @@ import socket
 
 import pytest
 
-from ddcore import opening
-from ddcore import work as tasks
 from ddcore.errors import DdcoreError, InputError, Interrupted, PluginError
-from ddcore.loop import distillation_tasks
-from ddcore.opening import open_run
+from ddcore.runs import opening
+from ddcore.runs import work as tasks
+from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.opening import open_run
+from ddcore.runs.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer
 from ddcore.testing import tiny_run  # noqa: F401  fixture
-from ddcore.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer
 
 
 @pytest.fixture(autouse=True)

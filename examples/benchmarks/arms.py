@@ -17,7 +17,7 @@ import torch
 from attrs import frozen
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 Row = tuple[str, str]
 """An arm and the name of a row of its scores; of several rows of that name, the first, which has the set's own labels."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 COMMON = ["--ipc", "10", "--steps", "200", "--eval-seeds", "2", "--plugin", "dm", "--plugin", "dsa"]
 ARMS = {

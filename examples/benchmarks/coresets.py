@@ -18,7 +18,7 @@ from ddcore_coresets import METHODS
 from ddcore_coresets.dynamics import HARD_IS_HIGH
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 CORE_ROWS = ("random", "kcenter", "random-bytes", "full")
 

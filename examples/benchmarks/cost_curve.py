@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from records import machine, write
 
-from ddcore.assembly import select, setup_from
-from ddcore.loop import begin, distillation_task, outer_step
-from ddcore.record import write_record
-from ddcore.run import Run
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
 from ddcore.storage import Place
 
 IPCS, CLASSES = (1, 10, 20, 30, 50), (2, 5, 10, 15, 20)

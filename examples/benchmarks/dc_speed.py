@@ -22,11 +22,11 @@ from records import machine, write
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.assembly import select, setup_from
-from ddcore.augment import DSA_COLOUR, draw
-from ddcore.loop import begin, distillation_task, outer_step
+from ddcore.images import DSA_COLOUR, draw
 from ddcore.networks import build
-from ddcore.run import Run
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.run import Run
 from ddcore.storage import Place
 
 IPC, CLASSES = 10, 10

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 COMMAND = ["run", "--plugin", "fyi", "--plugin", "datm", "--dataset", "digits", "--ipc", "1"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from records import machine, write
 
-from ddcore.assembly import select, setup_from
-from ddcore.dispatch import Hooks
-from ddcore.loop import begin, distillation_task, outer_step
-from ddcore.run import Run
+from ddcore.composing.dispatch import Hooks
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.run import Run
 from ddcore.storage import Place
 
 PLUGINS = ("dm", "dsa", "fyi")

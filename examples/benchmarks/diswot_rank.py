@@ -22,7 +22,7 @@ from ddcore_diswot.scoring import Judge
 from ddcore_diswot.space import ResNet, cost, maker, published, small
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 CIFAR = "parquet:../shared/data/cifar10-jpeg"
 TEACHER = "resnet56"

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from records import machine, write
 
-from ddcore.assembly import select, setup_from
-from ddcore.augment import DSA_COLOUR, draw
-from ddcore.loop import begin, distillation_task, outer_step
+from ddcore.images import DSA_COLOUR, draw
 from ddcore.networks import build
-from ddcore.run import Run
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.run import Run
 from ddcore.storage import Place
 
 

@@ -19,9 +19,9 @@ import torch
 from arms import Claim, Study, measure
 from torch.nn import functional as F
 
-from ddcore.opening import open_run
-from ddcore.run import Run
-from ddcore.sources import open_source
+from ddcore.data import open_source
+from ddcore.runs.opening import open_run
+from ddcore.runs.run import Run
 
 TRAIN, TEST, NOISES = 5000, 2000, 10
 COMMON = ["--ipc", "1", "--resize", "14", "--preset", "none", "--plugin", "datm", "--threads", "1"]

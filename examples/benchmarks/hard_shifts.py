@@ -23,14 +23,11 @@ from records import machine, write
 from torch import Tensor
 
 from ddcore import randomness
-from ddcore.cli import invoke
-from ddcore.data import Split
-from ddcore.networks import build
-from ddcore.passes import logits
-from ddcore.sources import open_source
-from ddcore.storage import Place
-from ddcore.views import crop_resize
-from ddcore.weights import load_weights
+from ddcore.cli.app import invoke
+from ddcore.data import Split, open_source
+from ddcore.images import crop_resize
+from ddcore.networks import build, logits
+from ddcore.storage import Place, load_weights
 
 MOST = 6
 STUDENT, TEACHER = "mlp", "resnet8"

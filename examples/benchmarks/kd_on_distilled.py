@@ -17,7 +17,7 @@ import torch
 from arms import spread
 from records import machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 TEACHER, NETWORK = "convnet3-bn-w32", "convnet3-w16"
 WORDS = ("--plugin", "kd", "--kd.label-weight", "0.5", "--kd.weight", "0.5")

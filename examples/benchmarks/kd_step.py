@@ -20,15 +20,15 @@ import torch
 from records import machine, write
 from torch.nn import functional as F
 
-from ddcore.assembly import select, setup_from
-from ddcore.evaluate import hard_labels
+from ddcore.images import Draw
 from ddcore.labels import HardLabels, Labels, PerViewLabels, draw_views, make_per_view
-from ddcore.passes import channels_last, quick_norms
-from ddcore.run import Run
-from ddcore.shaping import shaped
+from ddcore.networks import channels_last, quick_norms
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.scoring.evaluate import hard_labels
 from ddcore.storage import Place
 from ddcore.training import Descent, train_student
-from ddcore.views import Draw
+from ddcore.training.shaping import shaped
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 BATCH, RATE, TEMPERATURE, WEIGHT, LABEL_WEIGHT = 64, 0.05, 4.0, 0.9, 0.1

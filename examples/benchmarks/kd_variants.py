@@ -24,7 +24,7 @@ from attrs import frozen
 from flat_experts import subset
 from records import RESULTS, machine, write
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 
 @frozen

@@ -20,10 +20,11 @@ from typing import Any
 from arms import Claim, Study, judged, known, one_run, spread
 from records import RESULTS, machine, write
 
-from ddcore.assembly import select, setup_from
-from ddcore.run import Run
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
 from ddcore.storage import Place
-from ddcore.teachers import folder, members_of
+from ddcore.training import members_of
+from ddcore.training.teachers import folder
 
 DATA = {
     "cifar10": ("--dataset", "parquet:../shared/data/cifar10-jpeg"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from arms import Claim, Study, measure
 
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 
 COMMON = ("--preset", "none", "--eval-seeds", "3", "--full-epochs", "1", "--threads", "1")
 WHOLE = ("--network", "convnet3-w16", *COMMON)

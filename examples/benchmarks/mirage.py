@@ -32,9 +32,8 @@ from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, wit
 from records import machine, write
 
 from ddcore import randomness
-from ddcore.cli import invoke
-from ddcore.data import Source
-from ddcore.parts import Wanted
+from ddcore.cli.app import invoke
+from ddcore.data import Source, Wanted
 
 PRESETS = {"bace": "molbace", "bbbp": "molbbbp", "hiv": "molhiv"}
 LOGS = {
@@ -139,7 +138,7 @@ def counting_atoms(source: Source) -> float:
 
 def sets_of(out: Path) -> list[int]:
     """Sets of trees of each class."""
-    from ddcore.packed import load_packed
+    from ddcore.sets import load_packed
 
     return torch.bincount(load_packed(str(out / "artifact")).tensors["set_class"].long()).tolist()
 

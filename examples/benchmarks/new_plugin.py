@@ -13,7 +13,7 @@ from pathlib import Path
 
 from records import machine, write
 
-from ddcore.scaffold import KINDS
+from ddcore.kit.scaffold import KINDS
 
 
 def main() -> None:

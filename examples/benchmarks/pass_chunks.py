@@ -1,4 +1,4 @@
-"""Images per second of passes cut to different chunks, with torch's norms and with ddcore's: where ``ddcore.passes`` gets its
+"""Images per second of passes cut to different chunks, with torch's norms and with ddcore's: where ``ddcore.networks.passes`` gets its
 constants. Run: ``python pass_chunks.py [--threads 2]``.
 """
 
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore.curvature import CheapNorms
-from ddcore.networks import build
-from ddcore.passes import channels_last, lay_out
+from ddcore.networks import build, channels_last, lay_out
+from ddcore.networks.curvature import CheapNorms
 
 CASES = (("convnet3", 3, 32, 200, (10, 16, 25, 50, 100, 200)), ("convnet2", 1, 8, 1600, (100, 256, 400, 800, 1600)))
 

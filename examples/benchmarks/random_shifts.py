@@ -8,7 +8,7 @@ from attrs.validators import ge
 from torch import Generator
 
 from ddcore import Batch, Plugin, Sequential, Transform, hookimpl, option
-from ddcore.views import crop_resize
+from ddcore.images import crop_resize
 
 
 @frozen(kw_only=True, eq=False)

@@ -20,9 +20,9 @@ from flat_experts import subset
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.artifact import load_artifact
-from ddcore.opening import open_run
-from ddcore.passes import features, logits
+from ddcore.networks import features, logits
+from ddcore.runs.opening import open_run
+from ddcore.sets import load_artifact
 
 TRAIN, TEST = 10_000, 1000
 ALIKE, ENTROPY = "alike", "entropy"

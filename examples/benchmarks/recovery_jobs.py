@@ -19,12 +19,12 @@ from typing import Any
 
 from records import machine, write
 
-from ddcore.assembly import claim, select, setup_from
-from ddcore.distil import assemble
-from ddcore.executors import EXECUTORS
-from ddcore.loop import distillation_tasks
-from ddcore.record import write_record
-from ddcore.run import Run
+from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.distil import assemble
+from ddcore.runs.executors import EXECUTORS
+from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
 from ddcore.storage import Place, sha256_of
 
 GIVEN = {

@@ -23,12 +23,12 @@ from typing import Any
 from attrs import define, evolve, frozen
 from records import machine, write
 
-from ddcore.assembly import claim, select, setup_from
-from ddcore.experts import expert_task
-from ddcore.loop import distillation_tasks
-from ddcore.record import write_record
-from ddcore.run import Run
+from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
 from ddcore.storage import Place
+from ddcore.training.experts import expert_task
 
 README = Path(__file__).parents[2] / "plugins" / "ray" / "README.md"
 MARKS = ("<!-- scale-out -->", "<!-- /scale-out -->")

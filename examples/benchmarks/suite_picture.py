@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from records import RESULTS
 
-from ddcore.leaderboard import heading
+from ddcore.pages.leaderboard import heading
 
 ALL = "all real images"
 BASELINES = ("random", "k-center")

@@ -16,9 +16,9 @@ import records
 import torch
 from torch import Tensor
 
-from ddcore.networks import build
-from ddcore.types import Segment
-from ddcore.unroll import Mode, flat_weights, unrolled_loss
+from ddcore.api import Segment
+from ddcore.networks import build, flat_weights
+from ddcore.networks.unroll import Mode, unrolled_loss
 
 
 class Case:

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from ddcore import Plugin, hookimpl, option
 from ddcore.labels import Labels, SoftLabels
-from ddcore.passes import features
+from ddcore.networks import features
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 
 def predictor(support_SD: Tensor, target_TD: Tensor, ridge: float) -> Tensor:

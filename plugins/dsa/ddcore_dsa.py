@@ -3,7 +3,7 @@
 The same random transform is applied to the real and to the synthetic batch before they are compared, and pixels receive
 gradients through it. One operation is drawn for a batch: colour (brightness, saturation, contrast), crop, cutout, flip,
 scale or rotate. In matching its parameters are drawn once for both batches; in inner training, in an unrolled student
-and in experts' training each image gets its own. The maths are the core's (``ddcore.augment``), because evaluation uses
+and in experts' training each image gets its own. The maths are the core's (``ddcore.images.augment``), because evaluation uses
 them too.
 """
 
@@ -15,7 +15,7 @@ from attrs.validators import in_
 from torch import Generator
 
 from ddcore import DdcoreError, Plugin, Sequential, Transform, hookimpl, option
-from ddcore.augment import DSA_COLOUR, DSA_DIGITS, draw, parse_strategy
+from ddcore.images import DSA_COLOUR, DSA_DIGITS, draw, parse_strategy
 
 
 def is_strategy(instance: object, attribute: object, value: str) -> None:

@@ -181,7 +181,7 @@ def _deep_json(folder: Path) -> None:
 
 def _spread(folder: Path) -> None:
     """Levels of one channel whose scales are of a million."""
-    from ddcore.storage import Place, load_tensors, save_tensors
+    from ddcore.storage.places import Place, load_tensors, save_tensors
 
     fuzz.KINDS["artifact, soft, uint8, zca"].make(folder)
     place = Place.at(folder / "images.safetensors")
@@ -241,7 +241,7 @@ def _trees(folder: Path) -> None:
     """Trees of which each has the one before it twice: sixty tensors' entries for 2^60 nodes."""
     import torch
 
-    from ddcore.storage import Place, save_tensors
+    from ddcore.storage.places import Place, save_tensors
 
     fuzz.KINDS["artifact, trees"].make(folder)
     count = 60
@@ -271,14 +271,14 @@ def _evil_picture(folder: Path) -> None:
 
 
 def _artifact(folder: Path) -> None:
-    from ddcore.artifact import load_artifact
+    from ddcore.sets.artifact import load_artifact
 
     artifact = load_artifact(folder / "set" if (folder / "set").exists() else folder)
     next(iter(artifact.loader(batch_size=2)))
 
 
 def _tensors(folder: Path) -> None:
-    from ddcore.storage import Place, load_tensors, read_metadata
+    from ddcore.storage.places import Place, load_tensors, read_metadata
 
     with contextlib.suppress(Exception):
         read_metadata(Place.at(folder / "w.safetensors"))
@@ -286,7 +286,7 @@ def _tensors(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from ddcore.opening import open_run
+    from ddcore.runs.opening import open_run
 
     open_run(str(folder))
 

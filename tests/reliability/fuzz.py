@@ -330,9 +330,9 @@ def change_of(name: str) -> Change:
 
 def _artifact(labels: str, storage: str = "float32", bits: int = 8) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        from ddcore.artifact import save_artifact
-        from ddcore.levels import to_levels
-        from ddcore.normalisation import ZCA, MeanStd
+        from ddcore.data.normalisation import ZCA, MeanStd
+        from ddcore.sets.artifact import save_artifact
+        from ddcore.sets.levels import to_levels
 
         images = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
         normalisation = ZCA(torch.zeros(48), torch.eye(48), torch.eye(48)) if storage == "uint8" else None
@@ -364,8 +364,7 @@ def _artifact(labels: str, storage: str = "float32", bits: int = 8) -> Callable[
 
 
 def _labels(kind: str) -> Any:
-    from ddcore.label_kinds.encoders import Encoder
-    from ddcore.label_kinds.view_records import DrawnViews
+    from ddcore.images.views import INFER, SRE2L
     from ddcore.labels import (
         HardLabels,
         PerViewLabels,
@@ -374,8 +373,9 @@ def _labels(kind: str) -> Any:
         StaticMixedLabels,
         TwoDistanceLabels,
     )
-    from ddcore.networks import build
-    from ddcore.views import INFER, SRE2L
+    from ddcore.labels.encoders import Encoder
+    from ddcore.labels.view_records import DrawnViews
+    from ddcore.networks.zoo import build
 
     generator, classes = torch.Generator().manual_seed(1), torch.arange(3).repeat_interleave(2)
     logits = torch.randn(6, 3, generator=generator)
@@ -399,8 +399,8 @@ def _labels(kind: str) -> Any:
 
 
 def _read_artifact(folder: Path) -> None:
-    from ddcore.exports import describe, inspect
-    from ddcore.packed import load_either
+    from ddcore.sets.exports import describe, inspect
+    from ddcore.sets.packed import load_either
 
     artifact = load_either(folder)
     describe(artifact)
@@ -414,8 +414,8 @@ def _read_artifact(folder: Path) -> None:
 def _trees(folder: Path) -> None:
     from ddcore_mirage.forest import Pattern, pack
 
-    from ddcore.packed import save_packed
-    from ddcore.types import Synthetic
+    from ddcore.api.types import Synthetic
+    from ddcore.sets.packed import save_packed
 
     leaf = ((6, 1), ())
     patterns = (Pattern(0, 5, (leaf, ((7, 2), (((1,), leaf), ((2,), leaf))))), Pattern(1, 3, (leaf,)))
@@ -431,8 +431,8 @@ def _trees(folder: Path) -> None:
 def _read_trees(folder: Path) -> None:
     from ddcore_mirage.distilled import training_graphs
 
-    from ddcore.exports import describe
-    from ddcore.packed import load_packed
+    from ddcore.sets.exports import describe
+    from ddcore.sets.packed import load_packed
 
     packed = load_packed(folder)
     describe(packed)
@@ -505,7 +505,7 @@ def _folder(folder: Path) -> None:
 
 def _reader(name: str, file: str = "", **more: Any) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        from ddcore.cli import invoke
+        from ddcore.cli.app import invoke
 
         words = [word for option, value in more.items() for word in (f"--{option}", value)]
         code = invoke(["data", "show", f"{name}:{folder / file if file else folder}", *words])
@@ -571,7 +571,7 @@ plugin.dm.lr_img = 1.0
 
 
 def _read_settings(folder: Path) -> None:
-    from ddcore.cli import invoke
+    from ddcore.cli.app import invoke
 
     code = invoke(["run", "--config", str(folder / "c.toml"), "--explain"])
     if code == 2:
@@ -581,7 +581,7 @@ def _read_settings(folder: Path) -> None:
 
 
 def _read_suite(folder: Path) -> None:
-    from ddcore.bench import read_suite, setup_of
+    from ddcore.commands.bench import read_suite, setup_of
 
     for cell in read_suite(str(folder / "s.toml")).cells()[:3]:
         assert cell.key
@@ -589,8 +589,8 @@ def _read_suite(folder: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    from ddcore.assembly import begin, select, setup_from
-    from ddcore.progress import Reporter
+    from ddcore.runs.assembly import begin, select, setup_from
+    from ddcore.storage.progress import Reporter
 
     words = ["--plugin", "dm", "--plugin", "fyi"]
     given = {"network": "convnet2-w4", "steps": 5, "protocol": ("quick-3",), "out": str(folder / "run"), "threads": 1}
@@ -601,7 +601,7 @@ def _run(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from ddcore.opening import open_run
+    from ddcore.runs.opening import open_run
 
     threads = torch.get_num_threads()
     try:
@@ -624,8 +624,8 @@ def _state() -> dict[str, Any]:
 
 
 def _checkpoint(folder: Path) -> None:
-    from ddcore.checkpoints import Checkpoints
-    from ddcore.storage import Place
+    from ddcore.storage.checkpoints import Checkpoints
+    from ddcore.storage.places import Place
 
     kept = Checkpoints(Place.at(folder))
     with torch.random.fork_rng():
@@ -635,8 +635,8 @@ def _checkpoint(folder: Path) -> None:
 
 
 def _read_checkpoint(folder: Path) -> None:
-    from ddcore.checkpoints import Checkpoints
-    from ddcore.storage import Place
+    from ddcore.storage.checkpoints import Checkpoints
+    from ddcore.storage.places import Place
 
     kept = Checkpoints(Place.at(folder))
     with torch.random.fork_rng():
@@ -646,7 +646,7 @@ def _read_checkpoint(folder: Path) -> None:
 
 
 def _weights(folder: Path) -> None:
-    from ddcore.storage import Place, save_tensors
+    from ddcore.storage.places import Place, save_tensors
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -657,8 +657,8 @@ def _weights(folder: Path) -> None:
 
 
 def _read_weights(folder: Path) -> None:
-    from ddcore.storage import Place, read_metadata
-    from ddcore.weights import read_state
+    from ddcore.storage.places import Place, read_metadata
+    from ddcore.storage.weights import read_state
 
     for name in ("new.pth", "old.pth", "w.safetensors"):
         read_state(Place.at(folder / name))
@@ -830,7 +830,7 @@ def case(kind: str, number: int, seed: int, whole: Path, scratch: Path) -> Outco
 
 def sign(folder: Path, name: str) -> None:
     """Write the size and checksum of a file, as it is now, into an artifact's manifest."""
-    from ddcore.storage import sha256_of
+    from ddcore.storage.places import sha256_of
 
     manifest, data = json.loads((folder / "manifest.json").read_text()), (folder / name).read_bytes()
     manifest["files"][name] = {"bytes": len(data), "sha256": sha256_of(data)}

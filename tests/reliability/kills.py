@@ -185,7 +185,7 @@ def serve() -> None:
     """Fork a child for each line of standard input."""
     import torch
 
-    import ddcore.cli
+    import ddcore.cli.app
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
@@ -493,17 +493,17 @@ def ground(folder: Path | None = None, plots: bool = True) -> Iterator[Ground]:
 
 LEARNT = (
     "torch._dynamo",
-    "ddcore.train",
-    "ddcore.bench",
-    "ddcore.report",
-    "ddcore.leaderboard",
-    "ddcore.relabelling",
-    "ddcore.estimate",
-    "ddcore.reproduce",
-    "ddcore.exports",
-    "ddcore.label_kinds.making",
-    "ddcore.loop",
-    "ddcore.executors",
+    "ddcore.commands.train",
+    "ddcore.commands.bench",
+    "ddcore.pages.report",
+    "ddcore.pages.leaderboard",
+    "ddcore.commands.relabelling",
+    "ddcore.scoring.estimate",
+    "ddcore.commands.reproduce",
+    "ddcore.sets.exports",
+    "ddcore.labels.making",
+    "ddcore.runs.loop",
+    "ddcore.runs.executors",
     "torch.nn.utils.parametrize",
 )
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from ddcore_cda import CDA, MODES, crop_scale
 
-from ddcore.discovery import load_class
-from ddcore.plan import refusal
-from ddcore.types import Progress
-from ddcore.views import Draw, drawn
+from ddcore.api.types import Progress
+from ddcore.composing.discovery import load_class
+from ddcore.composing.plan import refusal
+from ddcore.images.views import Draw, drawn
 
 T = 4000
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from ddcore_cda import crop_scale
 
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.loop import distillation_tasks
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
-from ddcore.types import Progress
+from ddcore.api.types import Progress
+from ddcore.cli.app import invoke
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
 
 BASE = ["--plugin", "sre2l", "--sre2l.rate", "0.1", "--dataset", "digits", "--ipc", "2", "--steps", "4"]
 BASE += ["--network", "convnet2-bn-w8", "--teachers.epochs", "3", "--labels", "hard", "--preset", "none"]

@@ -14,9 +14,9 @@ from attrs.validators import ge, gt, lt, optional
 from torch import Generator, Tensor
 
 from ddcore import InputError, Learn, Plugin, Task, hookimpl, option
-from ddcore.builtin import for_each_class
-from ddcore.passes import features, logits
-from ddcore.selection import random_choice
+from ddcore.images import random_choice
+from ddcore.networks import features, logits
+from ddcore.runs import for_each_class
 from ddcore_coresets.dynamics import HARD_IS_HIGH, hardness, known_epoch, score
 from ddcore_coresets.scores import gradient_directions
 from ddcore_coresets.selectors import (
@@ -33,7 +33,7 @@ from ddcore_coresets.selectors import (
 )
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 Method = Literal[
     "random",

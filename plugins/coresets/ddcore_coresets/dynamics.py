@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ddcore import experts
 from ddcore.errors import OptionError
-from ddcore.passes import features, logits
+from ddcore.networks import features, logits
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
+from ddcore.training import experts
 from ddcore_coresets import scores
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 VERSION = 1
 """Raise it when scores come out differently: kept ones are then not used again."""

@@ -12,8 +12,8 @@ import torch
 from attrs import frozen
 from torch import Generator, Tensor
 
-from ddcore.precision import wide
-from ddcore.selection import kcenter, random_choice
+from ddcore.images import kcenter, random_choice
+from ddcore.networks import wide
 
 ENTRIES_AT_ONCE = 2**22
 """Similarities that are held at once."""
@@ -150,7 +150,7 @@ def k_center(features_ND: Tensor, count: int, first: int | None = None) -> Tenso
     """Cover all samples: always add the one farthest from its nearest pick; at most twice the best possible radius.
 
     Args:
-        first: the position to start with; None: the sample nearest to the mean (``ddcore.selection.kcenter``).
+        first: the position to start with; None: the sample nearest to the mean (``ddcore.images.selection.kcenter``).
 
     Raises:
         ValueError: there is no such position, or more are asked for than there are.

@@ -8,7 +8,7 @@ from ddcore_coresets import scores
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ddcore.networks import build
+from ddcore.networks.zoo import build
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:

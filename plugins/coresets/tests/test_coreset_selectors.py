@@ -8,7 +8,7 @@ import torch
 from ddcore_coresets import selectors
 from ddcore_coresets.selectors import Similarity
 
-from ddcore.selection import kcenter, random_choice
+from ddcore.images.selection import kcenter, random_choice
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from ddcore_coresets import METHODS, Coresets, dynamics, scores
 
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
+from ddcore.api.types import Task
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError, OptionError
-from ddcore.loop import begin, distillation_task
-from ddcore.opening import open_run
-from ddcore.passes import features, logits
-from ddcore.run import Run
-from ddcore.storage import Place, read_metadata
-from ddcore.types import Task
+from ddcore.networks.passes import features, logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.opening import open_run
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, read_metadata
 
 EXPERTS = {"experts__count": 2, "experts__epochs": 5, "experts__batch": 64, "experts__lr": 0.05}
 WORDS = [

@@ -22,19 +22,19 @@ from attrs.validators import ge, gt, in_, optional
 from torch import Tensor
 
 from ddcore import Plugin, Task, Vote, hookimpl, option
-from ddcore.builtin import for_each_class
+from ddcore.composing import PER_VIEW
 from ddcore.errors import InputError, OptionError
-from ddcore.label_rules import label
+from ddcore.images import MOSAICS, crop_boxes, of_slot, patches_a_side
 from ddcore.labels import Labels
-from ddcore.patches import MOSAICS, crop_boxes, of_slot, patches_a_side
-from ddcore.recipes import PER_VIEW
+from ddcore.runs import for_each_class
 from ddcore.storage import load_tensors, save_tensors
-from ddcore.teachers import members_of
+from ddcore.training import label_by_teachers as label
+from ddcore.training import members_of
 from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics
 from ddcore_cv_dd.voting import Turns, drawn, groups_in_order, highest, vote_weights, way_of
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 __all__ = ["CVDD", "drawn", "groups_in_order", "highest", "middle_patches", "mosaics", "vote_weights", "way_of"]
 

@@ -1,7 +1,7 @@
 """Initial images of medium difficulty: RDED's mosaics, of the patches in the middle of the committee's ranking.
 
 The authors start from such images and publish them, not the code that made them. Here each image of a pool gives its likeliest
-crop, crops are ranked by the committee's loss, and the middle of the ranking is stitched; the moves are ``ddcore.patches``'.
+crop, crops are ranked by the committee's loss, and the middle of the ranking is stitched; the moves are ``ddcore.images.patches``'.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddcore import Vote
-from ddcore.patches import cut, fittest, patch_losses, ranked, stitch
+from ddcore.images import cut, fittest, patch_losses, ranked, stitch
 
 IMAGES_AT_ONCE = 64
 """Images whose patches are held at a time."""
@@ -34,7 +34,7 @@ def middle_patches(
     Args:
         images: from rows (b,) to normalised images (b, C, H, W).
         rows: (N,) int64, the pool.
-        boxes: (N, crops, 4) int64, see ``ddcore.patches.crop_boxes``.
+        boxes: (N, crops, 4) int64, see ``ddcore.images.patches.crop_boxes``.
         cls: the class of them all.
         votes: who judges: the mean of their -log softmax at the class, by weight.
         side: of a patch in pixels.

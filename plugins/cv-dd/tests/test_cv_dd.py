@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Vote
-from ddcore.patches import crop_boxes, cut, stitch
-from ddcore.presets import presets_of
-from ddcore.protocols import protocol
-from ddcore.training import rate_at
+from ddcore.composing.presets import presets_of
+from ddcore.images.patches import crop_boxes, cut, stitch
+from ddcore.training.loop import rate_at
+from ddcore.training.protocols import protocol
 
 COMMITTEE = ("R18", "R50", "SV2", "MBV2", "D121")
 PRIORS = {

@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.batch_statistics import capture, statistics_loss
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.contract.stage import distilled, outcome_in_pieces, same_bits
+from ddcore.api.types import Task
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError, OptionError, PluginError
+from ddcore.images.patches import patch_losses, unstitch
+from ddcore.kit.contract import check_plugin
+from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.labels import answers, mean_logits
-from ddcore.loop import begin, distillation_tasks, outer_step
-from ddcore.passes import logits
-from ddcore.patches import patch_losses, unstitch
-from ddcore.record import write_record
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
-from ddcore.teachers import folder, members_of
-from ddcore.types import Task
+from ddcore.networks.batch_statistics import capture, statistics_loss
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place, load_tensors
+from ddcore.training.teachers import folder, members_of
 
 THREE = ("convnet2-bn-w8", "convnet2-bn-w4", "convnet2-bn-w6")
 FIVE = (*THREE, "convnet2-bn-w5", "convnet2-bn-w7")

@@ -19,11 +19,11 @@ from torch import Generator, Tensor, nn
 
 from ddcore import Learn, Loss, Task, hookimpl, option
 from ddcore.labels import Labels, SoftLabels
-from ddcore.passes import logits
-from ddcore.trajectory import UnrollOptions, choose_segment, trajectory_loss
+from ddcore.networks import logits
+from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 BLOCK = 256
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from ddcore_datm import expert_logits, final_networks
 
-from ddcore.assembly import select, setup_from
-from ddcore.loop import begin, distillation_task, outer_step
-from ddcore.passes import logits
-from ddcore.run import Run
-from ddcore.storage import Place
-from ddcore.trajectory import student_batches
-from ddcore.types import Unroll
+from ddcore.api.types import Unroll
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place
+from ddcore.training.trajectory import student_batches
 
 EXPERTS = {"experts__count": 2, "experts__epochs": 4, "experts__batch": 64, "experts__lr": 0.05}
 UNROLL = {"student_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 5.0, "rate": 0.02}

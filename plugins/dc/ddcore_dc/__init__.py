@@ -22,14 +22,11 @@ from attrs.validators import ge, gt, in_, optional
 from torch import Tensor, nn
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, hookimpl, option
-from ddcore.networks import mixes_samples
-from ddcore.parts_of_loss import with_gradient
-from ddcore.passes import Crew
-from ddcore.precision import wide
+from ddcore.networks import Crew, mixes_samples, wide, with_gradient
 from ddcore_dc.student import Student
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 Distance = Literal["ours", "mse", "cos"]
 DISTANCES: tuple[Distance, ...] = ("ours", "mse", "cos")

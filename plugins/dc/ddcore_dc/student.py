@@ -4,7 +4,7 @@ The distance D of a gradient g(x) to a fixed one depends on the images x through
 
     dD/dx = d/dx <d, g(x)>,
 
-the image gradient of a slope: one forward pass that carries tangents, differentiated backwards (``ddcore.curvature``). The
+the image gradient of a slope: one forward pass that carries tangents, differentiated backwards (``ddcore.networks.curvature``). The
 sum over images is a sum over parts that fit the processor's cache, and nothing of a part is kept for the next.
 
 Shape letters: B images, C H W pixels, P weights.
@@ -17,9 +17,17 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError
-from ddcore.curvature import slope
-from ddcore.passes import TRAINING_CHUNK, Crew, channels_last, chunk_of, quick_norms
-from ddcore.unroll import MICRO_BATCH, flat_weights, weights_view
+from ddcore.networks import (
+    MICRO_BATCH,
+    TRAINING_CHUNK,
+    Crew,
+    channels_last,
+    chunk_of,
+    flat_weights,
+    quick_norms,
+    slope,
+    weights_view,
+)
 
 
 @define(eq=False)

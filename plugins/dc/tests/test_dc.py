@@ -10,11 +10,11 @@ from ddcore_dc.student import Student
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError
-from ddcore.curvature import slope
-from ddcore.networks import build
-from ddcore.options import resolve
-from ddcore.passes import Crew
-from ddcore.presets import presets_of
+from ddcore.composing.options import resolve
+from ddcore.composing.presets import presets_of
+from ddcore.networks.curvature import slope
+from ddcore.networks.passes import Crew
+from ddcore.networks.zoo import build
 
 KINDS = ("ours", "mse", "cos")
 NETWORKS = ("convnet2-w4", "convnet2-w4-swish-max", "convnet2-ln-w4-sigmoid", "convnet2-nonorm-w4-nopool", "mlp")

@@ -14,12 +14,12 @@ from ddcore_dc.student import Student
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.loop import begin, distillation_task, outer_step
-from ddcore.run import Run
-from ddcore.storage import Place
-from ddcore.types import Progress
+from ddcore.api.types import Progress
+from ddcore.cli.app import invoke
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place
 
 pytestmark = pytest.mark.filterwarnings("ignore:fyi assumes")
 LOOPS = {"dc__outer_loops": 3, "dc__inner_epochs": 2, "dc__batch_real": 20, "dc__batch_train": 13}

@@ -25,16 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError, Plugin, Row, hookimpl, option
+from ddcore.api import Answers, Arm, Samples, StudentData
 from ddcore.labels import HardLabels, Labels, SoftLabels
-from ddcore.passes import logits
-from ddcore.services import Samples, StudentData
+from ddcore.networks import logits
 from ddcore.storage import Place
 from ddcore.training import FETCHED_AT_ONCE
-from ddcore.types import Answers, Arm
 from ddcore_diagnose.measures import accuracy_table, auc, caught, nearest, odds_gaps, rank_correlation, spread
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 HARD, SOFT = "hard", "soft"
 DISTILLED, RANDOM, FULL = "distilled", "random", "full"

@@ -20,8 +20,8 @@ from ddcore_diagnose.measures import (
 )
 
 from ddcore import InputError
+from ddcore.api.services import StudentData
 from ddcore.labels import HardLabels, SoftLabels
-from ddcore.services import StudentData
 from ddcore.testing import PROBE, check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixturesfrom ddcore.types import StudentData
 
 NAN = math.nan
@@ -221,8 +221,8 @@ def test_every_diagnostic_is_a_row_of_the_honest_students(ddcore_cli, tmp_path):
 
 
 def test_losses_are_those_of_the_matcher_on_the_images_that_students_saw(tiny_run):  # noqa: F811
-    from ddcore.loop import begin, outer_step
-    from ddcore.types import Task
+    from ddcore.api.types import Task
+    from ddcore.runs.loop import begin, outer_step
 
     run = tiny_run("--plugin", "dm", "--plugin", "diagnose", ipc=2, diagnose__subsets=2)
     data = run.student_data("subset", 1)
@@ -262,8 +262,8 @@ def test_a_missing_line_among_groups_is_one_sentence(ddcore_cli, tmp_path):  # n
 
 
 def test_a_student_is_a_function_of_its_task_and_the_run_so_that_any_process_finds_the_same(ddcore_cli, tmp_path):  # noqa: F811
-    from ddcore.evaluate import artifact_of, identify, run_evaluation_task
-    from ddcore.opening import open_run
+    from ddcore.runs.opening import open_run
+    from ddcore.scoring.evaluate import artifact_of, identify, run_evaluation_task
 
     rows_of(ddcore_cli, tmp_path / "run")
     run = open_run(str(tmp_path / "run"), worker=True)

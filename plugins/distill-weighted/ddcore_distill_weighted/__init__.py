@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
-from ddcore.services import Samples
+from ddcore.api import Samples
 from ddcore_distill_weighted.heads import Head, chosen_l2, head_on
 from ddcore_distill_weighted.similarity import (
     cka,
@@ -41,7 +41,7 @@ from ddcore_distill_weighted.similarity import (
 from ddcore_distill_weighted.sources import Source, fetched, opened
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 NAME = "distill-weighted"
 LABEL_WEIGHT = "student.label_weight"

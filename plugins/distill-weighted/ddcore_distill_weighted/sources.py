@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError
-from ddcore.normalisation import Normalisation
-from ddcore.services import Samples
-from ddcore.storage import Place, read_metadata
-from ddcore.teachers import frozen_network
-from ddcore.weights import load_weights
+from ddcore.api import Samples
+from ddcore.data import Normalisation
+from ddcore.storage import Place, load_weights, read_metadata
+from ddcore.training import frozen_network
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 AT_ONCE = 256
 WHITENED = "zca"

@@ -21,10 +21,10 @@ from ddcore_distill_weighted.sources import Fitting, Source
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin, stage
-from ddcore.normalisation import MeanStd
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.data.normalisation import MeanStd
+from ddcore.kit.contract import check_plugin, stage
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
 
 BASE = ["--student=convnet2-w4", "--eval-seeds=1", "--threads=1"]

@@ -11,11 +11,9 @@ import click
 import torch
 from torch import Tensor
 
-from ddcore.data import Real, Source
+from ddcore.data import Real, Source, fit, open_source
 from ddcore.errors import DdcoreError
-from ddcore.normalisation import fit
 from ddcore.randomness import generator
-from ddcore.sources import open_source
 from ddcore_diswot.ranks import kendall
 from ddcore_diswot.scoring import Init, Judge, Score, Used
 from ddcore_diswot.search import best_of, evolve

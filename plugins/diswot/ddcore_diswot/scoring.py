@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from ddcore import InputError
 from ddcore.randomness import drawing_from, generator
-from ddcore.teaching import last_linear
-from ddcore.training import still_statistics
+from ddcore.training import last_linear, still_statistics
 
 Used = Literal["both", "relation", "semantic"]
 Init = Literal["normal", "own"]

@@ -18,8 +18,7 @@ from attrs import evolve, frozen
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError
-from ddcore.cifar_networks import staged_resnet
-from ddcore.networks import build, unknown_network
+from ddcore.networks import build, staged_resnet, unknown_network
 from ddcore.randomness import drawing_from
 
 PREFIX = "diswot-resnet"

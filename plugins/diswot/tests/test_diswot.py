@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import InputError
-from ddcore.cli import invoke as ddcore
-from ddcore.contract import check_plugin
-from ddcore.networks import build
+from ddcore.cli.app import invoke as ddcore
+from ddcore.kit.contract import check_plugin
+from ddcore.networks.zoo import build
 
 
 def seeded(*shape, seed=0):

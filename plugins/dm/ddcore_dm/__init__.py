@@ -19,11 +19,10 @@ from attrs.validators import ge, gt
 from torch import Tensor, nn
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Transform, hookimpl, option
-from ddcore.networks import mixes_samples
-from ddcore.passes import embed, features
+from ddcore.networks import embed, features, mixes_samples
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 ROWS_A_PASS = 1024
 

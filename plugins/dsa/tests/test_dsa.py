@@ -11,7 +11,7 @@ from ddcore_dsa import DSA
 from torch import Tensor
 
 from ddcore import Batch, Sequential, Transform
-from ddcore.discovery import checked
+from ddcore.composing.discovery import checked
 
 COLOUR = {"color", "crop", "cutout", "flip", "scale", "rotate"}
 

@@ -10,11 +10,11 @@ from ddcore_dwa import DWA, climb, directed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore.batch_statistics import capture, statistics_loss
-from ddcore.discovery import load_class
-from ddcore.plan import refusal
-from ddcore.types import Batch
-from ddcore.unroll import flat_weights
+from ddcore.api.types import Batch
+from ddcore.composing.discovery import load_class
+from ddcore.composing.plan import refusal
+from ddcore.networks.batch_statistics import capture, statistics_loss
+from ddcore.networks.unroll import flat_weights
 
 
 def teacher(seed: int = 0) -> nn.Module:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddcore.assembly import claim, select, setup_from
-from ddcore.cli import invoke
+from ddcore.cli.app import invoke
 from ddcore.errors import Interrupted
-from ddcore.loop import begin, distillation_tasks
-from ddcore.opening import open_run
-from ddcore.record import write_record
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
-from ddcore.unroll import flat_weights
+from ddcore.networks.unroll import flat_weights
+from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.loop import begin, distillation_tasks
+from ddcore.runs.opening import open_run
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
 
 BASE = ["--plugin", "sre2l", "--sre2l.rate", "0.1", "--dataset", "digits", "--ipc", "2", "--steps", "4"]
 BASE += ["--network", "convnet2-bn-w8", "--teachers.epochs", "3", "--labels", "hard", "--preset", "none"]

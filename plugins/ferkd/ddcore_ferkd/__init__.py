@@ -18,14 +18,14 @@ from attrs.validators import and_, ge, gt, le, lt, optional
 from torch import Tensor, nn
 
 from ddcore import Plugin, hookimpl, option
-from ddcore.label_rules import longest
+from ddcore.images import Draw, changed, drawn
 from ddcore.labels import Labels, View, asking, smallest_type
-from ddcore.views import Draw, changed, drawn
+from ddcore.training import longest
 from ddcore_ferkd.calibration import Calibration, Compression, compressed
 from ddcore_ferkd.store import CropLabels, Dropped, Mix, Use, store_bytes, together
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 __all__ = ["CropLabels", "FerKD", "label_crops", "store_bytes", "together"]
 NAME = "ferkd"

@@ -12,8 +12,8 @@ from attrs.validators import ge, le, lt
 from torch import Tensor
 
 from ddcore.errors import InputError
+from ddcore.images import cutmix, mixup
 from ddcore.labels import densified, top_k
-from ddcore.views import cutmix, mixup
 
 Compression = Literal["hard", "smoothing", "marginal-smoothing", "marginal-renorm"]
 COMPRESSIONS: tuple[Compression, ...] = ("hard", "smoothing", "marginal-smoothing", "marginal-renorm")

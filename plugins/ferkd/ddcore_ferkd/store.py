@@ -13,8 +13,8 @@ from attrs import asdict, evolve, field, frozen
 from attrs.validators import and_, ge, gt, in_, instance_of, le, optional
 from torch import Tensor
 
-from ddcore.augment import flip
 from ddcore.errors import InputError
+from ddcore.images import beta, changed, crop_resize, cutmix_box, flip, mixup
 from ddcore.labels import (
     Labels,
     View,
@@ -27,7 +27,6 @@ from ddcore.labels import (
     stored,
 )
 from ddcore.randomness import generator as keyed
-from ddcore.views import beta, changed, crop_resize, cutmix_box, mixup
 from ddcore_ferkd.calibration import (
     COMPRESSIONS,
     HIGH,

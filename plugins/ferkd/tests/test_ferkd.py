@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import InputError
+from ddcore.images.views import Draw
 from ddcore.labels import student_loss
-from ddcore.training import batch_of
-from ddcore.views import Draw
+from ddcore.training.loop import batch_of
 
 N, R, K, SIZE = 6, 8, 5, 12
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from ddcore_ferkd import CropLabels
 
-import ddcore.train
+import ddcore.commands.train
 from ddcore import load_artifact
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin, stage
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin, stage
+from ddcore.storage.places import Place, load_tensors
 
 TRAIN = ["train", "--plugin=ferkd", "--labels=ferkd", "--data=digits", "--student=convnet2-w4", "--protocol=kd-3"]
 TRAIN += ["--per-class=5", "--eval-seeds=1", "--threads=1", "--teacher=convnet1-bn-w4", "--teachers.epochs=1"]
@@ -47,7 +47,7 @@ def test_students_learn_from_a_store_and_the_regions_are_logged(cache, tmp_path)
 
 def test_check_no_teacher_is_asked_while_a_student_trains(cache, tmp_path, monkeypatch):
     asked, during = [], []
-    plain = ddcore.train.train_and_test
+    plain = ddcore.commands.train.train_and_test
 
     def watched(run, *given, **named):
         handles = [
@@ -60,7 +60,7 @@ def test_check_no_teacher_is_asked_while_a_student_trains(cache, tmp_path, monke
             handle.remove()
         return found
 
-    monkeypatch.setattr(ddcore.train, "train_and_test", watched)
+    monkeypatch.setattr(ddcore.commands.train, "train_and_test", watched)
     student(cache, tmp_path / "a", "--ferkd.no-calibrate")
     assert during == [0]
 

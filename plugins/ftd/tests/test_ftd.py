@@ -8,10 +8,10 @@ from ddcore_ftd import FTD, GSAM, averaged, direction, inner, norm, orthogonal_p
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore.networks import build
-from ddcore.passes import lay_out
+from ddcore.api.types import Learn
+from ddcore.networks.passes import lay_out
+from ddcore.networks.zoo import build
 from ddcore.randomness import drawing_from, generator
-from ddcore.types import Learn
 
 ADAPTIVE = pytest.mark.parametrize("adaptive", [True, False])
 

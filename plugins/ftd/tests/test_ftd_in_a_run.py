@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddcore import experts
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
+from ddcore.training import experts
 
 EXPERTS = {"experts__count": 1, "experts__epochs": 3, "experts__batch": 64, "experts__lr": 0.05}
 WORDS = ["--dataset", "digits", "--ipc", "1", "--network", "convnet2-w4", "--steps", "3", "--preset", "none"]
@@ -176,7 +176,7 @@ def test_a_matcher_without_experts_is_refused(tmp_path, capsys):
 def test_presets_belong_to_ftd_and_its_matcher():
     from ddcore_ftd import FTD
 
-    from ddcore.presets import presets_of
+    from ddcore.composing.presets import presets_of
 
     presets = presets_of("ftd", FTD)
     assert len(presets) == 9

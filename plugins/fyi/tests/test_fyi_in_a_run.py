@@ -4,10 +4,10 @@ import pytest
 import torch
 from ddcore_fyi import mirrored
 
-from ddcore.assembly import select, setup_from
-from ddcore.loop import begin, distillation_task
-from ddcore.run import Run
-from ddcore.storage import Place
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place
 
 EXPERTS = {"experts__count": 1, "experts__epochs": 3, "experts__batch": 64}
 OPTIONS = {

@@ -23,16 +23,15 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from ddcore import Batch, Plugin, Progress, Term, hookimpl, option
+from ddcore.api import Seen
 from ddcore.errors import near
 from ddcore.labels import kl_divergence, mixed_cross_entropy
-from ddcore.teaching import Teaching
-from ddcore.training import still_statistics
-from ddcore.types import Seen
+from ddcore.training import Teaching, still_statistics
 from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
 from ddcore_hard.autoencoder import read
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
 Legitimacy = Literal["penalty", "consistency", "gate"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddcore.data import open_source
 from ddcore.errors import DdcoreError, InputError
 from ddcore.randomness import drawing_from, generator
-from ddcore.sources import open_source
 from ddcore.storage import Place, load_tensors, read_metadata, save_tensors
 
 KIND = "ddcore-hard autoencoder"

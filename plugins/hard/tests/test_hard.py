@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Progress, Vote
-from ddcore.networks import build
-from ddcore.normalisation import MeanStd
+from ddcore.api.types import Seen
+from ddcore.data.normalisation import MeanStd
+from ddcore.networks.zoo import build
 from ddcore.randomness import generator
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.training.teaching import Teaching
 
 
 def seeded(*shape, seed=0):

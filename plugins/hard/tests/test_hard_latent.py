@@ -9,9 +9,9 @@ from ddcore_hard.autoencoder import Autoencoder, fit, left_out, main, negative_e
 from torch.distributions import Normal, kl_divergence
 
 from ddcore import InputError
-from ddcore.cli import invoke
-from ddcore.sources import open_source
-from ddcore.storage import Place, load_tensors, save_tensors
+from ddcore.cli.app import invoke
+from ddcore.data.sources import open_source
+from ddcore.storage.places import Place, load_tensors, save_tensors
 
 BOUNDS = {
     "rotation": 30.0,

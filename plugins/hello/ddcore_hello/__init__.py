@@ -20,15 +20,15 @@ from attrs.validators import ge, gt, le, optional
 from torch import Tensor
 
 from ddcore import InputError, Plugin, Task, hookimpl, option
-from ddcore.builtin import for_each_class
+from ddcore.images import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
 from ddcore.labels import Labels, ProjectorLabels
-from ddcore.patches import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
+from ddcore.runs import for_each_class
 from ddcore_hello.fitting import encoder_of, projector_of, sight
 from ddcore_hello.projecting import Weak
 from ddcore_hello.updating import updated
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 NAME, PATCHES = "projector", "hello"
 

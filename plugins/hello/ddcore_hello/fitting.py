@@ -10,9 +10,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from ddcore.api import Transform
+from ddcore.data import Normalisation
 from ddcore.errors import NonFiniteLoss, OptionError
-from ddcore.experts import Checkpoints, sole_trainer
-from ddcore.label_rules import NEAR_CHANCE, shown_by
+from ddcore.images import transform
 from ddcore.labels import (
     CLIP_IMAGES,
     Encoder,
@@ -25,19 +26,29 @@ from ddcore.labels import (
     fresh_factors,
     last_layer,
 )
-from ddcore.normalisation import Normalisation
-from ddcore.passes import lay_out
+from ddcore.networks import lay_out, torchvision_url
 from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
-from ddcore.teachers import IMAGENET, TRAINED_HERE, Renormalised, members_of
-from ddcore.teachers import recipe as teacher_recipe
-from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
-from ddcore.types import Transform
-from ddcore.views import transform
-from ddcore.vision import torchvision_url
+from ddcore.training import (
+    IMAGENET,
+    NEAR_CHANCE,
+    TRAINED_HERE,
+    Descent,
+    Epoch,
+    Keeper,
+    Renormalised,
+    accuracy,
+    is_finite,
+    members_of,
+    shown_by,
+    sole_trainer,
+    teacher_recipe,
+    train_student,
+)
+from ddcore.training.experts import Checkpoints
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
     from ddcore_hello import HeLlO
 
 VERSION = 1

@@ -14,9 +14,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError
+from ddcore.api import Batch
 from ddcore.labels import Labels, View, mean_logits
-from ddcore.precision import wide
-from ddcore.types import Batch
+from ddcore.networks import wide
 
 Weak = Literal["mean", "each"]
 

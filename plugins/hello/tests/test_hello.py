@@ -7,11 +7,11 @@ from ddcore_hello.updating import enlarged, feature_gaps, updated
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddcore.api.types import Batch
 from ddcore.errors import InputError
 from ddcore.labels import View
-from ddcore.networks import build
-from ddcore.training import Descent, batch_of, train_student
-from ddcore.types import Batch
+from ddcore.networks.zoo import build
+from ddcore.training.loop import Descent, batch_of, train_student
 
 K, SIZE = 3, 8
 

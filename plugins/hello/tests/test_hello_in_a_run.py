@@ -8,17 +8,17 @@ import torch
 from ddcore_hello import HeLlO
 from ddcore_hello.fitting import projector_of, weak_teachers
 
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
+from ddcore.api.types import Task
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError, OptionError
+from ddcore.kit.contract import check_plugin
 from ddcore.labels import ProjectorLabels, adaptable, factor_floats, last_layer
-from ddcore.networks import build
-from ddcore.run import Run
-from ddcore.storage import Place, save_tensors
-from ddcore.training import accuracy
-from ddcore.types import Task
+from ddcore.networks.zoo import build
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place, save_tensors
+from ddcore.training.loop import accuracy
 
 QUICK = {
     "threads": 1,

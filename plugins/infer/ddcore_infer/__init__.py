@@ -22,18 +22,17 @@ from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
-from ddcore.artifact import as_stored
-from ddcore.batch_statistics import FIRST, require_layers
-from ddcore.batch_statistics import inversion_loss as matching_loss
+from ddcore.data import Normalisation
 from ddcore.errors import InputError
-from ddcore.normalisation import Normalisation
-from ddcore.shared_view import Cropping, seen_in_step
-from ddcore.teachers import members_of
-from ddcore.training import rate_at
+from ddcore.images import Cropping, seen_in_step
+from ddcore.networks import FIRST, require_layers
+from ddcore.networks import inversion_loss as matching_loss
+from ddcore.sets import as_stored
+from ddcore.training import members_of, rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 __all__ = [
     "INFER",

@@ -20,14 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Task, Vote
-from ddcore.batch_statistics import layers_of
-from ddcore.decoders import Decoder
+from ddcore.data.normalisation import MeanStd
+from ddcore.images.shared_view import SharedView
 from ddcore.labels import StaticMixedLabels, View, label_bytes
-from ddcore.networks import build
-from ddcore.normalisation import MeanStd
+from ddcore.networks.batch_statistics import layers_of
+from ddcore.networks.zoo import build
 from ddcore.randomness import generator
-from ddcore.shared_view import SharedView
-from ddcore.training import rate_at
+from ddcore.sets.decoders import Decoder
+from ddcore.training.loop import rate_at
 
 SUM = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pairs", "least": "least", "most": "most"}
 

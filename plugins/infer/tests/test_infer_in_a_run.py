@@ -8,18 +8,18 @@ import torch
 from ddcore_infer import base_count, decoded_count, matching_loss, stored_bytes, stored_count
 from torch.nn import functional as F
 
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.batch_statistics import capture
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.contract.stage import distilled, staged
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.kit.contract.stage import distilled, staged
 from ddcore.labels import StaticMixedLabels, label_bytes
-from ddcore.loop import begin, distillation_tasks, outer_step
-from ddcore.opening import open_run
-from ddcore.passes import logits
-from ddcore.run import Run
-from ddcore.storage import Place
+from ddcore.networks.batch_statistics import capture
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.opening import open_run
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place
 
 NETWORKS = ("convnet2-bn-w8", "convnet2-bn-w4")
 QUICK = {

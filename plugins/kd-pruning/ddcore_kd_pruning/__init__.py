@@ -20,14 +20,13 @@ from torch import Generator, Tensor, nn
 
 from ddcore import Plugin, Term, hookimpl, option
 from ddcore.labels import HardLabels, kl_divergence
-from ddcore.passes import features, logits
+from ddcore.networks import features, logits
 from ddcore.randomness import generator as generator_of
-from ddcore.teaching import Teaching
-from ddcore.training import Descent, train_student
+from ddcore.training import Descent, Teaching, train_student
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
-    from ddcore.services import Samples
+    from ddcore.api import Samples
+    from ddcore.runs.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["random", "el2n", "forgetting", "moderate"]

@@ -20,16 +20,16 @@ from ddcore_kd_pruning import (
 from torch.nn import functional as F
 
 from ddcore import Vote
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.opening import open_run
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
-from ddcore.teachers import state_hash
-from ddcore.teaching import Teaching
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
+from ddcore.commands.train import data_for
+from ddcore.kit.contract import check_plugin
+from ddcore.runs.opening import open_run
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.train import data_for
-from ddcore.types import Seen
+from ddcore.training.teachers import state_hash
+from ddcore.training.teaching import Teaching
 
 
 def seeded(*shape, seed=0):

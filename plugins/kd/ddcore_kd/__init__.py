@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
+from ddcore.api import Seen
 from ddcore.labels import kl_divergence
-from ddcore.precision import wide
-from ddcore.teaching import EMBEDDING, STAGES, Teaching
-from ddcore.types import Seen
+from ddcore.networks import wide
+from ddcore.training import EMBEDDING, STAGES, Teaching
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
 STAGE = re.compile(r"stage(\d+)")

@@ -17,8 +17,8 @@ from ddcore_kd import (
 from torch.nn import functional as F
 
 from ddcore import InputError, Progress, Vote
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.api.types import Seen
+from ddcore.training.teaching import Teaching
 
 
 def seeded(*shape, seed=0):

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.run import Run
-from ddcore.storage import Place
-from ddcore.teachers import state_hash
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place
+from ddcore.training.teachers import state_hash
 
 TEACHERS = ["--teachers.networks=resnet8", "--teachers.epochs=2", "--teachers.no-check"]
 
@@ -22,7 +22,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
-    from ddcore.contract import stage
+    from ddcore.kit.contract import stage
 
     place = tmp_path_factory.mktemp("probe") / "probe.py"
     place.write_text((stage.HERE / "probe.py").read_text())
@@ -61,9 +61,9 @@ def test_check_no_teacher_gets_a_gradient_and_its_statistics_stay(cache, probe, 
     given = {"threads": 1, "ipc": 2, "steps": 1, "network": "resnet8", "init": "real", "cache": str(cache)}
     given |= {"teachers__networks": ("resnet8",), "teachers__epochs": 2, "teachers__check": False}
     given |= {"protocol": ("quick-3",), "eval_seeds": 1, "full_epochs": 1}
-    from ddcore.assembly import claim
-    from ddcore.distil import distil
-    from ddcore.record import write_record
+    from ddcore.runs.assembly import claim
+    from ddcore.runs.distil import distil
+    from ddcore.runs.record import write_record
 
     run = Run(setup_from(select(words, {}), given, {}), Place.at(tmp_path / "run"))
     claim(run.place)
@@ -103,7 +103,7 @@ def test_a_student_without_the_stages_is_told_so(cache, probe, tmp_path, capsys)
 
 
 def test_grey_images_and_a_convnet_have_stages(cache):
-    from ddcore.networks import build
+    from ddcore.networks.zoo import build
 
     net = build("convnet3", 1, 28, 10, torch.Generator().manual_seed(0))
     assert list(net.taps) == ["stage1", "stage2", "stage3"]

@@ -24,14 +24,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Term, Vote, hookimpl, option
-from ddcore.passes import channels_last, logits
-from ddcore.teaching import Teaching, last_linear, tapped
-from ddcore.types import Seen
-from ddcore.views import Draw, beta, transform
+from ddcore.api import Seen
+from ddcore.images import Draw, beta, transform
+from ddcore.networks import channels_last, logits
+from ddcore.training import Teaching, last_linear, tapped
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
-    from ddcore.services import Samples
+    from ddcore.api import Samples
+    from ddcore.runs.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["balanced", "fixed", "none"]

@@ -25,13 +25,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Progress, Vote
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.networks import build
-from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Teaching, last_linear, tapped
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.networks.zoo import build
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.types import Seen
+from ddcore.training.teaching import Teaching, last_linear, tapped
 
 
 def gen(seed=0):

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ddcore import Plugin, Term, hookimpl, option
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.api import Seen
+from ddcore.training import Teaching
 
 LABEL_WEIGHT = "student.label_weight"
 SHRINKS = 8

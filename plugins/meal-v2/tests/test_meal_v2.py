@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Vote
+from ddcore.api.types import Seen
 from ddcore.labels import HardLabels
-from ddcore.networks import build
-from ddcore.teaching import Teaching
-from ddcore.training import Beside, Descent, train_student
-from ddcore.types import Seen
+from ddcore.networks.zoo import build
+from ddcore.training.loop import Beside, Descent, train_student
+from ddcore.training.teaching import Teaching
 
 
 def seeded(*shape, seed=0):

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.protocols import protocol
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.training import rate_at
+from ddcore.training.loop import rate_at
+from ddcore.training.protocols import protocol
 
 QUICK = [
     "--data=digits",

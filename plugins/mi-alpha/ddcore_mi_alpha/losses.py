@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.precision import unit_rows, wide
+from ddcore.networks import unit_rows, wide
 
 Intermediate = Literal["mi", "mse", "cos", "ce", "pkd"]
 Map = Literal["skip", "last", "emd"]

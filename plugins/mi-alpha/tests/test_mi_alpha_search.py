@@ -21,7 +21,7 @@ from ddcore_mi_alpha.search import (
 )
 
 from ddcore import InputError
-from ddcore.storage import Place, canonical, sha256_of
+from ddcore.storage.places import Place, canonical, sha256_of
 
 TASK = Task(1000, 10)
 SMALL = {"intermediate": ("mi", "mse"), "alpha": ("0.1", "0.9"), "logits": ("ce", "mse")}

@@ -20,8 +20,8 @@ from ddcore_mirage.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.decoders import Operation
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
+    from ddcore.sets import Operation
 
 FOREST = "mirage-forest"
 NETWORKS = ("gin", "gcn", "gat")

@@ -15,9 +15,8 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import InputError, randomness
-from ddcore.data import Source, Split
+from ddcore.data import Source, Split, Wanted
 from ddcore.errors import in_short, near
-from ddcore.parts import Wanted
 from ddcore.storage import Place
 from ddcore_mirage.graphs import Graphs, starts_of
 

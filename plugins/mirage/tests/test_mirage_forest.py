@@ -17,7 +17,7 @@ from ddcore_mirage.graphs import Graphs, joined, one_graph
 from ddcore_mirage.training import within_bytes
 
 from ddcore import InputError
-from ddcore.storage import Place, save_tensors
+from ddcore.storage.places import Place, save_tensors
 
 LEAF = ((6, 1), ())
 OXYGEN = ((8, 0), ())

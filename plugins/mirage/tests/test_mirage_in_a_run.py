@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddcore import InputError, PluginError
-from ddcore.cli import invoke as invoked
-from ddcore.loop import distillation_tasks
-from ddcore.opening import reopen
-from ddcore.packed import load_packed
+from ddcore.cli.app import invoke as invoked
+from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.opening import reopen
+from ddcore.sets.packed import load_packed
 
 ENDINGS = ("O", "N", "F", "Cl", "Br", "CO", "CN", "CF", "CC", "CCO")
 QUICK = [

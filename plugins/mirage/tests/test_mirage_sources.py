@@ -6,7 +6,7 @@ from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
 from ddcore_mirage.sources import read
 
 from ddcore import InputError
-from ddcore.parts import Wanted
+from ddcore.data.parts import Wanted
 
 LINES = """smiles,active
 CCO,0

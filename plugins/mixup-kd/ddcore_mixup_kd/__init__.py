@@ -19,10 +19,10 @@ from attrs.validators import and_, ge, gt, le
 from torch import Generator, Tensor
 
 from ddcore import Batch, InputError, Plugin, Sequential, Term, Transform, hookimpl, option
+from ddcore.api import Seen
+from ddcore.images import beta
 from ddcore.labels import kl_divergence
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
-from ddcore.views import beta
+from ddcore.training import Teaching
 
 LABEL_WEIGHT = "student.label_weight"
 LEAST = 1e-6

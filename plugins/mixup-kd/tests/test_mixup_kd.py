@@ -8,8 +8,8 @@ from ddcore_mixup_kd import MixupKD, PartialMixup, divergence, mix, mixed_cross_
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Vote
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.api.types import Seen
+from ddcore.training.teaching import Teaching
 
 
 def generator(seed=0):

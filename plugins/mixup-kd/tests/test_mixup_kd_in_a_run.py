@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
 
 QUICK = ["--data=digits", "--per-class=5", "--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=1", "--threads=1"]
 TEACHER = ["--teacher=convnet1-w4", "--teachers.epochs=1", "--teachers.no-check", "--plugin=mixup-kd"]

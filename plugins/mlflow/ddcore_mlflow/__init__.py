@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ddcore import InputError, Plugin, hookimpl, option
-from ddcore.tracking import numbers
+from ddcore.pages import numbers
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 RECORD = "mlflow.json"
 LONGEST = 500

@@ -5,7 +5,7 @@ ask how far it lands from where M epochs of real training took the expert, in un
 
     L = ||theta_N - theta*_{t+M}||^2 / ||theta*_t - theta*_{t+M}||^2,    t ~ U{0, ..., T+ - 1}
 
-The unrolled gradient is exact in the memory of one inner step (``ddcore.unroll``).
+The unrolled gradient is exact in the memory of one inner step (``ddcore.networks.unroll``).
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from attrs.validators import ge
 from torch import Tensor
 
 from ddcore import Learn, Loss, Task, hookimpl, option
-from ddcore.trajectory import UnrollOptions, choose_segment, trajectory_loss
+from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 
 @frozen(kw_only=True, eq=False)

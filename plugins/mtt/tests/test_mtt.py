@@ -9,7 +9,7 @@ from ddcore_mtt import MTT
 
 from ddcore import DdcoreError, Task
 from ddcore.randomness import generator
-from ddcore.trajectory import choose_segment, inner_indices
+from ddcore.training.trajectory import choose_segment, inner_indices
 
 
 def test_inner_steps_go_through_all_rows_before_any_repeats_and_a_short_batch_comes_first():

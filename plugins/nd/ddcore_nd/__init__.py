@@ -17,16 +17,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Plugin, Term, hookimpl, option
-from ddcore.passes import channels_last
-from ddcore.precision import unit_rows, wide
-from ddcore.services import Samples
+from ddcore.api import Samples, Seen
+from ddcore.networks import channels_last, unit_rows, wide
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
-from ddcore.teachers import state_hash
-from ddcore.teaching import EMBEDDING, Teaching, tapped
-from ddcore.types import Seen
+from ddcore.training import EMBEDDING, Teaching, state_hash, tapped
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 VERSION = 1
 AT_ONCE = 256

@@ -8,12 +8,12 @@ from ddcore_nd import ND, Adapter, Directions, class_means, misses, norm_and_dir
 from torch import nn
 
 from ddcore import Batch, Vote
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.storage import Place, load_tensors
-from ddcore.teaching import EMBEDDING, Teaching
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.types import Seen
+from ddcore.training.teaching import EMBEDDING, Teaching
 
 
 def seeded(*shape, seed=0):

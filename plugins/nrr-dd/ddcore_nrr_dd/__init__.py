@@ -18,14 +18,14 @@ from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
 from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
-from ddcore.builtin import for_each_class
 from ddcore.errors import OptionError
-from ddcore.patches import MOSAICS, Ranks, crop_boxes, cut, of_slot, patch_losses, patches_a_side, ranked, stitch
+from ddcore.images import MOSAICS, Ranks, crop_boxes, cut, of_slot, patch_losses, patches_a_side, ranked, stitch
+from ddcore.runs import for_each_class
 from ddcore.storage import load_tensors, save_tensors
 from ddcore_nrr_dd.maps import Kind, Ratio, Span, activation_ratios, mean_maps, moved, non_critical
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 NAME = "cidd"
 FOLDER = "nrr-dd"
@@ -42,7 +42,7 @@ def critical_boxes(maps: Tensor, boxes: Tensor, keep: int, ratio: Ratio = "share
 
     Args:
         maps: (N, H, W) in [0, 1].
-        boxes: (N, M, 4) int64, see ``ddcore.patches.crop_boxes``.
+        boxes: (N, M, 4) int64, see ``ddcore.images.patches.crop_boxes``.
         keep: t, at most M.
 
     Returns:

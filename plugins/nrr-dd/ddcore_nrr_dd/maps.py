@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError, Vote
-from ddcore.passes import CHUNK, channels_last, chunk_of
+from ddcore.networks import CHUNK, channels_last, chunk_of
 
 Kind = Literal["cam", "grad-cam"]
 Span = Literal["range", "peak"]

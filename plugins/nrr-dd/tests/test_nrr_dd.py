@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Vote
-from ddcore.discovery import checked
+from ddcore.composing.discovery import checked
+from ddcore.images.patches import crop_boxes
+from ddcore.images.views import Draw, Drawn, Mixed
 from ddcore.labels import DrawnViews, TwoDistanceLabels, distance_gap, distances, label_parts, student_loss
-from ddcore.networks import build
-from ddcore.patches import crop_boxes
-from ddcore.views import Draw, Drawn, Mixed
+from ddcore.networks.zoo import build
 
 K, SIZE, N, M = 3, 8, 7, 4
 OWN, MIXED = torch.tensor([0, 2, 1, 1]), torch.tensor([1, 2, 0, 2])

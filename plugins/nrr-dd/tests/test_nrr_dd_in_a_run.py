@@ -8,19 +8,19 @@ from ddcore_nrr_dd import NRRDD, maps
 from torch.nn import functional as F
 
 from ddcore import InputError, Learn, PluginError
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.contract.stage import distilled, outcome_in_pieces, same_bits
+from ddcore.cli.app import invoke
+from ddcore.composing.presets import presets_of
 from ddcore.errors import OptionError
-from ddcore.loop import begin, distil_task, distillation_tasks, outer_step
-from ddcore.passes import logits
-from ddcore.patches import stitch, unstitch
-from ddcore.presets import presets_of
-from ddcore.record import write_record
-from ddcore.run import Run
-from ddcore.storage import Place
+from ddcore.images.patches import stitch, unstitch
+from ddcore.kit.contract import check_plugin
+from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distil_task, distillation_tasks, outer_step
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.places import Place
 
 QUICK = {"threads": 1, "ipc": 3, "network": "convnet2-bn-w8", "teachers__epochs": 6, "steps": 4, "labels": "hard"}
 POOL = {"nrr-dd__pool": 20, "nrr-dd__crops": 3}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError, Vote, randomness
-from ddcore.networks import build
+from ddcore.networks.zoo import build
 
 K, SIZE = 3, 8
 CLASSES = torch.tensor([0, 2, 1, 2])

@@ -17,12 +17,12 @@ from attrs.validators import and_, ge, in_, lt
 from torch import Tensor
 
 from ddcore import Plugin, Synthetic, hookimpl, option
-from ddcore.levels import BITS, Quality, quality, to_levels
-from ddcore.normalisation import Normalisation
+from ddcore.data import Normalisation
+from ddcore.sets import BITS, Quality, quality, to_levels
 
 if TYPE_CHECKING:
-    from ddcore.decoders import Decoder
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
+    from ddcore.sets import Decoder
 
 AT_ONCE = 256
 """Images that are compared at a time."""

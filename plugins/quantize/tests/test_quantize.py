@@ -7,11 +7,11 @@ import torch
 from ddcore_quantize import error_of
 
 from ddcore import load_artifact
-from ddcore.decoders import Decoder
-from ddcore.distil import assemble, label
-from ddcore.levels import to_levels
-from ddcore.loop import distillation_tasks
-from ddcore.normalisation import Identity
+from ddcore.data.normalisation import Identity
+from ddcore.runs.distil import assemble, label
+from ddcore.runs.loop import distillation_tasks
+from ddcore.sets.decoders import Decoder
+from ddcore.sets.levels import to_levels
 from ddcore.testing import check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures
 
 ROWS = [{"op": "rows", "tensor": "pixels"}]

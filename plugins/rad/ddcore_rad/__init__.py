@@ -24,12 +24,12 @@ from torch import Generator, Tensor, nn
 
 from ddcore import Plugin, Progress, Term, Vote, hookimpl, option
 from ddcore.labels import kl_divergence
-from ddcore.passes import logits
-from ddcore.teaching import Teaching
+from ddcore.networks import logits
+from ddcore.training import Teaching
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
-    from ddcore.services import Samples
+    from ddcore.api import Samples
+    from ddcore.runs.run import Run
 
 LABEL_WEIGHT = "student.label_weight"
 Strategy = Literal["rad", "margin", "entropy", "random"]

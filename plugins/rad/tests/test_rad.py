@@ -10,12 +10,12 @@ import torch
 from ddcore_rad import RAD, drawn, entropy, gains, inclusion, query, robust, systematic, wrong_share
 
 from ddcore import Progress, Vote
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Teaching
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.types import Seen
+from ddcore.training.teaching import Teaching
 
 
 def gen(seed=0):

@@ -18,7 +18,7 @@ from attrs.validators import ge, gt, optional
 
 from ddcore import DdcoreError, Plugin, hookimpl, option
 from ddcore.errors import Interrupted, OptionError
-from ddcore.work import address_elsewhere, answer, check_stop, environment_elsewhere, needs, raise_answer
+from ddcore.runs import address_elsewhere, answer, check_stop, environment_elsewhere, needs, raise_answer
 from ddcore_ray import cluster
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -196,7 +196,7 @@ def packed(task: Mapping[str, Any]) -> str:
 
 
 def do(run_url: str, call: str, text: str) -> str:
-    """Do a task: what ray calls in a worker. Empty, or why there is no result; see ``ddcore.work.answer``."""
+    """Do a task: what ray calls in a worker. Empty, or why there is no result; see ``ddcore.runs.work.answer``."""
     found = json.loads(text)
     if os.path.isdir(found["folder"]):
         os.chdir(found["folder"])

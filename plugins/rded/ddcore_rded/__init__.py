@@ -6,7 +6,7 @@ finds most likely to be of their class, and stitch f x f of them into each image
     p_1, ..., p_n = the n patches of lowest -log softmax(teacher(patch))_class, at most one an image
     image k       = p_k in cell 0, p_{IPC + k} in cell 1, p_{2 IPC + k} in cell 2, ...
 
-No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in ``ddcore.patches``.
+No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in ``ddcore.images.patches``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,7 @@ from attrs.validators import ge, gt, in_, le, optional
 from torch import Tensor, nn
 
 from ddcore import InputError, Learn, Plugin, Task, hookimpl, option
-from ddcore.builtin import for_each_class
-from ddcore.patches import (
+from ddcore.images import (
     MOSAICS,
     Ranks,
     crop_boxes,
@@ -32,10 +31,11 @@ from ddcore.patches import (
     ranked,
     stitch,
 )
+from ddcore.runs import for_each_class
 from ddcore.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 NAME = "rded"
 IMAGES_AT_ONCE = 64
@@ -82,10 +82,10 @@ def select(
     Args:
         images: from rows (b,) to normalised images (b, C, H, W); asked for some at a time, so that no more are held.
         rows: (N,) int64, the pool.
-        boxes: (N, M, 4) int64, see ``ddcore.patches.crop_boxes``.
+        boxes: (N, M, 4) int64, see ``ddcore.images.patches.crop_boxes``.
         cls: the class of them all.
         count: n, at most N.
-        networks: who judges, and with which ``weights``: see ``ddcore.patches.patch_losses``.
+        networks: who judges, and with which ``weights``: see ``ddcore.images.patches.patch_losses``.
         side: S of a patch in pixels.
         size: H = W that the networks expect.
 

@@ -8,9 +8,9 @@ from ddcore_rded import RDED, select
 from ddcore_rded import images_of as made
 from torch import Tensor, nn
 
-from ddcore.networks import build
-from ddcore.patches import crop_boxes, of_slot, unstitch
-from ddcore.vision import import_torchvision
+from ddcore.images.patches import crop_boxes, of_slot, unstitch
+from ddcore.networks.vision import import_torchvision
+from ddcore.networks.zoo import build
 
 SIZE, POOL, CROPS, CLS = 8, 14, 4, 2
 SCALE = (0.08, 1.0)

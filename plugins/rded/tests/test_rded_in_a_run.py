@@ -9,19 +9,19 @@ import pytest
 import torch
 from ddcore_rded import RDED
 
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
+from ddcore.api.types import Task
+from ddcore.cli.app import invoke
+from ddcore.composing.presets import choose_preset, presets_of
 from ddcore.errors import InputError, OptionError
-from ddcore.loop import begin, distillation_task, distillation_tasks
-from ddcore.opening import open_run
-from ddcore.patches import crop_boxes, cut, stitch, unstitch
-from ddcore.presets import choose_preset, presets_of
-from ddcore.protocols import protocol
-from ddcore.record import write_record
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
+from ddcore.images.patches import crop_boxes, cut, stitch, unstitch
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task, distillation_tasks
+from ddcore.runs.opening import open_run
+from ddcore.runs.record import write_record
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import check_plugin
-from ddcore.types import Task
+from ddcore.training.protocols import protocol
 
 TEACHERS = {"teachers__epochs": 4, "teachers__rate": 0.2, "teachers__batch": 64}
 WORDS = [

@@ -18,13 +18,13 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor, nn
 
 from ddcore import InputError, Plugin, hookimpl, option
+from ddcore.data import Normalisation
 from ddcore.labels import Labels, asking, smallest_type, top_k
-from ddcore.normalisation import Normalisation
 from ddcore_reinforce.chain import Chain, draw, mixing, replay
 from ddcore_reinforce.store import ReinforcedLabels, densify, fingerprints, merged, record_bytes
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 __all__ = [
     "Chain",

@@ -16,10 +16,9 @@ from attrs.validators import and_, ge, gt, instance_of, le
 from torch import Tensor
 
 from ddcore import InputError
-from ddcore.augment import flip
+from ddcore.data import Normalisation
+from ddcore.images import ATTEMPTS, Draw, crop_resize, drawn, flip, mixup
 from ddcore.labels import smallest_type
-from ddcore.normalisation import Normalisation
-from ddcore.views import ATTEMPTS, Draw, crop_resize, drawn, mixup
 from ddcore_reinforce import randaugment
 
 Record = Mapping[str, Tensor]
@@ -157,7 +156,7 @@ def draw_mixes(chain: Chain, count: int, generator: torch.Generator) -> tuple[Te
 
 
 def cut_boxes(share: Tensor, size: tuple[int, int], centre: Tensor) -> Tensor:
-    """CutMix's boxes, as ``ddcore.views.cutmix_box`` one by one: (V, 4) int64.
+    """CutMix's boxes, as ``ddcore.images.views.cutmix_box`` one by one: (V, 4) int64.
 
     Args:
         share: (V,) of the image that is cut into.

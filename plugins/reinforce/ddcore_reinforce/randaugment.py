@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddcore import InputError
-from ddcore.vision import import_torchvision
+from ddcore.networks import import_torchvision
 
 NAMES = (
     "identity",

@@ -13,6 +13,7 @@ from attrs.validators import ge, instance_of, le
 from torch import Tensor
 
 from ddcore import InputError
+from ddcore.data import Normalisation
 from ddcore.labels import (
     Labels,
     View,
@@ -25,7 +26,6 @@ from ddcore.labels import (
     smallest_type,
     stored,
 )
-from ddcore.normalisation import Normalisation
 from ddcore_reinforce.chain import Chain, draw_links, mixing, replay, still
 
 REPLAY = "reinforce"

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import InputError
+from ddcore.data.normalisation import MeanStd
+from ddcore.data.sources import open_source
+from ddcore.images.views import cutmix_box
 from ddcore.labels import kl_divergence, student_loss, top_k
-from ddcore.normalisation import MeanStd
-from ddcore.sources import open_source
-from ddcore.training import batch_of
-from ddcore.views import cutmix_box
-from ddcore.vision import import_torchvision
+from ddcore.networks.vision import import_torchvision
+from ddcore.training.loop import batch_of
 
 N, S, K, SIZE = 6, 5, 7, 12
 SPACE = MeanStd((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from ddcore_reinforce import ReinforcedLabels, merged
 
-import ddcore.train
+import ddcore.commands.train
 from ddcore import load_artifact
-from ddcore.artifact import relabelled
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin, stage
-from ddcore.storage import Place, load_tensors
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin, stage
+from ddcore.sets.artifact import relabelled
+from ddcore.storage.places import Place, load_tensors
 
 TEACHERS = ["--teachers.networks=convnet1-bn-w4", "--teachers.epochs=1", "--teachers.no-check"]
 TRAIN = [
@@ -60,7 +60,7 @@ def test_every_chain_trains_and_the_same_seed_gives_the_same_bits(cache, tmp_pat
 
 def test_check_no_teacher_is_asked_while_a_student_trains(cache, tmp_path, monkeypatch):
     asked, during = [], []
-    plain = ddcore.train.train_and_test
+    plain = ddcore.commands.train.train_and_test
 
     def watched(run, *given, **named):
         handles = [
@@ -73,7 +73,7 @@ def test_check_no_teacher_is_asked_while_a_student_trains(cache, tmp_path, monke
             handle.remove()
         return found
 
-    monkeypatch.setattr(ddcore.train, "train_and_test", watched)
+    monkeypatch.setattr(ddcore.commands.train, "train_and_test", watched)
     student(cache, tmp_path / "a")
     assert during == [0]
 

@@ -20,11 +20,11 @@ from attrs import frozen
 from attrs.validators import and_, ge, le
 
 from ddcore import Plugin, Row, hookimpl, option
-from ddcore.types import Arm
+from ddcore.api import Arm
 
 if TYPE_CHECKING:
-    from ddcore.artifact import Artifact
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
+    from ddcore.sets import Artifact
 
 HARD, SOFT, BARE = "hard", "soft", "bare-"
 DISTILLED, RANDOM, FULL = "distilled", "random", "full"

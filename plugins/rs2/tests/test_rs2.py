@@ -8,13 +8,13 @@ import pytest
 import torch
 from ddcore_rs2 import RS2, dealt, drawn, taken
 
-from ddcore import answers
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.protocols import protocol
-from ddcore.storage import Place, load_tensors
-from ddcore.students import descent_of
+from ddcore.cli.app import invoke
+from ddcore.composing import answers
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.training.protocols import protocol
+from ddcore.training.students import descent_of
 
 
 def gen(*key: int) -> torch.Generator:

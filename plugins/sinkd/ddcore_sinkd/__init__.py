@@ -18,9 +18,9 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from ddcore import Plugin, Term, hookimpl, option
-from ddcore.precision import wide
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.api import Seen
+from ddcore.networks import wide
+from ddcore.training import Teaching
 
 
 def costs(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

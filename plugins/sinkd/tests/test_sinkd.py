@@ -8,11 +8,11 @@ from ddcore_sinkd import SinKD, costs, divergence, plan, sinkhorn
 from torch import nn
 
 from ddcore import Vote
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.storage import Place, load_tensors
-from ddcore.teaching import Teaching
-from ddcore.types import Seen
+from ddcore.api.types import Seen
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
+from ddcore.storage.places import Place, load_tensors
+from ddcore.training.teaching import Teaching
 
 
 def seeded(*shape, seed=0):

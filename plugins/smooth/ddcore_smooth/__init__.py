@@ -24,12 +24,11 @@ from torch import Generator, Tensor, nn
 
 from ddcore import Batch, Plugin, Progress, Segment, Task, hookimpl, option
 from ddcore.errors import InputError, OptionError
-from ddcore.passes import logits
-from ddcore.unroll import weights_view
+from ddcore.networks import logits, weights_view
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
-    from ddcore.types import Unroll
+    from ddcore.api import Unroll
+    from ddcore.runs.run import Run
 
 Matching = Literal["agg", "adaptive", "none"]
 

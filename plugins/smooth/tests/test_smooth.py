@@ -18,11 +18,11 @@ from ddcore_smooth import (
 )
 from torch import Tensor, nn
 
+from ddcore.api.types import Batch, Progress, Segment, Task, Unroll
 from ddcore.errors import OptionError
-from ddcore.networks import build
+from ddcore.networks.unroll import flat_weights, trajectory_distance, unrolled_loss, weights_view
+from ddcore.networks.zoo import build
 from ddcore.randomness import drawing_from, generator
-from ddcore.types import Batch, Progress, Segment, Task, Unroll
-from ddcore.unroll import flat_weights, trajectory_distance, unrolled_loss, weights_view
 
 OFF = {
     "ramp_epochs": 0,

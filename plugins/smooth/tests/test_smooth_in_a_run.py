@@ -6,12 +6,13 @@ import pytest
 import torch
 from ddcore_smooth import Smooth, representative
 
-from ddcore import InputError, experts
-from ddcore.assembly import select, setup_from
-from ddcore.cli import invoke
-from ddcore.loop import begin, distillation_task
-from ddcore.run import Run
-from ddcore.storage import Place, load_tensors
+from ddcore import InputError
+from ddcore.cli.app import invoke
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.run import Run
+from ddcore.storage.places import Place, load_tensors
+from ddcore.training import experts
 
 EXPERTS = {"experts__count": 2, "experts__epochs": 4, "experts__batch": 64, "experts__lr": 0.05}
 WORDS = ["--dataset", "digits", "--ipc", "2", "--network", "convnet2-w4", "--steps", "3", "--preset", "none"]
@@ -177,7 +178,7 @@ def test_a_matcher_without_unrolling_is_refused(tmp_path, capsys):
 
 
 def test_presets_belong_to_smooth_and_its_matcher():
-    from ddcore.presets import presets_of
+    from ddcore.composing.presets import presets_of
 
     presets = presets_of("smooth", Smooth)
     assert len(presets) == 7

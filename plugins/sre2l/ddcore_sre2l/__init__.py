@@ -21,12 +21,12 @@ from attrs.validators import ge, gt, optional
 from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
-from ddcore.batch_statistics import FIRST, inversion_loss, require_layers
-from ddcore.shared_view import Cropping, seen_in_step
+from ddcore.images import Cropping, seen_in_step
+from ddcore.networks import FIRST, inversion_loss, require_layers
 from ddcore.training import rate_at
 
 if TYPE_CHECKING:
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Vote
-from ddcore.batch_statistics import capture, layers_of, statistics_loss
-from ddcore.networks import build
-from ddcore.presets import presets_of
+from ddcore.composing.presets import presets_of
+from ddcore.networks.batch_statistics import capture, layers_of, statistics_loss
+from ddcore.networks.zoo import build
 
 
 def generator(seed=0):

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from ddcore.artifact import load_artifact
-from ddcore.assembly import select, setup_from
-from ddcore.checkpoints import Checkpoints
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
-from ddcore.distil import assemble
+from ddcore.cli.app import invoke
 from ddcore.errors import InputError
-from ddcore.loop import begin, distillation_tasks, outer_step
-from ddcore.passes import logits
-from ddcore.run import Run
-from ddcore.storage import Place
+from ddcore.kit.contract import check_plugin
+from ddcore.networks.passes import logits
+from ddcore.runs.assembly import select, setup_from
+from ddcore.runs.distil import assemble
+from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.run import Run
+from ddcore.sets.artifact import load_artifact
+from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.places import Place
 
 QUICK = {
     "threads": 1,

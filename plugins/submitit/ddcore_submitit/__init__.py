@@ -24,8 +24,8 @@ from attrs.validators import ge, gt, optional
 
 from ddcore import DdcoreError, InputError, Plugin, hookimpl, option
 from ddcore.errors import OptionError
+from ddcore.runs import address_elsewhere, answer, check_stop, needs, raise_answer
 from ddcore.storage import Place
-from ddcore.work import address_elsewhere, answer, check_stop, needs, raise_answer
 
 Tasks = tuple[Mapping[str, Any], ...]
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -86,7 +86,7 @@ class Job:
     texts: tuple[str, ...]
 
     def __call__(self) -> str:
-        """Do the tasks; empty, or why one of them has no result; see ``ddcore.work.answer``."""
+        """Do the tasks; empty, or why one of them has no result; see ``ddcore.runs.work.answer``."""
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # Slurm says SIGTERM before it queues a job again, too
             signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         said = (answer(self.run_url, self.call, text) for text in self.texts)

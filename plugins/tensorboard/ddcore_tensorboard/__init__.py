@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ddcore import InputError, Plugin, hookimpl, option
-from ddcore.tracking import numbers
+from ddcore.pages import numbers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from ddcore.run import Run
+    from ddcore.runs.run import Run
 
 SECONDS_BETWEEN_WRITES = 5
 _open: dict[str, "SummaryWriter"] = {}

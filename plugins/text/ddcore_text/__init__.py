@@ -19,9 +19,8 @@ from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Plugin, hookimpl, option
-from ddcore.data import TEXT, Source, Split
+from ddcore.data import TEXT, Source, Split, Wanted
 from ddcore.errors import near
-from ddcore.parts import Wanted
 from ddcore.storage import Place
 
 EMPTY, UNKNOWN, CLS = 0, 1, 2

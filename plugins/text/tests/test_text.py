@@ -8,8 +8,8 @@ import torch
 from ddcore_text import CLS, EMPTY, UNKNOWN, Text, Transformer, encode, vocabulary_of
 
 from ddcore import InputError
-from ddcore.cli import invoke
-from ddcore.contract import check_plugin
+from ddcore.cli.app import invoke
+from ddcore.kit.contract import check_plugin
 
 SST2 = Path("../shared/data/sst2")
 LINES = 'sentence\tlabel\na fine film\t1\na bad " film\t0\na fine , fine day\t1\nbad bad\t0\n'

@@ -1,0 +1,723 @@
+"""Every hook, top to bottom in the order a run calls them.
+
+A hook answers in one of five ways, marked by its decorator:
+
+* ``by_name``: many plugins may answer different names; the run picks one name (by flag, else suggested).
+* ``one``: exactly one selected plugin may implement it; a second is an error that names both.
+* ``chain``: folded over the selected plugins in command-line order; the first parameter is the value, None leaves it.
+* ``collect``: every selected plugin is asked; answers are kept by plugin name.
+* ``observe``: every selected plugin is told; nothing is expected back.
+
+Every argument is passed by name and an implementation takes only those it needs. Arguments without defaults are
+mandatory for the caller, and an implementation must not give defaults. What a matcher keeps across steps lies in
+``learn.state``, saved in checkpoints. Tensors live on ``run.device``; generators are CPU generators, and the only randomness
+allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
+
+    from ddcore.api.services import Executor, Labels, Run, Samples, Source, StudentData, Teaching
+    from ddcore.api.types import (
+        Answers,
+        Arm,
+        Batch,
+        Learn,
+        Loss,
+        Progress,
+        Row,
+        Seen,
+        Segment,
+        Synthetic,
+        Task,
+        Term,
+        Transform,
+        Unroll,
+        Vote,
+    )
+
+API_VERSION = "1.2"
+Kind = Literal["by_name", "one", "chain", "collect", "observe"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Deprecation(NamedTuple):
+    """Something on its way out.
+
+    Attributes:
+        since: hook API version that said so first.
+        removed_in: the major version without it.
+        instead: what to write, beginning with a verb.
+    """
+
+    since: str
+    removed_in: str
+    instead: str
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""``ddcore_hook`` or ``ddcore_hook.argument`` to what a plugin should use; it works, with a warning, until it is gone."""
+
+hookspec = pluggy.HookspecMarker("ddcore")
+hookimpl = pluggy.HookimplMarker("ddcore")
+KINDS: dict[str, Kind] = {}
+
+
+def _kind(kind: Kind) -> Callable[[F], F]:
+    def mark(spec: F) -> F:
+        KINDS[spec.__name__] = kind
+        return hookspec(spec)
+
+    return mark
+
+
+@_kind("by_name")
+def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | None:  # type: ignore[empty-body]
+    """Load the real data that a name stands for.
+
+    Called once in the driver and once in every worker, before anything else; autograd does not matter.
+
+    Args:
+        name: what stands before the first colon of ``--dataset``, or all of it: ``digits``, ``parquet``, ``smiles``.
+        rest: what follows the colon: a path or URL, possibly empty.
+        options: ``data_root`` (str or None), ``split`` (str or None) and ``resize`` (int or None) of the run.
+
+    Returns:
+        The source, train and test; None when the name is not yours. Two answers for one name are an error.
+
+    Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_network(name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:  # type: ignore[empty-body]
+    """Build a freshly initialised classifier.
+
+    Called whenever a network is needed: often (dm builds one a step), so stay quick.
+
+    Args:
+        name: of the network, from ``--network`` or ``--eval-network``.
+        channels: of an input image.
+        size: its height and width in pixels.
+        classes: number of logits.
+        generator: all randomness of the initialisation; torch's global one already draws from it during the call.
+
+    Returns:
+        A module on the CPU, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
+        flattened input (B, D) of its last linear layer. None when the name is not yours.
+
+    Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
+    """Where independent tasks run.
+
+    Called once, in the driver. The executor sees tasks only as JSON and results only as files, so that every executor
+    gives the same bits. ``ddcore.runs.work`` has what executors of other processes need.
+
+    Returns:
+        An object with ``map(run_url, tasks, jobs, done)``: it does every task, at most ``jobs`` at a time, and calls ``done`` with
+        each finished task's key. What a task was refused with it raises as it is, a task whose worker died it does again, and
+        when the run is asked to stop it ends what runs, and raises ``Interrupted``. None when the name is not yours.
+
+    Implemented by the core (``here``, ``processes``), ``ray`` and ``submitit``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_expert_loss(value: Tensor, network: nn.Module, batch: Batch, clean: Batch, progress: Progress) -> Tensor:  # type: ignore[empty-body]
+    """Change the loss that an expert descends.
+
+    Called in every step of every expert that is trained, once for each part that the batch is cut into, with autograd on;
+    not called for experts that lie in the cache, where they are kept by what ``Plugin.expert_options`` says.
+
+    Args:
+        value: scalar, mean over the rows of ``batch``: the cross entropy, or what the plugin before made of it.
+        network: the expert, in train mode; call it, but do not write to it.
+        batch: rows as the network saw them, augmented.
+        clean: the same rows before augmentation; no gradient yet.
+        progress: epochs of this expert.
+
+    Returns:
+        Scalar, a mean over the rows too, so that parts add up by their size; None leaves it.
+
+    Do not call ``backward``: the loop does. Implemented by ``smooth``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_expert_optimizer(params: Sequence[nn.Parameter], base: Optimizer, progress: Progress) -> Optimizer:  # type: ignore[empty-body]
+    """Replace, or wrap, the optimiser of an expert.
+
+    Called once when an expert's training begins or goes on, and once when its learning rate drops. The loop always calls
+    ``step(closure)``; the closure clears the gradients and computes loss and gradients of one fixed augmented batch, so it may
+    be called again after the parameters were moved. Only its first call of a step moves batch statistics.
+
+    Args:
+        params: the expert's parameters, the same as in ``base.param_groups``.
+        base: SGD with the rate, momentum and decay of ``--experts``.
+        progress: epochs of this expert.
+
+    Returns:
+        An optimiser whose ``step(closure)`` calls the closure with autograd on, whose ``param_groups`` tell the rate and whose
+        ``state_dict`` holds all that the next step depends on. ``Plugin.expert_options`` says what it depends on besides.
+
+    Implemented by ``ftd``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  # type: ignore[empty-body]
+    """Choose who of the run's teachers votes, and with which weight.
+
+    Called by whoever needs votes: a matcher at a task's start and at each resume, the rules for labels. Grad off.
+
+    Args:
+        purpose: ``match``, ``label`` or ``student``.
+        task: for ``match``, the task that asks: teachers may differ from slot to slot; key random draws by ``task.slot``, since
+            a slot may be cut into several tasks. None for the others.
+
+    Returns:
+        Votes of teachers of ``run.teachers``; None leaves it to the core: all of them, with equal weights that sum to 1.
+
+    Do not change the networks: that is ``ddcore_adapt_teacher``'s. Implemented by ``cv-dd`` (a committee). New in 1.1.
+    """
+
+
+@_kind("chain")
+def ddcore_adapt_teacher(network: nn.Module, batch: Batch, purpose: str, task: Task, run: Run) -> nn.Module:  # type: ignore[empty-body]
+    """Change a teacher for one task.
+
+    Called for each vote at a task's start, and again, identically, at each resume. Grad off.
+
+    Args:
+        network: the teacher, or what the plugin before made of it: in eval mode, frozen. Other tasks use it too: never write to
+            it, work on a copy.
+        batch: the task's initial images under the view of its first step, with their classes.
+        purpose: ``match``.
+
+    Returns:
+        A network in eval mode; None leaves it.
+
+    Implemented by ``dwa``. New in 1.1.
+    """
+
+
+@_kind("by_name")
+def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:  # type: ignore[empty-body]
+    """Images for the given classes, and nothing else, so that any initialiser serves any matcher.
+
+    Called once at a task's start, and again, identically, at each resume; grad off.
+
+    Args:
+        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``.
+        classes: (N,) int64 on the CPU, the class of each image wanted, in any order, with repeats.
+        task: the task that will learn from them.
+        generator: the only source of randomness allowed.
+
+    Returns:
+        Images (N, C, H, W) float32, normalised like ``run.real``; None when the name is not yours. A plugin that offers
+        a name lists it in its class attribute ``initializers``; ``suggests``, or else the first listed, is what it suggests.
+
+    Do not make labels or learning rates, and do not assume one image a class.
+    Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm``, ``smooth``, ``coresets``, ``rded``, ``cv-dd``, ``nrr-dd`` and
+    ``hello``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_tasks(run: Run) -> list[Task]:  # type: ignore[empty-body]
+    """Cut the distillation into independent tasks.
+
+    Called once in the driver, and again at each resume, when it must give the same tasks. Tasks that are finished are not done
+    again; the others may run in several processes at a time.
+
+    Returns:
+        Tasks of kind ``distil`` with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
+        ``classes`` a task gets no initial images. None: one task that holds every class ``--ipc`` times.
+
+    Do no work here. Tasks whose rows are not images of ``classes`` need ``ddcore_assemble`` too. Implemented by ``mirage`` and
+    ``rded`` (a class each), ``sre2l`` (slots and blocks of classes) and ``infer``. New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type: ignore[empty-body]
+    """Make what a task learns: tensors, their roles, their optimisers.
+
+    Called once at each task's start and once at each resume, before the checkpoint is loaded: always with the initial
+    images, and it must build the same thing again. Grad on.
+
+    Args:
+        images: initial images (N, C, H, W) float32 on ``run.device``, yours to keep: call ``requires_grad_()`` on them.
+            None when ``task.classes`` is None.
+
+    Returns:
+        ``Learn``. Its optimisers hold leaf tensors only; whatever the matcher keeps across steps is in ``state``.
+
+    Implemented by the matcher (dm, mtt, datm). New in 1.0.
+    """
+
+
+@_kind("collect")
+def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type: ignore[empty-body]
+    """Make what an enhancement keeps across the steps of a task.
+
+    Called after ``ddcore_learn``, at each task's start and at each resume, before the checkpoint is loaded: it must build the
+    same thing again. Grad on.
+
+    Args:
+        learn: what the task learns; clone what you keep of it.
+
+    Returns:
+        A dict of tensors, numbers, strings, lists, Modules and Optimizers, saved in checkpoints under the plugin's name and
+        handed to its ``ddcore_step_end`` and ``ddcore_finish`` as ``state``.
+
+    Implemented by ``ftd`` (an average of the pixels) and ``nrr-dd`` (masks). New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Iterator[Loss]:  # type: ignore[empty-body]
+    """Score how well the synthetic set imitates the real one, in as many pieces as memory likes.
+
+    A generator, called once per outer step with grad on. Everything with an inner loop calls the run's services itself:
+    ``run.view``, ``run.draw``, ``run.setting``, ``run.real``, ``run.network``, ``run.trajectories``.
+
+    Args:
+        step: 0-based, of ``task.steps``.
+        learn: tensors, state and fixed things made by ``ddcore_learn``; write to ``learn.state`` only.
+
+    Yields:
+        ``Loss``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
+        ``update`` the named optimisers step on it immediately. One step uses an optimiser in one of the two ways.
+        Yielding nothing skips the step: nothing moves, momentum included.
+
+    Never yield inside ``no_grad``. Do not call ``backward`` on learned tensors or ``step``: the loop does.
+    Implemented by the matcher (dm, mtt, datm). New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_segment(  # type: ignore[empty-body]
+    segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress, run: Run
+) -> Segment:
+    """Change the stretch of an expert's training that an unrolled student imitates, and how the student is trained.
+
+    Called once per outer step of a matcher that unrolls, grad off; a resumed or repeated step must see the same answer.
+
+    Args:
+        segment: the matcher's, one target at the student's last step; do not modify its tensors in place.
+        unroll: N (``steps``) and T+ (``below``) of the matcher.
+        network: the student's architecture, whose parameters in order make up the flat weights; do not write to it.
+        task: the task, for random keys.
+        progress: outer steps of the task.
+
+    Returns:
+        ``Segment``, its weights of the same shape and dtype; None leaves it.
+
+    Implemented by ``smooth``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: ignore[empty-body]
+    """Change one named number of a stage, for example on a schedule.
+
+    Called by the stage that owns the number, each time it is needed; must be a pure function of its arguments.
+
+    Args:
+        value: the matcher's, or what the plugin before made of it.
+        name: one of ``ddcore.api.types.SETTINGS``; a plugin lists those it changes in its class attribute ``settings``.
+
+    Returns:
+        The new value, of the same type; None leaves it.
+
+    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda``, ``dwa`` and ``kd``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_view(batch: Batch, phase: str, run: Run) -> Batch:  # type: ignore[empty-body]
+    """A transient change of the synthetic batch while distilling: never stored, never at evaluation, never on real data.
+
+    Called by the matcher before augmentation, many times a step, with autograd on; deterministic, so that an exact
+    recompute sees the same batch.
+
+    Args:
+        batch: synthetic rows; do not modify in place.
+        phase: ``match``, ``inner`` or ``student_step``; a plugin lists those it changes in ``view_phases``, and is not
+            called for others.
+
+    Returns:
+        A batch of the same axes, differentiable in the inputs, possibly with more rows: then ``targets`` and ``index``
+        repeat alike. None leaves it. Group rows by ``targets["class"]``, never by position.
+
+    Implemented by ``fyi``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_augment(  # type: ignore[empty-body]
+    transform: Transform,
+    phase: str,
+    count: int,
+    size: tuple[int, int],
+    shared: bool,
+    symmetric: bool,
+    progress: Progress,
+    generator: Generator,
+) -> Transform:  # type: ignore[empty-body]
+    """Draw an augmentation that can be replayed.
+
+    Called whenever a stage needs a fresh draw; cheap. Each plugin gets a generator of its own, so that one plugin's
+    draws never move another's.
+
+    Args:
+        transform: what the plugins before drew; return one that applies it first, then yours.
+        phase: one of ``ddcore.api.types.PHASES``; a plugin lists those it augments in ``augment_phases``.
+        count: how many parameter sets; 1 if ``shared``.
+        size: height and width in pixels.
+        shared: every row of any batch gets the same parameters (Siamese); else row i gets set i.
+        symmetric: whether a mirror image keeps its class in this data (false for digits).
+        progress: of the stage, for schedules.
+
+    Returns:
+        A transform that keeps the number of rows; when not shared it may mix rows, and then adds the targets ``mixed`` and ``lam``.
+        None leaves it.
+
+    Implemented by ``dsa`` and ``mixup-kd``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_project(  # type: ignore[empty-body]
+    after: Tensor, before: Tensor, name: str, role: str, task: Task, state: dict[str, Any], run: Run
+) -> Tensor:
+    """Put a learned tensor back where it belongs after its optimiser moved it.
+
+    Called after each optimiser step, once for each moved tensor of ``Learn.tensors``; grad off. The matcher's own
+    implementation runs last, so that its bounds hold whatever enhancements did.
+
+    Args:
+        after: the tensor as the optimiser, and the plugins before, left it; do not modify in place.
+        before: as it was before the step.
+        name: of the tensor.
+        role: one of ``ddcore.api.types.ROLES``, or empty.
+        state: what this plugin's ``ddcore_state`` made; empty when it has none.
+
+    Returns:
+        The tensor to keep, same shape and dtype; None leaves it.
+
+    Implemented by ``mtt`` and ``datm`` (a floor under the learned rate), ``sre2l`` (pixels that exist) and ``nrr-dd`` (critical
+    regions stay). New in 1.0.
+    """
+
+
+@_kind("observe")
+def ddcore_step_end(task: Task, step: int, learn: Learn, state: dict[str, Any], loss: float | None, run: Run) -> None:
+    """Look at what an outer step left.
+
+    Called after every outer step of a task, in the process that runs the task, grad off.
+
+    Args:
+        learn: read its tensors; writing to them is ``ddcore_project``'s.
+        state: what this plugin's ``ddcore_state`` made, yours to write to; empty when it has none.
+        loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
+
+    Implemented by ``ftd``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_finish(  # type: ignore[empty-body]
+    tensors: dict[str, Tensor], task: Task, learn: Learn, state: dict[str, Any], run: Run
+) -> dict[str, Tensor]:
+    """Change what a task hands on when its last step is done.
+
+    Called once at a task's end, grad off.
+
+    Args:
+        tensors: by name, as ``Learn.tensors``, detached copies on the CPU.
+        learn: what the task learned; for roles.
+        state: what this plugin's ``ddcore_state`` made; empty when it has none.
+
+    Returns:
+        Tensors under the same names, on the CPU; None leaves them.
+
+    Implemented by ``ftd`` (its average instead of the last pixels). New in 1.0.
+    """
+
+
+@_kind("one")
+def ddcore_assemble(  # type: ignore[empty-body]
+    tasks: Sequence[Task], results: Sequence[Mapping[str, Tensor]], run: Run
+) -> Synthetic:
+    """Make one set of the tasks' results.
+
+    Called once in the driver when all tasks are done, grad off.
+
+    Args:
+        tasks: those of ``ddcore_tasks``.
+        results: the tensors of each, in the same order, on the CPU.
+
+    Returns:
+        ``Synthetic``; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
+        decoder as they are.
+
+    Implemented by ``mirage`` (what classes share is stored once) and ``infer``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[empty-body]
+    """Change how the finished set is stored: other tensors, and the decoder operations that give the samples back.
+
+    Called in the driver when the tasks' results are one set, before ``--storage-dtype`` is applied and before labels are made, so
+    that these are of the images as stored; again, identically, at each resume. With ``--bytes`` also before anything is
+    distilled, with blank images in the set's place, to learn what so many images cost. Grad off.
+
+    Args:
+        synthetic: on the CPU; do not write into its tensors.
+
+    Returns:
+        As many samples of the same classes in the same order. Say in ``notes`` what is lost. None leaves it.
+
+    Take operations of the core (``ddcore.sets.decoders``), or readers need your plugin. Implemented by ``quantize``. New in 1.2.
+    """
+
+
+@_kind("by_name")
+def ddcore_decoder(name: str) -> Any | None:  # type: ignore[empty-body]
+    """Turn stored tensors into samples, by an operation that the core does not have.
+
+    Called when a set is decoded that names the operation in its ``decoder``.
+
+    Args:
+        name: what stands under ``op``.
+
+    Returns:
+        An object with ``count`` and ``sample`` (see ``ddcore.sets.decoders.Operation``), without state; None when the name is not
+        yours. Where the decoder names it, it names the ``distribution`` too, so that a reader without it is told what to
+        install.
+
+    Implemented by ``mirage`` (sets of trees). New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:  # type: ignore[empty-body]
+    """Label any images, because the baselines' real images are labelled by the same rule.
+
+    Called after distillation, grad off, for the distilled set (unless its labels were learned) and for baselines.
+
+    Args:
+        name: from ``--labels``, else what the only enhancement suggests, else the matcher, else ``hard``.
+        images: (N, C, H, W) float32, normalised.
+        classes: (N,) int64.
+
+    Returns:
+        Labels of N samples; None when the name is not yours. A plugin that offers a name lists it in its class
+        attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
+
+    Implemented by the core (``hard``, and the rules of ``ddcore.training.label_rules`` that ask teachers), ``datm`` (``experts``), ``cv-dd``
+    (``bssl``), ``hello`` (``projector``), ``ferkd`` and ``reinforce``. New in 1.0.
+    """
+
+
+@_kind("chain")
+def ddcore_adapt_student(network: nn.Module, seen: Seen, teachers: Teaching, run: Run) -> nn.Module:  # type: ignore[empty-body]
+    """Put another network around a student: an adapter, a teacher's last layer.
+
+    Called once for each student before its first step, and again, identically, when it goes on; grad off. Randomness as for
+    ``ddcore_student_modules``.
+
+    Args:
+        network: the student, or what the plugin before made of it.
+        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
+        teachers: what they make of the same rows.
+
+    Returns:
+        A network with ``embed``, on any device, that holds the one it was given: it is what is trained, tested and kept, and the
+        names of ``Plugin.taps`` are looked for in it. Parameters that shall not move have ``requires_grad`` False. None leaves it.
+
+    Implemented by ``kd3``. New in 1.2.
+    """
+
+
+@_kind("collect")
+def ddcore_student_modules(  # type: ignore[empty-body]
+    network: nn.Module, seen: Seen, teachers: Teaching, run: Run, samples: Samples
+) -> nn.Module:
+    """Make what is trained beside a student for this plugin's loss: a regressor between feature widths, a critic.
+
+    Called once for each student before its first step, and again, identically, when it goes on; grad off. All randomness of a
+    module's initialisation is torch's global one, which then draws from the student's.
+
+    Args:
+        network: the student; do not keep it in the module.
+        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
+        teachers: what they make of the same rows.
+        samples: what the student is trained on, as for ``ddcore_student_rows``. New in 1.2.
+
+    Returns:
+        A module on the CPU; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
+        handed to this plugin's ``ddcore_student_loss`` as ``modules``, and thrown away with the student. None: nothing.
+
+    Implemented by ``kd``, ``nd``, ``mi-alpha``, ``meal-v2``, ``hard``, ``kd3`` and ``distill-weighted``. New in 1.1.
+    """
+
+
+@_kind("chain")
+def ddcore_student_rows(  # type: ignore[empty-body]
+    rows: Tensor,
+    samples: Samples,
+    network: nn.Module,
+    teachers: Sequence[Vote],
+    epoch: int,
+    progress: Progress,
+    state: dict[str, Any],
+    generator: Generator,
+    run: Run,
+) -> Tensor:
+    """Choose which rows an epoch of a student visits.
+
+    Called before each epoch of every student, grad off; not where labels have views of their own, which is an error.
+
+    Args:
+        rows: (n,) int64 on the CPU: all, or what the plugin before chose.
+        samples: what the student is trained on: ``len``, ``labels`` (N,) and ``inputs(index)`` (n, C, H, W), normalised. A row's
+            number is its place there, and ``Batch.index`` of the loss.
+        network: the student, in eval mode; do not write to it.
+        teachers: who would answer in the loss; empty unless a plugin of the run needs teachers.
+        epoch: counted from 0.
+        progress: steps of this student.
+        state: this plugin's, of this student, kept in checkpoints: write tensors, numbers, strings and lists to it.
+        generator: drawn anew for each epoch.
+
+    Returns:
+        (m,) int64, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
+        Say by ``Plugin.visited`` how many there will be.
+
+    Implemented by ``rs2``, ``kd-pruning``, ``rad`` and ``kd3``. New in 1.2.
+    """
+
+
+@_kind("collect")
+def ddcore_student_loss(  # type: ignore[empty-body]
+    batch: Batch,
+    output: Tensor,
+    network: nn.Module,
+    progress: Progress,
+    run: Run,
+    seen: Seen,
+    teachers: Teaching,
+    modules: nn.Module | None,
+    generator: Generator,
+) -> Term:
+    """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
+
+    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on. The labels' own loss is weighted by the
+    setting ``student.label_weight``.
+
+    Args:
+        batch: rows as the student sees them, augmented, with their targets.
+        output: the student's logits (B, K) for them.
+        network: the student, in train mode; do not write to it.
+        progress: steps of this student.
+        seen: its logits and the features that ``Plugin.taps`` names, with their graph. New in 1.1.
+        teachers: their answers to these rows, without gradient; they pass them once, and only if somebody looks. Empty unless
+            a plugin of the run needs teachers. New in 1.1.
+        modules: what this plugin's ``ddcore_student_modules`` made. New in 1.1.
+        generator: drawn anew for each student, step and part of a batch. New in 1.2.
+
+    Returns:
+        ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
+        the rows, so that parts add up by their size. None adds nothing.
+
+    Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
+    template of ``ddcore plugins new``. New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None:  # type: ignore[empty-body]
+    """Give what a student is trained on in one of your sets, so that it can be scored like the core's.
+
+    Called for the arms that ``run.score`` is asked for, once for each student, in the process that trains it; no gradient.
+
+    Args:
+        name: of the set, one of the class attribute ``student_sets``.
+        student: its number, from 0; the initial network of a number is the same for all sets.
+
+    Returns:
+        Images, labels and what they cost, a function of name, student and run alone: draw by ``run.generator``; ``run.artifact`` is
+        the finished set. None when the name is not yours.
+
+    Implemented by ``diagnose``. New in 1.2.
+    """
+
+
+@_kind("collect")
+def ddcore_examine(  # type: ignore[empty-body]
+    network: nn.Module, arm: Arm, student: int, data: StudentData, answers: Answers, run: Run
+) -> dict[str, Tensor]:
+    """Look at a student of an evaluation when it is trained and tested.
+
+    Called once for each student that an evaluation trains (not in ``ddcore train``), in the process that trains it; no gradient.
+
+    Args:
+        network: the student in eval mode on the run's device; yours to use up.
+        arm: set, labels, protocol and network that it is of.
+        student: its number, from 0; of its row.
+        data: what it was trained on.
+        answers: its answers to the test images, or with ``--validation`` to the validation images, which ``run.real.test`` then are.
+
+    Returns:
+        Numbers by name, tensors of 0 or 1 axes, a function of the arguments alone. They are kept in the student's result, and shown in
+        its row's extras as ``PLUGIN.NAME``, seed by seed. None: nothing.
+
+    Never choose anything by what is found on the test set. Implemented by ``diagnose``. New in 1.2.
+    """
+
+
+@_kind("collect")
+def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
+    """Score the finished artifact; rows go to ``scores.json`` and the table.
+
+    Called once after the artifact is saved, in the driver. Never choose anything on the test set.
+
+    Returns:
+        Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
+        ``full``), unless the data are not images: then the core has no rows of its own.
+
+    Implemented by the core (the honest rows). New in 1.0.
+    """
+
+
+@_kind("observe")
+def ddcore_log(event: str, fields: Mapping[str, Any], run: Run) -> None:
+    """Look at an event of the run, in any kind of run: to show it somewhere else.
+
+    Called after each line of ``log.jsonl`` is written, in the process that writes it: steps and epochs in the one that does the
+    task, everything else in the driver. Whatever it raises is warned of once, and the plugin is told nothing more in that
+    process: the run goes on.
+
+    Args:
+        event: ``begin`` (what kind of run), ``step`` (of a distillation), ``expert`` and ``teacher`` (an epoch of one), ``labels``,
+            ``task`` (one is done), ``warning``, ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
+        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, what ``Row.as_json`` gives of a row.
+        run: its options, place and seed; change nothing. What you keep between calls belongs to ``run.address``.
+
+    Implemented by ``tensorboard`` and ``mlflow``. New in 1.2.
+    """

@@ -1,0 +1,519 @@
+"""The command line: parse, call, print. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from typing import Any
+
+import click
+
+import ddcore
+from ddcore import config
+from ddcore.cli.lists import data, plugins
+from ddcore.cli.terminal import AS_JSON, emit
+from ddcore.composing.options import fields
+from ddcore.config import Config
+from ddcore.errors import DdcoreError, OptionError
+from ddcore.storage.printing import printable, printable_line
+from ddcore.storage.progress import on_signals
+from ddcore.storage.secrecy import hidden
+
+
+def main() -> None:
+    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
+    raise SystemExit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line in this process and return its exit code."""
+    try:
+        with on_signals(_interrupt):
+            code = ddcore_command.main(arguments, prog_name="ddcore", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return _refuse(_interrupted(arguments), 3, arguments)
+    except click.ClickException as error:
+        return _refuse(error.format_message(), 2, arguments)
+    except DdcoreError as error:
+        return _refuse(printable_line(str(error)), error.exit_code, arguments)
+    except KeyboardInterrupt:
+        return _refuse(_interrupted(arguments), 3, arguments)
+    except BrokenPipeError:
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupted(arguments: list[str]) -> str:
+    again = (
+        f"go on with `ddcore {shlex.join(arguments)}`" if arguments[:1] == ["resume"] else "give the same command again"
+    )
+    return f"interrupted; what was finished is kept: {again}"
+
+
+def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
+    sentence = printable(hidden(sentence))
+    click.echo(f"{'stopped' if code == 3 else 'error'}: {sentence}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    return code
+
+
+@click.group(name="ddcore", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(ddcore.__version__, prog_name="ddcore")
+def ddcore_command() -> None:
+    """Dataset distillation with composable plugins.
+
+    \b
+    ddcore run --plugin fyi --plugin datm        distil, label, evaluate, save
+    ddcore train --data D --student NETWORK      train a student on real data or a distilled set
+    ddcore plugins                               what can be composed
+    ddcore inspect runs/NAME/artifact            what a distilled set holds
+    ddcore compare runs/A runs/B                 finished runs side by side
+    """
+
+
+class RunCommand(click.Command):
+    """``run``: its options are the shared ones and those of the plugins that the same line selects."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Find the selected plugins first, then parse with their options."""
+        from ddcore.composing.options import unknown
+        from ddcore.runs.assembly import select
+
+        wants_help = any(flag in args for flag in context.help_option_names)
+        selection = context.meta["ddcore.images.selection"] = select(args, os.environ, strict=not wants_help)
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            if sentence := unknown(error.option_name, selection.groups):
+                raise OptionError(sentence) from error
+            raise
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """The fixed options, then the shared ones, then the plugins'."""
+        from ddcore.composing.options import click_options
+
+        selection = context.meta.get("ddcore.images.selection")
+        made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
+        fixed = super().get_params(context)
+        return [*fixed[:-1], *made, fixed[-1]]
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Group the options by what they belong to."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record:
+                group = parameter.name.partition("__")[0] if parameter.name and "__" in parameter.name else ""
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(f"Options of {group}" if group else "Options"):
+                formatter.write_dl(records)
+
+
+@ddcore_command.command(cls=RunCommand)
+@click.option("--plan-only", is_flag=True, help="Show who does what, and an estimate of time and memory; do nothing.")
+@click.option("--explain", is_flag=True, help="Show every value and where it came from; do nothing.")
+@click.option("--dump-config", is_flag=True, help="Print a TOML file for --config that repeats the run; do nothing.")
+@AS_JSON
+@click.pass_context
+def run(
+    context: click.Context, /, plan_only: bool, explain: bool, dump_config: bool, as_json: bool, **values: Any
+) -> None:
+    """Distil a data set: --plugin a matcher, and any enhancements."""
+    from ddcore.composing.options import explain as explained
+    from ddcore.composing.options import to_toml
+    from ddcore.composing.tables import table
+    from ddcore.runs.assembly import begin, setup_from
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n)}
+    setup = setup_from(context.meta["ddcore.images.selection"], given, dict(os.environ))
+    if explain:
+        rows = explained(setup.resolved)
+        emit(
+            as_json,
+            [dict(zip(("name", "value", "source"), row, strict=True)) for row in rows],
+            lambda: table(["option", "value", "source"], [[str(c) for c in row] for row in rows]),
+        )
+        return
+    if dump_config:
+        text = to_toml(setup.resolved)
+        emit(as_json, {"toml": text}, text.rstrip("\n"))
+        return
+    made = begin(setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]])
+    if plan_only:
+        _show_plan(made, as_json)
+    else:
+        _finish(made, as_json)
+
+
+def _show_plan(made: Any, as_json: bool) -> None:
+    from ddcore.scoring.estimate import estimate
+
+    costs = estimate(made)
+    emit(
+        as_json,
+        {**made.plan.as_json(), "estimate": costs.as_json()},
+        lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
+    )
+
+
+def _on_command_line(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _finish(made: Any, as_json: bool) -> None:
+    with made.stoppable():
+        _distil(made, as_json)
+
+
+def _distil(made: Any, as_json: bool) -> None:
+    from ddcore.commands.reproduce import compare, comparison_text, reproduction_of
+    from ddcore.composing.tables import scores_table
+    from ddcore.runs.distil import distil
+
+    reproduction = reproduction_of(made)
+    rows = distil(made)
+    answer = {"run": made.place.url, "artifact": (made.place / "artifact").url, "rows": [r.as_json() for r in rows]}
+    text = scores_table(rows)
+    if reproduction is not None:
+        answer["reproduction"] = compare(made, reproduction, rows)
+        text = f"{text}\n{comparison_text(answer['reproduction'])}"
+    emit(as_json, {**answer, "warnings": made.reporter.warnings}, text)
+    if not as_json:
+        made.say(f"run: {made.place.url} (artifact/, scores.json, report.html)")
+
+
+class ReproduceCommand(RunCommand):
+    """``reproduce``: as ``run``, with the plugins and settings of the preset that its line names."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Find the preset first, then parse as ``run`` does with its plugins selected."""
+        from ddcore.commands.reproduce import find_preset, line_of
+
+        if any(flag in args for flag in context.help_option_names):
+            return super().parse_args(context, args)
+        preset = context.meta["ddcore.preset"] = find_preset(args)
+        return super().parse_args(context, line_of(preset, args))
+
+
+@ddcore_command.command(cls=ReproduceCommand)
+@click.argument("wanted", metavar="PRESET")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Shorten steps, experts and epochs to this share, to see that it runs; the figure then means nothing.",
+)
+@click.option("--plan-only", is_flag=True, help="Show who does what, and an estimate of time and memory; do nothing.")
+@AS_JSON
+@click.pass_context
+def reproduce(
+    context: click.Context, /, wanted: str, scale: float, plan_only: bool, as_json: bool, **values: Any
+) -> None:
+    """Run a paper's setting, and say how far the result is from the published figure.
+
+    PRESET is NAME or PLUGIN/NAME, as `ddcore presets` lists them. Options of `ddcore run` change it, for example
+    --device, --seed, --data-root or --dataset parquet:PATH; what they change is said beside the result.
+    """
+    from ddcore.commands.reproduce import Reproduction
+    from ddcore.errors import InputError
+    from ddcore.runs.assembly import begin
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
+    selection = context.meta["ddcore.images.selection"]
+    made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
+    try:
+        begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]], more=made.marks())
+    except InputError as error:
+        raise made.data_error() or error from None
+    if plan_only:
+        _show_plan(begun, as_json)
+        return
+    _finish(begun, as_json)
+
+
+@ddcore_command.command()
+@click.option("--plugin", default=None, metavar="NAME", help="Only presets that use this plugin.")
+@click.option("--dataset", default=None, metavar="NAME", help="Only presets for these data.")
+@AS_JSON
+def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
+    """List the papers' settings that the installed plugins bring; published accuracies are fractions.
+
+    Plugins in brackets are those that the paper's runs use as well; the settings fit without them.
+    """
+    from ddcore.composing.presets import every_preset, listed, listing_text
+
+    found = listed(every_preset(lambda sentence: click.echo(f"warning: {sentence}", err=True)), plugin, dataset)
+    emit(as_json, [preset.as_json() for preset in found], lambda: listing_text(found))
+
+
+@ddcore_command.command()
+@click.argument("run_folder", metavar="RUN")
+@AS_JSON
+def resume(run_folder: str, as_json: bool) -> None:
+    """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
+    from ddcore.commands.train import TrainingRun
+    from ddcore.runs.opening import reopen
+
+    run = reopen(run_folder)
+    if run.of_artifact is not None:
+        _evaluate(run, as_json)
+    else:
+        (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
+
+
+class PartCommand(RunCommand):
+    """A command that does part of what ``run`` does: it takes those of its shared options that matter there."""
+
+    shared: tuple[str, ...] = ()
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """``run``'s, without presets and the shared options that ``shared`` does not name."""
+        idle = {"preset", *fields(Config)} - {*self.shared}
+        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+
+
+class EvaluateCommand(PartCommand):
+    """``evaluate``."""
+
+    shared = config.EVALUATING
+
+
+class RelabelCommand(PartCommand):
+    """``relabel``."""
+
+    shared = config.RELABELLING
+
+
+class TrainCommand(PartCommand):
+    """``train``."""
+
+    shared = config.TRAINING
+
+
+@ddcore_command.command(cls=EvaluateCommand)
+@click.argument("artifact")
+@AS_JSON
+@click.pass_context
+def evaluate(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+    """Train students on an artifact, beside the honest baselines.
+
+    What is not given is as it was when the set was made, its seed too; --plugin adds to the plugins that made it, for example
+    one that shapes students. Without --out, scores are only printed.
+    """
+    from ddcore.composing.tables import scores_table
+    from ddcore.runs.assembly import evaluate_folder
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.images.selection"])
+    emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+
+
+@ddcore_command.command(cls=RelabelCommand)
+@click.argument("artifact")
+@AS_JSON
+@click.pass_context
+def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+    """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
+
+    Plugins are those that the set was made with, unless --plugin names others; what is not given is as it was then.
+    """
+    from ddcore.commands.relabelling import relabel as relabelled
+    from ddcore.sets.exports import describe
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
+    made = relabelled(artifact, context.meta["ddcore.images.selection"], given, dict(os.environ))
+    emit(
+        as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
+    )
+
+
+@ddcore_command.command(cls=TrainCommand)
+@click.option("--data", required=True, help="Real data, a name or URL as for run; or a distilled set, a folder or URL.")
+@click.option("--student", required=True, help="Network to train.")
+@click.option(
+    "--teacher", "teachers", multiple=True, help="NAME of a network to train here, FILE, or NAME=FILE; repeatable."
+)
+@click.option("--per-class", type=click.IntRange(min=1), help="Real images of each class, at random. Default: all.")
+@click.option(
+    "--from", "start", help="File with weights that students begin with, plain ones too. Default: random ones."
+)
+@click.option(
+    "--on",
+    help="Other images to train on, a name or URL as for --data, brought to its size; their labels are not used.",
+)
+@click.option("--plain/--no-plain", default=True, show_default=True, help="Train the same student without plugins too.")
+@AS_JSON
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    data: str,
+    student: str,
+    teachers: tuple[str, ...],
+    per_class: int | None,
+    start: str | None,
+    on: str | None,
+    plain: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
+    from ddcore.commands.train import Lesson, begin
+    from ddcore.storage.places import Place
+
+    given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
+    finished = ":" not in data.partition("://")[0] and (Place.at(data) / "manifest.json").exists()
+    if finished and per_class is not None:
+        raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
+    if on is not None and (finished or per_class is not None):
+        raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
+    given |= {} if finished else {"dataset": data}
+    lesson = Lesson(data if finished else None, per_class, plain, start, on)
+    _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+
+
+def _evaluate(run: Any, as_json: bool) -> None:
+    from ddcore.composing.tables import scores_table
+    from ddcore.runs.assembly import evaluate_on
+    from ddcore.sets.packed import load_either
+
+    with run.stoppable():
+        rows = evaluate_on(run, load_either(run.of_artifact))
+    emit(as_json, {"artifact": run.of_artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+
+
+def _train(run: Any, as_json: bool) -> None:
+    from ddcore.commands.train import train as trained
+    from ddcore.composing.tables import scores_table
+
+    rows = trained(run)
+    answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    emit(as_json, answer, lambda: scores_table(rows))
+    if not as_json:
+        run.say(f"run: {run.place.url} (students/, scores.json, report.html)")
+
+
+@ddcore_command.command()
+@click.argument("artifact")
+@AS_JSON
+def inspect(artifact: str, as_json: bool) -> None:
+    """Say what a distilled set holds, where it came from and what it costs in bytes."""
+    from ddcore.sets.exports import describe
+    from ddcore.sets.exports import inspect as inspected
+    from ddcore.sets.packed import load_either
+
+    loaded = load_either(artifact)
+    emit(as_json, inspected(loaded), lambda: describe(loaded))
+
+
+@ddcore_command.command()
+@click.argument("artifact")
+@click.option("--to", type=click.Choice(["folder", "parquet", "pt"]), required=True, help="What to write.")
+@click.option("--out", required=True, help="Where: a folder or file, or a URL.")
+@AS_JSON
+def export(artifact: str, to: str, out: str, as_json: bool) -> None:
+    """Write a distilled set in a form that other tools read."""
+    from ddcore.sets.exports import export as exported
+    from ddcore.sets.packed import load_either
+
+    exported(load_either(artifact), to, out)
+    emit(as_json, {"out": out, "format": to}, f"wrote {to}: {out}")
+
+
+@ddcore_command.command()
+@click.argument("run_folder", metavar="RUN")
+@AS_JSON
+def report(run_folder: str, as_json: bool) -> None:
+    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`: one file that opens anywhere."""
+    from ddcore.pages.report import write_report
+    from ddcore.storage.places import Place
+
+    url = write_report(Place.at(run_folder))
+    emit(as_json, {"report": url}, url)
+
+
+@ddcore_command.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", metavar="FILE", help="Write it as a page too, for example comparison.html.")
+@AS_JSON
+def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Set finished runs side by side: equal protocols only in one column, accuracy against bytes."""
+    from ddcore.pages.compare import compare as compared
+    from ddcore.pages.compare import comparison_text, write_comparison
+
+    comparison = compared(runs)
+    page = {} if out is None else {"page": write_comparison(comparison, out)}
+    emit(as_json, {**comparison, **page}, lambda: "\n".join([comparison_text(comparison), *page.values()]))
+
+
+@ddcore_command.command()
+@click.argument("suite")
+@click.option("--out", default=None, help="Folder of the runs and the leaderboard; default: runs/bench-SUITE.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--executor",
+    default=None,
+    metavar="NAME",
+    help="Where runs are done: here, processes, or what an installed plugin offers. Default: processes with several jobs.",
+)
+@click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
+@click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
+@AS_JSON
+@click.pass_context
+def bench(
+    context: click.Context,
+    /,
+    suite: str,
+    out: str | None,
+    jobs: int,
+    executor: str | None,
+    only: str,
+    plan_only: bool,
+    as_json: bool,
+) -> None:
+    """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
+
+    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what changed.
+    """
+    from ddcore.commands.bench import bench as benched
+    from ddcore.commands.bench import chosen, read_suite
+    from ddcore.pages.leaderboard import terminal
+    from ddcore.storage.places import Place
+    from ddcore.storage.progress import Reporter
+
+    found = read_suite(suite)
+    place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
+    cells = chosen(found, only, place)
+    if plan_only:
+        emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
+        return
+    made = benched(found, cells, place, jobs, Reporter(), executor)
+    emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
+    if made["failed"]:
+        context.exit(2)
+
+
+@ddcore_command.command()
+@AS_JSON
+@click.pass_context
+def doctor(context: click.Context, /, as_json: bool) -> None:
+    """Look over the installation, and say what to do about what does not work."""
+    from ddcore.commands import doctor as doctors
+
+    found = doctors.examine()
+    emit(as_json, doctors.as_json(found), lambda: doctors.findings_text(found))
+    context.exit(0 if doctors.healthy(found) else 2)
+
+
+for group in (plugins, data):
+    ddcore_command.add_command(group)

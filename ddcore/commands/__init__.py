@@ -1,0 +1,1 @@
+"""Use cases without a screen: train, relabel, bench, reproduce, doctor."""

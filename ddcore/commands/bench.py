@@ -1,0 +1,372 @@
+"""``ddcore bench SUITE.toml``: methods x data x images a class x seeds, each a run of its own, and a leaderboard of them.
+
+A suite is a TOML file:
+
+    name = "small images"
+    ipc = [1, 10]
+    seeds = [0, 1, 2]
+
+    [run]                                   # options of every run, as in a file for --config
+    protocol = ["quick"]
+
+    [[data]]
+    name = "digits"
+    dataset = "digits"                      # and any other option
+
+    [[method]]
+    name = "dm + dsa"
+    plugins = ["dm", "dsa"]
+    steps = 200
+    plugin.dm.lr_img = 1.0
+
+What a method says counts over what its data say, and that over what all runs share; options of plugins and teachers that a run has
+not are left out there. Runs lie under names that end in a digest of their options: a changed suite does again what changed, a
+stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from ddcore.composing import answers
+from ddcore.composing.discovery import installed, load_class
+from ddcore.composing.dispatch import Hooks
+from ddcore.composing.options import fields, resolve
+from ddcore.composing.presets import Preset
+from ddcore.data.source import keep_decoded, load_decoded
+from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
+from ddcore.runs.assembly import begin, core_groups, select, setup_from
+from ddcore.runs.distil import distil
+from ddcore.runs.executors import EXECUTORS
+from ddcore.runs.opening import open_run
+from ddcore.runs.record import Setup
+from ddcore.runs.run import DECODED, Run
+from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
+from ddcore.storage.places import Place, canonical, sha256_of
+from ddcore.storage.progress import Reporter
+
+if TYPE_CHECKING:
+    from ddcore.api.services import Executor
+    from ddcore.data.source import Source
+    from ddcore.runs.executors import Description
+    from ddcore.runs.record import Setup
+    from ddcore.runs.run import Run
+    from ddcore.storage.progress import Reporter
+
+BENCH = "bench"
+"""The kind of a task that is a whole run."""
+KEYS = ("name", "ipc", "seeds", "run", "data", "method")
+DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+
+
+# ---- what is to be run -----------------------------------------------------------------------------------------------
+
+
+@frozen(eq=False)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        tables: its options, as a config file has them.
+    """
+
+    method: str
+    data: str
+    ipc: int
+    seed: int
+    plugins: tuple[str, ...]
+    tables: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """The cell of the leaderboard that it belongs to with other seeds, as the name of a file."""
+        return f"{_slug(self.method)}-{_slug(self.data)}-ipc{self.ipc}"
+
+    @property
+    def key(self) -> str:
+        """The run's folder."""
+        digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables}))[:8]
+        return f"{self.place}-seed{self.seed}-{digest}"
+
+    def describe(self, fingerprint: str) -> dict[str, Any]:
+        """The task of doing it, as JSON values."""
+        options = {"plugins": list(self.plugins), "tables": dict(self.tables), "data": fingerprint}
+        return {"kind": BENCH, "key": self.key, "options": options}
+
+
+@frozen(eq=False)
+class Suite:
+    """A table of runs.
+
+    Attributes:
+        common: options of all; ``data`` and ``methods`` by name, their own.
+    """
+
+    name: str
+    ipc: tuple[int, ...]
+    seeds: tuple[int, ...]
+    common: Mapping[str, Any]
+    data: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+
+    def cells(self) -> list[Cell]:
+        """Every run, seeds of a cell together, small sets first."""
+        return [
+            self._cell(method, data, ipc, seed)
+            for ipc in self.ipc
+            for data in self.data
+            for method in self.methods
+            for seed in self.seeds
+        ]
+
+    def _cell(self, method: str, data: str, ipc: int, seed: int) -> Cell:
+        tables = merged(merged(self.common, self.data[data]), self.methods[method])
+        plugins = tuple(tables.pop("plugins"))
+        return Cell(method, data, ipc, seed, plugins, {**tables, "ipc": ipc, "seed": seed})
+
+
+def read_suite(url: str) -> Suite:
+    """A suite from a path or URL.
+
+    Raises:
+        InputError: it is not TOML, or not what a suite has to be.
+    """
+    place = Place.at(url)
+    try:
+        found = parse_toml(place.read_bytes(0, LONGEST_SETTINGS + 1))
+    except ValueError as error:
+        raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
+    return suite_of(found, place.url)
+
+
+def suite_of(found: Mapping[str, Any], url: str) -> Suite:
+    """A suite from its document."""
+    for key in found:
+        if key not in KEYS:
+            raise InputError(f"suite {url} has an unknown key {key!r}: {near(key, KEYS)}")
+    if not all(
+        isinstance(found.get(key, default), kind) for key, kind, default in (("run", dict, {}), ("name", str, ""))
+    ):
+        raise InputError(
+            f"suite {url} has a name that is no text, or [run] that is no table: write name = TEXT and [run]"
+        )
+    data, methods = (_named(found.get(key), key, url) for key in ("data", "method"))
+    for name, table in methods.items():
+        plugins = table.get("plugins")
+        if not isinstance(plugins, list) or not plugins or not all(isinstance(p, str) for p in plugins):
+            raise InputError(f'method {name!r} of suite {url} names no plugins: write plugins = ["dm"] into its table')
+    used = {plugin for table in methods.values() for plugin in table["plugins"]}
+    for table in (found.get("run", {}), *data.values(), *methods.values()):
+        options = table.get("plugin", {})
+        if not isinstance(options, dict) or not all(isinstance(own, dict) for own in options.values()):
+            raise InputError(f"suite {url} has plugin options that are no tables: write plugin.NAME.OPTION = VALUE")
+        if not isinstance(table.get("labels", ""), str):
+            raise InputError(f"suite {url} has labels {table['labels']!r}: write their name")
+        for plugin in options:
+            if plugin not in used:
+                raise InputError(
+                    f"suite {url} has options of plugin {plugin!r}, which no method uses: {near(plugin, used)}"
+                )
+    ipc, seeds = (_whole(found.get(key), key, url) for key in ("ipc", "seeds"))
+    return Suite(str(found.get("name", "benchmark")), ipc, seeds, found.get("run", {}), data, methods)
+
+
+def _named(tables: object, key: str, url: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise InputError(f"suite {url} has no {key}: write a [[{key}]] table for each, with its name")
+    names = [table.get("name") for table in tables]
+    if not all(isinstance(name, str) and name for name in names) or len({_slug(str(n)) for n in names}) < len(names):
+        raise InputError(f"the [[{key}]] tables of suite {url} are named {names}: give each a name of its own")
+    return {table["name"]: {n: v for n, v in table.items() if n != "name"} for table in tables}
+
+
+def _whole(values: object, key: str, url: str) -> tuple[int, ...]:
+    whole = isinstance(values, list) and values and all(isinstance(v, int) and v >= 0 for v in values)
+    if not whole or len(set(values)) < len(values):  # type: ignore[call-overload, arg-type]
+        raise InputError(f"{key} of suite {url} is {values!r}: give a list of different whole numbers")
+    return tuple(values)  # type: ignore[arg-type]
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two documents as one, table by table; where both have a value the other's counts.
+
+    >>> merged({"a": 1, "t": {"x": 1, "y": 2}}, {"t": {"y": 3}})
+    {'a': 1, 't': {'x': 1, 'y': 3}}
+    """
+    both = {
+        k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v for k, v in other.items()
+    }
+    return {**one, **both}
+
+
+def _slug(name: str) -> str:
+    return re.sub("[^a-z0-9.]+", "-", name.lower()).strip("-") or "x"
+
+
+def setup_of(plugins: Sequence[str], tables: Mapping[str, Any]) -> Setup:
+    """The options of a run.
+
+    Raises:
+        DdcoreError: no such plugin or option, or a value out of range.
+    """
+    selection = select([*(word for name in plugins for word in ("--plugin", name)), "--preset", "none"], {})
+    groups = {**selection.classes, **core_groups(selection.classes, tables.get("labels"))}
+    for name, table in tables.get("plugin", {}).items():
+        if name in selection.classes and (wrong := set(table) - set(fields(selection.classes[name]))):
+            option = sorted(wrong)[0]
+            raise InputError(
+                f"plugin {name!r} has no option {option!r}: {near(option, fields(selection.classes[name]))}"
+            )
+    preset = Preset("of the suite", str(tables.get("dataset", "")), 1, (), tables={**tables, "plugins": list(plugins)})
+    return Setup(resolve(groups, command_line={}, environment={}, preset=preset), selection.offers)
+
+
+# ---- doing it --------------------------------------------------------------------------------------------------------
+
+
+def chosen(suite: Suite, only: str, place: Place) -> list[Cell]:
+    """The suite's runs whose name holds a text.
+
+    Raises:
+        InputError: there is none, or a method that cannot be run.
+    """
+    cells = [cell for cell in suite.cells() if only in cell.key]
+    if not cells:
+        raise InputError(f"no run of the suite has {only!r} in its name, such as {suite.cells()[0].key}: change --only")
+    check(cells, place)
+    return cells
+
+
+def bench(
+    suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter, executor: str | None = None
+) -> dict[str, Any]:
+    """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is stopped.
+
+    Args:
+        cells: those to do; the leaderboard shows what is done of the whole suite.
+        executor: where; none: processes if there are several jobs.
+
+    Returns:
+        The leaderboard, see ``ddcore.pages.leaderboard.board``.
+
+    Raises:
+        Interrupted: it was stopped; the same command goes on.
+        OptionError: no such executor.
+    """
+    chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
+    left = [cell for cell in cells if not finished(place, cell.key)]
+    reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
+    tasks = described(left, place, reporter)
+    try:
+        with reporter.progress("bench", len(cells), "runs") as tick:
+            tick(len(cells) - len(left))
+            chosen.map(place.address, tasks, jobs, lambda key: tick(1, key))
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
+    finally:
+        made = board(suite.name, suite.cells(), place)
+        write_board(made, place)
+    return made
+
+
+def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
+    """What does tasks, of the core or of an installed plugin, whose options are read from the environment.
+
+    Raises:
+        OptionError: nobody offers the name.
+    """
+    plugins = [] if name in EXECUTORS else _offering(name)
+    own = {n: v for n, v in environment.items() for p in plugins if n.startswith(f"DDCORE_{_variable(p)}__")}
+    words = [word for plugin in plugins for word in ("--plugin", plugin)]
+    setup = setup_from(select([*words, "--preset", "none"], {}), {}, own)
+    hooks = Hooks(setup.manager(), setup.described())
+    return hooks.by_name("ddcore_executor", check=answers.executor, name=name)  # type: ignore[no-any-return]
+
+
+def _offering(name: str) -> list[str]:
+    """The installed plugins that offer an executor: first-party ones are called like it, others have to be loaded to know."""
+    known = set(EXECUTORS)
+    for plugin in sorted(installed(), key=lambda plugin: plugin != name):
+        with suppress(PluginError):
+            offered: tuple[str, ...] = load_class(plugin)[0].executors  # type: ignore[attr-defined]
+            if name in offered:
+                return [plugin]
+            known.update(offered)
+    raise OptionError(f"no executor is named {name!r}: {near(name, known)}, or install the plugin that offers it")
+
+
+def _variable(plugin: str) -> str:
+    return plugin.upper().replace("-", "_")
+
+
+def check(cells: Sequence[Cell], place: Place) -> None:
+    """Look at every method on every data set before anything is done.
+
+    Raises:
+        InputError: naming method and data.
+    """
+    for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
+        try:
+            _ = Run(setup_of(cell.plugins, cell.tables), place).plan
+        except DdcoreError as error:
+            raise InputError(f"method {method!r} on {data!r} cannot be run: {error}") from error
+
+
+def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[dict[str, Any]]:
+    """The tasks of cells; the data of each are read once, and kept decoded for all that use them."""
+    known: dict[bytes, str] = {}
+    tasks = []
+    for cell in cells:
+        name = canonical([cell.tables.get(option) for option in (*DATA_OPTIONS, "cache")])
+        if name not in known:
+            run = Run(setup_of(cell.plugins, cell.tables), place)
+            reporter.say(f"data: {cell.data}")
+            if run.source.modality in DECODED:
+                keep_decoded(run.source, run.cache)
+            known[name] = run.source.fingerprint
+        tasks.append(cell.describe(known[name]))
+    return tasks
+
+
+def do_cell(bench_url: str, task: Description) -> None:
+    """Do one run, or what is left of it, in whichever process this is; why one failed is kept beside the runs.
+
+    Raises:
+        Interrupted: it was stopped.
+    """
+    place, key = Place.at(bench_url), str(task["key"])
+    failure = place / FAILED / f"{key}.json"
+    failure.remove()
+    if finished(place, key):
+        return
+    try:
+        distil(_opened(place / RUNS / key, task["options"]))
+    except Interrupted:
+        raise
+    except DdcoreError as error:
+        failure.write_json({"error": str(error)})
+    except Exception as error:  # a bug in one method: the other runs of the night are worth having
+        what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
+        failure.write_json({"error": what, "traceback": traceback.format_exc()})
+
+
+def _opened(place: Place, options: Mapping[str, Any]) -> Run:
+    silent = Reporter(io.StringIO(), quiet=True)
+    if (place / "run.json").exists():
+        return open_run(place.address, silent)
+    setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
+    source = _data_of(Run(setup, place), options["data"])
+    return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)
+
+
+def _data_of(run: Run, fingerprint: str) -> Source | None:
+    return load_decoded(run.cache, fingerprint)

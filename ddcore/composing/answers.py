@@ -1,0 +1,284 @@
+"""What a plugin's answer has to be. Whatever it is not is one sentence that names hook, plugin, distribution and version.
+
+Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi' (ddcore-fyi 0.1.0)", and returns the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ddcore.api.services import StudentData
+from ddcore.api.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
+from ddcore.data.source import Source
+from ddcore.errors import PluginError
+from ddcore.labels import Labels
+
+T = TypeVar("T")
+MIX = {"mixed", "lam"}
+"""Targets that a transform adds where it mixes rows."""
+
+
+def source(answer: object, who: str) -> Source:
+    """Real data."""
+    return _kind(answer, Source, who, "the data, a ddcore.data.source.Source")
+
+
+def network(answer: object, who: str) -> nn.Module:
+    """A classifier that says its features."""
+    found = _kind(answer, nn.Module, who, "a torch Module")
+    if not callable(getattr(found, "embed", None)):
+        raise PluginError(
+            f"{who} returned a network without embed(images): give the input (B, D) of its last linear layer"
+        )
+    return found
+
+
+def executor(answer: object, who: str) -> Any:
+    """Something that does tasks."""
+    if not callable(getattr(answer, "map", None)):
+        raise PluginError(
+            f"{who} returned {_name(answer)} where an executor is due: give it map(run_url, tasks, jobs, done)"
+        )
+    return answer
+
+
+def images(answer: object, who: str, shape: tuple[int, ...]) -> Tensor:
+    """One finite image a class given."""
+    found = _kind(answer, Tensor, who, f"images of shape {shape}")
+    if tuple(found.shape) != shape:
+        raise PluginError(
+            f"{who} returned images of shape {tuple(found.shape)} where {shape} is due: one a class given"
+        )
+    return finite(found, who)
+
+
+def setting(answer: object, before: object, who: str) -> object:
+    """A number of the kind that came in."""
+    kinds = (int, float) if isinstance(before, float) else type(before)
+    if isinstance(answer, bool) or not isinstance(answer, kinds):
+        raise PluginError(f"{who} turned {before!r} into {answer!r}: return a {_name(before)}, or None to leave it")
+    return answer
+
+
+def transform(answer: object, who: str) -> Transform:
+    """Something that changes batches."""
+    if not callable(answer):
+        raise PluginError(f"{who} returned {_name(answer)} where a transform is due: return a function of a Batch")
+    return answer
+
+
+def projected(answer: object, before: Tensor, who: str) -> Tensor:
+    """The learned tensor, in its shape and type."""
+    found = _kind(answer, Tensor, who, "the learned tensor")
+    if found.shape != before.shape or found.dtype != before.dtype:
+        got, due = f"{tuple(found.shape)} {found.dtype}", f"{tuple(before.shape)} {before.dtype}"
+        raise PluginError(f"{who} returned {got} where {due} is due: keep shape and type")
+    return finite(found, who)
+
+
+def labels(answer: object, who: str, count: int, classes: int) -> Labels:
+    """A label for each image."""
+    found = _kind(answer, Labels, who, "labels")  # type: ignore[type-abstract]
+    if (len(found), found.class_count) != (count, classes):
+        got = f"{len(found)} labels of {found.class_count} classes"
+        raise PluginError(f"{who} returned {got} where {count} of {classes} are due: label every image given")
+    for tensor in found.tensors().values():
+        finite(tensor, who)
+    return found
+
+
+def rows(answer: object, who: str, taken: Collection[str]) -> Sequence[Row]:
+    """Lines of scores, under names that nobody else uses."""
+    found = _kind(answer, list, who, "a list of rows")
+    for row in found:
+        _kind(row, Row, who, "a Row")
+        if row.set in taken:
+            raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
+        if not row.values or not all(0 <= value <= 1 for value in row.values):
+            raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
+    return found
+
+
+def student_data(answer: object, who: str) -> StudentData:
+    """What a student is trained on."""
+    found = _kind(answer, StudentData, who, "a StudentData")
+    if len(found.images) != len(found.labels) or not len(found.images):
+        got = f"{len(found.images)} images and {len(found.labels)} labels"
+        raise PluginError(f"{who} returned {got}: give one of each for every row, and one row at least")
+    return found
+
+
+def examined(answer: object, who: str) -> dict[str, Tensor]:
+    """Numbers by name."""
+    found: dict[str, Tensor] = _kind(answer, dict, who, "a dict of tensors by name")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.dim() > 1:
+            raise PluginError(
+                f"{who} found {name!r}, which is no number and no row of numbers: give 0-d or 1-d tensors"
+            )
+    return found
+
+
+def term(answer: object, who: str) -> Term:
+    """A finite part of a loss."""
+    found = _kind(answer, Term, who, "a Term")
+    if not isinstance(found.value, Tensor) or found.value.shape != ():
+        raise PluginError(f"{who} returned a term that is no scalar tensor: take the mean over the rows")
+    return found
+
+
+def rows_of(answer: object, before: Tensor, who: str, count: int) -> Tensor:
+    """Some of a set's rows, by number."""
+    found = _kind(answer, Tensor, who, "row numbers")
+    if found.dtype != torch.int64 or found.dim() != 1 or not len(found):
+        raise PluginError(
+            f"{who} returned {tuple(found.shape)} {found.dtype} where row numbers (m,) int64 are due, one or more"
+        )
+    if int(found.min()) < 0 or int(found.max()) >= count:
+        raise PluginError(
+            f"{who} returned rows {int(found.min())} to {int(found.max())} of {count}: number them from 0"
+        )
+    return found.cpu()
+
+
+def student(answer: object, before: nn.Module, who: str) -> nn.Module:
+    """A network around a student."""
+    found = network(answer, who)
+    if not any(part is before for part in found.modules()):
+        raise PluginError(f"{who} returned a network that does not hold the student it was given: put it inside")
+    return found
+
+
+def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
+    """A batch of the same axes, whose targets and index follow its rows."""
+    found = _kind(answer, Batch, who, "the batch it was given, changed,")
+    lengths = {len(found.index), *(len(v) for v in found.targets.values())}
+    if isinstance(found.inputs, Tensor):
+        lengths.add(len(found.inputs))
+        got, due = tuple(found.inputs.shape[1:]), tuple(before.inputs.shape[1:])
+        if got != due:
+            raise PluginError(
+                f"{who} returned images of shape {got} where {due} is due: keep the axes of what comes in"
+            )
+        if found.inputs.device.type == "cpu":
+            finite(found.inputs.detach().sum(), who)
+    added = set(found.targets) - set(before.targets)
+    if len(lengths) != 1 or not set(found.targets) >= set(before.targets) or not added <= (MIX if same_rows else set()):
+        raise PluginError(f"{who} changed rows without their targets or index: repeat or permute all of them alike")
+    if same_rows and len(found) != len(before):
+        raise PluginError(
+            f"{who} turned {len(before)} rows into {len(found)}: only ddcore_view may change their number"
+        )
+    return found
+
+
+def expert_loss(answer: object, before: Tensor, who: str) -> Tensor:
+    """A loss to descend."""
+    if not isinstance(answer, Tensor) or answer.shape != () or not answer.requires_grad:
+        raise PluginError(f"{who} returned no scalar with a gradient: return the changed loss, or None to leave it")
+    return answer
+
+
+def optimizer(answer: object, who: str) -> Optimizer:
+    """What makes a step with a closure."""
+    return _kind(answer, Optimizer, who, "an optimiser")
+
+
+def segment(answer: object, before: Segment, who: str) -> Segment:
+    """A stretch of the same weights."""
+    found = _kind(answer, Segment, who, "the segment it was given, changed by attrs.evolve,")
+    due = before.start.shape, before.start.dtype
+    if any((w.shape, w.dtype) != due for w in (found.start, *(w for w, _ in found.targets.values()))):
+        raise PluginError(f"{who} returned weights of another shape or type than {tuple(due[0])} {due[1]}: keep them")
+    return found
+
+
+def finished(answer: object, before: dict[str, Tensor], who: str) -> dict[str, Tensor]:
+    """The learned tensors by the same names."""
+    found = _kind(answer, dict, who, "the dict of learned tensors")
+    if set(found) != set(before):
+        raise PluginError(f"{who} returned other tensors than were learned: return {', '.join(sorted(before))}")
+    return found
+
+
+def learn(answer: object, who: str) -> Learn:
+    """What a task learns."""
+    return _kind(answer, Learn, who, "Learn(tensors, optimizers)")
+
+
+def tasks(answer: object, who: str) -> list[Task]:
+    """Work of the kind ``distil``, each under a key of its own."""
+    found: list[Task] = _kind(answer, list, who, "a list of tasks")
+    for one in found:
+        _kind(one, Task, who, "a Task")
+    keys = {one.key for one in found}
+    if not found or len(keys) != len(found) or any(one.kind != "distil" for one in found):
+        raise PluginError(
+            f"{who} returned {len(found)} tasks under {len(keys)} keys: give distil tasks, each its own key"
+        )
+    return found
+
+
+def module(answer: object, who: str) -> nn.Module:
+    """Something to train."""
+    return _kind(answer, nn.Module, who, "a torch Module")
+
+
+def votes(answer: object, who: str) -> list[Vote]:
+    """Teachers that answer alike for one image and for many."""
+    found: list[Vote] = _kind(answer, list, who, "a list of votes")
+    for vote in found:
+        teacher(_kind(vote, Vote, who, "a Vote").network, None, who)
+    if not sum(abs(vote.weight) for vote in found):
+        raise PluginError(f"{who} returned {len(found)} votes that weigh nothing: give at least one teacher a say")
+    return found
+
+
+def teacher(answer: object, before: object, who: str) -> nn.Module:
+    """A network in eval mode."""
+    found = _kind(answer, nn.Module, who, "a torch Module")
+    if found.training:
+        raise PluginError(f"{who} returned a teacher in training mode, whose answers depend on the batch: call eval()")
+    return found
+
+
+def synthetic(answer: object, who: str) -> Synthetic:
+    """A set to save."""
+    return _kind(answer, Synthetic, who, "a Synthetic")
+
+
+def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
+    """The same samples, stored otherwise."""
+    found = synthetic(answer, who)
+    if not torch.equal(found.classes, before.classes):
+        raise PluginError(f"{who} returned samples of other classes than it was given: keep them and their order")
+    return found
+
+
+def operation(answer: object, who: str) -> Any:
+    """Something that decodes."""
+    if not (callable(getattr(answer, "count", None)) and callable(getattr(answer, "sample", None))):
+        raise PluginError(f"{who} returned {_name(answer)} where an operation is due: give it count and sample")
+    return answer
+
+
+def finite(tensor: Tensor, who: str) -> Tensor:
+    """No NaN, nothing infinite."""
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise PluginError(f"{who} returned NaN or infinite values: mend the plugin, or try milder options of it")
+    return tensor
+
+
+def _kind(answer: object, kind: type[T], who: str, due: str) -> T:
+    if not isinstance(answer, kind):
+        raise PluginError(f"{who} returned {_name(answer)} where {due} is due: mend the plugin's return value")
+    return answer
+
+
+def _name(answer: object) -> str:
+    return type(answer).__name__

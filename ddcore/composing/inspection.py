@@ -1,0 +1,224 @@
+"""What `ddcore plugins` says: read from metadata and from source text, so that nothing heavy, or broken, is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ddcore.api.hooks import KINDS
+from ddcore.api.plugin import Plugin
+from ddcore.composing.discovery import FIRST_PARTY, Offer, find, installed, load_class
+from ddcore.errors import DdcoreError, near
+
+UNREADABLE = "?"
+
+
+def listing() -> list[dict[str, Any]]:
+    """A row for every installed plugin: name, distribution, version, role, hooks, summary, paper, status."""
+    rows = []
+    for name, offers in installed().items():
+        for offer in offers:
+            row = {"name": name, "distribution": offer.distribution, "version": offer.version, **facts(offer)}
+            if len(offers) > 1:
+                row["status"] = f"clash: {' and '.join(o.distribution for o in offers)} offer this name"
+            rows.append(row)
+    return rows
+
+
+def installed_matchers() -> list[str]:
+    """Names of installed matchers, as far as their source tells without importing them."""
+    return [row["name"] for row in listing() if row.get("role") == "matcher"]
+
+
+def facts(offer: Offer) -> dict[str, Any]:
+    """What a plugin's source says of it, without running it; a broken one has its reason in ``status``."""
+    unknown = {"role": UNREADABLE, "hooks": [], "summary": "", "paper": ""}
+    module, _, attribute = offer.value.partition(":")
+    try:
+        file = source_file(module)
+        parsed = ast.parse(file.read_text("utf-8"))
+    except (OSError, SyntaxError, ImportError, ValueError) as error:
+        return {**unknown, "status": f"broken: {type(error).__name__}: {error}"}
+    for node in parsed.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            about = described(node)
+            return {**about, "status": fault(parsed, about["hooks"]) or "ok"}
+    if attribute in (bound := bound_names(parsed)) or "*" in bound:
+        return {**unknown, "status": "not inspected: its class is made elsewhere"}
+    return {**unknown, "status": f"broken: {module} has no {attribute}"}
+
+
+def bound_names(parsed: ast.Module) -> set[str]:
+    """Names that a module's top level makes by imports and assignments; ``*`` when it imports everything of another."""
+    names: set[str] = set()
+    for node in parsed.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names
+
+
+def fault(parsed: ast.Module, hooks: list[str]) -> str | None:
+    """Why a plugin cannot work, as far as its source tells: a module that is not installed, a hook that does not exist."""
+    for statement in parsed.body:
+        modules = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
+        if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
+            modules = [statement.module]
+        for top in (module.partition(".")[0] for module in modules):
+            if top not in sys.modules and importlib.util.find_spec(top) is None:
+                return f"broken: no module named {top!r}"
+    unknown = [hook for hook in hooks if hook not in KINDS]
+    return f"broken: {unknown[0]} is no hook: {near(unknown[0], KINDS)}" if unknown else None
+
+
+def source_file(module: str) -> Path:
+    """The file of a module, found without importing it.
+
+    Raises:
+        ImportError: there is none.
+    """
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"no module named {top!r}")
+    file = Path(spec.origin)
+    for part in rest:
+        file = file.parent / part / "__init__.py" if (file.parent / part).is_dir() else file.parent / f"{part}.py"
+    return file
+
+
+def described(node: ast.ClassDef) -> dict[str, Any]:
+    """Literal class attributes and hook names of a class."""
+    values = {"role": Plugin.role, "summary": "", "paper": ""}
+    for statement in node.body:
+        target: ast.expr | None = statement.target if isinstance(statement, ast.AnnAssign) else None
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target = statement.targets[0]
+        if isinstance(target, ast.Name) and target.id in values and isinstance(statement, ast.Assign | ast.AnnAssign):
+            try:
+                values[target.id] = str(ast.literal_eval(statement.value)) if statement.value else ""
+            except ValueError:
+                values[target.id] = UNREADABLE
+    hooks = [
+        f.name for f in node.body if isinstance(f, ast.FunctionDef) and any(_is_hookimpl(d) for d in f.decorator_list)
+    ]
+    return {**values, "hooks": hooks}
+
+
+def _is_hookimpl(decorator: ast.expr) -> bool:
+    name = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return (isinstance(name, ast.Name) and name.id == "hookimpl") or (
+        isinstance(name, ast.Attribute) and name.attr == "hookimpl"
+    )
+
+
+def listing_text(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, with the interpreter that sees them."""
+    from ddcore.composing.tables import table
+
+    headings = ["name", "version", "role", "hooks", "summary", "status"]
+    cells = [[r["name"], r["version"], r["role"], _short(r["hooks"]), r["summary"], r["status"]] for r in rows]
+    absent = [name for name in FIRST_PARTY if name not in {r["name"] for r in rows}]
+    foot = [f"python {sys.executable}; `ddcore plugins show NAME` says more"]
+    if absent:
+        foot.append(f"not installed: {', '.join(absent)} (pip install ddcore-NAME)")
+    return "\n".join([table(headings, cells), *foot])
+
+
+def _short(hooks: list[str]) -> str:
+    return " ".join(h.removeprefix("ddcore_") for h in hooks)
+
+
+def show(name: str) -> dict[str, Any]:
+    """Everything about one plugin; it is imported, and if that fails, the reason is its status.
+
+    Raises:
+        PluginError: there is no such plugin.
+    """
+    from ddcore.composing.options import fields, flag
+    from ddcore.composing.presets import presets_of
+
+    offer = find(name)
+    row = {
+        "name": offer.name,
+        "distribution": offer.distribution,
+        "version": offer.version,
+        "entry": offer.value,
+        **facts(offer),
+    }
+    try:
+        loaded, _ = load_class(offer.request)
+    except DdcoreError as error:
+        return {**row, "status": f"broken: {error}"}
+    cls: Any = loaded
+    declared = (
+        "modality",
+        "view_phases",
+        "augment_phases",
+        "settings",
+        "initializers",
+        "labellers",
+        "asks",
+        "learns",
+        "needs",
+        "provides",
+    )
+    words = {n: sorted(getattr(cls, n)) for n in declared if getattr(cls, n)}
+    options = [
+        {
+            "flag": flag(offer.name, n),
+            "default": _default(a.default),
+            "help": a.metadata.get("help", ""),
+            "symbol": a.metadata.get("symbol", ""),
+            "unit": a.metadata.get("unit", ""),
+        }
+        for n, a in fields(cls).items()
+    ]
+    presets = [preset.as_json() for preset in presets_of(offer.name, cls).values()]
+    reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
+    words |= {"suggests": found} if (found := [w for w in (cls.suggests, cls.suggests_labels) if w]) else {}
+    return {
+        **row,
+        "api": cls.api,
+        **words,
+        **reasons,
+        "options": options,
+        "presets": presets,
+        "file": str(source_file(offer.value.partition(":")[0])),
+    }
+
+
+def _default(value: Any) -> Any:
+    """A default as JSON can hold it."""
+    return value if value is None or isinstance(value, bool | int | float | str | tuple) else "(made anew)"
+
+
+def show_text(found: dict[str, Any]) -> str:
+    """``show`` for people."""
+    from ddcore.composing.presets import published_text
+    from ddcore.composing.tables import table
+
+    plain = {k: v for k, v in found.items() if k not in ("options", "presets")}
+    lines = [f"{k:<15} {_words(v)}" for k, v in plain.items()]
+    if found.get("options"):
+        cells = [[o["flag"], o["symbol"], _words(o["default"]), o["unit"], o["help"]] for o in found["options"]]
+        lines += ["", table(["option", "symbol", "default", "unit", "meaning"], cells)]
+    if found.get("presets"):
+        cells = [
+            [p["name"], p["dataset"], str(p["ipc"]), published_text(p["published"]), p["source"]]
+            for p in found["presets"]
+        ]
+        lines += ["", table(["preset", "data", "ipc", "published", "source"], cells)]
+    return "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {v}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value) or "none"
+    return "none" if value is None else str(value)

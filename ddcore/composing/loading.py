@@ -1,0 +1,30 @@
+"""Real data by name, asked of the core and of selected plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddcore.composing import answers
+from ddcore.composing.dispatch import Hooks
+from ddcore.data.source import Source
+from ddcore.data.sources import known_sources
+from ddcore.errors import InputError, near
+
+
+def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Source:
+    """Ask the plugins for the data of a name.
+
+    Raises:
+        InputError: nobody knows it.
+    """
+    name, _, rest = dataset.partition(":")
+    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
+    if source is None:
+        raise InputError(unknown_dataset(dataset))
+    return source
+
+
+def unknown_dataset(name: str) -> str:
+    """One sentence for a data name that nobody answers."""
+    return f"no data set is named {name!r}: {near(name.partition(':')[0], [known for known, _ in known_sources()])}"

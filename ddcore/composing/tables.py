@@ -1,0 +1,63 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ddcore.storage.printing import printable_line
+
+if TYPE_CHECKING:
+    from ddcore.api.types import Row
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; those whose cells all look like numbers are set right.
+
+    >>> print(table(["set", "n"], [["random", "10"], ["full", "9"]]))
+    set      n
+    random  10
+    full     9
+    """
+    rows = [[printable_line(cell) for cell in row] for row in rows]
+    columns = list(zip(headings, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    right = [bool(rows) and all(cell[:1].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]
+    lines = []
+    for line in (headings, *rows):
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def scores_table(rows: Sequence[Row]) -> str:
+    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and notes.
+
+    Where rows measure different things a column says what.
+    """
+    metrics = list(dict.fromkeys(row.metric for row in rows)) or ["accuracy"]
+    several = len(metrics) > 1
+    score = "score" if several else metrics[0]
+    headings = ["set", "labels", "ipc", "bytes", "network", "protocol", score, "seeds", "steps", "seconds"]
+    cells = []
+    for row in rows:
+        accuracy = row.as_json()["accuracy"]
+        cells.append(
+            [
+                row.set,
+                row.labels,
+                f"{row.ipc:g}",
+                f"{row.bytes['total']:,}",
+                row.network,
+                row.protocol,
+                f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}",
+                str(len(row.values)),
+                str(row.steps),
+                f"{row.seconds:.1f}",
+                *([row.metric] if several else []),
+            ]
+        )
+    notes = [f"{row.set} ({row.labels}): {row.note}" for row in rows if row.note]
+    where = [f"scored on {on}, not on the test set" for row in rows if (on := row.extra.get("on"))]
+    shown = table([*headings, *(["of"] if several else [])], cells)
+    return "\n".join([shown, *dict.fromkeys([*where, *notes])])

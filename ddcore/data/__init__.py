@@ -1,0 +1,35 @@
+"""Real data in: sources, readers, normalisation. Names listed here are public."""
+
+from typing import TYPE_CHECKING
+
+from ddcore._later import later
+
+if TYPE_CHECKING:
+    from ddcore.data.normalisation import MeanStd, Normalisation, fit
+    from ddcore.data.parts import Wanted
+    from ddcore.data.source import TEXT, Part, Real, Source, Split
+    from ddcore.data.sources import open_source
+
+__all__ = [
+    "MeanStd",
+    "Normalisation",
+    "Part",
+    "Real",
+    "Source",
+    "Split",
+    "TEXT",
+    "Wanted",
+    "fit",
+    "open_source",
+]
+
+__getattr__ = later(
+    __name__,
+    {
+        "normalisation": ("MeanStd", "Normalisation", "fit"),
+        "parts": ("Wanted",),
+        "source": ("Part", "Real", "Source", "Split", "TEXT"),
+        "sources": ("open_source",),
+    },
+    once="source",
+)

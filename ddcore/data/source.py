@@ -1,0 +1,358 @@
+"""The real data being distilled: what a source holds, and what a run's plugins see of it.
+
+A ``Source`` keeps images as they were stored (uint8, or float32 in [0, 1]), checks them once, and knows their
+fingerprint. ``Real`` is a source under a normalisation on a device. Shape letters: N images, C H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import field, fields, frozen
+from torch import Generator, Tensor
+
+from ddcore.data.normalisation import Normalisation
+from ddcore.errors import InputError
+from ddcore.images.statistics import mean_and_deviation, scaled
+from ddcore.storage.documents import HALF
+from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
+from ddcore.storage.printing import printable
+
+ON_DEVICE = 4 * 10**9
+"""Bytes: a larger split stays in main memory and moves to the accelerator batch by batch."""
+
+TRANSFORMED_AT_ONCE = 1024
+TEXT = "text"
+
+
+@frozen(eq=False)
+class Split:
+    """Images and their classes.
+
+    Attributes:
+        stored: (N, C, H, W) uint8 in 0..255 or float32 in [0, 1]; H = W.
+        labels: (N,) int64, positions in the source's ``classes``.
+    """
+
+    stored: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _names(names: Iterable[object]) -> tuple[str, ...]:
+    texts = tuple(str(name) for name in names)
+    if halves := [text for text in texts if HALF.search(text)]:
+        raise InputError(f"class {printable(halves[0])!r} has a name that is no Unicode text: rename it")
+    return texts
+
+
+@frozen(eq=False, kw_only=True)
+class Source:
+    """A data set as loaded, train and test.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's source may
+            hold something else, which is then not checked here.
+        vocabulary: of text: how many tokens there are.
+        mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
+        mean: of each channel in [0, 1], where a published one has to be kept; None: computed from ``train``.
+        std: likewise.
+        licence: of the data, as far as known.
+        origin: where it was read, without credentials.
+        notes: what a reader of results should know (how a test part was cut, what was converted).
+        carved: share and seed of ``--validation``, where the test part is train images (see ``ddcore.scoring.validation``).
+
+    Raises:
+        InputError: the images or labels are not what they have to be.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...] = field(converter=_names)
+    modality: str = "images"
+    vocabulary: int | None = None
+    mirror_symmetric: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    licence: str = "unknown"
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+    carved: tuple[float, int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.modality == "images":
+            _check_images(self)
+            _check_labels(self)
+        elif self.modality == TEXT:
+            _check_tokens(self)
+            _check_labels(self)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour; of text the vocabulary's size."""
+        return self.vocabulary or int(self.train.stored.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels; of text L."""
+        return int(self.train.stored.shape[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over type, shape and bytes of images and labels of both splits, and the class names."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for tensor in (split.stored, split.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(json.dumps(self.classes).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1]; none of text."""
+        if self.modality == TEXT:
+            return (), ()
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        return mean_and_deviation(self.train.stored)
+
+    def counts(self, split: Split | None = None) -> list[int]:
+        """Images of each class (in ``train`` unless told)."""
+        split = split or self.train
+        counts: list[int] = torch.bincount(split.labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    def summary(self) -> dict[str, Any]:
+        """What records and ``ddcore data show`` say about the data, as plain JSON values."""
+        mean, std = self.statistics
+        return {
+            "name": self.name,
+            "origin": self.origin,
+            "licence": self.licence,
+            "modality": self.modality,
+            "shape": list(self.train.stored.shape[1:]),
+            "stored": str(self.train.stored.dtype).removeprefix("torch."),
+            "train": len(self.train),
+            "test": len(self.test),
+            "classes": list(self.classes),
+            "train_per_class": self.counts(),
+            "test_per_class": self.counts(self.test),
+            "mean": list(mean),
+            "std": list(std),
+            "mirror_symmetric": self.mirror_symmetric,
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def keep_decoded(source: Source, folder: Place) -> None:
+    """Write a source under its fingerprint, so that other processes need not decode it again."""
+    place = _decoded(folder, source.fingerprint)
+    if type(source) is not Source or place.exists():
+        return
+    facts = {a.name: getattr(source, a.name) for a in fields(Source) if a.name not in ("train", "test")}
+    save_tensors(place, _by_name(source), {"source": json.dumps(facts)}, sealed=True)
+
+
+def load_decoded(folder: Place, fingerprint: str) -> Source | None:
+    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there."""
+    place = _decoded(folder, fingerprint)
+    if not place.exists():
+        return None
+    tensors, facts = load_tensors(place), json.loads(read_metadata(place)["source"])
+    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
+    given |= {part: Split(tensors[f"{part}.stored"], tensors[f"{part}.labels"]) for part in ("train", "test")}
+    return Source(**given)
+
+
+def _decoded(folder: Place, fingerprint: str) -> Place:
+    return folder / "decoded" / f"{fingerprint[:20]}.safetensors"
+
+
+def _by_name(source: Source) -> dict[str, Tensor]:
+    parts = {"train": source.train, "test": source.test}
+    return {f"{part}.{name}": getattr(s, name) for part, s in parts.items() for name in ("stored", "labels")}
+
+
+class Part:
+    """One split as plugins see it: normalised images, or token ids, by index."""
+
+    def __init__(
+        self,
+        split: Split,
+        normalisation: Normalisation,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        tokens: bool = False,
+    ) -> None:
+        self._normalisation, self._device, self._dtype = normalisation, device, dtype
+        self._labels = split.labels
+        self._ready = tokens or not normalisation.pixelwise
+        stored = self._transformed(split.stored) if self._ready and not tokens else split.stored
+        self._stored = stored.to(device) if stored.nbytes <= ON_DEVICE else stored
+        order = torch.argsort(self._labels, stable=True)
+        self._of_class = torch.split(order, torch.bincount(self._labels).tolist()) if len(order) else ()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 on the CPU."""
+        return self._labels
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """The images (n, C, H, W) at ``index`` (n,), normalised, in the run's float type, or tokens (n, L); on its device."""
+        rows = self._stored[index.to(self._stored.device)].to(self._device)
+        if self._ready:
+            return rows if rows.is_floating_point() else rows.long()
+        return self._normalisation.apply(scaled(rows, self._dtype))
+
+    def _transformed(self, stored: Tensor) -> Tensor:
+        images = torch.empty(stored.shape, dtype=self._dtype)
+        parts = zip(torch.split(images, TRANSFORMED_AT_ONCE), torch.split(stored, TRANSFORMED_AT_ONCE), strict=True)
+        for image, part in parts:
+            image.copy_(self._normalisation.apply(scaled(part.to(self._device), self._dtype)))
+        return images
+
+    def of_class(self, cls: int) -> Tensor:
+        """(n,) int64 on the CPU: where the images of a class are, ascending."""
+        return self._of_class[cls] if cls < len(self._of_class) else torch.empty(0, dtype=torch.int64)
+
+
+class Real:
+    """The real data of a run: ``run.real``.
+
+    Attributes:
+        source: as loaded.
+        normalisation: what maps [0, 1] to the space in which everything is trained and distilled.
+        train: the part that may be learned from.
+        test: the part that only scores may touch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        normalisation: Normalisation,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.source, self.normalisation = source, normalisation
+        self.device, self.dtype = torch.device(device), dtype
+
+    @cached_property
+    def train(self) -> Part:
+        """The train split."""
+        return self._part(self.source.train)
+
+    @cached_property
+    def test(self) -> Part:
+        """The test split."""
+        return self._part(self.source.test)
+
+    def _part(self, split: Split) -> Part:
+        tokens = self.source.modality == TEXT
+        return Part(split, self.normalisation, self.device, self.dtype, tokens=tokens)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the labels."""
+        return self.source.classes
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.source.channels
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return self.source.size
+
+    def counts(self) -> list[int]:
+        """Train images of each class."""
+        return self.source.counts()
+
+    def choose(self, cls: int, count: int, generator: Generator) -> Tensor:
+        """(count,) int64 on the CPU: distinct random train images of a class.
+
+        A class with fewer images than ``count`` is gone through again, in a new random order each time.
+        """
+        rows = self.train.of_class(cls)
+        drawn = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(max(1, -(-count // len(rows))))]
+        return torch.cat(drawn)[:count]
+
+    def sample(self, cls: int, count: int, generator: Generator) -> Tensor:
+        """Random train images (count, C, H, W) of a class, normalised; see ``choose``."""
+        return self.train.inputs(self.choose(cls, count, generator))
+
+
+def _check_images(source: Source) -> None:
+    shapes = {tuple(split.stored.shape[1:]) for split in (source.train, source.test)}
+    for part, split in (("train", source.train), ("test", source.test)):
+        images, what = split.stored, f"the {part} images of {source.name}"
+        if images.ndim != 4 or len(images) == 0 or images.shape[2] != images.shape[3]:
+            raise InputError(f"{what} have shape {tuple(images.shape)}: (N, C, H, W) with N > 0 and H = W is due")
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise InputError(f"{what} are {images.dtype}: store uint8 in 0..255 or float32 in [0, 1]")
+        if images.dtype == torch.float32:
+            _check_range(images, what)
+    if len(shapes) > 1:
+        sizes = " and ".join(str(shape) for shape in sorted(shapes))
+        raise InputError(f"train and test images of {source.name} differ in shape ({sizes}): give --resize N")
+
+
+def _check_range(images: Tensor, what: str) -> None:
+    for at, chunk in enumerate(torch.split(images, TRANSFORMED_AT_ONCE)):
+        bad = ~torch.isfinite(chunk).flatten(1).all(1)
+        if bad.any():
+            first = at * TRANSFORMED_AT_ONCE + int(bad.nonzero()[0])
+            raise InputError(f"{what} hold NaN or infinite pixels, first in image {first}: repair or drop it")
+        low, high = float(chunk.min()), float(chunk.max())
+        if low < 0 or high > 1:
+            raise InputError(f"{what} reach from {low:g} to {high:g}: store uint8 in 0..255 or floats in [0, 1]")
+
+
+def _check_tokens(source: Source) -> None:
+    lengths = {tuple(split.stored.shape[1:]) for split in (source.train, source.test)}
+    for part, split in (("train", source.train), ("test", source.test)):
+        tokens, what = split.stored, f"the {part} texts of {source.name}"
+        if tokens.ndim != 2 or tokens.numel() == 0 or tokens.is_floating_point():
+            raise InputError(f"{what} are {tokens.dtype} of shape {tuple(tokens.shape)}: token ids (N, L) are due")
+        if source.vocabulary is None or int(tokens.min()) < 0 or int(tokens.max()) >= source.vocabulary:
+            raise InputError(
+                f"{what} hold ids outside of 0 to vocabulary - 1: give the vocabulary's size, {source.vocabulary} is not it"
+            )
+    if len(lengths) > 1:
+        raise InputError(f"train and test texts of {source.name} differ in length: cut or fill them up to one")
+
+
+def _check_labels(source: Source) -> None:
+    count = len(source.classes)
+    for part, split in (("train", source.train), ("test", source.test)):
+        labels, what = split.labels, f"the {part} labels of {source.name}"
+        if labels.dtype != torch.int64 or labels.shape != (len(split.stored),):
+            due = f"{len(split.stored)} whole numbers (int64)"
+            raise InputError(f"{what} are {labels.dtype} of shape {tuple(labels.shape)}: {due} are due, one an image")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= count:
+            first = int(((labels < 0) | (labels >= count)).nonzero()[0])
+            bad = f"label {int(labels[first])} of image {first}"
+            raise InputError(f"{bad} in the {part} part of {source.name} is out of range: 0 to {count - 1} are due")
+    if count < 2:
+        raise InputError(f"{source.name} has {count} class ({', '.join(source.classes)}): at least 2 are needed")
+    empty = [name for name, n in zip(source.classes, source.counts(), strict=True) if n == 0]
+    if empty:
+        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        raise InputError(f"{source.name} has no train images of class {names}: add some or drop the class")

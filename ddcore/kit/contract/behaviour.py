@@ -1,0 +1,345 @@
+"""The checks of what a plugin does: to batches, to bits, beside others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
+
+from ddcore.api.types import Batch, Learn, Task
+from ddcore.composing.plan import refusal
+from ddcore.kit.contract.checks import Broken, check
+from ddcore.kit.contract.stage import (
+    Skipped,
+    Subject,
+    distilled,
+    first_party,
+    one_step,
+    outcome,
+    outcome_in_pieces,
+    same_bits,
+    untouched_randomness,
+)
+from ddcore.kit.contract.tiny import CLASSES, RENAMED
+from ddcore.networks.unroll import flat_weights
+from ddcore.runs.distil import distil
+from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.run import Run
+from ddcore.scoring.evaluate import CORE_SETS, DISTILLED
+from ddcore.training.experts import Trajectories
+
+STEPS = 2
+
+
+# ---- what hooks do to batches ----------------------------------------------------------------------------------------
+
+
+def _batch(run: Run, dtype: torch.dtype) -> Batch:
+    index = torch.arange(6)
+    images = run.real.train.inputs(index * 6).to(dtype).clone()
+    classes = run.real.train.labels[index * 6]
+    logits = torch.eye(len(run.real.classes), dtype=dtype)[classes]
+    return Batch(images, {"class": classes, "logits": logits}, index)
+
+
+def _changes(subject: Subject) -> list[tuple[str, Callable[[Run, Batch], Batch], bool]]:
+    """Everything the plugin does to batches: what it is called, how to do it, and whether rows must stay."""
+
+    def draw(phase: str, shared: bool) -> Callable[[Run, Batch], Batch]:
+        return lambda run, batch: run.draw(phase, key=("contract",), count=len(batch), shared=shared)(batch)
+
+    found: list[tuple[str, Callable[[Run, Batch], Batch], bool]] = []
+    for phase in subject.cls.view_phases:
+        found.append((f"ddcore_view in {phase}", lambda run, batch, phase=phase: run.view(batch, phase), False))  # type: ignore[misc]
+    for phase in subject.cls.augment_phases:
+        for shared in (False, True):
+            found.append((f"ddcore_augment in {phase}, shared {shared}".lower(), draw(phase, shared), True))
+    if not found:
+        raise Skipped("it changes no batches")
+    if not subject.on_images:
+        raise Skipped("the kit has batches of images only")
+    return found
+
+
+@check("inputs", "return new tensors; never write into the ones you are given")
+def inputs_are_not_modified(subject: Subject) -> None:
+    changes, run = _changes(subject), subject.run()
+    for what, change, _ in changes:
+        batch = _batch(run, torch.float32)
+        before = [t.clone() for t in (batch.inputs, batch.index, *batch.targets.values())]
+        change(run, batch)
+        after = (batch.inputs, batch.index, *batch.targets.values())
+        if not all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
+            raise Broken(f"{what} wrote into the batch it was given")
+
+
+@check("shapes", "keep axes, dtype and device of the inputs; repeat or permute targets and index with the rows")
+def shapes_dtype_and_device_are_kept(subject: Subject) -> None:
+    changes, run = _changes(subject), subject.run()
+    for what, change, same_rows in changes:
+        for dtype in (torch.float32, torch.float64):
+            batch = _batch(run, dtype)
+            got = change(run, batch)
+            if got.inputs.dtype != dtype or got.inputs.device != batch.inputs.device:
+                raise Broken(f"{what} turned {dtype} into {got.inputs.dtype}")
+            if got.targets["class"].dtype != torch.int64 or got.index.dtype != torch.int64:
+                raise Broken(f"{what} changed the type of the class ids or the index")
+            if same_rows and not torch.equal(got.index, batch.index):
+                raise Broken(f"{what} moved rows, which only a view may")
+            if not torch.equal(got.targets["class"], batch.targets["class"][got.index]):
+                raise Broken(f"{what} gave rows that do not carry the class of the row they came from")
+
+
+@check("gradient", "keep the graph: no detach, no .data, no numpy between what is learned and what is returned")
+def gradient_reaches_everything_learnable(subject: Subject) -> str | None:
+    if subject.is_matcher:
+        return _every_tensor_moves(subject)
+    changes, run = _changes(subject), subject.run()
+    for what, change, _ in changes:
+        batch = _batch(run, torch.float64)
+        inputs = batch.inputs.requires_grad_()
+        got = change(run, batch).inputs
+        if not got.requires_grad:
+            raise Broken(f"{what} cuts the gradient off")
+        ramp = torch.linspace(0.5, 1.5, got.numel(), dtype=got.dtype).reshape(got.shape)
+        (gradient,) = torch.autograd.grad((got * ramp).sum(), inputs, allow_unused=True)
+        if gradient is None or not torch.isfinite(gradient).all() or not gradient.flatten(1).abs().sum(1).all():
+            raise Broken(f"{what} gives no finite gradient to some images")
+    return None
+
+
+def _every_tensor_moves(subject: Subject) -> str:
+    _stepwise(subject)
+    run = subject.run(steps=3, dtype="float64")
+    task = distillation_tasks(run)[0]
+    learn = begin(task, run)
+    before = {name: tensor.detach().clone() for name, tensor in learn.tensors.items()}
+    for step in range(3):
+        outer_step(task, step, learn, run)
+    held = {id(p) for o in learn.optimizers.values() for group in o.param_groups for p in group["params"]}
+    for name, tensor in learn.tensors.items():
+        if tensor.requires_grad and id(tensor) not in held:
+            raise Broken(f"tensor {name!r} asks for a gradient and no optimiser holds it")
+        if tensor.requires_grad and torch.equal(tensor.detach(), before[name]):
+            raise Broken(f"tensor {name!r} did not move in three steps")
+    return f"{', '.join(learn.tensors)} moved"
+
+
+# ---- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@check(
+    "seed",
+    "draw only from the generator argument or run.generator(...); keep nothing between calls outside learn.state",
+)
+def same_seed_gives_the_same_bits(subject: Subject) -> None:
+    first = outcome(subject.run(steps=STEPS))
+    if why := same_bits(first, outcome(subject.run(steps=STEPS))):
+        raise Broken(f"two runs of one seed differ: {why}")
+
+
+@check(
+    "global-randomness", "pass generator= to torch's random functions; never torch.manual_seed, random or numpy.random"
+)
+def global_generators_are_left_alone(subject: Subject) -> None:
+    run = subject.run(steps=STEPS)
+    with untouched_randomness() as moved:
+        outcome(run)
+    if moved:
+        raise Broken(f"a run with it moved the global generator of {', '.join(moved)}")
+
+
+@check(
+    "resume",
+    "keep what changes between steps in learn.state, and build everything else in ddcore_learn from its arguments",
+)
+def kill_and_resume_equals_uninterrupted(subject: Subject) -> None:
+    whole = outcome(subject.run(steps=STEPS + 1))
+    # another process may be stopped before its first step
+    stepwise: dict[str, Any] = {"executor": "here"} if subject.cls.executors else {}
+    if why := same_bits(whole, outcome_in_pieces(subject.run(steps=STEPS + 1, **stepwise))):
+        raise Broken(f"a run stopped after each step ends elsewhere: {why}")
+
+
+@check(
+    "workers",
+    "make options plain values and put the class at the top of its module, so that another process can rebuild it",
+)
+def a_spawned_process_gives_the_same_bits(subject: Subject) -> None:
+    if subject.cls.executors:
+        raise Skipped("it is an executor itself")
+    here = distilled(subject.run(steps=STEPS))
+    if why := same_bits(here, distilled(subject.run(steps=STEPS, executor="processes"))):
+        raise Broken(f"a worker process ends elsewhere: {why}")
+
+
+# ---- what matchers must not look at ----------------------------------------------------------------------------------
+
+
+class _Given(Run):
+    """A run that starts from given images."""
+
+    images: Tensor
+
+    def initialize(self, classes: Tensor, task: Task, name: str | None = None) -> Tensor:
+        return self.images.clone()
+
+
+class _Renamed(_Given):
+    """A run on the same data with classes renamed: the last layer of every network follows."""
+
+    def network(self, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
+        return _renamed(super().network(generator, name, **other), len(self.source.classes))
+
+
+@attrs.frozen(eq=False)
+class _RenamedTrajectories(Trajectories):
+    order_P: Any = None
+
+    def _snapshot(self, expert: int, epoch: int) -> dict[str, Tensor]:
+        found = super()._snapshot(expert, epoch)
+        return {**found, "weights": found["weights"][self.order_P]}
+
+
+def _renamed(network: nn.Module, classes: int) -> nn.Module:
+    last = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes][-1]
+    order = torch.tensor(RENAMED).argsort()
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.copy_(parameter[order].clone())
+    return network
+
+
+def _learned(run: Run, classes: Tensor, images: Tensor) -> Learn:
+    run.images = images  # type: ignore[attr-defined]
+    task = Task("distil", "distil-000", STEPS, classes=classes)
+    learn = begin(task, run)
+    for step in range(STEPS):
+        outer_step(task, step, learn, run)
+    return learn
+
+
+def _stepwise(subject: Subject) -> None:
+    if not subject.is_matcher:
+        raise Skipped("it is no matcher")
+    if subject.cls.steps == 0:
+        raise Skipped("it learns nothing step by step")
+
+
+def _start(subject: Subject) -> tuple[Run, Tensor, Tensor]:
+    if not subject.on_images:
+        raise Skipped("the kit has images only to put in another order or class")
+    run = subject.run(kind=_Given, dataset="tiny:copies", dtype="float64", steps=STEPS)
+    classes = torch.arange(CLASSES).repeat_interleave(2)
+    noise = torch.randn((len(classes), 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    images = run.real.train.inputs(run.real.train.of_class(0)[:1]) + 0.5 * noise
+    return run, classes, images
+
+
+def _far(one: Tensor, other: Tensor) -> bool:
+    return not torch.allclose(one.detach(), other.detach(), rtol=1e-6, atol=1e-8)
+
+
+@check("row-order", "find rows by targets['class'], never by position")
+def the_order_of_rows_does_not_matter(subject: Subject) -> None:
+    _stepwise(subject)
+    run, classes, images = _start(subject)
+    base = _learned(run, classes, images)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    turned = _learned(
+        subject.run(kind=_Given, dataset="tiny:copies", dtype="float64", steps=STEPS), classes[order], images[order]
+    )
+    for name, tensor in base.tensors.items():
+        due = tensor[order] if len(tensor.shape) and len(tensor) == len(order) else tensor
+        if _far(due, turned.tensors[name]):
+            raise Broken(f"tensor {name!r} depends on the order of the synthetic rows")
+
+
+@check("class-names", "treat classes alike: what a class is called, its number, must not change what is learned")
+def renaming_classes_renames_the_result(subject: Subject) -> None:
+    _stepwise(subject)
+    run, classes, images = _start(subject)
+    base = _learned(run, classes, images)
+    other = subject.run(kind=_Renamed, dataset="tiny:renamed", dtype="float64", steps=STEPS)
+    if "trajectories" in run.plan.needs:
+        found = run.trajectories
+        known = (found.place, found.count, found.epochs, found.device, found.dtype)
+        other.__dict__["trajectories"] = _RenamedTrajectories(*known, order_P=_renamed_order(run))
+    turned = _learned(other, torch.tensor(RENAMED)[classes], images)
+    for name, tensor in base.tensors.items():
+        due = tensor[:, torch.tensor(RENAMED).argsort()] if base.roles.get(name) == "labels" else tensor
+        if _far(due, turned.tensors[name]):
+            raise Broken(f"tensor {name!r} depends on which number a class has")
+
+
+def _renamed_order(run: Run) -> Tensor:
+    """Where each weight of a renamed network comes from, (P,) int64."""
+    network = run.network(run.generator("contract", "order")).double()
+    with torch.no_grad():
+        vector_to_parameters(torch.arange(len(flat_weights(network)), dtype=torch.float64), network.parameters())
+    return flat_weights(_renamed(network, len(run.source.classes))).detach().long()
+
+
+# ---- beside others ---------------------------------------------------------------------------------------------------
+
+
+@check("neutral", "under the option values of the class attribute neutral, return None or exactly what came in")
+def neutral_settings_equal_the_base(subject: Subject) -> str:
+    if not subject.cls.neutral:
+        raise Skipped("it declares no neutral settings")
+    every = {} if subject.of_students and subject.on_images else first_party()
+    matchers = {n: c for n, c in every.items() if c.role == "matcher" and _goes_with(subject, n, c)}
+    bases: dict[str, tuple[str, ...]] = {"the probe": ()} if subject.on_images else {}
+    bases |= {n: ("--plugin", n) for n in matchers}
+    start: dict[str, Any] = (
+        {"init": "real"} if subject.on_images else {}
+    )  # a plugin may suggest another, whatever its options
+    for base, words in bases.items():
+        plain = distilled(subject.run(*words, included=False, steps=STEPS, **start))
+        if why := same_bits(plain, distilled(subject.run(*words, options=subject.cls.neutral, steps=STEPS, **start))):
+            raise Broken(f"on {base} with {dict(subject.cls.neutral)}: {why}")
+    return f"on {', '.join(bases)}"
+
+
+def _goes_with(subject: Subject, name: str, other: Any) -> bool:
+    if name == subject.name or (other.role == "matcher") and other.gives_way:
+        return False
+    if other.role == "matcher":
+        beside = subject.cls.gives_way or not subject.is_matcher
+        return beside and refusal(subject.cls(), subject.name, other(), name) is None
+    return subject.is_matcher and refusal(other(), name, subject.cls(), subject.name) is None
+
+
+@check("composition", "see which plugin it fails with; what cannot work declares it in conflicts, needs or modality")
+def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
+    every = first_party()
+    partners = [name for name, other in every.items() if _goes_with(subject, name, other)]
+    if not partners:
+        raise Skipped("no first-party plugin that it goes with is installed")
+    if every.get(subject.name) is subject.cls:
+        raise Skipped("a first-party plugin itself: the matrix's tests take a step with every pair of them")
+    for name in partners:
+        if problem := one_step(subject, name):
+            raise Broken(f"with {name}: {problem}")
+    return ", ".join(partners)
+
+
+@check("whole-run", "run `ddcore run --plugin-path FILE.py --steps 2` and read what it says")
+def a_whole_run_ends_in_an_artifact_and_scores(subject: Subject) -> str:
+    run = subject.run(steps=STEPS)
+    rows = distil(run)
+    sets = {row.set for row in rows}
+    more = sorted(sets - set(CORE_SETS))
+    if hasattr(subject.cls, "ddcore_evaluate") and run.of_images and not more:
+        raise Broken("it implements ddcore_evaluate and gave no row of its own")
+    if subject.is_matcher and not run.of_images and (DISTILLED not in sets or len(sets) < 2):
+        raise Broken(
+            f"of {', '.join(run.matcher.modality)}, it gave no row {DISTILLED!r} with another to compare it with"
+        )
+    if not run.hooks.asked[subject.name]:
+        raise Broken("nothing in a whole run asked it anything")
+    return f"{len(rows)} rows" + (f", its own: {', '.join(more)}" if more else "")

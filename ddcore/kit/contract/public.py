@@ -1,0 +1,51 @@
+"""What plugins may import: these modules, and of them every name without a leading underscore.
+
+Within a major hook API version a name of these modules is not removed or changed without a deprecation (see CONTRIBUTING).
+"""
+
+PUBLIC = frozenset(
+    {
+        "ddcore",
+        "ddcore.sets.artifact",
+        "ddcore.images.augment",
+        "ddcore.networks.batch_statistics",
+        "ddcore.runs.builtin",
+        "ddcore.networks.cifar_networks",
+        "ddcore.networks.curvature",
+        "ddcore.data.source",
+        "ddcore.sets.decoders",
+        "ddcore.errors",
+        "ddcore.training.experts",
+        "ddcore.training.label_rules",
+        "ddcore.labels",
+        "ddcore.sets.levels",
+        "ddcore.networks.zoo",
+        "ddcore.data.normalisation",
+        "ddcore.sets.packed",
+        "ddcore.data.parts",
+        "ddcore.images.patches",
+        "ddcore.networks.parts_of_loss",
+        "ddcore.networks.passes",
+        "ddcore.networks.precision",
+        "ddcore.randomness",
+        "ddcore.composing.recipes",
+        "ddcore.runs.run",
+        "ddcore.training.scores",
+        "ddcore.images.selection",
+        "ddcore.images.shared_view",
+        "ddcore.data.sources",
+        "ddcore.storage.places",
+        "ddcore.training.teachers",
+        "ddcore.training.teaching",
+        "ddcore.testing",
+        "ddcore.pages.tracking",
+        "ddcore.training.loop",
+        "ddcore.training.trajectory",
+        "ddcore.api.types",
+        "ddcore.networks.unroll",
+        "ddcore.images.views",
+        "ddcore.networks.vision",
+        "ddcore.storage.weights",
+        "ddcore.runs.work",
+    }
+)

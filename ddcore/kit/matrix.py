@@ -1,0 +1,115 @@
+"""The composition matrix: which plugin goes with which matcher, from what both declare; and a step with each pair."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+
+from ddcore.composing.discovery import installed, load_class
+from ddcore.composing.plan import refusal
+from ddcore.errors import PluginError
+from ddcore.kit.contract import stage
+
+
+@frozen
+class Pair:
+    """A plugin and a matcher.
+
+    Attributes:
+        reason: why they do not go together; empty where they do.
+    """
+
+    plugin: str
+    matcher: str
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "composes": not self.reason}
+
+
+def matrix(names: Sequence[str] | None = None) -> list[Pair]:
+    """Every plugin beside every matcher, by name.
+
+    Args:
+        names: plugins to look at; None takes all that are installed and can be loaded.
+    """
+    classes = _loaded(names)
+    matchers = {name: cls for name, cls in classes.items() if cls.role == "matcher"}
+    others = {name: cls for name, cls in classes.items() if cls.role != "matcher" or cls.gives_way}
+    return [
+        Pair(plugin, matcher, refusal(cls(), plugin, matchers[matcher](), matcher) or "")
+        for plugin, cls in others.items()
+        for matcher in matchers
+        if plugin != matcher and not matchers[matcher].gives_way
+    ]
+
+
+def _loaded(names: Sequence[str] | None) -> dict[str, Any]:
+    found = {}
+    for name in installed() if names is None else names:
+        try:
+            found[name] = load_class(name)[0]
+        except PluginError:
+            if names is not None:
+                raise
+    return found
+
+
+def try_pairs(pairs: Sequence[Pair]) -> dict[Pair, str]:
+    """One step on 8x8 images with every pair that composes; what went wrong, by pair."""
+    failures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in pairs:
+            if not pair.reason and (problem := one_step(pair, Path(folder))):
+                failures[pair] = problem
+    return failures
+
+
+def one_step(pair: Pair, folder: Path) -> str:
+    """Take a step; empty if all went well, else what went wrong."""
+    subject = stage.find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
+    return stage.one_step(subject, pair.matcher, cache=str(folder / "cache"))
+
+
+def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:
+    """Markdown: a row a plugin, or for several that go with the same matchers, a column a matcher, the reasons below."""
+    if not pairs:
+        return "no pair of an enhancement and a matcher is installed"
+    matchers = list(dict.fromkeys(pair.matcher for pair in pairs))
+    reasons: list[str] = []
+    rows: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        problem = (failures or {}).get(pair)
+        reason = f"FAILED: {problem}" if problem else without_names(pair)
+        if reason and reason not in reasons:
+            reasons.append(reason)
+        rows.setdefault(pair.plugin, {})[pair.matcher] = f"no ({reasons.index(reason) + 1})" if reason else "yes"
+    lines = ["| | " + " | ".join(matchers) + " |", "| --- |" + " --- |" * len(matchers)]
+    alike: dict[str, list[str]] = {}
+    for plugin, cells in rows.items():
+        alike.setdefault(" | ".join(cells.get(m, "") for m in matchers), []).append(plugin)
+    lines += [f"| {', '.join(plugins)} | {cells} |" for cells, plugins in alike.items()]
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def without_names(pair: Pair) -> str:
+    """The reason as it holds for other pairs too.
+
+    >>> without_names(Pair("a", "m", "'a' needs experts, which 'm' does not offer"))
+    'it needs experts, which the matcher does not offer'
+    """
+    return pair.reason.replace(repr(pair.plugin), "it").replace(repr(pair.matcher), "the matcher")
+
+
+if __name__ == "__main__":
+    import click
+
+    from ddcore.composing.discovery import FIRST_PARTY
+
+    click.echo(matrix_text(matrix([name for name in FIRST_PARTY if name in installed()])))

@@ -1,0 +1,155 @@
+"""``ddcore plugins new``: a complete, working distribution from the templates in this package."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from ddcore.composing.discovery import FIRST_PARTY, installed
+from ddcore.errors import InputError, OptionError, near
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+RESERVED = ("core", "experts", "probe", "teachers", "testing", "tiny", "torch", "views")
+
+
+@frozen
+class Kind:
+    """What the README and the metadata of a kind say; ``{name}`` is the plugin's name."""
+
+    summary: str
+    idea: str
+    command: str
+    options: str
+    composes: str
+
+
+KINDS: dict[str, Kind] = {
+    "matcher": Kind(
+        "match the mean image of each class",
+        "Pulls the mean synthetic image of each class to the mean of its real images, under any view and augmentation.",
+        "ddcore run --plugin {name} --dataset digits --ipc 1",
+        "| `--{name}.lr-img` | | 10.0 | a step | learning rate of the pixels |\n"
+        "| `--{name}.batch-real` | | 64 | images | real images of a class in a step |",
+        "Every enhancement that changes the view or the augmentation in the phase `match`, and every initialiser.",
+    ),
+    "enhancement": Kind(
+        "noise on every image that is compared",
+        "Adds a little fresh noise to every image that is compared, so that single pixels cannot carry the match.",
+        "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
+        "| `--{name}.strength` | | 0.1 | of a normalised pixel | standard deviation of the noise; 0 changes nothing |",
+        "Every matcher of images that draws augmentations in the phases `match`, `inner` or `student_step`.",
+    ),
+    "labels": Kind(
+        "label smoothing as a rule for any images",
+        "Labels every image with its class, smoothed over all classes ([arXiv:1512.00567](https://arxiv.org/abs/1512.00567)).",
+        "ddcore run --plugin dm --plugin {name} --labels {name} --dataset digits --ipc 1",
+        "| `--{name}.share` | epsilon | 0.1 | | probability spread over all classes |",
+        "Every matcher. Real images of the other rows are labelled by the same rule.",
+    ),
+    "student": Kind(
+        "a penalty on students that are too sure",
+        "Takes the mean entropy of a student's output off its loss ([arXiv:1701.06548](https://arxiv.org/abs/1701.06548)).",
+        "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
+        "| `--{name}.weight` | beta | 0.1 | | weight of the entropy; 0 changes nothing |",
+        "Every matcher. All rows of an evaluation are trained alike, so they stay comparable.",
+    ),
+    "evaluator": Kind(
+        "a row for the nearest-mean classifier",
+        "Adds a row to the table: how well the distilled images alone, without training, tell the test images apart.",
+        "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
+        "| none | | | | |",
+        "Every matcher of images.",
+    ),
+    "data": Kind(
+        "computed images of bars, a class an angle",
+        "Offers a data set that needs no file: bars at random places under noise, a class for each angle.",
+        "ddcore run --plugin dm --plugin {name} --dataset {name} --ipc 1",
+        "| `--{name}.classes` | K | 4 | | angles |\n"
+        "| `--{name}.images` | | 40 | images | training images of a class; a quarter as many test images |\n"
+        "| `--{name}.size` | | 8 | pixels | height and width |",
+        "Every matcher of images.",
+    ),
+    "executor": Kind(
+        "do tasks again when disk or network fail",
+        "Does tasks one after the other, each again when the disk or the network fails for a moment.",
+        "ddcore run --plugin dm --plugin {name} --executor {name} --dataset digits --ipc 1",
+        "| `--{name}.attempts` | | 3 | | times a task is tried |\n"
+        "| `--{name}.pause` | | 1.0 | seconds | wait between attempts |",
+        "Every matcher: an executor sees tasks, not methods.",
+    ),
+}
+
+
+def create(name: str, kind: str, out: str) -> tuple[Path, list[str]]:
+    """Write the distribution ``ddcore-NAME``.
+
+    Args:
+        name: small letters, digits and single hyphens.
+        kind: one of ``KINDS``.
+        out: folder that gets the folder ``ddcore-NAME``.
+
+    Returns:
+        The new folder, and its files.
+
+    Raises:
+        OptionError: an unknown kind, or a name that cannot be used or is taken.
+        InputError: the folder exists, or cannot be written.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"--kind {kind!r} is no kind of plugin: {near(kind, KINDS)}")
+    if not NAME.fullmatch(name) or name in RESERVED or keyword.iskeyword(name):
+        raise OptionError(f"a plugin cannot be named {name!r}: use small letters, digits and hyphens, such as my-idea")
+    if name in (*FIRST_PARTY, *installed()):
+        raise OptionError(f"there is a plugin named {name!r} already: choose another name")
+    folder = Path(out) / f"ddcore-{name}"
+    if folder.exists():
+        raise InputError(f"{folder} is there already: give another --out, or remove it")
+    written = render(name, kind)
+    try:
+        for path, text in written.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error}): give another --out") from error
+    return folder, sorted(written)
+
+
+def render(name: str, kind: str) -> dict[str, str]:
+    """Text of every file, by path in the distribution."""
+    module = f"ddcore_{name.replace('-', '_')}"
+    about = KINDS[kind]
+    values: dict[str, Any] = {"name": name, "module": module, "module_name": name.replace("-", "_")}
+    values |= {
+        "cls": "".join(part.capitalize() for part in name.split("-")),
+        "summary": about.summary,
+        "idea": about.idea,
+    }
+    values |= {n: getattr(about, n).format(name=name) for n in ("command", "options", "composes")}
+    files = {
+        "pyproject.toml": "pyproject.toml.j2",
+        "README.md": "README.md.j2",
+        f"{module}.py": f"{kind}/module.py.j2",
+        "conftest.py": "conftest.py.j2",
+        f"tests/test_{module.removeprefix('ddcore_')}.py": f"{kind}/test.py.j2",
+    }
+    return {path: _rendered(template, values) for path, template in files.items()}
+
+
+def _rendered(template: str, values: dict[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    text = resources.files("ddcore.kit").joinpath("templates", template).read_text("utf-8")
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(text).render(**values)
+
+
+def next_steps(name: str, folder: Path, files: list[str]) -> str:
+    """What a person does now."""
+    lines = [f"wrote {folder}:", *(f"  {file}" for file in files), "next:"]
+    lines += [f"  pip install -e {folder}[dev]", f"  ddcore plugins check {name}", f"  pytest {folder}"]
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""Labels of a synthetic set: what is stored, in which order and under which changes it is visited, and what it costs.
+
+A label kind answers ``views`` (which samples a batch holds, and what is done to them) and ``targets`` (what the student is
+told about them, in the vocabulary of ``ddcore.api.types.TARGETS``). Kinds that store a label for each view own order, batches,
+crops and mixes; hard and soft labels leave all of that to the protocol. Everything here is defined in ``ddcore.labels``
+and ``ddcore.images.views``; this module is the name to import from.
+"""
+
+from ddcore.api.types import View
+from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer
+from ddcore.labels.labels import (
+    Labels,
+    as_ids,
+    at_rows,
+    bytes_in,
+    check_ids,
+    float32_or_16,
+    mixed_classes,
+    smallest_type,
+    stored,
+)
+from ddcore.labels.losses import (
+    distance_gap,
+    distances,
+    kl_divergence,
+    logit_gap,
+    mixed_cross_entropy,
+    soft_cross_entropy,
+    student_loss,
+)
+from ddcore.labels.making import (
+    agreement,
+    answers,
+    asking,
+    draw_views,
+    make_averaged,
+    make_per_view,
+    make_static_mixed,
+    make_top_k,
+    make_two_distances,
+    mean_logits,
+)
+from ddcore.labels.per_image import HardLabels, SoftLabels, StaticMixedLabels
+from ddcore.labels.per_view import PerView, PerViewLabels, TopKLabels, TwoDistanceLabels, densified, spread, top_k
+from ddcore.labels.projector import Projector, ProjectorLabels, adaptable, factor_floats, fresh_factors, merged
+from ddcore.labels.sizes import imagenet_parts, label_bytes, label_parts, low_rank_numbers
+from ddcore.labels.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
+
+LABEL_KINDS = "ddcore.labels"
+"""Entry points of kinds that plugins bring, by name: an artifact with such labels opens wherever the plugin is installed."""
+KINDS: dict[str, type[Labels]] = {
+    kind.kind: kind
+    for kind in (
+        HardLabels,
+        SoftLabels,
+        StaticMixedLabels,
+        PerViewLabels,
+        TopKLabels,
+        TwoDistanceLabels,
+        ProjectorLabels,
+    )
+}
+
+__all__ = [
+    "CLIP_IMAGES",
+    "KINDS",
+    "LABEL_KINDS",
+    "DrawnViews",
+    "Encoder",
+    "HardLabels",
+    "Labels",
+    "PerView",
+    "PerViewLabels",
+    "Projector",
+    "ProjectorLabels",
+    "Prompts",
+    "Public",
+    "SoftLabels",
+    "StaticMixedLabels",
+    "StoredViews",
+    "TopKLabels",
+    "TwoDistanceLabels",
+    "View",
+    "ViewRecord",
+    "adaptable",
+    "agreement",
+    "answers",
+    "as_ids",
+    "asking",
+    "at_rows",
+    "batches_of",
+    "bytes_in",
+    "check_ids",
+    "densified",
+    "distance_gap",
+    "distances",
+    "draw_views",
+    "factor_floats",
+    "feature_tensors",
+    "float32_or_16",
+    "fresh_factors",
+    "imagenet_parts",
+    "kl_divergence",
+    "label_bytes",
+    "label_parts",
+    "last_layer",
+    "logit_gap",
+    "low_rank_numbers",
+    "make_averaged",
+    "make_per_view",
+    "make_static_mixed",
+    "make_top_k",
+    "make_two_distances",
+    "mean_logits",
+    "merged",
+    "mixed_classes",
+    "mixed_cross_entropy",
+    "smallest_type",
+    "soft_cross_entropy",
+    "spread",
+    "stored",
+    "student_loss",
+    "top_k",
+]

@@ -1,0 +1,87 @@
+"""The core's own answers to the hooks, registered as plugin ``core``: built-in pieces use what third parties use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ddcore.api.hooks import hookimpl
+from ddcore.composing.recipes import RULES
+from ddcore.data.sources import knows, open_source
+from ddcore.images.selection import kcenter
+from ddcore.labels import HardLabels
+from ddcore.networks.zoo import build
+from ddcore.runs.executors import EXECUTORS
+from ddcore.scoring.evaluate import evaluate_artifact
+from ddcore.training.label_rules import label
+
+if TYPE_CHECKING:
+    from ddcore.api.services import Executor
+    from ddcore.api.types import Row, Task
+    from ddcore.composing.host import Host as Run
+    from ddcore.data.source import Source
+    from ddcore.labels import Labels
+
+
+class Core:
+    """Data sources, networks, executors, initialisers, labels and the honest rows."""
+
+    @hookimpl
+    def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
+        """``digits``, ``parquet:``, ``folder:``, ``idx:``, ``npz:``, ``hf:`` and torchvision's names."""
+        return open_source(f"{name}:{rest}" if rest else name, **options) if knows(name) else None
+
+    @hookimpl
+    def ddcore_network(
+        self, name: str, channels: int, size: int, classes: int, generator: Generator
+    ) -> nn.Module | None:
+        """The field's zoo and ``torchvision:NAME``."""
+        return build(name, channels, size, classes, generator)
+
+    @hookimpl
+    def ddcore_executor(self, name: str) -> Executor | None:
+        """``here`` and ``processes``."""
+        return EXECUTORS[name]() if name in EXECUTORS else None
+
+    @hookimpl
+    def ddcore_initialize(
+        self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run
+    ) -> Tensor | None:
+        """``real``: random real images; ``noise``: normal noise; ``kcenter``: of each class, k-center on pixels."""
+        if name == "real":
+            return for_each_class(classes, lambda c, n: run.real.sample(c, n, generator))
+        if name == "noise":
+            shape = (len(classes), run.real.channels, run.real.size, run.real.size)
+            return torch.randn(shape, generator=generator)
+        if name == "kcenter":
+            return for_each_class(classes, lambda c, n: kcenter_images(run, c, n))
+        return None
+
+    @hookimpl
+    def ddcore_label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
+        """``hard``: the class; the rules that ask the run's teachers."""
+        if name in RULES:
+            return label(name, images, classes, run)
+        return HardLabels(classes.cpu(), len(run.real.classes)) if name == "hard" else None
+
+    @hookimpl
+    def ddcore_evaluate(self, run: Run) -> list[Row]:
+        """Distilled, random, k-center, random at equal bytes, full; of images only."""
+        return evaluate_artifact(run) if run.of_images else []
+
+
+def for_each_class(classes: Tensor, images_of: Any) -> Tensor:
+    """Images (N, C, H, W) in the order of ``classes``, made class by class by ``images_of(class, count)``."""
+    made: dict[int, list[Tensor]] = {
+        c: list(images_of(c, int((classes == c).sum())).cpu()) for c in sorted(set(classes.tolist()))
+    }
+    return torch.stack([made[c].pop(0) for c in classes.tolist()])
+
+
+def kcenter_images(run: Run, cls: int, count: int) -> Tensor:
+    """k-center on normalised pixels of one class."""
+    images = run.real.train.inputs(run.real.train.of_class(cls))
+    return images[kcenter(images.flatten(1).cpu(), count).to(images.device)]

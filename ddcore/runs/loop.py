@@ -1,0 +1,232 @@
+"""One distillation task: from initial images to finished tensors. The loop never knows a batch: the matcher does.
+
+A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived from
+them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ddcore.api.types import Learn, Loss, Task
+from ddcore.composing import answers
+from ddcore.composing.dispatch import NO_STATE, PerPlugin
+from ddcore.errors import NonFiniteLoss, PluginError
+from ddcore.runs.snapshots import keep_snapshot
+
+if TYPE_CHECKING:
+    from ddcore.composing.host import Host as Run
+
+
+def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run every step that is left of a task.
+
+    Returns:
+        The learned tensors, detached on the CPU; and ``roles`` and ``decoder`` to go with them.
+
+    Raises:
+        NonFiniteLoss: a loss or a learned tensor became NaN or infinite; the last good checkpoint stays.
+        Interrupted: the run was told to stop; the checkpoint is saved.
+    """
+    learn = begin(task, run)
+    kept = run.hooks.collect("ddcore_state", task=task, learn=learn, run=run)
+    state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
+    state |= {"plugins": kept} if kept else {}
+    state["skipped"] = 0
+    own = PerPlugin(lambda plugin: kept.get(plugin, {}))
+    first = run.checkpoints.load(task.key, state)
+    keep_snapshot(task, first, learn, run)
+    with run.progress("distil", task.steps, "steps") as tick:
+        tick(first)
+        for step in range(first, task.steps):
+            start = time.perf_counter()
+            loss = outer_step(task, step, learn, run, own)
+            with torch.no_grad():
+                run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
+            run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
+            state["skipped"] += loss is None
+            keep_snapshot(task, step + 1, learn, run)
+            tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
+            if step == first:
+                run.refuse_idle_plugins()
+            if run.stopping or run.checkpoints.due():
+                require_finite(learn.tensors, step, run)
+                run.checkpoints.save(task.key, step + 1, state)
+                run.check_stop()
+    if task.steps and state["skipped"] == task.steps:
+        run.warn(
+            f"{run.matcher_name} skipped all of the {task.steps} steps, so nothing moved: try smaller learning rates"
+        )
+    require_finite(learn.tensors, task.steps - 1, run)
+    return finish(task, learn, own, run), {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+
+
+def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:
+    """The matcher's loss of given images at a step, as they stand: nothing is moved.
+
+    The sum over everything that it yields, in all tasks of the run; what a task draws depends on the step, not on the images.
+
+    Args:
+        images: (N, C, H, W) normalised, of each class at least as many as the run distils.
+        classes: (N,) int64.
+
+    Returns:
+        None where the matcher yields nothing, or does not learn from so many images of given classes.
+    """
+    tasks = distillation_tasks(run)
+    if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
+        return None
+    left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
+    values: list[float] = []
+    for task in tasks:
+        wanted: list[int] = task.classes.tolist()  # type: ignore[union-attr]
+        if any(wanted.count(c) > len(left[c]) for c in left):
+            return None
+        rows = torch.tensor([left[c].pop(0) for c in wanted])
+        given = images[rows.to(images.device)].detach()
+        learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=given, run=run)
+        yielded = run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run)
+        values += [float(loss.value.detach()) for loss in yielded]
+    return sum(values) if values else None
+
+
+def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Tensor]:
+    """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
+    with torch.no_grad():
+        changed = run.hooks.chain(
+            "ddcore_finish", tensors, check=answers.finished, task=task, learn=learn, state=state, run=run
+        )
+    require_finite(changed, task.steps - 1, run)
+    return changed  # type: ignore[no-any-return]
+
+
+def begin(task: Task, run: Run) -> Learn:
+    """What the task learns, made from its initial images; the same at its start and at each resume."""
+    images = None if task.classes is None else run.initialize(task.classes, task)
+    learn: Learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=images, run=run)
+    return learn
+
+
+def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin = NO_STATE) -> float | None:
+    """One outer step: move the synthetic set along every loss that the matcher yields.
+
+    Args:
+        state: what each plugin's ``ddcore_state`` made.
+
+    Returns:
+        The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
+    """
+    pending: set[str] = set()
+    moved: set[str] = set()
+    total: float | None = None
+    every = list(learn.optimizers)
+    _clear(learn.optimizers.values())
+    for loss in run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run):
+        value = _checked(loss, step, run)
+        total = value if total is None else total + value
+        names = list(loss.update) or every
+        backward(loss.value, [learn.optimizers[name] for name in names])
+        if loss.update:
+            moved.update(names)
+            move(learn, names, task, run, state)
+        else:
+            pending.update(names)
+        if both := pending & moved:
+            way_out = "yield all of an optimiser's losses with update=..., or none"
+            raise PluginError(
+                f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
+            )
+    move(learn, [name for name in every if name in pending], task, run, state)
+    return total
+
+
+def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
+    """Add the gradient of ``value`` to the optimisers' parameters, and to nothing else."""
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def move(learn: Learn, names: Iterable[str], task: Task, run: Run, state: PerPlugin = NO_STATE) -> None:
+    """Step optimisers, then let plugins put what moved back where it belongs."""
+    for name in names:
+        optimizer = learn.optimizers[name]
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        moved = {n: t for n, t in learn.tensors.items() if id(t) in held}
+        before = {n: t.detach().clone() for n, t in moved.items()} if run.projects else {}
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for tensor_name, old in before.items():
+            with torch.no_grad():
+                tensor = moved[tensor_name]
+                role = learn.roles.get(tensor_name, "")
+                tensor.copy_(run.project(tensor.detach(), old, tensor_name, role, task, state))
+
+
+def _clear(optimizers: Iterable[Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _checked(loss: object, step: int, run: Run) -> float:
+    if not torch.is_grad_enabled():
+        raise PluginError(
+            f"ddcore_matching_loss of {run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield"
+        )
+    if not isinstance(loss, Loss) or loss.value.numel() != 1:
+        raise PluginError(
+            f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
+        )
+    value = float(loss.value.detach())
+    if not torch.isfinite(loss.value.detach()).all():
+        raise NonFiniteLoss(
+            f"the loss that ddcore_matching_loss of {run.matcher_name} yields became {value} at step {step}; the last good checkpoint is kept: "
+            f"try a smaller learning rate (`ddcore plugins show {run.plan.matcher}` lists it), then run again into a new --out"
+        )
+    return value
+
+
+def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:
+    """Keep a tensor that has gone bad out of the checkpoint.
+
+    Raises:
+        NonFiniteLoss: naming tensor and step.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteLoss(
+                f"{name} became NaN or infinite by step {step} under {run.matcher_name}; the last good checkpoint is kept: "
+                f"try a smaller learning rate, then run again into a new --out"
+            )
+
+
+def distillation_tasks(run: Run) -> list[Task]:
+    """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
+
+    Raises:
+        PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
+    """
+    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, optional=True, run=run)
+    if tasks is None:
+        return [distillation_task(run)]
+    rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]
+    if len(tasks) > 1 and not all(rows) and not run.hooks.providers("ddcore_assemble"):
+        raise PluginError(
+            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble, or say the classes of each task's rows"
+        )
+    return tasks
+
+
+def distillation_task(run: Run) -> Task:
+    """One task that holds every class ``ipc`` times, class by class."""
+    classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
+    return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

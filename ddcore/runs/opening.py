@@ -1,0 +1,67 @@
+"""A run from its ``run.json``, in another process or on another day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddcore.errors import InputError
+from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_other_software
+from ddcore.runs.run import Run
+from ddcore.runs.work import named
+from ddcore.storage.holding import held
+from ddcore.storage.places import Place
+from ddcore.storage.progress import Reporter
+from ddcore.storage.secrecy import restore
+
+
+def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
+    """Rebuild a run: one that distils, one that trains students, or an evaluation.
+
+    Args:
+        url: its folder.
+        worker: for a task of it in another process, whose software and device have to be the run's.
+
+    Raises:
+        InputError: no run there, or other data than it was begun with; in a worker, other software or another device.
+        PluginError: other plugin versions.
+    """
+    place = Place.at(url)
+    record = restore(read_record(place))
+    if worker:
+        refuse_other_software(record)
+    run = _of_kind(record, Setup.from_json(record), place, reporter)
+    if worker:
+        refuse_other_device(record, run)
+    run.decoded = record["data"]["fingerprint"] if worker else None
+    run.of_artifact = record.get("artifact")
+    run.begun = True
+    if run.source.fingerprint != record["data"]["fingerprint"]:
+        raise InputError(f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run")
+    return run
+
+
+def reopen(url: str) -> Run:
+    """A run to go on with.
+
+    Raises:
+        InputError: there is none, or another process works on it.
+    """
+    run = open_run(url, Reporter())
+    with held(run.place):
+        run.log("resume")
+    return run
+
+
+KINDS = {"train": "ddcore.commands.train:reopened"}
+"""What makes a run of another kind again, by the entry of ``run.json`` that says so: from (setup, place, reporter, entry)."""
+
+
+def _of_kind(record: Mapping[str, Any], setup: Setup, place: Place, reporter: Reporter | None) -> Run:
+    for kind, maker in KINDS.items():
+        if kind in record:
+            try:
+                return named(maker)(setup, place, reporter, record[kind])  # type: ignore[no-any-return]
+            except TypeError as error:
+                raise InputError(f"{place.url}/run.json is damaged ({error}): begin the run again") from error
+    return Run(setup, place, reporter)

@@ -1,0 +1,230 @@
+"""``run.json``: everything that makes a run, so that it can be resumed, rebuilt in a worker, or done again."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+from attrs import field, frozen
+
+import ddcore
+from ddcore.api.hooks import API_VERSION
+from ddcore.composing.discovery import Offer, load_class, load_path, manager
+from ddcore.composing.host import Host
+from ddcore.composing.options import CORE_GROUPS, Resolved, as_json, from_json
+from ddcore.composing.plan import Plan
+from ddcore.errors import InputError, PluginError
+from ddcore.runs.builtin import Core
+from ddcore.storage.documents import is_count
+from ddcore.storage.secrecy import hidden, shown, withhold
+
+if TYPE_CHECKING:
+    from ddcore.config import Config
+    from ddcore.storage.places import Place
+
+SCHEMA = 1
+
+
+@frozen(eq=False)
+class Setup:
+    """What makes a run.
+
+    Attributes:
+        resolved: configuration, option instances by group, and the source of every value.
+        offers: where each selected plugin came from, by name, in command-line order.
+    """
+
+    resolved: Resolved
+    offers: Mapping[str, Offer] = field(factory=dict)
+
+    @property
+    def config(self) -> Config:
+        """The shared options."""
+        return self.resolved.config
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Option instances by group: plugins and the core's own groups."""
+        return self.resolved.options
+
+    @property
+    def plugins(self) -> dict[str, Any]:
+        """Plugin instances by name, in command-line order."""
+        return {name: self.resolved.options[name] for name in self.offers}
+
+    def manager(self) -> pluggy.PluginManager:
+        """A plugin manager with the core first, then the selected plugins."""
+        return manager(self.plugins, self.offers, core=Core())
+
+    def described(self) -> dict[str, str]:
+        """How messages name each plugin."""
+        return {name: f"{name!r} ({offer.distribution} {offer.version})" for name, offer in self.offers.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; secrets are left out."""
+        return {**as_json(self.resolved), "plugins": [offer.as_json() for offer in self.offers.values()]}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Setup:
+        """Rebuild from ``run.json``.
+
+        Raises:
+            PluginError: a plugin is missing, or is installed in another version than the run was begun with.
+            InputError: the record is damaged or from a newer ddcore.
+        """
+        offers: dict[str, Offer] = {}
+        classes: dict[str, type] = {}
+        for saved in record["plugins"]:
+            name = saved["name"]
+            classes[name], offers[name] = (
+                load_path(saved["path"], str(saved.get("sha256", "")))
+                if saved.get("path")
+                else load_class(saved["request"])
+            )
+            if (now := offers[name].identity) != (then := saved["identity"]):
+                raise PluginError(
+                    f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
+                )
+        return cls(from_json(record, classes), offers)
+
+
+def read_record(place: Place) -> dict[str, Any]:
+    """``run.json`` of a run's folder, as it was written, with all that ``Setup.from_json`` and ``open_run`` look for.
+
+    Raises:
+        InputError: none there, or one that is damaged or from a newer ddcore.
+    """
+    file = place / "run.json"
+    if not file.exists():
+        raise InputError(f"{place.url} holds no run.json, so it is no run: give the --out folder of `ddcore run`")
+    record = file.read_json()
+    if isinstance(record, dict) and is_count(record.get("schema")) and record["schema"] > SCHEMA:
+        raise InputError(
+            f"run.json has schema {record['schema']}, this ddcore reads up to {SCHEMA}: upgrade ddcore-torch"
+        )
+    if not isinstance(record, dict) or (wrong := next(filter(None, _wrongs(record)), "")):
+        what = wrong if isinstance(record, dict) else "it is no table"
+        raise InputError(f"{file.url} is damaged, {what}: restore a copy, or begin the run again")
+    return record
+
+
+OF_A_RUN = {"plugins": list, "config": dict, "options": dict, "sources": dict, "data": dict}
+OF_A_PLUGIN = ("name", "identity", "request")
+
+
+def _wrongs(record: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a record, an empty text for all that is right."""
+    yield next((f"it has no {name}" for name, kind in OF_A_RUN.items() if not isinstance(record.get(name), kind)), "")
+    plugins, options = record["plugins"], record["options"]
+    named = all(isinstance(p, dict) and all(isinstance(p.get(n), str) for n in OF_A_PLUGIN) for p in plugins)
+    yield "" if named else "it does not say which plugins it had"
+    yield "" if all(isinstance(p.get("path", ""), str) for p in plugins) else "it has a plugin at no path"
+    names = {plugin["name"] for plugin in plugins}
+    fitting = names <= {*options} <= {*names, *CORE_GROUPS} and all(isinstance(o, dict) for o in options.values())
+    yield "" if fitting and len(names) == len(plugins) else "its options are not those of its plugins"
+    yield "" if isinstance(record["data"].get("fingerprint"), str) else "it does not say which data it had"
+    yield "" if isinstance(record.get("artifact", ""), str) else "its artifact is no address"
+    yield "" if isinstance(record.get("environment", {}), dict) else "its environment is no table"
+    withheld = record.get("withheld", [])
+    yield (
+        ""
+        if isinstance(withheld, list) and all(isinstance(path, str) for path in withheld)
+        else "it does not say what it withholds"
+    )
+
+
+class Recorded(Host, Protocol):
+    """A run that has a record.
+
+    Attributes:
+        begun: whether its record is written.
+    """
+
+    begun: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Who does what."""
+
+    @property
+    def setup(self) -> Setup:
+        """What makes it."""
+
+
+def environment(run: Host) -> dict[str, Any]:
+    """Facts of the machine and its software that a figure depends on."""
+    import torch
+
+    device = (
+        torch.cuda.get_device_name(run.device)
+        if run.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": f"{run.device.type}: {device}",
+        "threads": torch.get_num_threads(),
+        "ddcore": ddcore.__version__,
+    }
+
+
+def refuse_other_software(record: Mapping[str, Any]) -> None:
+    """Let no worker with another ddcore or torch work for a run: its bits would differ.
+
+    Raises:
+        InputError: naming the worker's host, what it has and what the run has.
+    """
+    import torch
+
+    begun = record.get("environment", {})
+    for name, here in (("ddcore", ddcore.__version__), ("torch", torch.__version__)):
+        if (then := begun.get(name, here)) != here:
+            raise InputError(
+                f"worker {socket.gethostname()} has {name} {here}, and the run was begun with {name} {then}: install that version there"
+            )
+
+
+def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
+    """Let no worker compute on another kind of device than the run was begun on.
+
+    Raises:
+        InputError: naming the worker's host and both kinds.
+    """
+    here = run.device.type
+    if (then := record.get("environment", {}).get("device", here).partition(":")[0]) != here:
+        raise InputError(
+            f"worker {socket.gethostname()} computes on {here}, and the run was begun on {then}: give workers such a device, or begin the run with --device {here}"
+        )
+
+
+def write_artifact_record(run: Recorded, artifact: str) -> None:
+    """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
+    record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
+    record = withhold(record, "artifact")
+    (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
+    run.begun = True
+
+
+def write_record(run: Recorded, command: list[str], **more: Any) -> None:
+    """Write ``run.json`` at a run's start; ``more`` says what kind of run it is, where it is none that distils."""
+    record = {
+        "schema": SCHEMA,
+        "api": API_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [hidden(shown(word)) for word in command],
+        "seed": run.seed,
+        **run.setup.as_json(),
+        "plan": run.plan.as_json(),
+        "environment": environment(run),
+        "data": run.source.summary(),
+        **more,
+    }
+    (run.place / "run.json").write_json(withhold(record, "train"))
+    run.begun = True

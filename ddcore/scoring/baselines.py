@@ -1,0 +1,81 @@
+"""Real images to set a distilled set beside: random ones, as many as its bytes buy, and those that k-center chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ddcore.images.selection import kcenter
+from ddcore.labels import smallest_type
+from ddcore.networks.passes import features
+from ddcore.training import experts
+
+if TYPE_CHECKING:
+    from ddcore.api.services import Labels
+    from ddcore.composing.host import Host as Run
+    from ddcore.sets.artifact import Artifact
+
+
+def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:
+    """Rows of the train split, class by class; the smaller of two such sets of a seed is part of the larger one."""
+    wanted = class_counts(run, artifact)
+    if by_bytes:
+        wanted = share_out(count_for_bytes(run, artifact.nbytes["total"]), run.real.counts())
+    generator = run.generator("evaluate", "random", student)
+    return torch.cat([run.real.choose(cls, count, generator) for cls, count in enumerate(wanted) if count])
+
+
+def kcenter_index(run: Run, artifact: Artifact) -> tuple[Tensor, bool]:
+    """k-center, class by class, on features of expert 0 if experts are there, else on normalised pixels.
+
+    Returns:
+        Rows of the train split, class by class, as many of each as the artifact has; and whether features were used.
+    """
+    trained = experts.at_hand(run)
+    network = trained.network(run, 0) if trained else None
+    chosen = []
+    for cls, count in enumerate(class_counts(run, artifact)):
+        rows = run.real.train.of_class(cls)
+        images = run.real.train.inputs(rows)
+        described = images.flatten(1) if network is None else features(network, images)
+        chosen.append(rows[kcenter(described.cpu(), min(count, len(rows))).cpu()])
+    return torch.cat(chosen), network is not None
+
+
+def class_counts(run: Run, artifact: Artifact) -> list[int]:
+    """Images of each class in the artifact."""
+    counts: list[int] = torch.bincount(artifact.labels.classes.cpu(), minlength=len(run.real.classes)).tolist()
+    return counts
+
+
+def count_for_bytes(run: Run, total: int) -> int:
+    """How many real images, uint8 with a hard label each, cost no more than ``total`` bytes; at least one a class."""
+    classes = len(run.real.classes)
+    return max(classes, total // (run.real.channels * run.real.size**2 + smallest_type(classes).itemsize))
+
+
+def share_out(total: int, available: Sequence[int]) -> list[int]:
+    """``total`` split as evenly over the classes as ``available`` allows; what is left over goes to the first classes.
+
+    >>> share_out(8, [5, 1, 5])
+    [4, 1, 3]
+    """
+    shares = [0] * len(available)
+    left = min(total, sum(available))
+    while left:
+        room = [c for c, n in enumerate(available) if shares[c] < n]
+        each = min(left // len(room), *(available[c] - shares[c] for c in room))
+        for c in room if each else room[:left]:
+            shares[c] += max(each, 1)
+        left = min(total, sum(available)) - sum(shares)
+    return shares
+
+
+def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
+    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
+    images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
+    parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
+    return {**parts, "total": sum(parts.values())}

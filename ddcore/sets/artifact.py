@@ -1,0 +1,461 @@
+"""A finished distilled set on storage: a folder that explains itself and that three lines of Python load.
+
+    from ddcore import load_artifact
+    distilled = load_artifact("runs/mine/artifact")
+    for images, targets in distilled.loader(batch_size=64, seed=0): ...
+
+The manifest is written last, so a folder without it is not an artifact; it holds a checksum of every other file. Nothing in
+a folder is executed when it is read, and nothing is a pickle. Shape letters: N samples, B of a batch, C H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from os import PathLike
+from typing import Any, NotRequired, TypedDict, Unpack, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ddcore import randomness
+from ddcore.data.normalisation import Normalisation
+from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
+from ddcore.images.preview import preview_png
+from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
+from ddcore.sets.card import card
+from ddcore.sets.decoders import Decoder
+from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
+from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, provider, read_manifest
+from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
+
+IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
+MODELS = "models.safetensors"
+PREVIEW, CARD = "preview.png", "README.md"
+PARTS = {IMAGES: "images", LABELS: "labels", MODELS: "models", NORMALISATION: "normalisation"}
+OPTIONAL = (MODELS, NORMALISATION)
+"""Files that an artifact has only if there is something to put into them."""
+FLOATS = {"float32": torch.float32, "float16": torch.float16}
+UINT8 = "uint8"
+CHECKED_AT_ONCE = 2**22
+
+
+@final
+class Artifact(Dataset[tuple[Tensor, Tensor]]):
+    """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that ``torch.nn.functional.cross_entropy``
+    takes: images float32, normalised as training wants them; targets class ids under hard labels, and under soft ones
+    class probabilities (K,), softened by the labels' temperature.
+
+    Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in their
+    order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance labels the
+    mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). A single item is the clean image,
+    with its class id if the labels say nothing about clean images.
+
+    Attributes:
+        place: where it lies.
+        manifest: all that it says of itself, plain values.
+        tensors: stored tensors by name, as they lie on storage.
+        labels: of the decoded samples.
+        classes: names, in the order of class ids.
+        normalisation: from [0, 1] to the images' space and back.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        manifest: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        labels: Labels,
+        normalisation: Normalisation,
+    ) -> None:
+        """See ``load_artifact`` and ``save_artifact``, which make these."""
+        self.place, self.manifest, self.tensors = place, manifest, dict(tensors)
+        self.labels, self.normalisation = labels, normalisation
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.decoder = Decoder(manifest["decoder"])
+
+    def __len__(self) -> int:
+        return self.decoder.count(self.tensors)
+
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"sample {at} of {len(self)}")
+        index = torch.tensor([at % len(self)])
+        images = self.images(index)
+        return images[0], self._answers(View(index), images)[0]
+
+    def images(self, index: Tensor | None = None) -> Tensor:
+        """Normalised images (B, C, H, W) float32 at ``index`` (B,) int64; all of them without it."""
+        index = torch.arange(len(self)) if index is None else index
+        return self.decoder.sample(self.tensors, index).float()
+
+    def pixels(self, index: Tensor | None = None) -> Tensor:
+        """The same images without normalisation, clipped to [0, 1]: to be looked at."""
+        return self.normalisation.inverse(self.images(index)).clamp(0, 1)
+
+    def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Loader:
+        """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
+
+        Args:
+            batch_size: images of a batch; the last of an epoch may be short. Of no effect on labels that were stored for
+                batches of their own.
+            epochs: how many of them one iteration goes through.
+        """
+        return Loader(self, batch_size, seed, epochs)
+
+    def batches(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Batches:
+        """The same batches by number, for workers of a ``torch.utils.data.DataLoader``; see ``Batches``."""
+        return Batches(self, batch_size, seed, epochs)
+
+    def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch in the labels' order."""
+        yield from map(self.batch, self.labels.views(number, len(self), batch_size, generator))
+
+    def batch(self, view: View) -> tuple[Tensor, Tensor]:
+        """The images and targets of one of the labels' views."""
+        images = self.labels.changed(view, self.images(view.fetched))
+        return images, self._answers(view, images)
+
+    def _answers(self, view: View, images: Tensor) -> Tensor:
+        targets = self.labels.targets(view, images)
+        if "logits" in targets:
+            return (targets["logits"] / float(self.labels.recipe["temperature"])).softmax(1)
+        if "mixed" in targets:
+            own, mixed = (F.one_hot(targets[name], self.labels.class_count).float() for name in ("class", "mixed"))
+            return targets["lam"][:, None] * own + (1 - targets["lam"][:, None]) * mixed
+        return targets["class"]
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes on storage: ``images``, ``labels``, ``models`` and their ``total``; ``normalisation`` is not part of it."""
+        return {part: int(size) for part, size in self.manifest["bytes"].items()}
+
+    @property
+    def payload_bytes(self) -> int:
+        """What images, labels and models cost without their files' headers."""
+        own = sum(t.numel() * t.element_size() for t in self.tensors.values())
+        return own + self.labels.payload_bytes + self.labels.model_bytes
+
+    @property
+    def ipc(self) -> float:
+        """Decoded images per class."""
+        return len(self) / len(self.classes)
+
+    @property
+    def equivalent_ipc(self) -> float:
+        """Real images per class, uint8 with a hard label each, that cost as many bytes."""
+        real: int = math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
+        return self.nbytes["total"] / real / len(self.classes)
+
+    @property
+    def learned_rate(self) -> float | None:
+        """The student's learning rate that was learned with the set, if one was."""
+        rate = self.manifest["recipe"].get("learned_rate")
+        return None if rate is None else float(rate)
+
+    @property
+    def method(self) -> str:
+        """Which plugins made it."""
+        return str(self.manifest["provenance"].get("method", "an unnamed method"))
+
+    def altered(self) -> list[str]:
+        """Files that are missing or no longer what was written. Those that hold data were checked when they were read;
+        card and preview are for people, who may change them."""
+        there = set(self.place.names())
+        files = self.manifest["files"].items()
+        return [n for n, f in files if n not in there or sha256_of((self.place / n).read_bytes()) != f["sha256"]]
+
+
+@final
+class Loader:
+    """What ``Artifact.loader`` gives. Each iteration goes on with the epochs after those of the iteration before."""
+
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
+        self._following = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first, self._following = self._following, self._following + self._epochs
+        for number in range(first, first + self._epochs):
+            generator = randomness.generator(self._seed, "order", number)
+            yield from self._artifact.epoch(number, self._batch_size, generator)
+
+
+@final
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """The batches that ``Artifact.loader`` gives, each an item, so that workers make them and samplers share them out:
+
+        DataLoader(artifact.batches(epochs=300), batch_size=None, num_workers=4)
+
+    A worker reads and decodes only the samples and labels of its own batches.
+    """
+
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
+        if min(batch_size, epochs) < 1:
+            raise ValueError(f"batch_size is {batch_size} and epochs is {epochs}: give at least 1")
+        self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
+        self._number, self._views = 0, self._epoch(0)
+
+    def __len__(self) -> int:
+        return self._epochs * len(self._views)
+
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"batch {at} of {len(self)}")
+        number, at = divmod(at % len(self), len(self._views))
+        if number != self._number:
+            self._number, self._views = number, self._epoch(number)
+        return self._artifact.batch(self._views[at])
+
+    def _epoch(self, number: int) -> list[View]:
+        generator = randomness.generator(self._seed, "order", number)
+        return list(self._artifact.labels.views(number, len(self._artifact), self._batch_size, generator))
+
+
+class Contents(TypedDict):
+    """What an artifact is made of.
+
+    ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set and
+    ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known gaps;
+    ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
+    """
+
+    tensors: Mapping[str, Tensor]
+    decoder: Sequence[Mapping[str, Any]]
+    labels: Labels
+    classes: Sequence[str]
+    normalisation: Normalisation
+    recipe: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    source: Mapping[str, Any]
+    notes: NotRequired[Sequence[str]]
+    storage_dtype: NotRequired[str]
+
+
+def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
+    """Write an artifact folder, its manifest last, in place of one that was there.
+
+    Returns:
+        What a reader gets, stored types and all.
+
+    Raises:
+        InputError: values that are not finite, labels of another number of samples, an unknown storage type.
+    """
+    place, labels, normalisation = Place.at(url), contents["labels"], contents["normalisation"]
+    storage_dtype = contents.get("storage_dtype", "float32")
+    stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "classes": list(contents["classes"]),
+        "storage_dtype": stored_type(operations, storage_dtype),
+        "normalisation": normalisation.header(),
+        "decoder": operations,
+        "labels": _said_of(labels),
+        "recipe": dict(contents["recipe"]),
+        "provenance": dict(contents["provenance"]),
+        "source": {
+            k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")
+        },
+        "notes": list(contents.get("notes", ())),
+    }
+    artifact = Artifact(place, manifest, stored, labels, normalisation)
+    if len(artifact) != len(labels):
+        raise InputError(
+            f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
+        )
+    manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
+    return _write(artifact, manifest)
+
+
+def relabelled(
+    artifact: Artifact,
+    url: str | PathLike[str] | Place,
+    labels: Labels,
+    *,
+    recipe: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Artifact:
+    """Write an artifact's images, untouched, under other labels, in place of an artifact that was there.
+
+    Raises:
+        InputError: labels of another number of samples.
+    """
+    if len(artifact) != len(labels):
+        raise InputError(f"{len(artifact)} samples were given {len(labels)} labels: give one label a sample")
+    changes = {
+        "labels": _said_of(labels),
+        "recipe": dict(recipe),
+        "provenance": dict(provenance),
+    }
+    manifest = {**artifact.manifest, **changes}
+    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest)
+
+
+def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
+    """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
+    place = artifact.place
+    place.make_folder()
+    place.remove_unfinished()
+    (place / MANIFEST).remove()
+    manifest["files"] = files = _write_data(artifact)
+    manifest["bytes"] = bytes_of(files, PARTS)
+    for name, content in ((PREVIEW, preview_of(artifact)), (CARD, card(artifact).encode())):
+        (place / name).write_bytes(content)
+        files[name] = {"bytes": len(content), "sha256": sha256_of(content)}
+    (place / MANIFEST).write_json(manifest)
+    return load_artifact(place)
+
+
+def _write_data(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    held = {
+        IMAGES: artifact.tensors,
+        LABELS: artifact.labels.tensors(),
+        MODELS: artifact.labels.models(),
+        NORMALISATION: artifact.normalisation.tensors(),
+    }
+    files = {}
+    for name, tensors in held.items():
+        place = artifact.place / name
+        if tensors or name not in OPTIONAL:
+            size = save_tensors(place, tensors)
+            files[name] = {"bytes": size, "sha256": sha256_of(place.read_bytes())}
+        else:
+            place.remove()
+    return files
+
+
+def _ranges(artifact: Artifact) -> dict[str, list[float]]:
+    """Least and largest value of all samples, normalised and without normalisation."""
+    images = artifact.images()
+    pixels = artifact.normalisation.inverse(images)
+    return {name: [float(t.min()), float(t.max())] for name, t in (("normalised", images), ("pixels", pixels))}
+
+
+def as_stored(
+    tensors: Mapping[str, Tensor],
+    decoder: Sequence[Mapping[str, Any]],
+    storage_dtype: str,
+    normalisation: Normalisation,
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Tensors as they are stored, and the decoder that gives them back.
+
+    uint8 is for images that ``rows`` or ``sum`` decodes, see ``ddcore.sets.levels``. What is levels already stays as it is, and what
+    levels stand for stays float32.
+
+    Raises:
+        InputError: an unknown type, one that these tensors cannot have, values that are not finite.
+    """
+    operations = [dict(op) for op in decoder]
+    if storage_dtype not in (*FLOATS, UINT8):
+        raise InputError(f"no storage type is named {storage_dtype!r}: {near(storage_dtype, (*FLOATS, UINT8))}")
+    kept = {name: _finite(name, t.detach().cpu()) for name, t in tensors.items()}
+    if storage_dtype in FLOATS or are_levels(operations):
+        dtype, exact = FLOATS.get(storage_dtype, torch.float32), exact_names(operations)
+        small = {n: t.to(dtype) if t.is_floating_point() and n not in exact else t for n, t in kept.items()}
+        return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
+    try:
+        return to_levels(kept, operations, normalisation)
+    except InputError as error:
+        raise InputError(
+            "storage type uint8 needs images that the decoder reads as rows or sums: use float16 or float32"
+        ) from error
+
+
+def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        where = f" as {dtype}: use float32" if dtype else ": go back to a checkpoint before it diverged"
+        raise InputError(f"tensor {name!r} of the set has values that are not finite{where}")
+    return tensor
+
+
+def preview_of(artifact: Artifact) -> bytes:
+    """``preview.png``: the images in class rows."""
+    title = f"{artifact.manifest['source'].get('name', 'data')}: {artifact.method}, {artifact.ipc:g} per class"
+    return preview_png(artifact.pixels(), artifact.labels.classes, artifact.classes, title)
+
+
+def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
+    """Load an artifact from a folder or any fsspec URL. No plugin is needed for the kinds of ``ddcore.labels``.
+
+    Raises:
+        InputError: no artifact; a file is missing, truncated or altered; a newer schema; labels or a decoder of a plugin
+            (names its distribution).
+    """
+    place = Place.at(url)
+    manifest = read_manifest(place)
+    kind = _label_class(manifest, place)
+    try:
+        held = {name: _held(place, manifest, name) for name in PARTS if _due(name, manifest)}
+        labels = kind.load(manifest["labels"], {**held[LABELS], **held.get(MODELS, {})})
+        normalisation = Normalisation.load(manifest["normalisation"], held.get(NORMALISATION, {}))
+        artifact = Artifact(place, manifest, held[IMAGES], labels, normalisation)
+        _try_out(artifact)
+        return artifact
+    except DdcoreError:
+        raise
+    except MISFITS as error:
+        what = in_short(error)
+        raise InputError(f"{(place / MANIFEST).url} does not describe the files beside it ({what}): {AGAIN}") from error
+
+
+def _due(name: str, manifest: Mapping[str, Any]) -> bool:
+    return name not in OPTIONAL or name in manifest["files"]
+
+
+def _held(place: Place, manifest: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    if name not in manifest["files"]:
+        raise InputError(f"{(place / MANIFEST).url} has no checksum of {name}: {AGAIN}")
+    record = manifest["files"][name]
+    return load_tensors(place / name, sha256=record["sha256"], size=record["bytes"])
+
+
+def _said_of(labels: Labels) -> dict[str, Any]:
+    """What the manifest says of labels: their kind, who reads them if that is not the core, and their own numbers."""
+    reader = {"distribution": labels.distribution} if labels.distribution else {}
+    return {"kind": labels.kind, **reader, **labels.header()}
+
+
+def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
+    kind, distribution = manifest["labels"]["kind"], provider(manifest["labels"])
+    if kind in KINDS:
+        return KINDS[kind]
+    for point in metadata.entry_points(group=LABEL_KINDS, name=kind):
+        found = point.load()
+        if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
+            return found
+    if distribution:
+        raise InputError(
+            f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}"
+        )
+    raise InputError(f"{place.url} has labels of kind {kind!r}, which this ddcore does not read: upgrade ddcore-torch")
+
+
+def _try_out(artifact: Artifact) -> None:
+    """Decode one sample and compare all that is said twice, so that a manifest that does not fit is found at once.
+
+    Raises:
+        ValueError: how it does not fit.
+    """
+    manifest, labels, count = artifact.manifest, artifact.labels, len(artifact)
+    if not count == len(labels) > 0:
+        raise ValueError(f"{count} samples, {len(labels)} labels")
+    if len(artifact.classes) != labels.class_count:
+        raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
+    if labels.size is not None and list(labels.size) != manifest["shape"][1:]:
+        raise ValueError(f"labels of views of {labels.size} where samples are {manifest['shape']}")
+    if manifest["bytes"] != bytes_of(manifest["files"], PARTS):
+        raise ValueError("bytes of the parts that are not those of the files")
+    for name, tensor in (*artifact.tensors.items(), *labels.tensors().items(), *labels.models().items()):
+        parts = torch.split(tensor.flatten(), CHECKED_AT_ONCE)
+        if tensor.is_complex() or not all(bool(torch.isfinite(part).all()) for part in parts):
+            raise ValueError(f"tensor {name!r} has values that are no finite real numbers")
+    image = artifact.images(torch.tensor([count - 1]))[0] if labels.elsewhere else artifact[count - 1][0]
+    artifact.pixels(torch.tensor([0]))
+    if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(image).all()):
+        raise ValueError(f"samples of shape {tuple(image.shape)} where finite ones of {manifest['shape']} are due")

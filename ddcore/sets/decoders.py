@@ -1,0 +1,190 @@
+"""How stored tensors become samples, in the run, in the artifact and in everybody's loader, for ever.
+
+A decoder is a list of operations, each a plain dict with its name under ``op``; the first makes images, the others change
+them. An operation has no state, gives random access by sample, and is differentiable in the stored float tensors.
+Shape letters: B samples asked for, C H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ddcore.errors import InputError, near
+from ddcore.sets.levels import quantise, unpack
+from ddcore.sets.manifest import provider
+
+__all__ = ["OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
+Spec = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
+
+
+class Operation(Protocol):
+    """One kind of operation.
+
+    ``before`` in its methods belongs to the operation before it in the list, None for the first: an operation that copies,
+    cuts or combines samples asks it for whichever it needs.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """How many samples there are after it; ``before`` is how many there were."""
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Samples (B, ...) at ``index`` (B,) int64; ``before`` gives the samples it works on, at any index."""
+
+
+class Rows:
+    """``{"op": "rows", "tensor": NAME}``: sample i is row i."""
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """Rows of the tensor."""
+        return len(stored(tensors, spec, "tensor"))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """The rows, in the stored type."""
+        tensor = stored(tensors, spec, "tensor")
+        return tensor[index.to(tensor.device)]
+
+
+class Dequantise:
+    """``{"op": "dequantise", "tensor": NAME, "scale": NAME, "offset": NAME}``: scale_c * row + offset_c in channel c.
+
+    ``ddcore.sets.levels`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32. With ``"bits": 4`` or 2 and
+    ``"shape": [C, H, W]`` rows are packed levels (N, ceil(C H W bits / 8)) uint8.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """Rows of the tensor."""
+        return len(stored(tensors, spec, "tensor"))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Images (B, C, H, W) in the type of ``scale``; differentiable in scale and offset."""
+        tensor = stored(tensors, spec, "tensor")
+        return _from_levels(tensor[index.to(tensor.device)], tensors, spec)
+
+
+class Sum:
+    """``{"op": "sum", "bases": NAME, "added": NAME, "pairs": NAME, "least": NAME, "most": NAME}``: base + added, clamped.
+
+    Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as it is
+    where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few additive
+    images serve all classes. Bases and added may be levels, as of ``dequantise``: then ``bases_scale``, ``bases_offset``,
+    ``added_scale`` and ``added_offset`` name their tensors, and ``bases_bits`` and the like say how they are packed.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """Pairs."""
+        return len(stored(tensors, spec, "pairs"))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Images (B, C, H, W) in the bases' type; differentiable in bases and added."""
+        pairs, least, most = (stored(tensors, spec, name) for name in ("pairs", "least", "most"))
+        base, other = pairs[index.to(pairs.device)].long().unbind(1)
+        images = _rows(tensors, spec, "bases", base)
+        added = _rows(tensors, spec, "added", other.clamp(min=0))
+        if images.dim() != 4 or images.shape != added.shape:
+            raise InputError(
+                f"a sum of images {_shape(images)} and {_shape(added)} is stored: write the artifact again"
+            )
+        _check_channels(images, least, most)
+        fused = (images + added).clamp(least[:, None, None], most[:, None, None])
+        return torch.where((other < 0)[:, None, None, None], images, fused)
+
+
+def _rows(tensors: Tensors, spec: Spec, key: str, index: Tensor) -> Tensor:
+    """Rows of a stored tensor, back from levels where they are such."""
+    rows = stored(tensors, spec, key)[index]
+    return _from_levels(rows, tensors, spec, f"{key}_") if f"{key}_scale" in spec else rows
+
+
+def _from_levels(rows: Tensor, tensors: Tensors, spec: Spec, of: str = "") -> Tensor:
+    """Images (B, C, H, W) of levels, packed or not; ``of`` begins the keys that say what they stand for."""
+    scale, offset = (stored(tensors, spec, f"{of}{part}") for part in ("scale", "offset"))
+    levels = unpack(rows, spec[f"{of}bits"], spec.get(f"{of}shape", ())) if f"{of}bits" in spec else rows
+    _check_channels(levels, scale, offset)
+    return scale[:, None, None] * levels.to(scale.dtype) + offset[:, None, None]
+
+
+def _check_channels(images: Tensor, *values: Tensor) -> None:
+    """Refuse what is not one value a channel of images (B, C, H, W): it would be spread over sizes that nobody stored."""
+    for value in values:
+        if images.dim() != 4 or value.shape != images.shape[1:2]:
+            raise InputError(
+                f"stored images {_shape(images)} have {_shape(value)} where (C,) is due: write the artifact again"
+            )
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"of shape {tuple(tensor.shape)}"
+
+
+OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}
+
+
+class Decoder:
+    """A list of operations, applied in order.
+
+    >>> Decoder([{"op": "rows", "tensor": "pixels"}]).sample({"pixels": torch.tensor([5, 6, 7])}, torch.tensor([2, 0]))
+    tensor([7, 5])
+    """
+
+    def __init__(self, spec: Sequence[Spec], operations: Mapping[str, Operation] = OPERATIONS) -> None:
+        """Look the operations up.
+
+        Raises:
+            InputError: an unknown operation; names the distribution that provides it, where the spec says so.
+        """
+        self.spec = [dict(s) for s in spec]
+        if not self.spec:
+            raise InputError("a decoder without operations makes no samples: write the artifact again")
+        self._operations = [_known(s, operations) for s in self.spec]
+
+    def count(self, tensors: Tensors) -> int:
+        """How many samples the stored tensors make."""
+        count: int | None = None
+        for operation, spec in zip(self._operations, self.spec, strict=True):
+            count = operation.count(tensors, spec, count)
+        assert count is not None
+        return count
+
+    def sample(self, tensors: Tensors, index: Tensor) -> Tensor:
+        """Samples (B, ...) at ``index`` (B,) int64."""
+        before: Callable[[Tensor], Tensor] | None = None
+        for operation, spec in zip(self._operations, self.spec, strict=True):
+            before = _bound(operation, tensors, spec, before)
+        assert before is not None
+        return before(index)
+
+
+def _bound(
+    operation: Operation, tensors: Tensors, spec: Spec, before: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor], Tensor]:
+    return lambda index: operation.sample(tensors, spec, index, before)
+
+
+def _known(spec: Spec, operations: Mapping[str, Operation]) -> Operation:
+    name = str(spec.get("op"))
+    if name in operations:
+        return operations[name]
+    if distribution := provider(spec):
+        raise InputError(
+            f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}"
+        )
+    raise InputError(f"no decoder operation is named {name!r}: {near(name, operations)}")
+
+
+def stored(tensors: Tensors, spec: Spec, key: str) -> Tensor:
+    """The stored tensor that an operation names under ``key``.
+
+    Raises:
+        InputError: it names none, or one that is not there.
+    """
+    name = spec.get(key)
+    if not isinstance(name, str):
+        raise InputError(f"decoder operation {spec.get('op')!r} names no {key}: write {key!r} into its description")
+    if name not in tensors:
+        raise InputError(f"the decoder reads tensor {name!r}, which is not stored: {near(name, tensors)}")
+    return tensors[name]

@@ -1,0 +1,198 @@
+"""What plugins make of one student's training: the network around it, the rows it visits, its loss, what is trained beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from ddcore import randomness
+from ddcore.api.services import Samples
+from ddcore.api.types import Batch, Progress, Seen, Vote
+from ddcore.composing import answers
+from ddcore.composing.dispatch import PerPlugin
+from ddcore.composing.plan import STUDENT_SHAPING, TEACHERS, offers
+from ddcore.errors import InputError
+from ddcore.training.loop import Beside, Choose, Generators, Reshape
+from ddcore.training.teaching import Found, Teaching, seen_of, tapped
+
+if TYPE_CHECKING:
+    from ddcore.api.services import Labels
+    from ddcore.composing.host import Host as Run
+
+OF_TEACHERS = STUDENT_SHAPING - {"augment:evaluate", "setting:student.label_weight"}
+PROBED = 2
+"""Rows that show plugins what networks make of the data."""
+
+
+@frozen(eq=False)
+class Shape:
+    """How a student is trained.
+
+    Attributes:
+        network: the student, or what was put around it.
+        reshape: changes its loss; None: the labels' own.
+        choose: the rows of an epoch; None: all.
+        beside: what is trained with it; None: nothing.
+        whole: whether its loss wants whole batches.
+    """
+
+    network: Module
+    reshape: Reshape | None = None
+    choose: Choose | None = None
+    beside: Beside | None = None
+    whole: bool = False
+
+
+@frozen(eq=False)
+class Held:
+    """Images in memory as ``Samples``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """Images (n, C, H, W) at ``index``."""
+        return self.images[index.to(self.images.device)]
+
+
+def taught(run: Run) -> bool:
+    """Whether teachers have a say in how students are trained."""
+    return any(TEACHERS in plugin.assets(None) for _, plugin in run.student_shapers() if offers(plugin) & OF_TEACHERS)
+
+
+@contextmanager
+def shaped(
+    run: Run, network: Module, images: Tensor | Samples, labels: Labels, generator: Generators, steps: int, rate: float
+) -> Iterator[Shape]:
+    """What the run's plugins make of it. Features are read by hooks that are gone after the block.
+
+    Args:
+        network: the student as initialised.
+        images, labels: what it is trained on.
+        steps, rate: of its training.
+
+    Raises:
+        InputError: rows are to be chosen of labels that say themselves which views an epoch visits.
+    """
+    shaping = [p for _, p in run.student_shapers() if offers(p) & (STUDENT_SHAPING - {"augment:evaluate"})]
+    if not shaping:
+        yield Shape(network)
+        return
+    names = tuple(dict.fromkeys(name for plugin in shaping for name in plugin.taps()))
+    votes = run.votes("student") if taught(run) else []
+    samples = Held(images, labels.classes) if isinstance(images, Tensor) else images
+    probe = samples.inputs(torch.arange(min(PROBED, len(samples))))
+    teachers = Teaching(votes, probe, names)
+    if run.hooks.providers("ddcore_adapt_student"):
+        network = _adapted(run, network, probe, names, teachers, generator)
+    with tapped(network, names) as features:
+        modules = _modules(run, network, probe, features, teachers, samples, generator)
+        optimizers = _optimizers(run, modules, rate)
+        states: dict[str, dict[str, Any]] = {name: {} for name in run.hooks.names("ddcore_student_rows")}
+
+        def reshape(value: Tensor, output: Tensor, network: Module, batch: Batch, clean: Batch, step: int) -> Tensor:
+            seen, teachers = (
+                seen_of(output, features),
+                Teaching(votes, batch.inputs, names, batch.targets.get("logits")),
+            )
+            first = int(batch.index[0])
+
+            def drawn(plugin: str) -> torch.Generator:
+                return generator("loss", plugin, step, first)
+
+            return run.student_loss(value, network, batch, Progress(step, steps), seen, teachers, modules, drawn)
+
+        yield Shape(
+            network,
+            reshape,
+            _choose(run, samples, labels, votes, states, generator, steps) if states else None,
+            Beside(modules, optimizers, states) if modules or states else None,
+            any(plugin.whole_batches for plugin in shaping),
+        )
+
+
+def _looked_at(network: Module, images: Tensor, features: Found) -> Seen:
+    training = network.training
+    seen = seen_of(network.eval()(images), features)
+    network.train(training)
+    return seen
+
+
+def _adapted(
+    run: Run, network: Module, probe: Tensor, names: Sequence[str], teachers: Teaching, generator: Generators
+) -> Module:
+    """The student with what plugins put around it."""
+    with torch.no_grad(), randomness.drawing_from(generator("around")):
+        with tapped(network, names) as features:
+            seen = _looked_at(network, probe, features)
+        given: dict[str, Any] = {"seen": seen, "teachers": teachers, "run": run, "check": answers.student}
+        adapted: Module = run.hooks.chain("ddcore_adapt_student", network, **given)
+    return adapted.to(run.device, run.dtype)
+
+
+def _modules(
+    run: Run,
+    network: Module,
+    probe: Tensor,
+    features: Found,
+    teachers: Teaching,
+    samples: Samples,
+    generator: Generators,
+) -> dict[str, Module]:
+    """What plugins train beside a student, made from what networks make of a few rows."""
+    if not run.hooks.providers("ddcore_student_modules"):
+        return {}
+    with torch.no_grad(), randomness.drawing_from(generator("modules")):
+        seen = _looked_at(network, probe, features)
+        given: dict[str, Any] = {"network": network, "seen": seen, "teachers": teachers, "run": run, "samples": samples}
+        made = run.hooks.collect("ddcore_student_modules", check=answers.module, **given)
+    return {plugin: module.to(run.device, run.dtype) for plugin, module in made.items()}
+
+
+def _optimizers(run: Run, modules: Mapping[str, Module], rate: float) -> dict[str, Optimizer]:
+    made = {name: run.plugins[name].module_optimizer(module, rate) for name, module in modules.items()}
+    return {
+        name: answers.optimizer(optimizer, f"module_optimizer of {run.hooks.who(name)}")
+        for name, optimizer in made.items()
+        if optimizer is not None
+    }
+
+
+def _choose(
+    run: Run,
+    samples: Samples,
+    labels: Labels,
+    votes: Sequence[Vote],
+    states: Mapping[str, dict[str, Any]],
+    generator: Generators,
+    steps: int,
+) -> Choose:
+    if labels.own_views:
+        remedy = f"leave out --plugin {next(iter(states))} or choose other --labels"
+        raise InputError(
+            f"{labels.kind} labels say which views an epoch visits, and a plugin would choose its rows: {remedy}"
+        )
+
+    def choose(network: Module, epoch: int, step: int) -> Tensor:
+        given: dict[str, Any] = {"samples": samples, "network": network, "teachers": votes, "epoch": epoch}
+        given |= {"progress": Progress(step, steps), "run": run, "state": PerPlugin(states.__getitem__)}
+        given["generator"] = PerPlugin(lambda plugin: generator("rows", plugin, epoch))
+        given["check"] = lambda answer, before, who: answers.rows_of(answer, before, who, len(samples))
+        training = network.training
+        network.eval()
+        with torch.no_grad():
+            rows: Tensor = run.hooks.chain("ddcore_student_rows", torch.arange(len(samples)), **given)
+        network.train(training)
+        return rows
+
+    return choose

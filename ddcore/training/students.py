@@ -1,0 +1,248 @@
+"""One student by a protocol: its training, what changes its batches, its test.
+
+Recipes are in ``ddcore.training.protocols``, the descent itself in ``ddcore.training.loop``; who is trained on what is up to ``ddcore.scoring.evaluate`` and
+``ddcore.commands.train``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import Module
+
+from ddcore.api.services import Labels, StudentData
+from ddcore.api.types import EVALUATE, Answers, Progress, Sequential, Transform
+from ddcore.errors import InputError
+from ddcore.images import augment
+from ddcore.images.views import Draw, transform
+from ddcore.training.loop import Augment, Descent, Epoch, Generators, Keeper, answers_of, is_finite, train_student
+from ddcore.training.protocols import FIELD_RATE, Protocol, Schedule
+from ddcore.training.scores import calibration_error, class_accuracy
+from ddcore.training.shaping import Shape, shaped
+from ddcore.training.watching import Watch
+
+if TYPE_CHECKING:
+    from ddcore.composing.host import Host as Run
+
+CURVE = 50
+"""Points of a student's curve in the log."""
+
+
+@frozen(eq=False)
+class Course:
+    """How a student is trained.
+
+    Attributes:
+        network: its name.
+        rate: of its first steps.
+    """
+
+    network: str
+    recipe: Protocol
+    schedule: Schedule
+    rate: float
+
+
+def train_and_test(
+    run: Run,
+    course: Course,
+    data: StudentData,
+    generator: Generators,
+    key: str,
+    *,
+    plain: bool = False,
+    start: Callable[[Module], None] | None = None,
+    keep: Callable[[Module], None] | None = None,
+    examine: Callable[[Module, Answers], Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """One fresh student by the protocol.
+
+    Args:
+        generator: all randomness: asked for ("init"), ("order", epoch), ("augment", step).
+        key: of its task, under which it is kept while it is trained.
+        plain: without what plugins make of it.
+        start: puts weights into the student as initialised.
+        keep: handed the trained student.
+        examine: handed it and its answers to the test images, for more of the result.
+    """
+    recipe, schedule, rate = course.recipe, course.schedule, course.rate
+    network = run.network(generator("init"), course.network)
+    if start is not None:
+        start(network)
+    last: list[Epoch] = []
+    said = curve(run, task=key, protocol=recipe.name, network=course.network, of=schedule.steps)
+
+    watched = Watch(run.real.test, schedule.steps) if run.source.carved else None
+
+    def watch(epoch: Epoch) -> None:
+        last[:] = [epoch]
+        seen = watched.look(network, epoch) if watched else None
+        said(epoch, **({} if seen is None else {"validation": seen}))
+
+    began = time.perf_counter()
+    images, labels = data.images, data.labels
+    lesson = shaped(run, network, images, labels, generator, schedule.steps, rate)
+    with nullcontext(Shape(network)) if plain else lesson as shape:
+        network = shape.network
+        train_student(
+            network,
+            images,
+            labels,
+            attrs.evolve(descent_of(recipe, schedule, rate), whole=shape.whole, amp=run.config.amp),
+            generator=generator,
+            augment=augmentation(recipe, run, generator, schedule.steps, data.labels, plain=plain),
+            reshape=shape.reshape,
+            choose=shape.choose,
+            also=shape.beside,
+            keeper=Keeper(
+                run.checkpoints, key, lambda: run.stopping, run.check_stop, {"watched": watched.kept} if watched else {}
+            ),
+            on_epoch=watch,
+        )
+    seconds = watched.kept["total"] if watched else time.perf_counter() - began
+    if keep is not None:
+        keep(network)
+    loss = last[0].loss if last else math.nan
+    found = answers_of(network, run.real.test)
+    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
+    numbers |= {"loss": loss, "rate": rate, "seconds": seconds}
+    counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
+    result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
+    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
+    result |= watched.tensors() if watched and watched.kept["steps"] else {}
+    return {**result, **(examine(network, found) if examine else {})}
+
+
+def curve(run: Run, of: int, **words: str) -> Callable[..., None]:
+    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing of the test set.
+
+    Args:
+        of: steps in all.
+        words: which training it is.
+    """
+    reached = -1
+
+    def say(epoch: Epoch, **more: float) -> None:
+        nonlocal reached
+        if (mark := epoch.steps * CURVE // max(1, of)) > reached:
+            reached = mark
+            run.log("epoch", **words, epoch=epoch.number, steps=epoch.steps, loss=epoch.loss, **more)
+
+    return say
+
+
+def descent_of(recipe: Protocol, schedule: Schedule, rate: float) -> Descent:
+    """A protocol's training at a rate."""
+    return Descent(
+        steps=schedule.steps,
+        batch=recipe.batch,
+        rate=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        drop_at=schedule.drop_at,
+        drops=schedule.drops,
+        drop=recipe.drop,
+        optimizer=recipe.optimizer,
+        decay_biases=recipe.decay_biases,
+        schedule=recipe.schedule_name,
+        stretch=recipe.stretch,
+        per_epoch=schedule.epoch,
+        warmup=schedule.warmup,
+        group=recipe.group,
+        floor=recipe.floor,
+        nesterov=recipe.nesterov,
+    )
+
+
+def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
+    """The distilled set's rate under a protocol, and what is to be said about it (usually nothing)."""
+    if not recipe.learned_rate or learned is None:
+        return recipe.rate, ""
+    if not (math.isfinite(learned) and learned > 0):
+        return FIELD_RATE, f"the learned rate {learned:g} cannot train anything, {FIELD_RATE:g} was used"
+    return learned, ""
+
+
+def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
+    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other data than images."""
+    if recipe.augment == "none" or not run.of_images:
+        return ()
+    if recipe.augment == "mnist":
+        return augment.MNIST_OPS
+    if recipe.augment == "batchnorm":
+        return augment.BATCHNORM_OPS
+    return augment.DSA_COLOUR if run.source.mirror_symmetric else augment.DSA_DIGITS
+
+
+def draw_of(recipe: Protocol, run: Run) -> Draw | None:
+    """The protocol's views for these data: no mirror where it changes the class, no shift by more than an eighth."""
+    if recipe.views is None or not run.of_images:
+        return None
+    return recipe.views.fitting(run.source.size, run.source.mirror_symmetric)
+
+
+def changes_batches(recipe: Protocol, run: Run) -> bool:
+    """Whether the protocol augments, shuffles or mixes."""
+    return bool(strategy_of(recipe, run)) or draw_of(recipe, run) is not None
+
+
+def augmentation(
+    recipe: Protocol, run: Run, generator: Generators, steps: int, labels: Labels, *, plain: bool = False
+) -> Augment | None:
+    """The protocol's augmentation of a mini-batch, then those of selected plugins for phase ``evaluate``.
+
+    None where labels have views of their own: they were made for those, and would be wrong after another change.
+
+    Raises:
+        InputError: a selected plugin would change them.
+    """
+    own = not labels.own_views and changes_batches(recipe, run)
+    plugins = bool(run.augmenters(EVALUATE)) and not plain
+    if plugins and labels.own_views:
+        remedy = "evaluate without plugins that augment students' batches"
+        raise InputError(f"{labels.kind} labels were made for views that a plugin would change once more: {remedy}")
+    if not own and not plugins:
+        return None
+
+    def draw(count: int, step: int) -> Transform:
+        transforms: list[Transform] = []
+        if own:
+            transforms += _draws(recipe, run, count, generator("augment", step))
+        if plugins:
+            progress = Progress(step, steps)
+            transforms.append(run.draw(EVALUATE, key=("evaluate", step), count=count, progress=progress))
+        return transforms[0] if len(transforms) == 1 else Sequential(tuple(transforms))
+
+    return draw
+
+
+def _draws(recipe: Protocol, run: Run, count: int, generator: torch.Generator) -> list[Transform]:
+    size, transforms = (run.source.size, run.source.size), []
+    if strategy := strategy_of(recipe, run):
+        transforms.append(_draw(recipe, run, strategy, count, generator))
+    if (views := draw_of(recipe, run)) is not None:
+        transforms.append(transform(views, count, size, generator))
+    return transforms
+
+
+def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, generator: torch.Generator) -> Transform:
+    size = (run.source.size, run.source.size)
+    if recipe.augment == "mnist":
+        return augment.draw_mnist(count, size, generator)
+    if recipe.augment == "batchnorm":
+        return augment.draw_batchnorm(count, run.source.channels, size, generator)
+    first = recipe.augment == "fyi" and run.source.mirror_symmetric
+    return augment.draw(strategy, count, size, generator, shared=False, flip_first=first)
+
+
+def whole(counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Whole numbers as 0-d int64."""
+    return {name: torch.tensor(count, dtype=torch.int64) for name, count in counts.items()}
