@@ -119,7 +119,7 @@ def test_a_set_that_costs_more_than_was_expected_is_warned_of(tiny_run):  # noqa
     run = tiny_run(*DM, steps=1)
     run.config = attrs.evolve(run.config, bytes="1kB")
     made(run)
-    assert "more than --bytes 1kB" in run.reporter.warnings[-1]
+    assert "more than --bytes 1kB" in run.tasks.reporter.warnings[-1]
 
 
 def test_two_answers_to_how_many_images_are_refused(ddcore_cli):  # noqa: F811

@@ -5,7 +5,7 @@ import pytest
 
 from ddcore import hookimpl
 from ddcore.api import hooks as hookspecs
-from ddcore.composing.dispatch import Hooks, PerPlugin
+from ddcore.composing.dispatch import Dispatch, PerPlugin
 from ddcore.errors import PluginError
 
 
@@ -33,12 +33,12 @@ class Labels:
         return f"labels of {images}" if name == "hard" else None
 
 
-def hooks(**plugins) -> Hooks:
+def hooks(**plugins) -> Dispatch:
     manager = pluggy.PluginManager("ddcore")
     manager.add_hookspecs(hookspecs)
     for name, plugin in plugins.items():
         manager.register(plugin, name)
-    return Hooks(manager, {name: f"{name!r} (ddcore-{name} 1.0)" for name in plugins})
+    return Dispatch(manager, {name: f"{name!r} (ddcore-{name} 1.0)" for name in plugins})
 
 
 def test_a_chain_folds_in_command_line_order():

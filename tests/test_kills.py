@@ -224,13 +224,13 @@ def test_unfinished_files_are_told_by_the_name_that_writing_gives_them(folder, m
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_at_once_where_no_task_is_done_and_at_the_next_step_where_one_is(number, folder, distilled):
     run, reached = open_run("made"), []
-    with pytest.raises(Exception, match="ddcore resume made"), run.stoppable():
-        run.stepping = True
+    with pytest.raises(Exception, match="ddcore resume made"), run.tasks.stoppable():
+        run.tasks.stepping = True
         os.kill(os.getpid(), number)
         reached.append("the next step")
         run.check_stop()
-    run.stepping = run.stopping = False
-    with pytest.raises(Exception, match="ddcore resume made"), run.stoppable():
+    run.tasks.stepping = run.stopping = False
+    with pytest.raises(Exception, match="ddcore resume made"), run.tasks.stoppable():
         os.kill(os.getpid(), number)
         reached.append("more")
     assert reached == ["the next step"]
@@ -239,13 +239,13 @@ def test_a_stop_is_at_once_where_no_task_is_done_and_at_the_next_step_where_one_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_stays_a_fault(number, folder, distilled):
     run = open_run("made")
-    with pytest.raises(Interrupted, match="ddcore resume made"), run.stoppable():
+    with pytest.raises(Interrupted, match="ddcore resume made"), run.tasks.stoppable():
         try:
             os.kill(os.getpid(), number)
         except KeyboardInterrupt:
             raise TypeError("incompatible function arguments") from None
     run.stopping = False
-    with pytest.raises(TypeError, match="of its own"), run.stoppable():
+    with pytest.raises(TypeError, match="of its own"), run.tasks.stoppable():
         raise TypeError("of its own")
 
 

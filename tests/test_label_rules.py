@@ -158,13 +158,13 @@ def test_teachers_that_do_not_know_the_views_they_label_are_warned_of_with_the_n
     shown = torch.zeros(20, 1, 8, 8)
     shown[:, 0, :, 0] = (CLASSES / K)[:, None]
     run.label(shown, CLASSES)
-    (warning,) = run.reporter.warnings
+    (warning,) = run.tasks.reporter.warnings
     assert "of the views that they label, and in 1.00 of the clean images (chance is 0.10)" in warning
     assert float(warning.split(" in ")[1].split()[0]) < 0.325 and "milder --views.crop" in warning
-    run.reporter.warnings.clear()
+    run.tasks.reporter.warnings.clear()
     run.config = evolve(run.config, labels="averaged")
     run.label(shown, CLASSES)
-    assert not run.reporter.warnings
+    assert not run.tasks.reporter.warnings
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_teachers_that_do_not_know_the_views_they_label_are_warned_of_with_the_n
 def test_a_temperature_that_leaves_sgd_without_gradient_is_warned_of(tmp_path, recipe, rule, given, warned):
     run = voting(tmp_path, rule, protocol=(recipe,), **given)
     run.label(images(), CLASSES)
-    said = [warning for warning in run.reporter.warnings if "--views.tau-squared" in warning]
+    said = [warning for warning in run.tasks.reporter.warnings if "--views.tau-squared" in warning]
     assert len(said) == warned
     assert all("temperature of 20 makes gradients about 400 times smaller" in warning for warning in said)
 
@@ -188,7 +188,7 @@ def test_a_temperature_that_leaves_sgd_without_gradient_is_warned_of(tmp_path, r
 def test_a_mirror_that_changes_the_class_is_warned_of(tmp_path):
     run = voting(tmp_path, "static-mixed", views__flip="0.5")
     run.label(images(), CLASSES)
-    assert any("--views.flip 0.5" in warning and "class" in warning for warning in run.reporter.warnings)
+    assert any("--views.flip 0.5" in warning and "class" in warning for warning in run.tasks.reporter.warnings)
 
 
 # ---- on the command line ---------------------------------------------------------------------------------------------

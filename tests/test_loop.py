@@ -7,8 +7,8 @@ import torch
 from attrs import frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Task, hookimpl
+from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import manager
-from ddcore.composing.dispatch import Hooks
 from ddcore.errors import Interrupted, NonFiniteLoss
 from ddcore.runs.loop import distil_task
 from ddcore.storage.checkpoints import Checkpoints

@@ -7,7 +7,7 @@ from attrs import frozen
 
 from ddcore import Plugin, hookimpl
 from ddcore.api import hooks as hookspecs
-from ddcore.composing.dispatch import Hooks
+from ddcore.composing.asking import Hooks
 from ddcore.composing.plan import Choices, data_warnings, refusal, resolve
 from ddcore.errors import PluginError
 

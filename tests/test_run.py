@@ -15,8 +15,8 @@ from attrs import evolve, frozen
 
 from ddcore import Learn, Loss, Plugin, PluginError, Progress, Segment, Task, hookimpl
 from ddcore.cli.app import invoke
+from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import manager
-from ddcore.composing.dispatch import Hooks
 from ddcore.runs.loop import outer_step
 from ddcore.runs.run import Run
 

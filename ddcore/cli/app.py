@@ -171,7 +171,7 @@ def _on_command_line(context: click.Context, name: str) -> bool:
 
 
 def _finish(made: Any, as_json: bool) -> None:
-    with made.stoppable():
+    with made.tasks.stoppable():
         _distil(made, as_json)
 
 
@@ -187,7 +187,7 @@ def _distil(made: Any, as_json: bool) -> None:
     if reproduction is not None:
         answer["reproduction"] = compare(made, reproduction, rows)
         text = f"{text}\n{comparison_text(answer['reproduction'])}"
-    emit(as_json, {**answer, "warnings": made.reporter.warnings}, text)
+    emit(as_json, {**answer, "warnings": made.tasks.reporter.warnings}, text)
     if not as_json:
         made.say(f"run: {made.place.url} (artifact/, scores.json, report.html)")
 
@@ -387,7 +387,7 @@ def _evaluate(run: Any, as_json: bool) -> None:
     from ddcore.runs.assembly import evaluate_on
     from ddcore.sets.packed import load_either
 
-    with run.stoppable():
+    with run.tasks.stoppable():
         rows = evaluate_on(run, load_either(run.of_artifact))
     emit(as_json, {"artifact": run.of_artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
@@ -397,7 +397,7 @@ def _train(run: Any, as_json: bool) -> None:
     from ddcore.composing.tables import scores_table
 
     rows = trained(run)
-    answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.reporter.warnings}
+    answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.tasks.reporter.warnings}
     emit(as_json, answer, lambda: scores_table(rows))
     if not as_json:
         run.say(f"run: {run.place.url} (students/, scores.json, report.html)")

@@ -36,9 +36,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ddcore.composing import answers
+from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed, load_class
-from ddcore.composing.dispatch import Hooks
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.data.source import keep_decoded, load_decoded
@@ -47,9 +46,10 @@ from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin, core_groups, select, setup_from
 from ddcore.runs.distil import distil
 from ddcore.runs.executors import EXECUTORS
-from ddcore.runs.opening import open_run
+from ddcore.runs.opening import open_distillation
 from ddcore.runs.record import Setup
-from ddcore.runs.run import DECODED, Run
+from ddcore.runs.run import Run
+from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.progress import Reporter
@@ -289,7 +289,10 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
     words = [word for plugin in plugins for word in ("--plugin", plugin)]
     setup = setup_from(select([*words, "--preset", "none"], {}), {}, own)
     hooks = Hooks(setup.manager(), setup.described())
-    return hooks.by_name("ddcore_executor", check=answers.executor, name=name)  # type: ignore[no-any-return]
+    found = hooks.executor(name)
+    if found is None:
+        raise OptionError(f"no executor is named {name!r}: {near(name, EXECUTORS)}")
+    return found
 
 
 def _offering(name: str) -> list[str]:
@@ -362,7 +365,7 @@ def do_cell(bench_url: str, task: Description) -> None:
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     silent = Reporter(io.StringIO(), quiet=True)
     if (place / "run.json").exists():
-        return open_run(place.address, silent)
+        return open_distillation(place.address, silent)
     setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
     source = _data_of(Run(setup, place), options["data"])
     return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)

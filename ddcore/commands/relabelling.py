@@ -51,10 +51,12 @@ def relabel(url: str, selection: Selection, given: Mapping[str, Any], environmen
     with tempfile.TemporaryDirectory() as scratch:
         run = run_on(artifact, url, setup, Place.at(scratch), kept=False)
         run.config = attrs.evolve(run.config, protocol=_protocols(run, artifact, rule))
-        with run.stoppable():
+        with run.tasks.stoppable():
             labels = run.label(_images(run, artifact), artifact.labels.classes.to(run.device))
             recipe = recipe_for(run, labels, artifact.learned_rate)
-            run.stepping = True  # a stop waits until all is written: the same command refuses a folder with a set in it
+            run.tasks.stepping = (
+                True  # a stop waits until all is written: the same command refuses a folder with a set in it
+            )
             return relabelled(artifact, out, labels, recipe=recipe, provenance=_provenance(artifact, run, rule))
 
 

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from ddcore.api.plugin import Plugin
 from ddcore.api.services import Samples, StudentData
-from ddcore.api.types import Row, Task
+from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.loading import load_source
-from ddcore.composing.plan import Plan, resolve_training
+from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import Selection, claim, setup_from
+from ddcore.runs.assembly import Selection, check_names, claim, setup_from
+from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import Setup, write_record
-from ddcore.runs.run import Run
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -43,6 +43,7 @@ from ddcore.storage.progress import Reporter
 from ddcore.storage.weights import load_weights, save_weights
 from ddcore.training.loop import accuracy
 from ddcore.training.protocols import Protocol, protocol, resolved_protocols
+from ddcore.training.shaping import visited
 from ddcore.training.students import Course, train_and_test
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
@@ -69,7 +70,7 @@ class Lesson:
     on: str | None = field(default=None, validator=optional(instance_of(str)))
 
 
-class TrainingRun(Run):
+class TrainingRun(Opened):
     """A run that trains students and distils nothing."""
 
     lesson: Lesson
@@ -88,6 +89,40 @@ class TrainingRun(Run):
     def matcher(self) -> Plugin:
         """None: a plugin that learns nothing stands for it."""
         return Plugin()
+
+    @property
+    def matcher_name(self) -> str:
+        """As messages name it."""
+        return "a training run"
+
+    @property
+    def labeller(self) -> str:
+        """Which rule labels images that bring no labels."""
+        return self.config.labels or self.plan.labeller
+
+    def initialize(self, classes: Tensor, task: Task, name: str | None = None) -> Tensor:
+        """There are no synthetic images to begin with."""
+        raise _nothing_to_distil("initial images")
+
+    def view(self, batch: Batch, phase: str) -> Batch:
+        """There is no synthetic batch to show."""
+        raise _nothing_to_distil("views")
+
+    def segment(self, segment: Segment, unroll: Unroll, network: nn.Module, task: Task, progress: Progress) -> Segment:
+        """Nothing is imitated."""
+        raise _nothing_to_distil("stretches of experts")
+
+    def matching_loss(self, images: Tensor, classes: Tensor, step: int = 0) -> float | None:
+        """Nothing is matched."""
+        return None
+
+    def arm(self, set: str, labels: str = "hard") -> Arm:
+        """Students of this run are no evaluation's."""
+        raise _nothing_to_distil("arms of an evaluation")
+
+    def score(self, arms: Sequence[Arm], seeds: int | None = None) -> list[Row]:
+        """Students of this run are no evaluation's."""
+        raise _nothing_to_distil("rows of an evaluation")
 
     @cached_property
     def taught_on(self) -> Artifact | None:
@@ -122,6 +157,10 @@ class TrainingRun(Run):
                 f"{has}, and {self.config.dataset!r} {self.source.modality} of {self.source.channels}: name others by --on"
             )
         return found
+
+
+def _nothing_to_distil(what: str) -> PluginError:
+    return PluginError(f"a plugin asks a training run for {what}, which only `ddcore run` has: leave that plugin out")
 
 
 @frozen(eq=False)
@@ -188,12 +227,12 @@ def begin(
     run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
     for line in run.plan.lines():
         run.say(line)
-    run.check_names()
+    check_names(run)
     _check_modality(run)
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
-    with run.stoppable(), held(place):
+    with run.tasks.stoppable(), held(place):
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))
     return run
@@ -245,7 +284,7 @@ def _free_folder(network: str, selection: Selection) -> Place:
 
 def _check_modality(run: TrainingRun) -> None:
     kind = run.source.modality
-    for name, plugin in run.student_shapers():
+    for name, plugin in student_shapers(run.plugins):
         if kind not in plugin.modality:
             held = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}, and {run.config.dataset!r} holds {kind}"
             raise PluginError(f"{held}: leave out --plugin {name}")
@@ -279,7 +318,7 @@ def _check_foreign(run: TrainingRun) -> None:
 
 def train(run: TrainingRun) -> list[Row]:
     """Train every student that has no result yet; writes ``scores.json`` and ``students/``."""
-    with run.at_work():
+    with run.tasks.at_work():
         return _train(run)
 
 
@@ -296,7 +335,7 @@ def _train(run: TrainingRun) -> list[Row]:
     rows = marked(run, rows)
     for row in rows:
         run.log("row", **row.as_json())
-    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.warned()}
+    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.tasks.warned()}
     scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)
@@ -304,7 +343,7 @@ def _train(run: TrainingRun) -> list[Row]:
     return rows
 
 
-def protocols(run: Run) -> list[str]:
+def protocols(run: TrainingRun) -> list[str]:
     """Names of those asked for."""
     return [recipe.name for recipe in resolved_protocols(run)]
 
@@ -312,7 +351,7 @@ def protocols(run: Run) -> list[str]:
 def arms_of(run: TrainingRun) -> list[str]:
     """Which students are trained."""
     untold = run.foreign is not None and run.labeller == "hard"
-    plain = run.lesson.plain and bool(run.student_shapers()) and not untold
+    plain = run.lesson.plain and bool(student_shapers(run.plugins)) and not untold
     arms = [STUDENT, *([PLAIN] if plain else [])]
     return arms if run.taught_on is None else [*arms, RANDOM, *([RANDOM_PLAIN] if plain else [])]
 
@@ -353,7 +392,7 @@ def teacher_rows(run: TrainingRun) -> list[Row]:
 # ---- one task --------------------------------------------------------------------------------------------------------
 
 
-def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
+def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
     """Train and test one student; its weights are kept under ``students/``."""
     if not isinstance(run, TrainingRun):
         raise PluginError(f"{run.place.url} is no training run: begin one with `ddcore train`")
@@ -362,7 +401,7 @@ def run_training_task(task: Task, run: Run) -> dict[str, Tensor]:
     recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
     result = train_and_test(
         run,
-        Course(run.network_name, recipe, recipe.schedule(run.visited(len(data.images))), recipe.rate),
+        Course(run.network_name, recipe, recipe.schedule(visited(run.plugins, len(data.images))), recipe.rate),
         data,
         partial(run.generator, "train", seed),
         task.key,

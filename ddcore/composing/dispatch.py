@@ -23,7 +23,7 @@ LinkCheck = Callable[[Any, Any, str], Any]
 """The same for a link of a chain; the value before it stands second."""
 
 
-class Hooks:
+class Dispatch:
     """The selected plugins' hooks.
 
     Attributes:

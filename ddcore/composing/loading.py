@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ddcore.composing import answers
-from ddcore.composing.dispatch import Hooks
+from ddcore.composing.asking import Hooks
 from ddcore.data.source import Source
 from ddcore.data.sources import known_sources
 from ddcore.errors import InputError, near
@@ -19,7 +18,7 @@ def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Sourc
         InputError: nobody knows it.
     """
     name, _, rest = dataset.partition(":")
-    source: Source | None = hooks.by_name("ddcore_data", check=answers.source, name=name, rest=rest, options=options)
+    source = hooks.data(name, rest, options)
     if source is None:
         raise InputError(unknown_dataset(dataset))
     return source

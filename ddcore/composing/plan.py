@@ -11,9 +11,11 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from ddcore.api.hooks import KINDS
+from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import matching
-from ddcore.composing.dispatch import CORE, Hooks
+from ddcore.composing.dispatch import CORE
 from ddcore.composing.recipes import RULES
+from ddcore.composing.versions import deprecations
 from ddcore.errors import PluginError, near
 
 CORE_ASKS = (
@@ -213,6 +215,17 @@ STUDENT_SHAPING = frozenset(
 """By which plugins shape how students are trained."""
 OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
 """What no step of a distillation asks for, because it is about students."""
+ASKED_LATER = OF_STUDENTS | {
+    "evaluate",
+    "network",
+    "initialize",
+    "finish",
+    "store",
+    "expert_loss",
+    "expert_optimizer",
+    "executor",
+}
+"""What is asked after a first step, or not at all where something is cached."""
 STUDENT_ASKS = OF_STUDENTS | {"teachers", "network", "data", "executor", "log"}
 """What plugins can do where students are trained and nothing is distilled."""
 
@@ -238,6 +251,36 @@ def resolve_training(hooks: Hooks, plugins: Mapping[str, Any], network: str, lab
         choosing = tuple(p for p, plugin in plugins.items() if "teachers" in offers(plugin))
         stages.insert(0, Stage("teachers", "committee", CORE, choosing))
     return Plan("", "", labeller, 0, network, needs, tuple(stages))
+
+
+def refuse_idle(hooks: Hooks, plugins: Mapping[str, Any], matcher: str) -> None:
+    """Stop a run in which a selected plugin has not been asked anything by the end of its first step.
+
+    What is only asked later (labels, rows, student augmentation), or not when experts are cached, counts as asked.
+
+    Raises:
+        PluginError: naming it.
+    """
+    for name, plugin in plugins.items():
+        if not hooks.asked[name] and not offers(plugin) & ASKED_LATER and name != matcher:
+            raise PluginError(f"{hooks.who(name)} was asked nothing in the first step: leave out --plugin {name}")
+
+
+def augmenters(plugins: Mapping[str, Any], phase: str) -> list[tuple[str, Any]]:
+    """The plugins that augment in a phase, in order: part of what shapes experts."""
+    return [(name, plugin) for name, plugin in plugins.items() if f"augment:{phase}" in offers(plugin)]
+
+
+def student_shapers(plugins: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The plugins that shape how students are trained, in order."""
+    return [(name, plugin) for name, plugin in plugins.items() if offers(plugin) & STUDENT_SHAPING]
+
+
+def warnings(hooks: Hooks, plugins: Mapping[str, Any], mirror_symmetric: bool) -> tuple[str, ...]:
+    """What a person should know about these plugins on these data."""
+    data = data_warnings(plugins, {"mirror_symmetric": mirror_symmetric})
+    old = [line for name, plugin in plugins.items() for line in deprecations(type(plugin), hooks.who(name))]
+    return (*data, *old)
 
 
 def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from ddcore.storage.secrecy import restore, shown
 if TYPE_CHECKING:
     from ddcore.api.types import Row
     from ddcore.data.source import Source
+    from ddcore.runs.opened import Whole
     from ddcore.runs.record import Setup
     from ddcore.runs.run import Run
     from ddcore.scoring.budget import Budget
@@ -131,7 +132,7 @@ def open_data(name: str, plugins: Sequence[str], paths: Sequence[str], options: 
     Raises:
         InputError: nobody knows the name.
     """
-    from ddcore.composing.dispatch import Hooks
+    from ddcore.composing.asking import Hooks
     from ddcore.composing.loading import load_source
 
     words = [*(w for p in plugins for w in ("--plugin", p)), *(w for p in paths for w in ("--plugin-path", p))]
@@ -183,15 +184,29 @@ def begin(
         run.say(line)
     if budget is not None:
         run.say(f"  {budget.sentence()}")
-    run.check_names()
+    check_names(run)
     check_data(run)
     if plan_only:
         return run
-    with run.stoppable(), held(place):
+    with run.tasks.stoppable(), held(place):
         claim(place)
         run.say(estimate(run).sentence())
         write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}), **(more or {}))
     return run
+
+
+def check_names(run: Whole) -> None:
+    """Refuse unknown executors, protocols and networks before any work.
+
+    Raises:
+        OptionError, InputError: naming the nearest known one.
+    """
+    from ddcore.training.protocols import resolved_protocols
+
+    run.tasks.executor()
+    resolved_protocols(run)
+    for name in {run.network_name, *run.config.eval_network}:
+        run.network(run.generator("check"), name)
 
 
 def chosen_lines(run: Run) -> list[str]:
@@ -274,7 +289,7 @@ def evaluate_on(run: Run, artifact: Artifact | Packed) -> list[Row]:
         run.packed = artifact
     else:
         run.artifact = artifact
-    with run.at_work():
+    with run.tasks.at_work():
         return evaluate(run)
 
 
@@ -342,8 +357,8 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )
-    run.way_on = run.way_on if kept else AGAIN
-    with run.stoppable():
+    run.tasks.way_on = run.tasks.way_on if kept else AGAIN
+    with run.tasks.stoppable():
         write_artifact_record(run, url)
     return run
 

@@ -13,7 +13,7 @@ import torch
 from ddcore.api.types import Row, Synthetic, Task
 from ddcore.composing import answers
 from ddcore.composing.dispatch import CORE
-from ddcore.composing.plan import TEACHERS, TRAJECTORIES
+from ddcore.composing.plan import TEACHERS, TRAJECTORIES, warnings
 from ddcore.errors import InputError, PluginError
 from ddcore.labels import Labels, SoftLabels
 from ddcore.pages.report import write_report
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def distil(run: Run) -> list[Row]:
     """Do a run, or what is left of it; returns the rows of ``scores.json``."""
-    with run.at_work():
+    with run.tasks.at_work():
         return _distil(run)
 
 
@@ -82,8 +82,13 @@ def check_data(run: Run) -> None:
         raise InputError(
             f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
         )
-    for warning in run.warnings:
+    for warning in warnings_of(run):
         run.warn(warning)
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """What a person should know about the run's plugins on its data."""
+    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
 
 
 def refuse_options_of_images(run: Run) -> None:
@@ -110,9 +115,7 @@ def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
 def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
     """The tasks' results as one set."""
     results = [run.checkpoints.result(task.key) for task in tasks]
-    made: Synthetic | None = run.hooks.one(
-        "ddcore_assemble", check=answers.synthetic, optional=True, tasks=tasks, results=results, run=run
-    )
+    made = run.hooks.assemble(tasks, results, run)
     if made is not None:
         return made
     header = run.checkpoints.header(tasks[0].key)
@@ -159,7 +162,7 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
         recipe=recipe_for(run, labels, None if rate is None else float(rate)),
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=[*run.warnings, *synthetic.notes],
+        notes=[*warnings_of(run), *synthetic.notes],
         storage_dtype=run.config.storage_dtype,
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
@@ -187,7 +190,7 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
         classes=run.source.classes,
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=run.warnings,
+        notes=warnings_of(run),
     )
     run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
     return packed
@@ -213,7 +216,7 @@ def provenance(run: Run) -> dict[str, Any]:
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
     rows: list[Row] = []
-    for plugin, answer in run.hooks.collect("ddcore_evaluate", run=run).items():
+    for plugin, answer in run.hooks.evaluate(run).items():
         taken = CORE_SETS if run.of_images and plugin != CORE else ()
         rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
     if run.artifact is not None:
@@ -226,7 +229,7 @@ def evaluate(run: Run) -> list[Row]:
     scores = {
         "dataset": run.source.summary(),
         "rows": [row.as_json() for row in rows],
-        "warnings": run.warned(),
+        "warnings": run.tasks.warned(),
     }
     (run.place / "scores.json").write_json(scores)
     return rows

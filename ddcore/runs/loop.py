@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ddcore.api.types import Learn, Loss, Task
-from ddcore.composing import answers
 from ddcore.composing.dispatch import NO_STATE, PerPlugin
+from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.runs.snapshots import keep_snapshot
 
@@ -35,7 +35,7 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
         Interrupted: the run was told to stop; the checkpoint is saved.
     """
     learn = begin(task, run)
-    kept = run.hooks.collect("ddcore_state", task=task, learn=learn, run=run)
+    kept = run.hooks.state(task, learn, run)
     state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
     state |= {"plugins": kept} if kept else {}
     state["skipped"] = 0
@@ -48,13 +48,13 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
             start = time.perf_counter()
             loss = outer_step(task, step, learn, run, own)
             with torch.no_grad():
-                run.hooks.observe("ddcore_step_end", task=task, step=step, learn=learn, state=own, loss=loss, run=run)
+                run.hooks.step_end(task, step, learn, own, loss, run)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
             state["skipped"] += loss is None
             keep_snapshot(task, step + 1, learn, run)
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
-                run.refuse_idle_plugins()
+                refuse_idle(run.hooks, run.plugins, run.plan.matcher)
             if run.stopping or run.checkpoints.due():
                 require_finite(learn.tensors, step, run)
                 run.checkpoints.save(task.key, step + 1, state)
@@ -90,9 +90,8 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
             return None
         rows = torch.tensor([left[c].pop(0) for c in wanted])
         given = images[rows.to(images.device)].detach()
-        learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=given, run=run)
-        yielded = run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run)
-        values += [float(loss.value.detach()) for loss in yielded]
+        learn = run.hooks.learn(task, given, run)
+        values += [float(loss.value.detach()) for loss in run.hooks.matching_loss(task, step, learn, run)]
     return sum(values) if values else None
 
 
@@ -100,18 +99,15 @@ def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Te
     """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
     with torch.no_grad():
-        changed = run.hooks.chain(
-            "ddcore_finish", tensors, check=answers.finished, task=task, learn=learn, state=state, run=run
-        )
+        changed = run.hooks.finish(tensors, task, learn, run, state)
     require_finite(changed, task.steps - 1, run)
-    return changed  # type: ignore[no-any-return]
+    return changed
 
 
 def begin(task: Task, run: Run) -> Learn:
     """What the task learns, made from its initial images; the same at its start and at each resume."""
     images = None if task.classes is None else run.initialize(task.classes, task)
-    learn: Learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=images, run=run)
-    return learn
+    return run.hooks.learn(task, images, run)
 
 
 def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin = NO_STATE) -> float | None:
@@ -128,7 +124,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin =
     total: float | None = None
     every = list(learn.optimizers)
     _clear(learn.optimizers.values())
-    for loss in run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run):
+    for loss in run.hooks.matching_loss(task, step, learn, run):
         value = _checked(loss, step, run)
         total = value if total is None else total + value
         names = list(loss.update) or every
@@ -162,14 +158,15 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run, state: PerPlu
         optimizer = learn.optimizers[name]
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         moved = {n: t for n, t in learn.tensors.items() if id(t) in held}
-        before = {n: t.detach().clone() for n, t in moved.items()} if run.projects else {}
+        before = {n: t.detach().clone() for n, t in moved.items()} if run.hooks.projects else {}
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for tensor_name, old in before.items():
             with torch.no_grad():
                 tensor = moved[tensor_name]
                 role = learn.roles.get(tensor_name, "")
-                tensor.copy_(run.project(tensor.detach(), old, tensor_name, role, task, state))
+                about = {"before": old, "name": tensor_name, "role": role, "task": task, "state": state, "run": run}
+                tensor.copy_(run.hooks.project(tensor.detach(), run.matcher, **about))
 
 
 def _clear(optimizers: Iterable[Optimizer]) -> None:
@@ -215,7 +212,7 @@ def distillation_tasks(run: Run) -> list[Task]:
     Raises:
         PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
     """
-    tasks: list[Task] | None = run.hooks.one("ddcore_tasks", check=answers.tasks, optional=True, run=run)
+    tasks = run.hooks.tasks(run)
     if tasks is None:
         return [distillation_task(run)]
     rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]

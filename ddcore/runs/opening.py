@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddcore.errors import InputError
+from ddcore.runs.opened import Whole
 from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_other_software
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
@@ -15,7 +16,7 @@ from ddcore.storage.progress import Reporter
 from ddcore.storage.secrecy import restore
 
 
-def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Run:
+def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Whole:
     """Rebuild a run: one that distils, one that trains students, or an evaluation.
 
     Args:
@@ -30,18 +31,30 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     record = restore(read_record(place))
     if worker:
         refuse_other_software(record)
-    run = _of_kind(record, Setup.from_json(record), place, reporter)
+    run: Any = _of_kind(record, Setup.from_json(record), place, reporter)
     if worker:
         refuse_other_device(record, run)
     run.decoded = record["data"]["fingerprint"] if worker else None
     run.of_artifact = record.get("artifact")
-    run.begun = True
+    run.tasks.begun = True
     if run.source.fingerprint != record["data"]["fingerprint"]:
         raise InputError(f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run")
+    return run  # type: ignore[no-any-return]
+
+
+def open_distillation(url: str, reporter: Reporter | None = None) -> Run:
+    """Rebuild a run that distils.
+
+    Raises:
+        InputError: no run there, or one of another kind; as ``open_run``.
+    """
+    run = open_run(url, reporter)
+    if not isinstance(run, Run):
+        raise InputError(f"{url} holds a run that distils nothing: give the folder of a `ddcore run`")
     return run
 
 
-def reopen(url: str) -> Run:
+def reopen(url: str) -> Whole:
     """A run to go on with.
 
     Raises:
@@ -57,7 +70,7 @@ KINDS = {"train": "ddcore.commands.train:reopened"}
 """What makes a run of another kind again, by the entry of ``run.json`` that says so: from (setup, place, reporter, entry)."""
 
 
-def _of_kind(record: Mapping[str, Any], setup: Setup, place: Place, reporter: Reporter | None) -> Run:
+def _of_kind(record: Mapping[str, Any], setup: Setup, place: Place, reporter: Reporter | None) -> Whole:
     for kind, maker in KINDS.items():
         if kind in record:
             try:

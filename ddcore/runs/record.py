@@ -20,6 +20,7 @@ from ddcore.composing.options import CORE_GROUPS, Resolved, as_json, from_json
 from ddcore.composing.plan import Plan
 from ddcore.errors import InputError, PluginError
 from ddcore.runs.builtin import Core
+from ddcore.runs.tasks import Tasks
 from ddcore.storage.documents import is_count
 from ddcore.storage.secrecy import hidden, shown, withhold
 
@@ -139,13 +140,11 @@ def _wrongs(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Recorded(Host, Protocol):
-    """A run that has a record.
+    """A run that has a record."""
 
-    Attributes:
-        begun: whether its record is written.
-    """
-
-    begun: bool
+    @property
+    def tasks(self) -> Tasks:
+        """How its tasks are done; whether its record is written."""
 
     @property
     def plan(self) -> Plan:
@@ -209,7 +208,7 @@ def write_artifact_record(run: Recorded, artifact: str) -> None:
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
     (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
-    run.begun = True
+    run.tasks.begun = True
 
 
 def write_record(run: Recorded, command: list[str], **more: Any) -> None:
@@ -227,4 +226,4 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
         **more,
     }
     (run.place / "run.json").write_json(withhold(record, "train"))
-    run.begun = True
+    run.tasks.begun = True

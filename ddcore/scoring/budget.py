@@ -14,7 +14,6 @@ from attrs import asdict, frozen
 from torch import Tensor
 
 from ddcore.api.types import Synthetic
-from ddcore.composing import answers
 from ddcore.composing.recipes import OF_VIEWS
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, Labels, SoftLabels, label_bytes
@@ -168,5 +167,4 @@ def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
 
 def stored(run: Run, synthetic: Synthetic) -> Synthetic:
     """A set as plugins store it."""
-    kept: Synthetic = run.hooks.chain("ddcore_store", synthetic, check=answers.stored, run=run)
-    return kept
+    return run.hooks.store(synthetic, run)

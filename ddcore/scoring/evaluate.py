@@ -26,7 +26,7 @@ from torch.nn import Module
 from ddcore import randomness
 from ddcore.api.services import Labels, StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
-from ddcore.composing import answers
+from ddcore.composing.plan import student_shapers
 from ddcore.labels import HardLabels, PerView
 from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
 from ddcore.sets.artifact import Artifact, load_artifact
@@ -34,7 +34,7 @@ from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
-from ddcore.training.shaping import taught
+from ddcore.training.shaping import taught, visited
 from ddcore.training.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
     recipe = fitted(protocol(arm.protocol), artifact.labels)
-    schedule = recipe.schedule(run.visited(len(artifact)))
+    schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
         return full(run, arm, student, recipe, schedule, task.key)
     data = data_for(run, arm, student, artifact, options["artifact"])
@@ -272,9 +272,8 @@ def examined(
     """What plugins find in a trained student, by ``examined.PLUGIN.NAME``."""
     if not run.hooks.providers("ddcore_examine"):
         return {}
-    given = {"network": network.eval(), "arm": arm, "student": student, "data": data, "answers": answered, "run": run}
     with torch.no_grad():
-        found = run.hooks.collect("ddcore_examine", check=answers.examined, **given)
+        found = run.hooks.examine(network.eval(), arm, student, data, answered, run)
     return {f"{EXAMINED}{who}.{name}": value.cpu() for who, all_of in found.items() for name, value in all_of.items()}
 
 
@@ -290,7 +289,7 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
             sizes["labels"], sizes["models"] = labels.payload_bytes, 0
             sizes["total"] = sizes["images"] + sizes["labels"]
         return StudentData(artifact.images().to(run.device, run.dtype), labels, sizes)
-    if arm.set not in CORE_SETS and (given := run.student_data(arm.set, student)) is not None:
+    if arm.set not in CORE_SETS and (given := offered(run, arm.set, student)) is not None:
         return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
     if arm.set not in CORE_SETS:
         classes = artifact.labels.classes.cpu()
@@ -312,6 +311,14 @@ def selection_task(identity: str) -> Task:
 
 
 # ---- full data, cached between runs ----------------------------------------------------------------------------------
+
+
+def offered(run: Run, name: str, student: int) -> StudentData | None:
+    """What the student of a number is trained on in a plugin's set; None where no selected plugin offers such a set."""
+    if not any(name in plugin.student_sets for plugin in run.plugins.values()):
+        return None
+    with torch.no_grad():
+        return run.hooks.student_data(name, student, run)
 
 
 def full_epochs(run: Run, recipe: Protocol) -> int:
@@ -336,7 +343,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "network": arm.network,
         "student": student,
         "dtype": str(run.dtype),
-        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in run.student_shapers()],
+        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in student_shapers(run.plugins)],
         **({"teachers": run.teachers.identity()} if taught(run) else {}),
         **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.api.types import EXPERT, Batch, Progress, Segment, Task, Transform
+from ddcore.composing.plan import augmenters
 from ddcore.errors import InputError, NonFiniteLoss
 from ddcore.labels import HardLabels
 from ddcore.networks.unroll import flat_weights, weights_view
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
 RECIPE_VERSION = 1
+EXPERT_HOOKS = ("ddcore_expert_loss", "ddcore_expert_optimizer")
 DONE = "expert"
 PROBE = 1000
 """Test images, evenly spaced, that score an expert after each epoch; after its last one all of them do."""
@@ -113,18 +115,29 @@ def recipe(run: Run) -> dict[str, Any]:
     """Everything that shapes an expert, as JSON values; how many there are does not shape any of them."""
     options: Any = run.options["experts"]
     idle = {"count"} if options.drop_epoch is not None else {"count", "drop_epoch", "drop"}
-    shapers = [[name, dict(own)] for name, own in run.expert_shapers()]
+    shapers = [[name, dict(own)] for name, own in expert_shapers(run.plugins)]
     return {
         "version": RECIPE_VERSION,
         "data": run.real.source.fingerprint,
         "normalisation": run.real.normalisation.header(),
         "network": run.network_name,
         "experts": {name: value for name, value in attrs.asdict(options).items() if name not in idle},
-        "augment": [[name, attrs.asdict(plugin)] for name, plugin in run.augmenters(EXPERT)],
+        "augment": [[name, attrs.asdict(plugin)] for name, plugin in augmenters(run.plugins, EXPERT)],
         "seed": run.seed,
         "dtype": str(run.config.dtype),
         **({"shaped_by": shapers} if shapers else {}),
     }
+
+
+def expert_shapers(plugins: Mapping[str, Any], *hooks: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The plugins that shape experts through one of these hooks, in order, with the options they do it by.
+
+    Args:
+        hooks: ``ddcore_expert_loss``, ``ddcore_expert_optimizer``; none is both.
+    """
+    hooks = hooks or EXPERT_HOOKS
+    shaping = [(name, plugin) for name, plugin in plugins.items() if any(hasattr(plugin, h) for h in hooks)]
+    return [(name, own) for name, plugin in shaping if (own := plugin.expert_options()) is not None]
 
 
 def digest(run: Run) -> str:
@@ -209,10 +222,10 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
         return run.draw(EXPERT, key=(*key, "augment", step), count=count, progress=epoch_of(step))
 
     def reshape(value: Tensor, output: Tensor, network: nn.Module, batch: Batch, clean: Batch, step: int) -> Tensor:
-        return run.expert_loss(value, network, batch, clean, epoch_of(step))
+        return run.hooks.expert_loss(value, network, batch, clean, epoch_of(step))
 
     def replace(base: Optimizer, step: int) -> Optimizer:
-        return run.expert_optimizer(base, epoch_of(step))
+        return run.hooks.expert_optimizer(base, epoch_of(step))
 
     def keep(epoch: Epoch) -> None:
         _refuse_divergence(number, epoch, network, options.lr)
@@ -237,9 +250,9 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
         HardLabels(real.labels, len(run.real.classes)),
         descent,
         generator=partial(run.generator, *key),
-        augment=draw if run.augmenters(EXPERT) else None,
-        reshape=reshape if run.expert_shapers("ddcore_expert_loss") else None,
-        replace=replace if run.expert_shapers("ddcore_expert_optimizer") else None,
+        augment=draw if augmenters(run.plugins, EXPERT) else None,
+        reshape=reshape if expert_shapers(run.plugins, "ddcore_expert_loss") else None,
+        replace=replace if expert_shapers(run.plugins, "ddcore_expert_optimizer") else None,
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )

@@ -17,7 +17,7 @@ from ddcore.api.services import Samples
 from ddcore.api.types import Batch, Progress, Seen, Vote
 from ddcore.composing import answers
 from ddcore.composing.dispatch import PerPlugin
-from ddcore.composing.plan import STUDENT_SHAPING, TEACHERS, offers
+from ddcore.composing.plan import STUDENT_SHAPING, TEACHERS, offers, student_shapers
 from ddcore.errors import InputError
 from ddcore.training.loop import Beside, Choose, Generators, Reshape
 from ddcore.training.teaching import Found, Teaching, seen_of, tapped
@@ -67,7 +67,16 @@ class Held:
 
 def taught(run: Run) -> bool:
     """Whether teachers have a say in how students are trained."""
-    return any(TEACHERS in plugin.assets(None) for _, plugin in run.student_shapers() if offers(plugin) & OF_TEACHERS)
+    return any(
+        TEACHERS in plugin.assets(None) for _, plugin in student_shapers(run.plugins) if offers(plugin) & OF_TEACHERS
+    )
+
+
+def visited(plugins: Mapping[str, Any], count: int) -> int:
+    """How many of ``count`` rows an epoch of a student visits, as far as plugins know beforehand."""
+    for _, plugin in student_shapers(plugins):
+        count = plugin.visited(count) if "student_rows" in offers(plugin) else count
+    return count
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def shaped(
     Raises:
         InputError: rows are to be chosen of labels that say themselves which views an epoch visits.
     """
-    shaping = [p for _, p in run.student_shapers() if offers(p) & (STUDENT_SHAPING - {"augment:evaluate"})]
+    shaping = [p for _, p in student_shapers(run.plugins) if offers(p) & (STUDENT_SHAPING - {"augment:evaluate"})]
     if not shaping:
         yield Shape(network)
         return
@@ -110,7 +119,13 @@ def shaped(
             def drawn(plugin: str) -> torch.Generator:
                 return generator("loss", plugin, step, first)
 
-            return run.student_loss(value, network, batch, Progress(step, steps), seen, teachers, modules, drawn)
+            progress = Progress(step, steps)
+            about = {"network": network, "progress": progress, "run": run, "teachers": teachers}
+            terms = run.hooks.student_loss(batch, seen, drawn, modules=PerPlugin(modules.get), **about)
+            value = run.setting("student.label_weight", 1.0, progress) * value
+            for term in terms:
+                value = value + term.weight * term.value
+            return value
 
         yield Shape(
             network,
@@ -135,8 +150,7 @@ def _adapted(
     with torch.no_grad(), randomness.drawing_from(generator("around")):
         with tapped(network, names) as features:
             seen = _looked_at(network, probe, features)
-        given: dict[str, Any] = {"seen": seen, "teachers": teachers, "run": run, "check": answers.student}
-        adapted: Module = run.hooks.chain("ddcore_adapt_student", network, **given)
+        adapted = run.hooks.adapt_student(network, seen, teachers, run)
     return adapted.to(run.device, run.dtype)
 
 
@@ -154,8 +168,7 @@ def _modules(
         return {}
     with torch.no_grad(), randomness.drawing_from(generator("modules")):
         seen = _looked_at(network, probe, features)
-        given: dict[str, Any] = {"network": network, "seen": seen, "teachers": teachers, "run": run, "samples": samples}
-        made = run.hooks.collect("ddcore_student_modules", check=answers.module, **given)
+        made = run.hooks.student_modules(network, seen, teachers, samples, run)
     return {plugin: module.to(run.device, run.dtype) for plugin, module in made.items()}
 
 
@@ -184,14 +197,12 @@ def _choose(
         )
 
     def choose(network: Module, epoch: int, step: int) -> Tensor:
-        given: dict[str, Any] = {"samples": samples, "network": network, "teachers": votes, "epoch": epoch}
-        given |= {"progress": Progress(step, steps), "run": run, "state": PerPlugin(states.__getitem__)}
-        given["generator"] = PerPlugin(lambda plugin: generator("rows", plugin, epoch))
-        given["check"] = lambda answer, before, who: answers.rows_of(answer, before, who, len(samples))
+        about: dict[str, Any] = {"network": network, "teachers": votes, "epoch": epoch, "run": run}
+        about |= {"progress": Progress(step, steps), "state": PerPlugin(states.__getitem__)}
         training = network.training
         network.eval()
         with torch.no_grad():
-            rows: Tensor = run.hooks.chain("ddcore_student_rows", torch.arange(len(samples)), **given)
+            rows = run.hooks.student_rows(samples, lambda plugin: generator("rows", plugin, epoch), **about)
         network.train(training)
         return rows
 

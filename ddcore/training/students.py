@@ -20,6 +20,7 @@ from torch.nn import Module
 
 from ddcore.api.services import Labels, StudentData
 from ddcore.api.types import EVALUATE, Answers, Progress, Sequential, Transform
+from ddcore.composing.plan import augmenters
 from ddcore.errors import InputError
 from ddcore.images import augment
 from ddcore.images.views import Draw, transform
@@ -205,7 +206,7 @@ def augmentation(
         InputError: a selected plugin would change them.
     """
     own = not labels.own_views and changes_batches(recipe, run)
-    plugins = bool(run.augmenters(EVALUATE)) and not plain
+    plugins = bool(augmenters(run.plugins, EVALUATE)) and not plain
     if plugins and labels.own_views:
         remedy = "evaluate without plugins that augment students' batches"
         raise InputError(f"{labels.kind} labels were made for views that a plugin would change once more: {remedy}")

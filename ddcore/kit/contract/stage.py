@@ -21,11 +21,12 @@ from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.runs.assembly import claim, select, setup_from
 from ddcore.runs.distil import assemble, distil
 from ddcore.runs.loop import distillation_tasks
-from ddcore.runs.opening import open_run
+from ddcore.runs.opening import open_distillation
 from ddcore.runs.record import write_record
-from ddcore.runs.run import EXPERT_HOOKS, Run
+from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
+from ddcore.training.experts import EXPERT_HOOKS
 
 HERE = Path(__file__).parent
 IMAGES = "images"
@@ -211,13 +212,13 @@ def outcome_in_pieces(run: Run) -> dict[str, Tensor]:
             run.stopping = True
             with suppress(Interrupted):
                 run.map([task])
-            run = open_run(run.place.url, silent())
+            run = open_distillation(run.place.url, silent())
     for _ in range(MOST_STOPS):
         run.stopping = True
         try:
             return outcome(run)
         except Interrupted:
-            run = open_run(run.place.url, silent())
+            run = open_distillation(run.place.url, silent())
     raise PluginError("a run that is stopped after every step never ends: each resume has to go on where it stopped")
 
 
