@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ddcore import _moved
+from ddcore._version import __version__
 from ddcore.api.hooks import hookimpl
 from ddcore.api.plugin import Plugin, option
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ddcore.errors import DdcoreError, InputError, PluginError
     from ddcore.sets.artifact import Artifact, load_artifact
 
-__version__ = "0.1.0"
 
 _LATER = {
     **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.sets.artifact"),
@@ -54,6 +54,7 @@ _LATER = {
 }
 
 __all__ = [
+    "__version__",
     "Artifact",
     "Batch",
     "Cost",

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-import ddcore
 from ddcore import config
+from ddcore._version import __version__
 from ddcore.cli.lists import data, plugins
 from ddcore.cli.terminal import AS_JSON, emit
 from ddcore.composing.options import fields
@@ -67,7 +67,7 @@ def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
 
 
 @click.group(name="ddcore", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(ddcore.__version__, prog_name="ddcore")
+@click.version_option(__version__, prog_name="ddcore")
 def ddcore_command() -> None:
     """Dataset distillation with composable plugins.
 

@@ -107,12 +107,12 @@ def findings_text(findings: list[Finding]) -> str:
 
 def python() -> Iterator[Finding]:
     """The interpreter and ddcore itself."""
-    import ddcore
+    from ddcore._version import __version__
 
     status = OK if sys.version_info >= (3, 11) else PROBLEM
     way_out = "" if status == OK else "install Python 3.11 or newer"
     yield Finding("python", status, f"{platform.python_version()} at {sys.executable}", way_out)
-    yield Finding("ddcore", OK, f"{ddcore.__version__} in {Path(ddcore.__file__).parent}")
+    yield Finding("ddcore", OK, f"{__version__} in {Path(__file__).parents[1]}")
 
 
 def torch_itself() -> Iterator[Finding]:

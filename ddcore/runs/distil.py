@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from ddcore._version import __version__
 from ddcore.api.types import Row, Synthetic, Task
 from ddcore.composing import answers
 from ddcore.composing.dispatch import CORE
@@ -198,10 +199,8 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
 
 def provenance(run: Run) -> dict[str, Any]:
     """How an artifact came to be; everything in it is the same whenever the same run is done again."""
-    import ddcore
-
     return {
-        "ddcore": ddcore.__version__,
+        "ddcore": __version__,
         "seed": run.seed,
         "ipc": run.config.ipc,
         "steps": run.plan.steps,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 from attrs import field, frozen
 
-import ddcore
+from ddcore._version import __version__
 from ddcore.api.hooks import API_VERSION
 from ddcore.composing.discovery import Offer, load_class, load_path, manager
 from ddcore.composing.host import Host
@@ -170,7 +170,7 @@ def environment(run: Host) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{run.device.type}: {device}",
         "threads": torch.get_num_threads(),
-        "ddcore": ddcore.__version__,
+        "ddcore": __version__,
     }
 
 
@@ -183,7 +183,7 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
     import torch
 
     begun = record.get("environment", {})
-    for name, here in (("ddcore", ddcore.__version__), ("torch", torch.__version__)):
+    for name, here in (("ddcore", __version__), ("torch", torch.__version__)):
         if (then := begun.get(name, here)) != here:
             raise InputError(
                 f"worker {socket.gethostname()} has {name} {here}, and the run was begun with {name} {then}: install that version there"

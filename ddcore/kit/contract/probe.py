@@ -7,8 +7,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ddcore import Batch, Learn, Loss, Plugin, Progress, Task, hookimpl, option
-from ddcore.api.types import INNER, MATCH, SETTINGS, STUDENT_STEP, Unroll
+from ddcore.api.hooks import hookimpl
+from ddcore.api.plugin import Plugin, option
+from ddcore.api.types import INNER, MATCH, SETTINGS, STUDENT_STEP, Batch, Learn, Loss, Progress, Task, Unroll
 from ddcore.composing.plan import TEACHERS
 from ddcore.networks.unroll import flat_weights
 

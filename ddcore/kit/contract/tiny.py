@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from attrs import frozen
 
-from ddcore import Plugin, hookimpl
+from ddcore.api.hooks import hookimpl
+from ddcore.api.plugin import Plugin
 from ddcore.data.source import Source, Split
 
 CLASSES, SIZE, TRAIN, TEST = 3, 8, 12, 6
