@@ -66,15 +66,14 @@ class Doubler(Plugin):
 class Stand:
     """The services of a run that the loop uses."""
 
-    projects = False
     matcher_name = "'m'"
     plan = SimpleNamespace(matcher="m")
 
     def __init__(self, folder, stop_after=None, **plugins):
-        made = manager({"m": Matcher(), **plugins}, {})
+        self.plugins = {"m": Matcher(), **plugins}
+        made = manager(self.plugins, {})
         self.hooks, self.checkpoints = Hooks(made, {}), Checkpoints(Place.at(folder), 1e9)
         self.progress, self.stop_after, self.stopping = Reporter(quiet=True).progress, stop_after, False
-        self.refuse_idle_plugins = lambda: None
 
     def log(self, event, *, step, **fields):
         self.stopping = step == self.stop_after

@@ -18,7 +18,7 @@ from ddcore.cli.app import invoke
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import manager
 from ddcore.runs.loop import outer_step
-from ddcore.runs.run import Run
+from ddcore.training.experts import expert_shapers
 
 COMMON = [
     "--eval-seeds",
@@ -150,8 +150,11 @@ def two_tensors() -> Learn:
 
 
 def run_of(losses) -> SimpleNamespace:
-    hooks = SimpleNamespace(one=lambda hook, **given: losses(given["learn"].tensors))
-    return SimpleNamespace(hooks=hooks, projects=False, matcher_name="'m'", plan=SimpleNamespace(matcher="m"))
+    def matching_loss(task, step, learn, run):
+        return losses(learn.tensors)
+
+    hooks = SimpleNamespace(matching_loss=matching_loss, projects=False)
+    return SimpleNamespace(hooks=hooks, matcher_name="'m'", plan=SimpleNamespace(matcher="m"))
 
 
 def values(learn: Learn) -> list[float]:
@@ -229,25 +232,22 @@ class Adds(Plugin):
         return value + self.amount
 
 
-def services(**plugins: Plugin) -> SimpleNamespace:
-    """As much of a run as these services use."""
-    stand = SimpleNamespace(plugins=plugins, hooks=Hooks(manager(plugins, {}), {}))
-    for name in ("expert_shapers", "expert_loss", "expert_optimizer", "segment"):
-        setattr(stand, name, getattr(Run, name).__get__(stand))
-    return stand
+def asked_of(**plugins: Plugin) -> Hooks:
+    return Hooks(manager(plugins, {}), {})
 
 
-def a_loss(run: SimpleNamespace) -> float:
+def a_loss(hooks: Hooks) -> float:
     value = torch.tensor(2.0, requires_grad=True)
-    return run.expert_loss(value, None, None, None, Progress(0, 1)).item()
+    return hooks.expert_loss(value, None, None, None, Progress(0, 1)).item()
 
 
 def test_experts_are_shaped_in_command_line_order_by_the_options_that_plugins_say():
-    run = services(a=Adds(amount=3.0, shown="x"), idle=Adds(amount=0.0), b=Adds())
-    assert run.expert_shapers() == [("a", {"amount": 3.0}), ("b", {"amount": 1.0})]
-    assert run.expert_shapers("ddcore_expert_optimizer") == []
-    assert a_loss(run) == 6.0
-    assert run.hooks.asked == {"a": 1, "b": 1}
+    plugins = {"a": Adds(amount=3.0, shown="x"), "idle": Adds(amount=0.0), "b": Adds()}
+    assert expert_shapers(plugins) == [("a", {"amount": 3.0}), ("b", {"amount": 1.0})]
+    assert expert_shapers(plugins, "ddcore_expert_optimizer") == []
+    hooks = asked_of(**plugins)
+    assert a_loss(hooks) == 6.0
+    assert hooks.asked == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize("answer", [torch.tensor(1.0), torch.ones(2, requires_grad=True), 3.0])
@@ -259,12 +259,12 @@ def test_an_expert_loss_that_is_no_scalar_with_a_gradient_is_refused(answer):
             return answer
 
     with pytest.raises(PluginError, match="ddcore_expert_loss of 'wrong' returned no scalar with a gradient"):
-        a_loss(services(wrong=Wrong()))
+        a_loss(asked_of(wrong=Wrong()))
 
 
 def test_without_a_plugin_the_experts_optimiser_is_the_cores():
     base = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
-    assert services().expert_optimizer(base, Progress(0, 1)) is base
+    assert asked_of().expert_optimizer(base, Progress(0, 1)) is base
 
 
 @pytest.mark.parametrize("wrong", [{"start": torch.ones(2)}, {"targets": {-1: (torch.ones(3).double(), 1.0)}}, None])
@@ -279,5 +279,5 @@ def test_a_segment_of_other_weights_is_refused(wrong):
     with pytest.raises(
         PluginError, match=r"ddcore_segment of 'wrong' returned (weights of another shape|int where the segment)"
     ):
-        services(wrong=Wrong()).segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1))
-    assert services().segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1)) is segment
+        asked_of(wrong=Wrong()).segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1), None)
+    assert asked_of().segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1), None) is segment
