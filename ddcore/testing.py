@@ -9,7 +9,7 @@ def test_the_contract():
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,9 @@ def check_whole_steps(run: Run, usual: UsualLoop, *, number: int = 0, rtol: floa
     for step, due in enumerate(usual(run, task, own)):
         got = outer_step(task, step, learn, run)
         assert (got is None) == (due is None), f"step {step}: the run's loss is {got}, the usual loop's {due}"
-        assert due is None or got == pytest.approx(due, rel=rtol), f"step {step}: loss {got}, under the usual loop {due}"
+        assert due is None or got == pytest.approx(due, rel=rtol), (
+            f"step {step}: loss {got}, under the usual loop {due}"
+        )
         for name, begun in start.items():
             moved, usually = learn.tensors[name].detach() - begun, own[name].detach() - begun
             far = f"step {step}: {name!r} moved otherwise than under the usual loop\n"
