@@ -105,18 +105,19 @@ def check_whole_steps(run: Run, usual: UsualLoop, *, number: int = 0, rtol: floa
 
     Args:
         run: in float64, not begun.
-        usual: ``usual(run, task, tensors)`` makes the same steps: a generator that moves ``tensors``, leaves with the values that
-            the task begins with, in place, and yields each step's loss, or None where a step moves nothing. It draws from
-            the generators that the plugin draws from, and should leave everything else of the plugin alone.
+        usual: ``usual(run, task, tensors)`` makes the same steps: a generator that moves ``tensors``, leaves with the
+            values that the task begins with, in place, and yields each step's loss, or None where a step moves nothing.
+            It draws from the generators that the plugin draws from, and should use nothing else of the plugin.
         number: of the task among the run's.
-        rtol: relative; of a tensor's move, the largest entry is what 1 % of it is measured by where entries are smaller.
+        rtol: relative, of losses and of every entry of a tensor's move since the start; a hundredth of it, of the
+            largest entry of that move, is allowed to small ones.
 
     Returns:
         The learned tensors after the last step, by name, detached.
 
     Raises:
-        AssertionError: names the step and the tensor whose move since the start, or the loss, is another; or the tensor that asks
-            for a gradient and never moved; or the number of steps where the usual loop ends early.
+        AssertionError: names the step, and the loss or the tensor that is another; or the tensor that asks for a
+            gradient and never moved; or says that the usual loop ended early.
     """
     task = distillation_tasks(run)[number]
     learn = begin(task, run)
@@ -130,15 +131,18 @@ def check_whole_steps(run: Run, usual: UsualLoop, *, number: int = 0, rtol: floa
             f"step {step}: loss {got}, under the usual loop {due}"
         )
         for name, begun in start.items():
-            moved, usually = learn.tensors[name].detach() - begun, own[name].detach() - begun
-            far = f"step {step}: {name!r} moved otherwise than under the usual loop\n"
-            atol = rtol * float(usually.abs().max()) / 100
-            torch.testing.assert_close(moved, usually, rtol=rtol, atol=atol, msg=lambda why, far=far: far + why)
+            moves = (learn.tensors[name].detach() - begun, own[name].detach() - begun)
+            _require_close(*moves, rtol, f"step {step}: {name!r} moved otherwise than under the usual loop")
         made += 1
     assert made == task.steps, f"the usual loop made {made} of {task.steps} steps"
     for name, tensor in learn.tensors.items():
         assert not tensor.requires_grad or not torch.equal(tensor.detach(), start[name]), f"{name!r} never moved"
     return {name: tensor.detach() for name, tensor in learn.tensors.items()}
+
+
+def _require_close(got: Tensor, due: Tensor, rtol: float, what: str) -> None:
+    atol = rtol * float(due.abs().max()) / 100
+    torch.testing.assert_close(got, due, rtol=rtol, atol=atol, msg=lambda why: f"{what}\n{why}")
 
 
 def descended(network: nn.Module, start_P: Tensor, batches: Iterable[tuple[Tensor, Tensor]], rate: Tensor) -> Tensor:
@@ -167,9 +171,10 @@ def descended(network: nn.Module, start_P: Tensor, batches: Iterable[tuple[Tenso
 def entropy_and_statistics(
     network: nn.Module, images: Tensor, classes: Tensor, *, bn: float, first: float = 10.0, variance: float = 1.0
 ) -> Tensor:
-    """The loss that images are recovered by, written out plainly: mean cross entropy, and how far batch statistics are from remembered ones.
+    """The loss that images are recovered by, written out plainly: mean cross entropy, and gaps of batch statistics.
 
-    Of each ``BatchNorm2d``'s input, the L2 norms over channels of the gaps in means and in (population) variances.
+    Of each ``BatchNorm2d``'s input the L2 norms, over channels, of how far means and (population) variances are from
+    those that the layer remembers.
 
     Args:
         network: in eval mode.
