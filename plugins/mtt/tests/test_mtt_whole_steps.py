@@ -68,9 +68,10 @@ def test_images_and_rate_move_as_under_the_usual_loop(plugins, batch, cache, tin
     check_whole_steps(run, lambda *at: usual_loop(*at, batch=batch or 6))
 
 
-@pytest.mark.parametrize("mode", ["adjoint", "full"])
-def test_momentum_is_the_one_asked_for_of_images_and_of_the_rate(mode, cache, tiny_run):
-    run = tiny_run("--plugin", "mtt", **GIVEN, cache=cache, mtt__momentum=0.8, mtt__unroll=mode)
+@pytest.mark.parametrize(("mode", "micro_batch"), [("adjoint", None), ("adjoint", 4), ("full", None)])
+def test_momentum_is_the_one_asked_for_of_images_and_of_the_rate(mode, micro_batch, cache, tiny_run):
+    given = {"mtt__momentum": 0.8, "mtt__unroll": mode, "mtt__micro_batch": micro_batch}
+    run = tiny_run("--plugin", "mtt", **GIVEN, **given, cache=cache)
     check_whole_steps(run, lambda *at: usual_loop(*at, momentum=0.8))
 
 
