@@ -146,7 +146,7 @@ def _require_close(got: Tensor, due: Tensor, rtol: float, what: str) -> None:
 
 
 def descended(network: nn.Module, start_P: Tensor, batches: Iterable[tuple[Tensor, Tensor]], rate: Tensor) -> Tensor:
-    """Where plain SGD on the mean cross entropy leads from flat weights: the textbook's loop with the graph of all steps.
+    """Where plain SGD on the mean cross entropy leads from flat weights, by the textbook's loop, all steps in one graph.
 
     Args:
         network: gives the architecture.

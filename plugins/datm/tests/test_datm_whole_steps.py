@@ -1,4 +1,4 @@
-"""Whole steps of datm, alone and with dsa and fyi, beside the usual loop: labels learned through the student's steps, three SGDs, a gate."""
+"""Whole steps of datm, with dsa and fyi too, beside the usual loop: learned labels, three SGDs, a window, a gate."""
 
 from collections.abc import Iterator
 

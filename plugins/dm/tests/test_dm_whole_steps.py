@@ -1,4 +1,4 @@
-"""Whole steps of dm, alone and with dsa and fyi, beside the usual loop: all classes at once, one backward, SGD with momentum."""
+"""Whole steps of dm, with dsa and fyi too, beside the usual loop: all classes at once, one backward, SGD with momentum."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whole steps of infer, alone and with dwa, beside the usual loop: one image added to those of all classes, Adam under a cosine."""
+"""Whole steps of infer, with dwa too, beside the usual loop: one image added to those of all classes, under Adam."""
 
 import math
 from collections.abc import Iterator

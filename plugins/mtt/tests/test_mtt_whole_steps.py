@@ -1,4 +1,4 @@
-"""Whole steps of mtt, alone and with dsa and fyi, beside the usual loop: a student with the graph of all its steps, two SGDs."""
+"""Whole steps of mtt, with dsa and fyi too, beside the usual loop: a student with the graph of all its steps, two SGDs."""
 
 from collections.abc import Iterator
 

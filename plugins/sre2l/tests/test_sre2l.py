@@ -160,7 +160,7 @@ def test_total_variation_in_closed_form():
 
 
 def test_total_variation_counts_each_diagonal_once():
-    # 0 0 1 / 0 1 0 / 1 0 0: 4 neighbours beside each other differ by 1, 4 below each other, 2 on falling diagonals, none on rising
+    # 0 0 1 / 0 1 0 / 1 0 0: 4 pixels differ from the right neighbour, 4 from the one below, 2 falling, none rising
     rising = torch.eye(3, dtype=torch.float64).flip(1)[None, None]
     for image in (rising, rising.flip(3)):
         assert float(total_variation(image)) == pytest.approx(2.0 + 2.0 + 2**0.5)

@@ -1,4 +1,4 @@
-"""Whole steps of sre2l, alone, with dwa and cv-dd, and with what changes batches, beside the usual loop: Adam under a cosine, a clamp."""
+"""Whole steps of sre2l, with dwa and cv-dd too, beside the usual loop: views, votes, Adam under a cosine, a clamp."""
 
 import math
 from collections.abc import Iterator
