@@ -9,7 +9,7 @@ def test_the_contract():
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ import pytest
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
+from ddcore.api.types import Task
 from ddcore.cli.app import invoke
 from ddcore.data.source import Source
 from ddcore.kit.contract import Result, check_plugin, examine
 from ddcore.kit.contract.stage import PROBE, QUICK, TINY, distilled, has_matcher, staged
 from ddcore.kit.contract.tiny import tiny_images as _tiny_images
+from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import Tasks
 
@@ -34,8 +38,11 @@ __all__ = [
     "Result",
     "TinyGraph",
     "check_plugin",
+    "check_whole_steps",
     "ddcore_cli",
+    "descended",
     "distilled",
+    "entropy_and_statistics",
     "examine",
     "fake_teacher",
     "resume_to_end",
@@ -89,6 +96,105 @@ class FakeTeacher(nn.Module):
         """Logits (B, K)."""
         means: Tensor = self.means  # type: ignore[assignment]
         return -(self.embed(images)[:, None] - means.to(images)).square().mean(2)
+
+
+UsualLoop = Callable[[Run, Task, dict[str, Tensor]], Iterable[float | None]]
+
+
+def check_whole_steps(run: Run, usual: UsualLoop, *, number: int = 0, rtol: float = 1e-8) -> dict[str, Tensor]:
+    """All steps of a distillation task as a run makes them, beside a method's usual loop written out plainly.
+
+    Args:
+        run: in float64, not begun.
+        usual: ``usual(run, task, tensors)`` makes the same steps: a generator that moves ``tensors``, leaves with the
+            values that the task begins with, in place, and yields each step's loss, or None where a step moves nothing.
+            It draws from the generators that the plugin draws from, and should use nothing else of the plugin.
+        number: of the task among the run's.
+        rtol: relative, of losses and of every entry of a tensor's move since the start; a hundredth of it, of the
+            largest entry of that move, is allowed to small ones.
+
+    Returns:
+        The learned tensors after the last step, by name, detached.
+
+    Raises:
+        AssertionError: names the step, and the loss or the tensor that is another; or the tensor that asks for a
+            gradient and never moved; or says that the usual loop ended early.
+    """
+    task = distillation_tasks(run)[number]
+    learn = begin(task, run)
+    start = {name: tensor.detach().clone() for name, tensor in learn.tensors.items()}
+    own = {name: start[name].clone().requires_grad_(t.requires_grad) for name, t in learn.tensors.items()}
+    made = 0
+    for step, due in enumerate(usual(run, task, own)):
+        got = outer_step(task, step, learn, run)
+        assert (got is None) == (due is None), f"step {step}: the run's loss is {got}, the usual loop's {due}"
+        assert due is None or got == pytest.approx(due, rel=rtol), (
+            f"step {step}: loss {got}, under the usual loop {due}"
+        )
+        for name, begun in start.items():
+            moves = (learn.tensors[name].detach() - begun, own[name].detach() - begun)
+            _require_close(*moves, rtol, f"step {step}: {name!r} moved otherwise than under the usual loop")
+        made += 1
+    assert made == task.steps, f"the usual loop made {made} of {task.steps} steps"
+    for name, tensor in learn.tensors.items():
+        assert not tensor.requires_grad or not torch.equal(tensor.detach(), start[name]), f"{name!r} never moved"
+    return {name: tensor.detach() for name, tensor in learn.tensors.items()}
+
+
+def _require_close(got: Tensor, due: Tensor, rtol: float, what: str) -> None:
+    atol = rtol * float(due.abs().max()) / 100
+    torch.testing.assert_close(got, due, rtol=rtol, atol=atol, msg=lambda why: f"{what}\n{why}")
+
+
+def descended(network: nn.Module, start_P: Tensor, batches: Iterable[tuple[Tensor, Tensor]], rate: Tensor) -> Tensor:
+    """Where plain SGD on the mean cross entropy leads from flat weights, by the textbook's loop, all steps in one graph.
+
+    Args:
+        network: gives the architecture.
+        start_P: weights (P,) in ``parameters()`` order.
+        batches: of each step, images (B, C, H, W) and class ids (B,) or probabilities (B, K).
+        rate: scalar tensor.
+
+    Returns:
+        Weights (P,), differentiable in images, probabilities and rate.
+    """
+    names, shapes = zip(*((name, p.shape) for name, p in network.named_parameters()), strict=True)
+    theta_P = start_P.detach().clone().requires_grad_()
+    for images, targets in batches:
+        pieces = theta_P.split([shape.numel() for shape in shapes])  # type: ignore[no-untyped-call]
+        weights = {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+        loss = F.cross_entropy(functional_call(network, weights, (images,)), targets)
+        (gradient_P,) = torch.autograd.grad(loss, theta_P, create_graph=True)
+        theta_P = theta_P - rate * gradient_P
+    return theta_P
+
+
+def entropy_and_statistics(
+    network: nn.Module, images: Tensor, classes: Tensor, *, bn: float, first: float = 10.0, variance: float = 1.0
+) -> Tensor:
+    """The loss that images are recovered by, written out plainly: mean cross entropy, and gaps of batch statistics.
+
+    Of each ``BatchNorm2d``'s input the L2 norms, over channels, of how far means and (population) variances are from
+    those that the layer remembers.
+
+    Args:
+        network: in eval mode.
+        images: (B, C, H, W); classes: (B,) int64.
+        bn: weight of the statistics.
+        first: weight of the first layer's, of the others' 1.
+        variance: weight of the variances', of the means' 1.
+    """
+    layers, inputs = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)], []
+    hooks = [layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for layer in layers]
+    loss = F.cross_entropy(network(images), classes)
+    for at, (layer, x, hook) in enumerate(zip(layers, inputs, hooks, strict=True)):
+        hook.remove()
+        means = x.mean((0, 2, 3))
+        variances = (x - means[:, None, None]).square().mean((0, 2, 3))
+        gap_of_means = (means - layer.running_mean).square().sum().sqrt()
+        gap_of_variances = (variances - layer.running_var).square().sum().sqrt()
+        loss = loss + bn * (first if at == 0 else 1.0) * (gap_of_means + variance * gap_of_variances)
+    return loss
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from textwrap import dedent
 import pytest
 import torch
 
+from ddcore.api.types import SETTINGS
 from ddcore.cli.app import invoke
 from ddcore.composing.discovery import FIRST_PARTY, installed
+from ddcore.composing.plan import CORE_ASKS
 from ddcore.kit.contract import behaviour, check_plugin, examine
 from ddcore.kit.contract.checks import ENTRIES
 from ddcore.kit.contract.probe import Probe
@@ -42,7 +44,7 @@ MATCHER = """
         role = "matcher"
         steps = 4
         learns = ("pixels",)
-        asks = ("initialize",)
+        asks = ("initialize", "setting:match.variance_weight")
 
         @hookimpl
         def ddcore_learn(self, images: torch.Tensor) -> Learn:
@@ -56,6 +58,7 @@ MATCHER = """
                 real = run.real.sample(cls, 4, run.generator("mine", step, cls)).mean(0)
                 own = learn.tensors["pixels"][task.classes == cls]
                 weight = 1.0
+                weight = weight * run.setting("match.variance_weight", 1.0)
                 yield Loss(weight * (own.mean(0) - real).square().sum())
 """
 EVALUATOR = """
@@ -164,6 +167,12 @@ BREAKS = {
     ),
     "row-order": (MATCHER, "own.mean(0)", "own[0]", "depends on the order of the synthetic rows"),
     "class-names": (MATCHER, "weight = 1.0", "weight = 1.0 + cls", "depends on which number a class has"),
+    "settings": (
+        MATCHER,
+        'run.setting("match.variance_weight", 1.0)',
+        "1.0",
+        "asks for setting:match.variance_weight and does the same under 1.0 and 11.0",
+    ),
     "neutral": (VIEW, "* self.strength", "* (self.strength + 0.1)", "on the probe with {'strength': 1.0}"),
     "composition": (VIEW, RETURN, "assert run.plan.matcher == 'probe'; " + RETURN, "AssertionError"),
     "whole-run": (EVALUATOR, '[Row("mine"', '[][:0] and [Row("mine"', "gave no row of its own"),
@@ -202,6 +211,16 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     assert result.remedy
 
 
+def test_a_matcher_is_not_to_ask_for_a_setting_of_students(tmp_path):
+    asking = MATCHER.replace("setting:match.variance_weight", "setting:student.label_weight")
+    (result,) = examine(written(tmp_path, asking), only=["settings"])
+    assert result.status == "failed" and "student.label_weight, which is none of a matcher's steps" in result.detail
+
+
+def test_every_setting_that_a_matcher_may_ask_for_is_tried_under_two_values():
+    assert {f"setting:{name}" for name in SETTINGS} - set(CORE_ASKS) == {f"setting:{n}" for n in behaviour.TWO_VALUES}
+
+
 @pytest.mark.parametrize("name", OF_GRAPHS)
 def test_a_plugin_on_graphs_that_breaks_it_fails_the_check(name, tmp_path):
     old, new, words = OF_GRAPHS[name]
@@ -214,7 +233,7 @@ def test_what_is_of_images_does_not_concern_a_plugin_on_graphs_and_the_reason_is
     found = {result.name: result for result in check_plugin(written(tmp_path, GRAPHS))}
     skipped = {name for name, result in found.items() if result.status == "skipped"}
     own = skipped - {"composition"}  # with plugins for all data, such as trackers, it is tried
-    assert own == {"inputs", "shapes", "gradient", "row-order", "class-names", "neutral"}
+    assert own == {"inputs", "shapes", "gradient", "row-order", "class-names", "settings", "neutral"}
     assert all(found[name].detail for name in skipped)
 
 
@@ -279,7 +298,7 @@ def test_what_cannot_be_checked_is_one_sentence(words, sentence, tmp_path, capsy
 
 
 def test_a_class_is_examined_through_its_file():
-    assert [r.status for r in examine(Probe, only=["hooks", "declarations"])] == ["passed", "passed"]
+    assert [r.status for r in examine(Probe, only=["hooks", "declarations", "settings"])] == ["passed"] * 3
 
 
 def test_the_tiny_images_are_always_the_same_and_the_renamed_ones_differ_in_names_only():

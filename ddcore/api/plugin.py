@@ -40,7 +40,8 @@ class Plugin:
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
-        asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
+        asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored. Of each
+            ``setting:NAME`` among them the value must change what its steps do.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
         needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks`` or ``provides``.

@@ -159,7 +159,7 @@ class Opened:
         )
 
     def setting(self, name: str, value: Any, progress: Progress | None = None) -> Any:
-        """A number of a stage, as enhancements change it; ``name`` is one of ``ddcore.types.SETTINGS``."""
+        """A number of a stage, as enhancements change it; ``name`` is one of ``ddcore.api.types.SETTINGS``."""
         if name not in SETTINGS:
             raise ValueError(f"setting {name!r} is not one of {sorted(SETTINGS)}")
         return self.hooks.setting(name, value, progress or Progress(0, 1))

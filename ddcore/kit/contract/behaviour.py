@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from ddcore.api.types import Batch, Learn, Task
+from ddcore.api.types import Batch, Learn, Progress, Task
 from ddcore.composing.plan import refusal
+from ddcore.errors import near
 from ddcore.kit.contract.checks import Broken, check
 from ddcore.kit.contract.stage import (
     Skipped,
@@ -282,6 +283,55 @@ def _renamed_order(run: Run) -> Tensor:
     with torch.no_grad():
         vector_to_parameters(torch.arange(len(flat_weights(network)), dtype=torch.float64), network.parameters())
     return flat_weights(_renamed(network, len(run.source.classes))).detach().long()
+
+
+# ---- what matchers ask for -------------------------------------------------------------------------------------------
+
+TWO_VALUES: Mapping[str, tuple[float, float]] = {
+    "student_step.batch": (1, 2),
+    "match.crop_scale": (0.3, 1.0),
+    "match.variance_weight": (1.0, 11.0),
+}
+"""For each setting that a step of a matcher can ask for, two values that must not come to the same."""
+
+
+class _Set(Run):
+    """A run in which a setting has a given value, whoever asks."""
+
+    name: str
+    value: float
+
+    def setting(self, name: str, value: Any, progress: Progress | None = None) -> Any:
+        return self.value if name == self.name else super().setting(name, value, progress)
+
+
+@check("settings", "give what run.setting(...) returns to the maths, at each step; or take the setting out of asks")
+def every_setting_asked_for_changes_what_is_done(subject: Subject) -> str:
+    asked = [ask.removeprefix("setting:") for ask in subject.cls.asks if ask.startswith("setting:")]
+    if not subject.is_matcher or not asked:
+        raise Skipped("it asks for no setting")
+    for name in asked:
+        if name not in TWO_VALUES:
+            raise Broken(f"it asks for setting:{name}, which is none of a matcher's steps: {near(name, TWO_VALUES)}")
+        one, other = (_under(subject, name, value) for value in TWO_VALUES[name])
+        if len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
+            raise Broken(
+                f"it asks for setting:{name} and does the same under {' and '.join(map(str, TWO_VALUES[name]))}"
+            )
+    return ", ".join(asked)
+
+
+def _under(subject: Subject, name: str, value: float) -> list[Tensor]:
+    """Every loss and every learned tensor of a short run in which a setting has this value."""
+    run: Any = subject.run(kind=_Set, dtype="float64", steps=STEPS)
+    run.name, run.value = name, value
+    found: list[Tensor] = []
+    for task in distillation_tasks(run):
+        learn = begin(task, run)
+        for step in range(task.steps):
+            found.append(torch.tensor(outer_step(task, step, learn, run) or 0.0))
+        found += [tensor.detach() for tensor in learn.tensors.values()]
+    return found
 
 
 # ---- beside others ---------------------------------------------------------------------------------------------------

@@ -159,6 +159,13 @@ def test_total_variation_in_closed_form():
     assert total_variation(torch.ones(1, 3, 4, 4)) == 0
 
 
+def test_total_variation_counts_each_diagonal_once():
+    # 0 0 1 / 0 1 0 / 1 0 0: 4 pixels differ from the right neighbour, 4 from the one below, 2 falling, none rising
+    rising = torch.eye(3, dtype=torch.float64).flip(1)[None, None]
+    for image in (rising, rising.flip(3)):
+        assert float(total_variation(image)) == pytest.approx(2.0 + 2.0 + 2**0.5)
+
+
 def test_mean_norm_is_a_mean_over_images():
     images = torch.stack([torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0)])
     assert float(mean_norm(images)) == pytest.approx((2.0 + 6.0) / 2)
