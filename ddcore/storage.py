@@ -367,6 +367,26 @@ def load_tensors(
         raise InputError(_damaged(place, in_short(error))) from error
 
 
+def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file; a seal that it bears counts.
+
+    Raises:
+        InputError: cut short, altered, or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    length = int.from_bytes(content[:8], "little")
+    if not 0 < length <= min(len(content), LONGEST_HEADER) or not _is_whole([content], None, sealed=False):
+        raise InputError(f"{url} is altered, cut short or no safetensors file: restore a copy or make it again")
+    try:
+        return load(content)
+    except (SafetensorError, *MISFITS) as error:
+        raise InputError(
+            f"{url} is no safetensors file ({in_short(error)}): restore a copy or make it again"
+        ) from error
+
+
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     from safetensors.torch import save
 

@@ -31,7 +31,7 @@ from ddcore.storage import Place, canonical, load_tensors, read_metadata, sha256
 from ddcore.training import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 from ddcore.types import Task, Transform, Vote
 from ddcore.views import LARGE, Draw, transform
-from ddcore.weights import fill, read_state, save_weights, torchvision_url
+from ddcore.weights import fill, hash_in_name, read_state, save_weights, torchvision_url
 
 if TYPE_CHECKING:
     from ddcore.run import Run
@@ -388,8 +388,9 @@ def loaded(member: Member, run: Run) -> nn.Module:
         InputError: nothing there, no state dict, or one of another network.
     """
     network = run.network(run.generator("teacher", "loaded"), member.network)
-    where = torchvision_url(member.network, member.weights) or member.weights
-    fill(network, read_state(Place.at(where)), member.name)
+    hub = torchvision_url(member.network, member.weights)
+    place, due = Place.at(hub or member.weights), hash_in_name(hub) if hub else None
+    fill(network, read_state(place, trust=getattr(run, "trusted", False), sha256=due), member.name)
     if run.options["teachers"].normalise == "imagenet":
         return Renormalised(lay_out(network), run.normalisation, IMAGENET)
     return network
