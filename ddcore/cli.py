@@ -18,7 +18,7 @@ from ddcore.errors import DdcoreError, OptionError
 from ddcore.options import fields
 from ddcore.printing import printable, printable_line
 from ddcore.progress import on_signals
-from ddcore.secrecy import hidden
+from ddcore.secrecy import hidden, redact
 from ddcore.terminal import AS_JSON, emit
 
 
@@ -59,7 +59,7 @@ def _interrupted(arguments: list[str]) -> str:
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
-    sentence = printable(hidden(sentence))
+    sentence = printable(redact(hidden(sentence)))
     click.echo(f"{'stopped' if code == 3 else 'error'}: {sentence}", err=True)
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))

@@ -24,8 +24,8 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from attrs import frozen
 
 from ddcore.errors import InputError, StoreError
-from ddcore.printing import printable
-from ddcore.secrecy import redact
+from ddcore.printing import printable, printable_line
+from ddcore.secrecy import bare
 
 SILENCE = 30.0
 """Seconds that nothing may come."""
@@ -121,7 +121,7 @@ def taken_apart(url: str, *, trust: bool = False) -> Target:
     Raises:
         InputError: it is none, or by its letters alone none that is public.
     """
-    shown = redact(url) if url.isprintable() else ascii(redact(url))
+    shown = printable_line(bare(url))
     if not ADDRESS.fullmatch(url):
         raise InputError(f"{shown} has letters that no address has: write it without spaces, percent-encoded")
     try:

@@ -29,7 +29,7 @@ from fsspec.registry import known_implementations
 
 from ddcore.documents import LONGEST, parse_json
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
-from ddcore.secrecy import redact, shown
+from ddcore.secrecy import bare, shown, without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class Place:
         address: path or fsspec URL as given, with credentials if it has any: to open, never to show.
     """
 
-    address: str = field(repr=lambda address: repr(redact(address)))
+    address: str = field(repr=lambda address: repr(bare(address)))
 
     @classmethod
     def at(cls, url: str | os.PathLike[str] | Place) -> Place:
@@ -293,7 +293,7 @@ class Place:
             protocol = self.address.partition("://")[0]
             known = near(protocol, [*DRIVERS, "file", "memory", "zip"])
             return InputError(f"no file system is called {protocol!r} in {self.url}: {known}")
-        why = getattr(error, "strerror", None) or redact(str(error).replace(self.address, self.url))
+        why = without(getattr(error, "strerror", None) or str(error), self.address)
         why = " ".join(f"{type(error).__name__}: {why}".split()) if why else type(error).__name__
         tried = f" in {attempts} attempts" if attempts > 1 else ""
         way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
