@@ -459,7 +459,7 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 @ddcore_command.command()
 @click.argument("suite")
 @click.option("--out", default=None, help="Folder of the runs and the leaderboard; default: runs/bench-SUITE.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--jobs", type=click.IntRange(1, 1024), default=1, show_default=True, help="Runs at a time.")
 @click.option(
     "--executor",
     default=None,

@@ -29,6 +29,7 @@ from fsspec.registry import known_implementations
 
 from ddcore.documents import LONGEST, parse_json
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
+from ddcore.printing import printable_line
 from ddcore.secrecy import bare, shown, without
 
 if TYPE_CHECKING:
@@ -90,7 +91,15 @@ class Place:
 
     @classmethod
     def at(cls, url: str | os.PathLike[str] | Place) -> Place:
-        """The place of a path or URL; a place stays what it is."""
+        """The place of a path or URL; a place stays what it is.
+
+        Raises:
+            InputError: the character NUL, which no path holds.
+        """
+        if not isinstance(url, Place) and "\0" in os.fspath(url):
+            raise InputError(
+                f"the path or URL {printable_line(bare(os.fspath(url)))} holds a NUL character: leave it out"
+            )
         return url if isinstance(url, Place) else cls(os.path.expanduser(os.fspath(url)))
 
     def __truediv__(self, name: str) -> Place:
