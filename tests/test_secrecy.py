@@ -53,6 +53,7 @@ SHAPES = (
         "https://u:canary@host/x.npz?token=canary@canary",
         "https://user:canary\t@h",
     ),
+    *("https://host:8080?a=b@canary", "https://host#a@canary", "https://host;token=a@canary"),
     *("HTTPS://USER:canary@HOST/x.npz", "S3://key:canary@bucket/x.npz?X-Amz-Signature=canary", "Memory://u:canary@h/x"),
     *("simplecache::https://u:canary@h/x.npz", "filecache::zip://x.npz::s3://k:canary@b/y.zip?v=canary"),
     *("SimpleCache::HTTPS://u:canary@h/x.npz", "zip://*.npz::https://u:can@canary@h/y.zip;token=canary"),

@@ -177,6 +177,11 @@ def test_words_that_make_no_sense_are_refused(words):
         state_of(with_words(words), "x")
 
 
+def test_a_compressed_file_is_refused_however_small():
+    with pytest.raises(InputError, match="its content is compressed"):
+        state_of(rewritten(packed({"x": torch.ones(3)}), compression=zipfile.ZIP_DEFLATED), "x")
+
+
 def test_damaged_files_are_refused():
     for content in (
         packed({"x": torch.ones(3)}),
