@@ -32,7 +32,9 @@ class Config:
         "Share of each class's train images to score on instead of the test set, for any choice: 0.2.",
         optional(and_(gt(0), lt(1))),
     )
-    resize: int | None = _shared(None, "Height and width to bring images to, in pixels.", optional(ge(1)))
+    resize: int | None = _shared(
+        None, "Height and width to bring images to, in pixels.", optional(and_(ge(1), lt(16_385)))
+    )
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
     )
@@ -66,7 +68,7 @@ class Config:
     full_epochs: int | None = _shared(
         None, "Epochs of the row on all real data; default: 20, or as many as 150,000 images make.", optional(ge(1))
     )
-    jobs: int = _shared(1, "Tasks at a time.", ge(1))
+    jobs: int = _shared(1, "Tasks at a time.", and_(ge(1), lt(1025)))
     executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
     threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))
     dtype: Literal["float32", "float64"] = _shared("float32", "Type to compute with.")

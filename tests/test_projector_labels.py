@@ -23,6 +23,7 @@ from ddcore.labels import (
     Public,
     View,
     adaptable,
+    encoders,
     factor_floats,
     feature_tensors,
     fresh_factors,
@@ -552,6 +553,17 @@ def test_other_public_weights_of_that_name_are_refused(tmp_path, public):
 
 
 def test_a_public_address_is_kept_and_asked(public, tmp_path, monkeypatch):
+    content = (tmp_path / "weights" / "tower.safetensors").read_bytes()
+    asked = []
+    monkeypatch.setattr(encoders, "fetched", lambda url, *, most, trust: asked.append((url, most, trust)) or content)
+    monkeypatch.delenv("DDCORE_WEIGHTS")
+    url = "https://example.org/tower.safetensors"
+    made = labels(encoder=Encoder(NAME, 1, SIZE, public=attrs.evolve(public, url=url)))
+    torch.testing.assert_close(made.logits(images()), labels().logits(images()))
+    assert set(asked) == {(url, public.nbytes, False)}
+
+
+def test_an_address_of_another_protocol_is_followed_for_who_trusts_it(public, tmp_path, monkeypatch):
     import fsspec
 
     content = (tmp_path / "weights" / "tower.safetensors").read_bytes()
@@ -559,8 +571,9 @@ def test_a_public_address_is_kept_and_asked(public, tmp_path, monkeypatch):
     monkeypatch.delenv("DDCORE_WEIGHTS")
     found = Public.at("memory://public/tower.safetensors")
     assert (found.url, found.sha256) == ("memory://public/tower.safetensors", public.sha256)
-    made = labels(encoder=Encoder(NAME, 1, SIZE, public=found))
-    torch.testing.assert_close(made.logits(images()), labels().logits(images()))
+    with pytest.raises(InputError, match="no public address"):
+        found.state()
+    assert set(found.state(trust=True)) == set(network().state_dict())
 
 
 # ---- CLIP, with a stand-in for the package ---------------------------------------------------------------------------

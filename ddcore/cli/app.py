@@ -19,7 +19,7 @@ from ddcore.config import Config
 from ddcore.errors import DdcoreError, OptionError
 from ddcore.storage.printing import printable, printable_line
 from ddcore.storage.progress import on_signals
-from ddcore.storage.secrecy import hidden
+from ddcore.storage.secrecy import hidden, redact
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def _interrupted(arguments: list[str]) -> str:
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
-    sentence = printable(hidden(sentence))
+    sentence = printable(redact(hidden(sentence)))
     click.echo(f"{'stopped' if code == 3 else 'error'}: {sentence}", err=True)
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))
@@ -459,7 +459,7 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 @ddcore_command.command()
 @click.argument("suite")
 @click.option("--out", default=None, help="Folder of the runs and the leaderboard; default: runs/bench-SUITE.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--jobs", type=click.IntRange(1, 1024), default=1, show_default=True, help="Runs at a time.")
 @click.option(
     "--executor",
     default=None,

@@ -307,6 +307,8 @@ def _scalar(value: Any, kind: Any, shown: str) -> Any:
             raise OptionError(f"{shown} is not finite or too large for any use: give {word}")
         return kind(number)
     if kind is str and isinstance(value, str):
+        if "\0" in value:
+            raise OptionError(f"{shown} holds a NUL character: leave it out")
         return value
     raise OptionError(f"{shown} is {value!r}: give text")
 

@@ -5,6 +5,7 @@ The plan is printed at the start, shown by ``--plan-only`` and kept in the run a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,21 @@ def offers(plugin: Any) -> set[str]:
     named |= {"label"} if plugin.labellers else set()
     plain = {h.removeprefix("ddcore_") for h in KINDS if hasattr(plugin, h)}
     return named | (plain - {"view", "augment", "setting", "initialize", "label", "learn", "matching_loss"})
+
+
+def recorded_order(plugins: Mapping[str, Any], first: str = "") -> list[str]:
+    """Names of plugins as records hold them: by name, unless two change the same thing, where the command line's order says which does first.
+
+    Args:
+        first: the one that stands before all others, the matcher.
+    """
+    shared = Counter(
+        what for plugin in plugins.values() for what in offers(plugin) if KINDS.get(f"ddcore_{what}") != "observe"
+    )
+    others = [name for name in plugins if name != first]
+    if max(shared.values(), default=0) > 1:
+        return list(plugins)
+    return [*([first] if first in plugins else []), *sorted(others)]
 
 
 def asked_by(matcher: Any) -> set[str]:
@@ -286,7 +302,10 @@ def warnings(hooks: Hooks, plugins: Mapping[str, Any], mirror_symmetric: bool) -
 def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tuple[str, ...]:
     """What selected plugins assume of the data that these data are not, each with the plugin's own reason."""
     found = [
-        (name, fact, why) for name, p in plugins.items() for fact, why in p.assumes.items() if not facts.get(fact, True)
+        (name, fact, why)
+        for name, p in sorted(plugins.items())
+        for fact, why in p.assumes.items()
+        if not facts.get(fact, True)
     ]
     return tuple(
         f"{name} assumes that the data are {fact.replace('_', ' ')}, and these are not: {why}"

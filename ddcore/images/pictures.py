@@ -96,13 +96,23 @@ def _measured(encoded: Iterable[Picture], sizes: list[int]) -> Iterator[Picture]
 
 
 def _blank(count: int, shape: Sequence[int], where: Where) -> np.ndarray:
-    try:
-        return np.empty((count, *shape), np.uint8)
-    except (MemoryError, ValueError) as error:
-        nbytes = f"{count:,} of {' x '.join(map(str, shape))}, {count * math.prod(shape):,} bytes"
-        raise InputError(
-            f"the pictures from {where(0)} on do not fit the memory ({nbytes}): give a smaller --resize"
-        ) from error
+    check_memory(count, shape, 1, f"the pictures from {where(0)} on")
+    return np.empty((count, *shape), np.uint8)
+
+
+def check_memory(count: int, shape: Sequence[int], width: int, what: str) -> None:
+    """Refuse images that this machine's memory cannot hold, before any of it is taken.
+
+    Args:
+        width: bytes of a number.
+
+    Raises:
+        InputError: says how many bytes they take.
+    """
+    due = count * math.prod(shape) * width
+    if due > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        sizes = f"{count:,} of {' x '.join(map(str, shape))}, {due:,} bytes"
+        raise InputError(f"{what} do not fit the memory ({sizes}): give a smaller --resize")
 
 
 def decode(data: Picture, resize: int | None = None) -> np.ndarray:
@@ -152,6 +162,7 @@ def from_array(pixels: np.ndarray, where: str, resize: int | None = None) -> Ten
         raise InputError(f"{where} has shape {pixels.shape} where images are due: store them as {due}")
     pixels = _known_type(pixels, where)
     if resize is not None and pixels.shape[2:] != (resize, resize):
+        check_memory(len(pixels), (pixels.shape[1], resize, resize), pixels.itemsize, f"the images of {where}")
         pixels = np.stack([np.stack([_resized(plane, resize) for plane in image]) for image in pixels])
     _check_square(pixels.shape[2:], f"an image of {where}")
     return torch.from_numpy(np.require(pixels, requirements=["C", "W", "O"]))

@@ -8,7 +8,6 @@ tower beside it; every other name is one of ``ddcore.networks.zoo``. Shape lette
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -22,8 +21,10 @@ from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, near
 from ddcore.networks.vision import import_torchvision
 from ddcore.networks.zoo import build, unknown_network
+from ddcore.storage.fetching import MOST, fetched, taken_apart
 from ddcore.storage.places import Place, sha256_of
-from ddcore.storage.weights import read_state
+from ddcore.storage.printing import printable
+from ddcore.storage.weights import content_of, state_in
 
 CLIP = "open_clip:"
 CLIP_IMAGES = MeanStd((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -32,10 +33,6 @@ FOLDER = "DDCORE_WEIGHTS"
 COUNTER = "num_batches_tracked"
 MOST_PIXELS = 1024
 """Of a side of what an encoder looks at: images are brought to the size that a manifest says."""
-FROM_AFAR = ("https", "hf", "s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
-"""Protocols of public weights' addresses. What lies on this machine or in its network is found by ``DDCORE_WEIGHTS`` alone."""
-INWARDS = re.compile(r"(localhost|[^./]+|[\d.]+|\[.*|.*\.(local|internal|localdomain|localhost|home\.arpa))\.?")
-"""Hosts that no address in an artifact may name: numbers, names without a dot, and names of private networks."""
 
 
 @frozen
@@ -55,58 +52,66 @@ class Public:
     url: str = field(default="", validator=instance_of(str))
 
     @classmethod
-    def at(cls, where: str) -> Public:
-        """Describe the file at a path or URL; of a local path only its last part is kept."""
+    def at(cls, where: str, *, trust: bool = False) -> Public:
+        """Describe the file at a path or URL that the user named; of a local path only its last part is kept."""
         place = Place.at(where)
-        content = place.read_bytes()
+        content = content_of(place, trust=trust)
         url = "" if place.local_path() is not None else place.url
         return cls(place.name, sha256_of(content), len(content), url)
 
-    def place(self) -> Place:
-        """Where the file is.
+    def place(self, *, trust: bool = False) -> Place:
+        """Where the file is: in the folder that ``DDCORE_WEIGHTS`` names, else at its address, which nobody is asked for yet.
+
+        Args:
+            trust: follow any address, not ``https`` to the public internet alone.
 
         Raises:
-            InputError: it is not there.
+            InputError: it is nowhere.
         """
         folder = os.environ.get(FOLDER)
-        places = [Place.at(folder) / self.name] if folder else []
-        places += [Place.at(self.url)] if _is_public(self.url) else []
-        for place in places:
-            if place.exists():
-                return place
-        looked = ", ".join(place.url for place in places) or "nowhere"
-        if self.url and not _is_public(self.url):
-            looked += f" and not at {Place(self.url).url}, which is no public address"
+        looked = "nowhere"
+        if folder:
+            here = Place.at(folder) / self.name
+            if here.exists():
+                return here
+            looked = here.url
+        if self.url and _may_be_asked(self.url, trust):
+            return Place(self.url)
+        if self.url:
+            looked += f" and not at {Place(printable(self.url)).url}, which is no public address"
         raise InputError(
             f"the labels are computed with public weights that are not here ({self.name}, SHA-256 {self.sha256[:12]}..., "
             f"looked for in {looked}): put the file into a folder and name it in {FOLDER}"
         )
 
-    def state(self) -> dict[str, Tensor]:
-        """Its tensors.
+    def state(self, *, trust: bool = False) -> dict[str, Tensor]:
+        """Its tensors, from the very bytes whose SHA-256 was compared.
 
         Raises:
             InputError: it is not there, or it is another file of that name.
         """
-        place = self.place()
-        if sha256_of(place.read_bytes(0, self.nbytes + 1)) != self.sha256:
+        place = self.place(trust=trust)
+        if place.address == self.url and place.address.lower().startswith(("https:", "http:")):
+            content = fetched(self.url, most=min(self.nbytes, MOST), trust=trust)
+        else:
+            content = place.read_bytes(0, self.nbytes + 1)
+        if sha256_of(content) != self.sha256:
             raise InputError(
                 f"{place.url} has another SHA-256 than the weights that these labels were made with: get those"
             )
-        return read_state(place)
+        return state_in(content, self.name, place.url)
 
     def header(self) -> dict[str, Any]:
         """JSON values; ``Public(**header)`` is the inverse."""
         return {"name": self.name, "sha256": self.sha256, "nbytes": self.nbytes, "url": self.url}
 
 
-def _is_public(url: str) -> bool:
-    """Whether an address that an artifact brings may be asked: not this machine, nor one that only its network knows."""
-    protocol, mark, rest = url.partition("://")
-    host = re.split(r"[/?#]", rest)[0].rpartition("@")[2]
-    if not mark or protocol not in FROM_AFAR or "::" in url:
+def _may_be_asked(url: str, trust: bool) -> bool:
+    """Whether an address that an artifact brings may be followed, by its letters; what its name stands for is seen then."""
+    try:
+        return trust or not taken_apart(url).user
+    except InputError:
         return False
-    return protocol != "https" or not INWARDS.fullmatch(re.sub(r":\d*$", "", host).lower())
 
 
 @frozen(eq=False)

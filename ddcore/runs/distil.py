@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,7 +14,7 @@ from ddcore._version import __version__
 from ddcore.api.types import Row, Synthetic, Task
 from ddcore.composing import answers
 from ddcore.composing.dispatch import CORE
-from ddcore.composing.plan import TEACHERS, TRAJECTORIES, warnings
+from ddcore.composing.plan import TEACHERS, TRAJECTORIES, recorded_order, warnings
 from ddcore.errors import InputError, PluginError
 from ddcore.labels import Labels, SoftLabels
 from ddcore.pages.report import write_report
@@ -199,16 +199,34 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
 
 def provenance(run: Run) -> dict[str, Any]:
     """How an artifact came to be; everything in it is the same whenever the same run is done again."""
+    order = recorded_order(run.plugins, run.plan.matcher)
     return {
         "ddcore": __version__,
         "seed": run.seed,
         "ipc": run.config.ipc,
         "steps": run.plan.steps,
         "network": run.network_name,
-        **run.setup.as_json(),
+        **in_order(run.setup.as_json(), order),
         "plan": run.plan.as_json(),
-        "method": " + ".join([run.plan.matcher, *(n for n in run.plugins if n != run.plan.matcher)]),
-        "papers": [plugin.paper for plugin in run.plugins.values() if plugin.paper],
+        "method": " + ".join([run.plan.matcher, *(n for n in order if n != run.plan.matcher)]),
+        "papers": [run.plugins[name].paper for name in order if run.plugins[name].paper],
+    }
+
+
+def in_order(record: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """What ``Setup.as_json`` says, with plugins, their options and the sources of those in this order."""
+
+    def rank(key: str) -> int:
+        name, dot, _ = key.partition(".")
+        return order.index(name) if name in order else len(order) if dot else -1
+
+    asked = {name.rpartition("/")[2]: name for name in record["config"]["plugins"]}
+    return {
+        **record,
+        "config": {**record["config"], "plugins": [asked[name] for name in order if name in asked]},
+        "options": {name: record["options"][name] for name in sorted(record["options"], key=lambda n: rank(f"{n}."))},
+        "sources": {key: record["sources"][key] for key in sorted(record["sources"], key=rank)},
+        "plugins": sorted(record["plugins"], key=lambda plugin: order.index(plugin["name"])),
     }
 
 

@@ -101,7 +101,9 @@ class Processes:
 
     def _pool(self, run_url: str, left: dict[str, Description], jobs: int, done: Done) -> None:
         context, others = get_context("spawn"), {*active_children()}
-        with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=leave_with_parent) as pool:
+        with ProcessPoolExecutor(
+            max_workers=min(jobs, len(left)), mp_context=context, initializer=leave_with_parent
+        ) as pool:
             try:
                 futures = {pool.submit(work_in_pool, run_url, dict(task)): key for key, task in left.items()}
                 ended: SimpleQueue[Future[None]] = SimpleQueue()

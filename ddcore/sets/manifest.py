@@ -24,6 +24,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 KIND = "images"
 AGAIN = "get the artifact again"
+MOST_NOTES = 1000
 COUNTED = ("images", "labels", "models")
 """Parts of the total. The normalisation is not among them: real images that the set is compared with need it as well."""
 
@@ -136,6 +137,7 @@ def _wrongs_of_any(manifest: Mapping[str, Any]) -> list[str]:
     lists = {"classes": str, "decoder": dict, "notes": str}
     return [
         *("" if _all(manifest[n], of) else f"its {n!r} holds something else than it has to" for n, of in lists.items()),
+        "" if len(manifest["notes"]) <= MOST_NOTES else f"it has {len(manifest['notes']):,} notes",
         "" if manifest["classes"] else "it names no classes",
         "" if isinstance(manifest["labels"].get("kind"), str) else "its labels have no kind",
         "" if manifest["bytes"].get("total") is not None and all(map(is_count, manifest["bytes"].values())) else SIZES,

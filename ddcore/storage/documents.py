@@ -16,6 +16,8 @@ LONGEST = 2**26
 """Bytes of a JSON document; the largest that ddcore writes, the scores of a thousand students, take less than a hundredth."""
 LONGEST_SETTINGS = 2**18
 """Bytes of a TOML document, which people write; parsing one takes quadratic time at worst."""
+MOST_VALUES = 1_000_000
+"""Values of a JSON document: each takes a hundred bytes of memory and more, however short it is written."""
 DEEPEST = 100
 """Lists and tables inside each other."""
 DOTTED = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
@@ -38,6 +40,8 @@ def parse_json(data: bytes | str) -> Any:
     """
     if len(data) > LONGEST:
         raise ValueError(f"it is longer than {LONGEST:,} bytes")
+    if sum(map(data.count, ",[{" if isinstance(data, str) else (b",", b"[", b"{"))) > MOST_VALUES:  # type: ignore[arg-type]
+        raise ValueError(f"it holds more than {MOST_VALUES:,} values")
     try:
         content = json.loads(data, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:

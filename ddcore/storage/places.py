@@ -29,7 +29,8 @@ from fsspec.registry import known_implementations
 
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
-from ddcore.storage.secrecy import redact, shown
+from ddcore.storage.printing import printable_line
+from ddcore.storage.secrecy import bare, shown, without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,11 +87,19 @@ class Place:
         address: path or fsspec URL as given, with credentials if it has any: to open, never to show.
     """
 
-    address: str = field(repr=lambda address: repr(redact(address)))
+    address: str = field(repr=lambda address: repr(bare(address)))
 
     @classmethod
     def at(cls, url: str | os.PathLike[str] | Place) -> Place:
-        """The place of a path or URL; a place stays what it is."""
+        """The place of a path or URL; a place stays what it is.
+
+        Raises:
+            InputError: the character NUL, which no path holds.
+        """
+        if not isinstance(url, Place) and "\0" in os.fspath(url):
+            raise InputError(
+                f"the path or URL {printable_line(bare(os.fspath(url)))} holds a NUL character: leave it out"
+            )
         return url if isinstance(url, Place) else cls(os.path.expanduser(os.fspath(url)))
 
     def __truediv__(self, name: str) -> Place:
@@ -293,7 +302,7 @@ class Place:
             protocol = self.address.partition("://")[0]
             known = near(protocol, [*DRIVERS, "file", "memory", "zip"])
             return InputError(f"no file system is called {protocol!r} in {self.url}: {known}")
-        why = getattr(error, "strerror", None) or redact(str(error).replace(self.address, self.url))
+        why = without(getattr(error, "strerror", None) or str(error), self.address)
         why = " ".join(f"{type(error).__name__}: {why}".split()) if why else type(error).__name__
         tried = f" in {attempts} attempts" if attempts > 1 else ""
         way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
@@ -365,6 +374,26 @@ def load_tensors(
         return _mapped(place) if mapped else load(data)
     except (SafetensorError, *MISFITS) as error:
         raise InputError(_damaged(place, in_short(error))) from error
+
+
+def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file; a seal that it bears counts.
+
+    Raises:
+        InputError: cut short, altered, or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    length = int.from_bytes(content[:8], "little")
+    if not 0 < length <= min(len(content), LONGEST_HEADER) or not _is_whole([content], None, sealed=False):
+        raise InputError(f"{url} is altered, cut short or no safetensors file: restore a copy or make it again")
+    try:
+        return load(content)
+    except (SafetensorError, *MISFITS) as error:
+        raise InputError(
+            f"{url} is no safetensors file ({in_short(error)}): restore a copy or make it again"
+        ) from error
 
 
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -7,45 +7,109 @@ options, quoted and separated as a shell does.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import quote, unquote
 
 from ddcore.errors import InputError
 
 HANDED_ON = "DDCORE_SECRETS"
 NAMES = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
 """Environment variables whose values are secrets."""
+PART = 4
+"""Letters of a secret that a driver's message may not hold."""
 SHORTEST = 10
 """Characters; shorter values of the environment are words that a text may hold by chance."""
 COVER = "***"
+LINK = re.compile(r"(?<!\w)\w++://(?:[^\n/@:]*:(?!\d{0,5}(?:[/?#\s]|$))[^@\n]*@)?\S*")
+"""An address in a text, with the spaces of a password in it."""
+CHAINED = re.compile(r"((?:::|,)(?=[\w+.-]+(?:::|:\w+://|://)))")
+"""What stands between addresses."""
+HOST = re.compile("[/?#;]")
+"""Where a host and its port end."""
+CUT = re.compile("[?#;]")
+WITH_PORT = re.compile(r"(?:\[[^\[\]@]*\]|[^:\[\]@]*)(?::\d{0,5})?")
+WORDS = re.compile(r"""[:@/?#;&=,\s'"\\]+""")
 
 _addresses: dict[str, str] = {}
 _options: dict[str, str] = {}
 
 
 def redact(text: str) -> str:
-    """An address, or addresses in a text, without credentials, query and fragment; plain paths stay as they are.
+    """A text without the credentials, parameters, queries and fragments of addresses in it; plain paths stay as they are.
 
-    >>> redact("s3://key:secret@bucket/a.npz?versionId=7")
-    's3://bucket/a.npz'
+    >>> redact("GET s3://key:secret@bucket/a.npz?versionId=7 failed")
+    'GET s3://bucket/a.npz failed'
     """
-    return re.sub(r"\w+://\S*", lambda link: "::".join(map(_bare, link.group().split("::"))), text)
+    return LINK.sub(lambda link: bare(link.group()), text)
+
+
+def bare(address: str) -> str:
+    """One address, or a chain of them, without credentials, parameters, query and fragment.
+
+    People write what has to be percent-encoded as it is: ``@``, ``#``, ``?``, ``/`` and spaces in passwords. Where it cannot be told
+    what is secret, all is.
+
+    >>> bare("npz:https://me:p@ss w@host/a.npz;token=x"), bare("simplecache::s3://key:secret@bucket/a?v=1")
+    ('npz:https://host/a.npz', 'simplecache::s3://bucket/a')
+    >>> bare("https://host:80/me@x/y")
+    'https://***'
+    """
+    return "".join(map(_bare, CHAINED.split(address)))
 
 
 def _bare(link: str) -> str:
-    return re.sub(r"://(?:[^/@]*|[^/@:]+:[^@]*)@", "://", re.split(r"[?#]", link)[0] if "://" in link else link)
+    scheme, mark, rest = link.partition("://")
+    return scheme + mark + (CUT.split(_without_user(rest))[0] if mark else "")
+
+
+def _without_user(rest: str) -> str:
+    """What follows ``://``, from the host on."""
+    authority = HOST.split(rest)[0]
+    name = authority.partition("@")[0]
+    doubtful = ":" in name and not WITH_PORT.fullmatch(name)
+    many = rest.count("@")
+    if many == authority.count("@"):
+        return COVER if doubtful and not many else rest.rpartition("@")[2]
+    if many == 1 and doubtful:
+        return rest.rpartition("@")[2]
+    return rest if ":" not in name and "@" not in authority else COVER
 
 
 def shown(address: str) -> str:
     """An address as records show it; ``whole`` knows what was left out, here and in workers."""
-    bare = redact(address)
-    if bare != address:
-        _addresses[bare] = address
-    return bare
+    made = bare(address)
+    if made != address:
+        _addresses[made] = address
+    return made
+
+
+def without(text: str, address: str) -> str:
+    """What a driver says of an address, which may hold pieces of it alone; nothing, if it holds any that records do not show."""
+    kept = bare(address)
+    text = redact(text.replace(address, kept))
+    parts = {word[at : at + PART] for word in _pieces(address) for at in range(max(1, len(word) - PART + 1))}
+    return "" if any(part in text and part not in kept for part in parts) else text
+
+
+@cache
+def _pieces(address: str) -> tuple[str, ...]:
+    """The words of an address that are not in what is shown of it."""
+    kept = {*WORDS.split(bare(address))}
+    words = {word for word in (*WORDS.split(address), *WORDS.split(unquote(address))) if word and word not in kept}
+    return tuple(sorted(words, key=lambda word: (-len(word), word)))
+
+
+@cache
+def _spellings(address: str) -> tuple[str, ...]:
+    """An address as texts write it: plain, in JSON, as Python does, percent-encoded."""
+    quoted = (json.dumps(address)[1:-1], json.dumps(address, ensure_ascii=False)[1:-1], repr(address)[1:-1])
+    return tuple(dict.fromkeys((address, *quoted, quote(address, safe=":/@?#;&=%"))))
 
 
 def keep(option: str, value: Any) -> None:
@@ -124,9 +188,11 @@ def hand_on() -> None:
 
 def hidden(text: str) -> str:
     """A text for people or files, without any secret that this process knows."""
-    for bare, address in _addresses.items():
-        text = text.replace(address, bare)
-    for secret in (*_options.values(), *_of_environment()):
+    for known, address in _addresses.items():
+        for spelling in _spellings(address):
+            text = text.replace(spelling, known)
+    words = (word for address in _addresses.values() for word in _pieces(address) if not word.isdecimal())
+    for secret in (*_options.values(), *_of_environment(), *words):
         if len(secret) >= SHORTEST:
             text = text.replace(secret, COVER)
     return text
@@ -157,4 +223,4 @@ def _read_environment() -> None:
         if equals and "://" not in name:
             _options.setdefault(name, value)
         else:
-            _addresses.setdefault(redact(word), word)
+            _addresses.setdefault(bare(word), word)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import io
+import math
+import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
-from ddcore.storage.places import Place, load_tensors, save_tensors
+from ddcore.storage.fetching import check_sha256, fetched
+from ddcore.storage.places import Place, load_tensors, save_tensors, tensors_in
+from ddcore.storage.torch_files import state_of
+
+SAFE = ".safetensors"
 
 
 def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> None:
@@ -18,39 +22,81 @@ def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> 
     save_tensors(place, tensors, facts, sealed=True)
 
 
-def load_weights(place: Place, network: nn.Module) -> None:
+def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> None:
     """Put weights and buffers from a file into a network.
 
     Raises:
-        InputError: no state dict there, or one of another network.
+        InputError: see ``read_state``; a state dict of another network.
     """
-    fill(network, read_state(place), place.url)
+    fill(network, read_state(place, trust=trust), place.url)
 
 
-def read_state(place: Place) -> dict[str, Tensor]:
+def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
     """A state dict from safetensors, or from torch's format without running anything that is stored in it.
 
     A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen through.
 
+    Args:
+        place: one that the user named: a local file, an ``https`` address (see ``ddcore.storage.fetching``), or what fsspec's drivers reach.
+        trust: follow ``http`` and addresses that are not public too.
+        sha256: what the SHA-256 of the file has to be, or to begin with.
+
     Raises:
-        InputError: no such file; not a state dict; one that only unpickling would read.
+        InputError: no such file; not a state dict; one that only unpickling would read; weights that are not finite, or complex.
     """
-    if place.name.endswith(".safetensors"):
-        return load_tensors(place)
-    content = place.read_bytes()
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no class for a file that is not its own
-        why = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{place.url} cannot be read as tensors alone ({why}): save the state_dict of the network, best as safetensors"
-        ) from error
-    for key in ("state_dict", "model", "net"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{place.url} holds no state dict: save network.state_dict()")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    local = place.local_path()
+    if local is not None and place.name.endswith(SAFE) and sha256 is None:
+        return checked(load_tensors(place), place.url)
+    content = content_of(place, trust=trust)
+    check_sha256(content, sha256, place.url)
+    return state_in(content, place.name, place.url)
+
+
+def content_of(place: Place, *, trust: bool = False) -> bytes:
+    """The bytes of a file that the user named, see ``read_state``.
+
+    Raises:
+        InputError: nothing there, or an address that is followed with ``trust`` alone.
+    """
+    links = [link.partition("://")[0].lower() for link in place.address.split("::") if "://" in link]
+    if not set(links) & {"http", "https"}:
+        return place.read_bytes()
+    if "::" in place.address:
+        raise InputError(f"{place.url} leads to weights by way of another protocol: give the https address itself")
+    return fetched(place.address, trust=trust)
+
+
+def state_in(content: bytes, name: str, url: str) -> dict[str, Tensor]:
+    """The state dict in the bytes of a file, see ``read_state``.
+
+    Args:
+        name: of the file, whose end tells the format.
+        url: for messages.
+    """
+    return checked(tensors_in(content, url) if name.endswith(SAFE) else state_of(content, url), url)
+
+
+def checked(state: dict[str, Tensor], url: str) -> dict[str, Tensor]:
+    """A state dict whose tensors are finite and real.
+
+    Raises:
+        InputError: names the tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_complex():
+            raise InputError(f"the weights of {url} have complex numbers in {name[:80]!r}: give a network of real ones")
+        if not _is_finite(tensor):
+            raise InputError(
+                f"the weights of {url} are not finite in {name[:80]!r}: give a network whose training converged"
+            )
+    return state
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = (tensor.float() if tensor.itemsize == 1 else tensor).aminmax()
+    return math.isfinite(float(low)) and math.isfinite(float(high))
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -78,3 +124,13 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
                 f"the weights of {name} have {key!r} of shape {both}: they are for other classes or images"
             )
     network.load_state_dict(dict(state))
+
+
+def hash_in_name(url: str) -> str | None:
+    """What a file's SHA-256 begins with by its name, as torch's hub writes it; None if it says nothing.
+
+    >>> hash_in_name("https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    'f37072fd'
+    """
+    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    return found.group(1) if found else None

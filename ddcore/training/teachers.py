@@ -30,7 +30,7 @@ from ddcore.networks.vision import torchvision_url
 from ddcore.networks.zoo import CONVNET
 from ddcore.storage.checkpoints import Checkpoints
 from ddcore.storage.places import Place, canonical, load_tensors, read_metadata, sha256_of
-from ddcore.storage.weights import fill, read_state, save_weights
+from ddcore.storage.weights import fill, hash_in_name, read_state, save_weights
 from ddcore.training.experts import sole_trainer
 from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
@@ -389,8 +389,9 @@ def loaded(member: Member, run: Run) -> nn.Module:
         InputError: nothing there, no state dict, or one of another network.
     """
     network = run.network(run.generator("teacher", "loaded"), member.network)
-    where = torchvision_url(member.network, member.weights) or member.weights
-    fill(network, read_state(Place.at(where)), member.name)
+    hub = torchvision_url(member.network, member.weights)
+    place, due = Place.at(hub or member.weights), hash_in_name(hub) if hub else None
+    fill(network, read_state(place, trust=getattr(run, "trusted", False), sha256=due), member.name)
     if run.options["teachers"].normalise == "imagenet":
         return Renormalised(lay_out(network), run.normalisation, IMAGENET)
     return network
