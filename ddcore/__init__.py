@@ -1,89 +1,117 @@
 """ddcore: dataset distillation with composable plugins. What authors and users import; nothing here imports torch early."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddcore import _moved
+from ddcore._later import later
 from ddcore._version import __version__
 from ddcore.api.hooks import hookimpl
 from ddcore.api.plugin import Plugin, option
 
 if TYPE_CHECKING:
+    from ddcore.api.services import Committee, Executor, FinishedSet, Run, Samples, StudentData, Teaching, Trajectories
     from ddcore.api.types import (
+        Answers,
+        Arm,
         Batch,
         Cost,
         Learn,
         Loss,
+        Network,
         Progress,
         Row,
+        Seen,
         Segment,
         Sequential,
         Synthetic,
         Task,
         Term,
         Transform,
+        Unroll,
+        View,
         Vote,
     )
     from ddcore.cli.app import invoke
     from ddcore.errors import DdcoreError, InputError, PluginError
     from ddcore.sets.artifact import Artifact, load_artifact
 
-
-_LATER = {
-    **dict.fromkeys(("Artifact", "load_artifact"), "ddcore.sets.artifact"),
-    "invoke": "ddcore.cli",
-    **dict.fromkeys(("DdcoreError", "InputError", "PluginError"), "ddcore.errors"),
-    **dict.fromkeys(
-        (
-            "Batch",
-            "Cost",
-            "Learn",
-            "Loss",
-            "Progress",
-            "Row",
-            "Segment",
-            "Sequential",
-            "Synthetic",
-            "Task",
-            "Term",
-            "Transform",
-            "Vote",
-        ),
-        "ddcore.api.types",
-    ),
-}
-
 __all__ = [
-    "__version__",
+    "Answers",
+    "Arm",
     "Artifact",
     "Batch",
+    "Committee",
     "Cost",
     "DdcoreError",
+    "Executor",
+    "FinishedSet",
     "InputError",
     "Learn",
     "Loss",
+    "Network",
     "Plugin",
     "PluginError",
     "Progress",
     "Row",
+    "Run",
+    "Samples",
+    "Seen",
     "Segment",
     "Sequential",
+    "StudentData",
     "Synthetic",
     "Task",
+    "Teaching",
     "Term",
+    "Trajectories",
     "Transform",
+    "Unroll",
+    "View",
     "Vote",
+    "__version__",
     "hookimpl",
     "invoke",
     "load_artifact",
     "option",
 ]
 
-
 _moved.watch()
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'ddcore' has no attribute {name!r}")
+__getattr__ = later(
+    __name__,
+    {
+        "api.types": (
+            "Answers",
+            "Arm",
+            "Batch",
+            "Cost",
+            "Learn",
+            "Loss",
+            "Network",
+            "Progress",
+            "Row",
+            "Seen",
+            "Segment",
+            "Sequential",
+            "Synthetic",
+            "Task",
+            "Term",
+            "Transform",
+            "Unroll",
+            "View",
+            "Vote",
+        ),
+        "api.services": (
+            "Committee",
+            "Executor",
+            "FinishedSet",
+            "Run",
+            "Samples",
+            "StudentData",
+            "Teaching",
+            "Trajectories",
+        ),
+        "cli": ("invoke",),
+        "errors": ("DdcoreError", "InputError", "PluginError"),
+        "sets.artifact": ("Artifact", "load_artifact"),
+    },
+)

@@ -1,15 +1,16 @@
 """Plugins import ddcore, never each other; ddcore imports no plugin; listing and help do without torch."""
 
 import ast
-import importlib.util
+import importlib
+import json
 import subprocess
 import sys
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from ddcore.kit.contract.public import PUBLIC
+from ddcore import _moved
+from ddcore.kit.contract.public import PACKAGES, is_public, listed
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
@@ -40,27 +41,6 @@ def test_a_plugin_imports_no_other(name):
         assert not imported(path) & (MODULES - {own}), path
 
 
-def test_imports_of_the_core_run_one_way_even_within_functions():
-    """But for ``ddcore.runs.work``, which does tasks: a run maps tasks, and a task opens a run."""
-    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.glob("ddcore/**/*.py")}
-    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
-    graph = {
-        name: modules_of(path) & (set(files) - {"ddcore", "ddcore.runs.work", name}) for name, path in files.items()
-    }
-    assert len(graph) > 50 and sum(map(len, graph.values())) > 200
-    TopologicalSorter(graph).prepare()
-
-
-def modules_of(path: Path) -> set[str]:
-    """What a file imports, within functions too, but not for its types alone."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {name for node in found for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))}
-
-
 OUTSIDE = [
     *ROOT.glob("examples/third-party/*.py"),
     *ROOT.glob("plugins/*/ddcore_*/*.py"),
@@ -72,13 +52,40 @@ OUTSIDE = [
 def test_packages_import_only_public_names_of_public_modules(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ddcore":
-            assert node.module in PUBLIC, node.module
-            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert not [(node.module, a.name) for a in node.names if not is_public(node.module, a.name)]
 
 
-def test_every_public_module_exists():
-    for module in PUBLIC:
-        assert importlib.util.find_spec(module) is not None, module
+def test_the_public_surface_is_the_recorded_one():
+    record = json.loads((ROOT / "tests" / "public_api.json").read_text())
+    assert listed() == record, "write it again: python -m ddcore.kit.contract.public > tests/public_api.json"
+    assert len({name for package, names in record.items() if package != "ddcore" for name in names}) <= 200
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_whatever_a_package_lists_is_there(package):
+    module = importlib.import_module(package)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_layers_hold():
+    """The list is ``tool.importlinter`` in ``pyproject.toml``: types and imports within functions count."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in _moved.MOVED.items() if pair[0].count(".") == 1][::9], ids=lambda name: name.rpartition(".")[2])
+def test_a_module_is_found_under_its_old_name_with_a_word_about_the_new_one(old, new):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        found = importlib.import_module(old)
+    assert found is importlib.import_module(new) and found.__spec__.name == new
+
+
+def test_names_of_a_module_that_is_a_package_now_are_found_with_a_word_too():
+    with pytest.warns(DeprecationWarning, match="ddcore.training.answers_of is now ddcore.training.loop.answers_of"):
+        assert callable(importlib.import_module("ddcore.training").answers_of)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["run", "--help"]], ids=" ".join)

@@ -16,7 +16,7 @@ import records
 import torch
 from torch import Tensor
 
-from ddcore.api import Segment
+from ddcore import Segment
 from ddcore.networks import build, flat_weights
 from ddcore.networks.unroll import Mode, unrolled_loss
 

@@ -25,7 +25,7 @@ from ddcore.labels import Labels, SoftLabels
 from ddcore.networks import features
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 
 def predictor(support_SD: Tensor, target_TD: Tensor, ridge: float) -> Tensor:

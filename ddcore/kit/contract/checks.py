@@ -21,7 +21,7 @@ from ddcore.api.types import PHASES, SETTINGS
 from ddcore.composing.discovery import check_hooks
 from ddcore.composing.options import as_json, click_options, fields, from_json, resolve, to_toml
 from ddcore.composing.versions import deprecations
-from ddcore.kit.contract.public import PUBLIC
+from ddcore.kit.contract.public import is_public
 from ddcore.kit.contract.stage import Subject
 
 VIEW_PHASES = PHASES[:3]
@@ -129,7 +129,7 @@ def instances_are_immutable_and_not_equal(subject: Subject) -> None:
 
 @check(
     "public",
-    "import from ddcore only names without a leading underscore, of the modules that CONTRIBUTING lists as public",
+    "import from ddcore only names without a leading underscore, of the packages that CONTRIBUTING lists as public",
 )
 def only_public_names_are_imported(subject: Subject) -> str:
     files = _own_files(subject.cls)
@@ -138,7 +138,7 @@ def only_public_names_are_imported(subject: Subject) -> str:
             for module, name in _imported(node):
                 if module.partition(".")[0] != "ddcore":
                     continue
-                if module not in PUBLIC or name.startswith("_"):
+                if not is_public(module, name):
                     raise Broken(f"{file.name}, line {node.lineno} imports {module} {name}".rstrip())  # type: ignore[attr-defined]
     return f"{len(files)} file{'s' * (len(files) != 1)} read"
 

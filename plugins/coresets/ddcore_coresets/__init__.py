@@ -33,7 +33,7 @@ from ddcore_coresets.selectors import (
 )
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 Method = Literal[
     "random",

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ddcore.errors import OptionError
 from ddcore.networks import features, logits
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
-from ddcore.training import experts
+from ddcore.training import expert_digest
 from ddcore_coresets import scores
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 VERSION = 1
 """Raise it when scores come out differently: kept ones are then not used again."""
@@ -87,7 +87,7 @@ def known_epoch(run: "Run", epoch: int, option: str) -> int:
 
 
 def _kept(run: "Run", what: str, make: Callable[..., dict[str, Tensor]], asked: Mapping[str, Any]) -> dict[str, Tensor]:
-    recipe = {"version": VERSION, "scores": what, "of": experts.digest(run), "epochs": run.trajectories.epochs, **asked}
+    recipe = {"version": VERSION, "scores": what, "of": expert_digest(run), "epochs": run.trajectories.epochs, **asked}
     place = run.cache / "coresets" / f"{what}-{sha256_of(canonical(recipe))[:20]}.safetensors"
     if not place.exists():
         made = make(run, **asked)

@@ -34,7 +34,7 @@ from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics
 from ddcore_cv_dd.voting import Turns, drawn, groups_in_order, highest, vote_weights, way_of
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 __all__ = ["CVDD", "drawn", "groups_in_order", "highest", "middle_patches", "mosaics", "vote_weights", "way_of"]
 

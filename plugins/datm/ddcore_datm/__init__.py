@@ -23,7 +23,7 @@ from ddcore.networks import logits
 from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 BLOCK = 256
 

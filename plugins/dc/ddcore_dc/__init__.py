@@ -26,7 +26,7 @@ from ddcore.networks import Crew, mixes_samples, wide, with_gradient
 from ddcore_dc.student import Student
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 Distance = Literal["ours", "mse", "cos"]
 DISTANCES: tuple[Distance, ...] = ("ours", "mse", "cos")

@@ -24,8 +24,7 @@ from attrs.validators import ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import InputError, Plugin, Row, hookimpl, option
-from ddcore.api import Answers, Arm, Samples, StudentData
+from ddcore import Answers, Arm, InputError, Plugin, Row, Samples, StudentData, hookimpl, option
 from ddcore.labels import HardLabels, Labels, SoftLabels
 from ddcore.networks import logits
 from ddcore.storage import Place
@@ -33,7 +32,7 @@ from ddcore.training import FETCHED_AT_ONCE
 from ddcore_diagnose.measures import accuracy_table, auc, caught, nearest, odds_gaps, rank_correlation, spread
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 HARD, SOFT = "hard", "soft"
 DISTILLED, RANDOM, FULL = "distilled", "random", "full"

@@ -22,8 +22,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, instance_of, le, optio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
-from ddcore.api import Samples
+from ddcore import Batch, InputError, Plugin, Samples, Term, hookimpl, option
 from ddcore_distill_weighted.heads import Head, chosen_l2, head_on
 from ddcore_distill_weighted.similarity import (
     cka,
@@ -41,7 +40,7 @@ from ddcore_distill_weighted.similarity import (
 from ddcore_distill_weighted.sources import Source, fetched, opened
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 NAME = "distill-weighted"
 LABEL_WEIGHT = "student.label_weight"

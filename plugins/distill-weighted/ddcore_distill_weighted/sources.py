@@ -9,14 +9,13 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import InputError
-from ddcore.api import Samples
+from ddcore import InputError, Samples
 from ddcore.data import Normalisation
 from ddcore.storage import Place, load_weights, read_metadata
 from ddcore.training import frozen_network
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 AT_ONCE = 256
 WHITENED = "zca"

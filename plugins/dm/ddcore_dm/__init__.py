@@ -22,7 +22,7 @@ from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Transform, 
 from ddcore.networks import embed, features, mixes_samples
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 ROWS_A_PASS = 1024
 

@@ -25,7 +25,7 @@ from ddcore_ferkd.calibration import Calibration, Compression, compressed
 from ddcore_ferkd.store import CropLabels, Dropped, Mix, Use, store_bytes, together
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 __all__ = ["CropLabels", "FerKD", "label_crops", "store_bytes", "together"]
 NAME = "ferkd"

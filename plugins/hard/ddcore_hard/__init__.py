@@ -22,8 +22,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from ddcore import Batch, Plugin, Progress, Term, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Batch, Plugin, Progress, Seen, Term, hookimpl, option
 from ddcore.errors import near
 from ddcore.labels import kl_divergence, mixed_cross_entropy
 from ddcore.training import Teaching, still_statistics
@@ -31,7 +30,7 @@ from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
 from ddcore_hard.autoencoder import read
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 LABEL_WEIGHT = "student.label_weight"
 Legitimacy = Literal["penalty", "consistency", "gate"]

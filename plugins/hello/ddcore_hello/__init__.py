@@ -28,7 +28,7 @@ from ddcore_hello.projecting import Weak
 from ddcore_hello.updating import updated
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 NAME, PATCHES = "projector", "hello"
 

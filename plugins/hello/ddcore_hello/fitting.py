@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ddcore.api import Transform
+from ddcore import Transform
 from ddcore.data import Normalisation
 from ddcore.errors import NonFiniteLoss, OptionError
 from ddcore.images import transform
@@ -27,7 +27,7 @@ from ddcore.labels import (
     last_layer,
 )
 from ddcore.networks import lay_out, torchvision_url
-from ddcore.storage import Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.storage import Checkpoints, Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
 from ddcore.training import (
     IMAGENET,
     NEAR_CHANCE,
@@ -44,11 +44,10 @@ from ddcore.training import (
     teacher_recipe,
     train_student,
 )
-from ddcore.training.experts import Checkpoints
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
     from ddcore_hello import HeLlO
 
 VERSION = 1

@@ -13,8 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import InputError
-from ddcore.api import Batch
+from ddcore import Batch, InputError
 from ddcore.labels import Labels, View, mean_logits
 from ddcore.networks import wide
 

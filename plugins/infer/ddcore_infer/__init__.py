@@ -32,7 +32,7 @@ from ddcore.training import members_of, rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 __all__ = [
     "INFER",

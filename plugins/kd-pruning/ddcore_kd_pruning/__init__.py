@@ -25,8 +25,7 @@ from ddcore.randomness import generator as generator_of
 from ddcore.training import Descent, Teaching, train_student
 
 if TYPE_CHECKING:
-    from ddcore.api import Samples
-    from ddcore.runs.run import Run
+    from ddcore import Run, Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["random", "el2n", "forgetting", "moderate"]

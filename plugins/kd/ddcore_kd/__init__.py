@@ -19,14 +19,13 @@ from attrs.validators import ge, gt, optional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, InputError, Plugin, Progress, Term, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, hookimpl, option
 from ddcore.labels import kl_divergence
 from ddcore.networks import wide
 from ddcore.training import EMBEDDING, STAGES, Teaching
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 LABEL_WEIGHT = "student.label_weight"
 STAGE = re.compile(r"stage(\d+)")

@@ -23,15 +23,13 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, InputError, Plugin, Progress, Term, Vote, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, Vote, hookimpl, option
 from ddcore.images import Draw, beta, transform
 from ddcore.networks import channels_last, logits
 from ddcore.training import Teaching, last_linear, tapped
 
 if TYPE_CHECKING:
-    from ddcore.api import Samples
-    from ddcore.runs.run import Run
+    from ddcore import Run, Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Select = Literal["balanced", "fixed", "none"]

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ddcore import Plugin, Term, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Plugin, Seen, Term, hookimpl, option
 from ddcore.training import Teaching
 
 LABEL_WEIGHT = "student.label_weight"

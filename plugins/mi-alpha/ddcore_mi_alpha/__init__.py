@@ -18,8 +18,7 @@ from attrs.validators import and_, ge, gt, le
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, InputError, Plugin, Term, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Batch, InputError, Plugin, Seen, Term, hookimpl, option
 from ddcore.data import TEXT
 from ddcore.training import STAGES, Teaching, tapped
 from ddcore_mi_alpha.losses import (
@@ -36,7 +35,7 @@ from ddcore_mi_alpha.losses import (
 from ddcore_mi_alpha.words import Edit, edited
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 __all__ = ["Critic", "MIAlpha", "earth_mover_flow", "edited", "interpolated_bound", "layer_map", "logit_mse"]
 __all__ += ["of_features", "others_log_mean", "pooled", "soft_cross_entropy", "stages"]

@@ -19,8 +19,8 @@ from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, op
 from ddcore_mirage.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
+    from ddcore import Run
     from ddcore.data import Source
-    from ddcore.runs.run import Run
     from ddcore.sets import Operation
 
 FOREST = "mirage-forest"

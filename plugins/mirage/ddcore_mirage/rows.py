@@ -17,7 +17,7 @@ from ddcore_mirage.sources import GRAPHS
 from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, within_bytes
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
     from ddcore_mirage import Mirage
 
 DISTILLED, RANDOM_BYTES, FULL = "distilled", "random-bytes", "full"

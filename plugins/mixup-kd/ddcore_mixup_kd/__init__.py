@@ -18,8 +18,7 @@ from attrs import frozen
 from attrs.validators import and_, ge, gt, le
 from torch import Generator, Tensor
 
-from ddcore import Batch, InputError, Plugin, Sequential, Term, Transform, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Batch, InputError, Plugin, Seen, Sequential, Term, Transform, hookimpl, option
 from ddcore.images import beta
 from ddcore.labels import kl_divergence
 from ddcore.training import Teaching

@@ -15,7 +15,7 @@ from ddcore.pages import numbers
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 RECORD = "mlflow.json"
 LONGEST = 500

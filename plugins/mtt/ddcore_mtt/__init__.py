@@ -20,7 +20,7 @@ from ddcore import Learn, Loss, Task, hookimpl, option
 from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 
 @frozen(kw_only=True, eq=False)

@@ -16,14 +16,13 @@ from attrs.validators import ge, lt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import Batch, Plugin, Term, hookimpl, option
-from ddcore.api import Samples, Seen
+from ddcore import Batch, Plugin, Samples, Seen, Term, hookimpl, option
 from ddcore.networks import channels_last, unit_rows, wide
 from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
 from ddcore.training import EMBEDDING, Teaching, state_hash, tapped
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 VERSION = 1
 AT_ONCE = 256

@@ -25,7 +25,7 @@ from ddcore.storage import load_tensors, save_tensors
 from ddcore_nrr_dd.maps import Kind, Ratio, Span, activation_ratios, mean_maps, moved, non_critical
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 NAME = "cidd"
 FOLDER = "nrr-dd"

@@ -21,7 +21,7 @@ from ddcore.data import Normalisation
 from ddcore.sets import BITS, Quality, quality, to_levels
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
     from ddcore.sets import Decoder
 
 AT_ONCE = 256

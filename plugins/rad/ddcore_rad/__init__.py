@@ -28,8 +28,7 @@ from ddcore.networks import logits
 from ddcore.training import Teaching
 
 if TYPE_CHECKING:
-    from ddcore.api import Samples
-    from ddcore.runs.run import Run
+    from ddcore import Run, Samples
 
 LABEL_WEIGHT = "student.label_weight"
 Strategy = Literal["rad", "margin", "entropy", "random"]

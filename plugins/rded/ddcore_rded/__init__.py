@@ -35,7 +35,7 @@ from ddcore.runs import for_each_class
 from ddcore.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 NAME = "rded"
 IMAGES_AT_ONCE = 64

@@ -24,7 +24,7 @@ from ddcore_reinforce.chain import Chain, draw, mixing, replay
 from ddcore_reinforce.store import ReinforcedLabels, densify, fingerprints, merged, record_bytes
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 __all__ = [
     "Chain",

@@ -19,11 +19,10 @@ import attrs
 from attrs import frozen
 from attrs.validators import and_, ge, le
 
-from ddcore import Plugin, Row, hookimpl, option
-from ddcore.api import Arm
+from ddcore import Arm, Plugin, Row, hookimpl, option
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
     from ddcore.sets import Artifact
 
 HARD, SOFT, BARE = "hard", "soft", "bare-"

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ddcore import Plugin, hookimpl, option
 
 if TYPE_CHECKING:
-    from ddcore.api import Samples
+    from ddcore import Samples
 
 
 def taken(count: int, share: float) -> int:

@@ -17,8 +17,7 @@ from attrs import frozen
 from attrs.validators import ge, gt
 from torch import Tensor
 
-from ddcore import Plugin, Term, hookimpl, option
-from ddcore.api import Seen
+from ddcore import Plugin, Seen, Term, hookimpl, option
 from ddcore.networks import wide
 from ddcore.training import Teaching
 

@@ -27,8 +27,7 @@ from ddcore.errors import InputError, OptionError
 from ddcore.networks import logits, weights_view
 
 if TYPE_CHECKING:
-    from ddcore.api import Unroll
-    from ddcore.runs.run import Run
+    from ddcore import Run, Unroll
 
 Matching = Literal["agg", "adaptive", "none"]
 

@@ -26,7 +26,7 @@ from ddcore.networks import FIRST, inversion_loss, require_layers
 from ddcore.training import rate_at
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 
 def total_variation(images: Tensor) -> Tensor:

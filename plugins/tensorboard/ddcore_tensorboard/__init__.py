@@ -15,7 +15,7 @@ from ddcore.pages import numbers
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from ddcore.runs.run import Run
+    from ddcore import Run
 
 SECONDS_BETWEEN_WRITES = 5
 _open: dict[str, "SummaryWriter"] = {}
