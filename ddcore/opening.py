@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddcore.data import decoded_key
 from ddcore.errors import InputError
 from ddcore.holding import held
 from ddcore.progress import Reporter
@@ -33,7 +34,7 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     run = _of_kind(record, Setup.from_json(record), place, reporter)
     if worker:
         refuse_other_device(record, run)
-    run.decoded = record["data"]["fingerprint"] if worker else None
+    run.decoded = decoded_key(record["data"]) if worker else None
     run.of_artifact = record.get("artifact")
     run.begun = True
     if run.source.fingerprint != record["data"]["fingerprint"]:

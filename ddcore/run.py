@@ -23,8 +23,9 @@ from ddcore.data import Real, Source, keep_decoded, load_decoded
 from ddcore.decoders import OPERATIONS, Decoder
 from ddcore.dispatch import NO_STATE, Hooks, PerPlugin
 from ddcore.errors import InputError, Interrupted, OptionError, PluginError, StoreError, near
-from ddcore.holding import held
+from ddcore.holding import Hold, held
 from ddcore.inspection import installed_matchers
+from ddcore.keeping import machine, tidy
 from ddcore.normalisation import Normalisation, fit
 from ddcore.passes import lay_out
 from ddcore.plan import OF_STUDENTS, STUDENT_SHAPING, Choices, Plan, data_warnings, offers, resolve
@@ -79,14 +80,15 @@ class Run:
         self.way_on = f"everything so far is kept: go on with `ddcore resume {place.url}`"
         self.begun = self.stepping = self.stopping = False
         self._logged: set[str] = set()
-        self.decoded: str | None = None
+        self.decoded: dict[str, Any] | None = None
+        self._hold: Hold | None = None
 
     # ---- what a run is about -------------------------------------------------------------------------------------
 
     @cached_property
     def source(self) -> Source:
         """The real data as loaded; in a worker, as its driver loaded them."""
-        if self.decoded and (kept := load_decoded(self.cache, self.decoded)):
+        if self.decoded and (kept := load_decoded(self.cache, self.decoded, self.warn)):
             self.take(kept)
             return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
@@ -116,7 +118,12 @@ class Run:
     @cached_property
     def normalisation(self) -> Normalisation:
         """Fitted on the train split, or given by the source."""
-        return fit(self.config.normalise, self.source, self.cache)
+        return fit(self.config.normalise, self.source, self.cache, computed_by=self.machine, note=self.warn)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What computes, as JSON values: part of the key of whatever is kept between runs; see ``ddcore.keeping``."""
+        return machine(self.device, self.dtype)
 
     @cached_property
     def real(self) -> Real:
@@ -469,7 +476,7 @@ class Run:
         remember(self)
         hand_on()
         if left and self.executor_name != "here" and self.source.modality in DECODED:
-            keep_decoded(self.source, self.cache)
+            keep_decoded(self.source, self.cache, self.warn)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
         within, self.stepping = self.stepping, True
         try:
@@ -576,9 +583,12 @@ class Run:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came.
+            InputError: the run's folder was removed.
         """
         if self.stopping:
             raise self._stopped()
+        if self._hold is not None:
+            self._hold.check()
 
     def _stopped(self) -> Interrupted:
         begun = self.begun or (self.place / "run.json").exists()
@@ -593,12 +603,16 @@ class Run:
         Raises:
             InputError: another process works in it.
         """
-        with self.stoppable(), held(self.place):
+        with self.stoppable(), held(self.place) as self._hold:
             self.place.remove_unfinished()
+            tidy(self.cache)
             try:
                 yield
+                self._hold.check()
             except StoreError as error:
                 raise type(error)(f"{error}; {self.way_on}") from error
+            finally:
+                self._hold = None
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -51,6 +51,8 @@ class Stand:
         self.generator = partial(randomness.generator, seed)
         self.plugins, self.stopping, self.said, self.events, self.done = plugins, False, [], [], []
         self.say, self.shapers, self.asked = self.said.append, shapers, []
+        self.warnings = []
+        self.warn = self.warnings.append
 
     def network(self, generator, name=None):
         real = self.real

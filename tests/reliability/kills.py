@@ -46,6 +46,7 @@ DATM = " --plugin datm --plugin fyi --plugin dsa --steps 4 --datm.student-steps 
 EXPERTS = " --datm.lr-img 10 --experts.count 2 --experts.epochs 3 --experts.batch 16"
 DM = " --plugin dm --plugin dsa --steps 4 --dm.batch-real 8 --labels per-view --views.epochs 3"
 KD = " --plugin kd --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
+PROJECTOR = " --plugin hello --hello.epochs 3 --hello.rank 1 --hello.head prototypes" + TEACHERS
 LESSON = " --data tiny --student convnet2-w4 --protocol quick-3 --eval-seeds 2"
 SUITE = """
 ipc = [1]
@@ -100,6 +101,9 @@ RECIPES = {
     "evaluate": Recipe("evaluate set" + STUDENTS + HERE, needs=("set",)),
     "relabel": Recipe("relabel set --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)),
     "bench": Recipe("bench suite.toml --out run", resumes=False, needs=("suite.toml",)),
+    "fit": Recipe("relabel set --labels projector" + PROJECTOR + HERE, resumes=False, again=False, needs=("set",)),
+    "export": Recipe("export set --to folder --out run", resumes=False, again=False, needs=("set",)),
+    "report": Recipe("report run", resumes=False, needs=("run",)),
 }
 
 
@@ -329,7 +333,7 @@ def result(folder: Path) -> dict[str, Any]:
 def is_bits(name: str) -> bool:
     """Whether a file may not differ at all."""
     if name.startswith("cache/"):
-        return name.endswith(".safetensors") and "/decoded/" not in name
+        return name.endswith(".safetensors") and "/decoded/" not in name and "/full/" not in name
     made_of_set = "/checkpoints/" not in name and name.split("/")[-1] != "run.json"
     return made_of_set and name.endswith((".safetensors", ".json", ".png", ".md")) and "leaderboard" not in name
 
@@ -406,9 +410,10 @@ class Ground:
         place = self.folder / f"attempt-{self.number:04d}"
         place.mkdir()
         for name in recipe.needs:
-            if name == "set":
+            if name in ("set", "run"):
                 self.whole("experts")
-                shutil.copytree(self.folder / "whole-experts/run/artifact", place / "set")
+                made = self.folder / "whole-experts/run"
+                shutil.copytree(made / "artifact" if name == "set" else made, place / name)
             else:
                 (place / name).write_text(SUITE)
         return place
@@ -505,20 +510,27 @@ LEARNT = (
     "ddcore.loop",
     "ddcore.executors",
     "torch.nn.utils.parametrize",
+    "ddcore.keeping",
+    "ddcore_hello.fitting",
 )
 
 
 CYCLE = ("experts", "teachers", "train", "experts", "relabel", "teachers", "evaluate", "experts", "teachers", "bench")
 """Recipes of attempts: mostly whole distillations."""
+OTHERS = ("fit", "evaluate", "export", "relabel", "report", "bench", "fit", "export", "evaluate", "relabel")
+"""Recipes of attempts: all that is no distillation and no training."""
 
 
-def measure(kills: int = 100, seed: int = 0, place: Ground | None = None) -> dict[str, Any]:
+def measure(
+    kills: int = 100, seed: int = 0, place: Ground | None = None, cycle: Sequence[str] = CYCLE
+) -> dict[str, Any]:
     """Attempts that are ended by SIGKILL, most once, some two or three times, and gone on with to their ends.
 
     Args:
         kills: how often in all, or once or twice more.
         seed: of recipes' moments.
         place: where attempts are made, if there is one already.
+        cycle: recipes of attempts.
 
     Returns:
         ``attempts``; ``kills``; of attempts ``survived`` (the same bits), ``differing``, ``lost``; ``tracebacks``; ``resumes``: commands
@@ -527,7 +539,7 @@ def measure(kills: int = 100, seed: int = 0, place: Ground | None = None) -> dic
     generator, attempts = random.Random(seed), []
     with ground() if place is None else nullcontext(place) as here:
         while sum(attempt.kills for attempt in attempts) < kills:
-            name = CYCLE[len(attempts) % len(CYCLE)]
+            name = cycle[len(attempts) % len(cycle)]
             attempts.append(here.attempt(name, here.moments(name, generator)))
     return summary(attempts)
 

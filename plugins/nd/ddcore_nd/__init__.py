@@ -17,9 +17,10 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, Plugin, Term, hookimpl, option
+from ddcore.keeping import kept
 from ddcore.passes import channels_last
 from ddcore.precision import unit_rows, wide
-from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
+from ddcore.storage import sha256_of
 from ddcore.teachers import state_hash
 from ddcore.teaching import EMBEDDING, Seen, Teaching, tapped
 from ddcore.training import Samples
@@ -80,13 +81,13 @@ def kept_means(network: nn.Module, run: "Run") -> Tensor:
         "teacher": [sha256_of(repr(network).encode()), state_hash(network)],
         "data": run.source.fingerprint,
         "normalisation": run.normalisation.header(),
-        "dtype": str(run.dtype),
+        "machine": run.machine,
     }
-    place = run.cache / "nd" / f"{sha256_of(canonical(recipe))[:20]}.safetensors"
-    if not place.exists():
-        means = class_means(network, run.real.train, len(run.source.classes))
-        save_tensors(place, {"means": means}, {name: str(value) for name, value in recipe.items()})
-    return load_tensors(place)["means"]
+
+    def made() -> dict[str, Tensor]:
+        return {"means": class_means(network, run.real.train, len(run.source.classes))}
+
+    return kept(run.cache, "nd", recipe, made, note=run.warn)["means"]
 
 
 class Adapter(nn.Module):
