@@ -94,17 +94,17 @@ class Checkpoints:
         return self._finished(key).exists()
 
     def is_sound(self, key: str) -> bool:
-        """Whether this task's result is there and is its own, as far as its header says."""
-        place = self._finished(key)
+        """Whether this task's result is there, whole, and its own."""
         try:
-            if not place.is_there():
-                return False
-            self._check_task(place, read_metadata(place), key)
+            return self.is_there(key) and bool(self.result(key))
         except InputError as error:
-            if isinstance(error, StoreError) and place.local_path() is None:
+            if isinstance(error, StoreError) and self._place.local_path() is None:
                 raise
             return False
-        return True
+
+    def is_there(self, key: str) -> bool:
+        """Whether anything is there in the place of this task's result."""
+        return self._finished(key).is_there()
 
     def result(self, key: str) -> dict[str, Tensor]:
         """A finished task's tensors, on the CPU.

@@ -255,8 +255,8 @@ def _folder_of(number: int, run: Run) -> Place:
 
 def _train_to_end(number: int, kept: Checkpoints, run: Run) -> None:
     options: Any = run.options["experts"]
-    if kept.finished(DONE):
-        run.warn(f"expert {number} in {digest(run)} is another's: it is trained again")
+    if kept.is_there(DONE):
+        run.warn(f"expert {number} in {digest(run)} is damaged or another's: it is trained again")
         kept.drop(DONE)
     afresh(kept, DONE, partial(_train, number, kept, run), run.warn)
     place = snapshot_place(folder(run), number, options.epochs)

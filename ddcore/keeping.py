@@ -117,6 +117,8 @@ def save(
     Args:
         part: its name within the folder of its key; nothing where the file is all there is.
     """
+    if place.local_path() is not None and place.is_folder():
+        place.set_aside()
     about = {KEY: canonical(clean(key)).decode(), DIGEST: digest_of(key), PART: part}
     save_tensors(place, tensors, {**(facts or {}), **about}, sealed=True)
     place.parent.remove_abandoned()

@@ -291,8 +291,8 @@ def train_teacher(task: Task, run: Run) -> dict[str, Tensor]:
 
 
 def _train_to_end(member: Member, kept: Checkpoints, run: Run) -> None:
-    if kept.finished(DONE):
-        run.warn(f"teacher {folder(member, run).name} is another's: it is trained again")
+    if kept.is_there(DONE):
+        run.warn(f"teacher {folder(member, run).name} is damaged or another's: it is trained again")
         kept.drop(DONE)
     score = afresh(kept, DONE, partial(_train, member, kept, run), run.warn)
     kept.finish(DONE, {"accuracy": torch.tensor(score, dtype=torch.float64)}, {})

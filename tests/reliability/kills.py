@@ -218,7 +218,8 @@ def attended(words: list[str], folder: Path, fault: Fault, invoke: Any) -> dict[
         child(words, folder, fault, invoke)
     code, seconds = watched(pid, fault)
     made = json.loads(changes.read_text()) if changes.exists() else {"changes": 0, "writes": []}
-    return {"code": code, "seconds": seconds, **made, "said": said.read_text(errors="replace")}
+    heard = said.read_text(errors="replace") if said.exists() else ""  # it may have ended before its first word
+    return {"code": code, "seconds": seconds, **made, "said": heard}
 
 
 def child(words: list[str], folder: Path, fault: Fault, invoke: Any) -> None:
@@ -552,6 +553,72 @@ def measure_stops(stops: int = 40, seed: int = 0, place: Ground | None = None) -
             name = CYCLE[number % len(CYCLE)]
             attempts.append(here.attempt(name, here.stops(name, generator)))
     return {**summary(attempts), "stops": sum(end.code == 3 for a in attempts for end in a.ends)}
+
+
+# ---- workers ----------------------------------------------------------------------------------------------------------
+
+LONG_LESSON = (
+    f"train --data tiny --student convnet2-w4 --plugin-path {TINY} --protocol quick-120 --eval-seeds 2".split()
+)
+LONG_LESSON += ["--threads", "1", "--cache", "cache", "--out", "run"]
+
+
+def started(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
+    """A command in a process of its own, which may have workers; what it says is in ``said.txt``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
+    with open(place / "said.txt", "a") as said:
+        command = [sys.executable, "-m", "ddcore", *words]
+        return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def workers_of(driver: int) -> list[int]:
+    """Processes that a driver spawned for tasks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == driver and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def measure_workers(kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Runs with ``--jobs 2`` of which one worker is killed after some epochs; each goes on by itself."""
+    generator, whole, ends = random.Random(seed), folder / "whole", []
+    whole.mkdir()
+    with started(LONG_LESSON, whole) as process:
+        process.wait(SECONDS)
+    due = result(whole)
+    for number in range(kills):
+        place = folder / f"killed-{number}"
+        place.mkdir()
+        with started([*LONG_LESSON, "--jobs", "2"], place) as process:
+            killed = kill_a_worker(process, place, generator)
+            code = process.wait(SECONDS)
+        said = (place / "said.txt").read_text()
+        ends.append((killed, code, differing(result(place), due) if code == 0 else [], said))
+        shutil.rmtree(place)
+    return {
+        "runs": kills,
+        "kills": sum(killed for killed, *_ in ends),
+        "differing": sum(bool(names) for _, _, names, _ in ends),
+        "lost": sum(code != 0 for _, code, *_ in ends),
+        "tracebacks": sum("Traceback" in said for *_, said in ends),
+        "stories": [f"{code} {names}: {said[-1500:]}" for _, code, names, said in ends if code or names],
+    }
+
+
+def kill_a_worker(driver: subprocess.Popen[bytes], place: Path, generator: random.Random) -> bool:
+    """Kill one worker of a driver once some epochs are logged; False if the driver ended before."""
+    epochs, log, deadline = generator.randint(1, 150), place / "run/log.jsonl", time.monotonic() + SECONDS
+    while driver.poll() is None and time.monotonic() < deadline:
+        workers = workers_of(driver.pid) if log.exists() and log.read_text().count('"epoch"') >= epochs else []
+        if workers:
+            with suppress(ProcessLookupError):
+                os.kill(generator.choice(workers), signal.SIGKILL)
+                return True
+        time.sleep(0.02)
+    return False
 
 
 def summary(attempts: Sequence[Attempt]) -> dict[str, Any]:
