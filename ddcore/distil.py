@@ -56,6 +56,8 @@ def _distil(run: Run) -> list[Row]:
     else:
         run.packed = pack(run, synthetic)
     rows = evaluate(run)
+    if not (run.place / "artifact" / "manifest.json").exists():
+        raise InputError(f"{(run.place / 'artifact').url} was removed while it was evaluated; {run.way_on}")
     write_report(run.place, run.artifact)
     run.log("done", seconds=round(time.time() - began, 3))
     return rows

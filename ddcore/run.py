@@ -609,7 +609,10 @@ class Run:
             try:
                 yield
                 self._hold.check()
-            except StoreError as error:
+            except InputError as error:
+                self._hold.check()
+                if not isinstance(error, StoreError):
+                    raise
                 raise type(error)(f"{error}; {self.way_on}") from error
             finally:
                 self._hold = None

@@ -24,7 +24,7 @@ from ddcore.holding import held
 from ddcore.storage import Place
 with held(Place.at(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

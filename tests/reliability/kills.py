@@ -178,6 +178,12 @@ class Parent:
         self.process.stdin.flush()
         return End(**json.loads(self.process.stdout.readline()))
 
+    def race(self, lines: Sequence[Sequence[str]], folders: Sequence[Path]) -> list[End]:
+        """Do commands at the same time, each in a folder of its own."""
+        self.process.stdin.write(json.dumps({"race": [*map(list, lines)], "folders": [*map(str, folders)]}) + "\n")
+        self.process.stdin.flush()
+        return [End(**end) for end in json.loads(self.process.stdout.readline())]
+
     def learn(self, names: Sequence[str]) -> None:
         """Import modules, so that children need not."""
         self.process.stdin.write(json.dumps({"modules": list(names)}) + "\n")
@@ -202,7 +208,9 @@ def serve() -> None:
             for name in asked["modules"]:
                 with suppress(ImportError):
                     __import__(name)
-            answer: dict[str, Any] = {}
+            answer: Any = {}
+        elif "race" in asked:
+            answer = raced(asked["race"], [Path(folder) for folder in asked["folders"]], ddcore.cli.invoke)
         else:
             answer = attended(asked["words"], Path(asked["folder"]), Fault(**asked["fault"]), ddcore.cli.invoke)
         answers.write(json.dumps(answer) + "\n")
@@ -211,11 +219,27 @@ def serve() -> None:
 
 def attended(words: list[str], folder: Path, fault: Fault, invoke: Any) -> dict[str, Any]:
     """Fork a child that does a command; end it as told."""
-    said, changes = folder / "said.txt", folder / "changes.txt"
-    changes.unlink(missing_ok=True)
+    return ended(begun(words, folder, fault, invoke), folder, fault)
+
+
+def raced(lines: list[list[str]], folders: list[Path], invoke: Any) -> list[dict[str, Any]]:
+    """Fork children that do commands at the same time."""
+    pids = [begun(words, folder, Fault(), invoke) for words, folder in zip(lines, folders, strict=True)]
+    return [ended(pid, folder, Fault()) for pid, folder in zip(pids, folders, strict=True)]
+
+
+def begun(words: list[str], folder: Path, fault: Fault, invoke: Any) -> int:
+    """Fork a child."""
+    (folder / "changes.txt").unlink(missing_ok=True)
     pid = os.fork()
     if not pid:
         child(words, folder, fault, invoke)
+    return pid
+
+
+def ended(pid: int, folder: Path, fault: Fault) -> dict[str, Any]:
+    """Wait for a child, or end it as told."""
+    said, changes = folder / "said.txt", folder / "changes.txt"
     code, seconds = watched(pid, fault)
     made = json.loads(changes.read_text()) if changes.exists() else {"changes": 0, "writes": []}
     heard = said.read_text(errors="replace") if said.exists() else ""  # it may have ended before its first word
@@ -372,6 +396,7 @@ class Attempt:
     phases: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
+    complete: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -385,8 +410,8 @@ class Attempt:
 
     @property
     def lost(self) -> bool:
-        """Whether it could not be brought to its end."""
-        return not self.ends or self.ends[-1].code != 0
+        """Whether it could not be brought to its end; it may have been killed after that, and refuse to write over what is whole."""
+        return not self.ends or (self.ends[-1].code != 0 and not self.complete)
 
     @property
     def story(self) -> str:
@@ -438,6 +463,8 @@ class Ground:
             made.unsaid += [] if fault is None else unsaid(RECIPES[name], place, fault, made.ends[-1])
             if made.ends[-1].code not in (0, 3, -signal.SIGKILL) or not (made.ends[-1].code or RECIPES[name].again):
                 break
+        if made.ends[-1].code == 2 and not RECIPES[name].again:
+            made.complete = result(place) == self.whole(name)[0]
         if not made.lost:
             made.differing = differing(result(place), self.whole(name)[0])
         shutil.rmtree(place)
