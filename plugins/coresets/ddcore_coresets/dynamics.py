@@ -89,12 +89,13 @@ def known_epoch(run: "Run", epoch: int, option: str) -> int:
 def _kept(run: "Run", what: str, make: Callable[..., dict[str, Tensor]], asked: Mapping[str, Any]) -> dict[str, Tensor]:
     of = {"of": experts.digest(run), "epochs": run.trajectories.epochs, "network": run.network_name}
     key = {"version": VERSION, "scores": what, **of, "machine": run.machine, **asked}
-    directions = {f"high {name} is": "hard" if high else "easy" for name, high in HARD_IS_HIGH.items()}
+    told = {"network": run.network_name, "epochs": str(run.trajectories.epochs), "seed": str(run.seed)}
+    told |= {f"high {name} is": "hard" if high else "easy" for name, high in HARD_IS_HIGH.items()}
 
     def made() -> dict[str, Tensor]:
         return make(run, **asked)
 
-    return kept(run.cache, "coresets", key, made, note=run.warn, facts=directions)
+    return kept(run.cache, "coresets", key, made, note=run.warn, facts=told)
 
 
 def _dynamics(run: "Run", experts: int) -> dict[str, Tensor]:
