@@ -1,10 +1,12 @@
 """A checkpoint gives back every kind of state, in place, and a damaged one is one sentence."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
-from ddcore.errors import InputError
+from ddcore.errors import InputError, StoreError
 from ddcore.storage.checkpoints import Checkpoints, flatten, restore
 from ddcore.storage.places import Place
 
@@ -121,3 +123,31 @@ def test_momentum_of_channels_last_weights_goes_on_where_it_was(tmp_path, kind):
     checkpoints.load("task", resumed)
     steps(resumed, 2, 4)
     assert torch.equal(resumed["weight"], whole["weight"])
+
+
+def test_a_file_of_another_task_is_refused_by_name(tmp_path):
+    kept = Checkpoints(Place.at(tmp_path))
+    for key in ("one", "two"):
+        kept.finish(key, {"x": torch.zeros(1)}, {})
+        kept.save(key, 1, {"x": torch.zeros(1)})
+    for end in (".done.safetensors", ".safetensors"):
+        (tmp_path / f"one{end}").rename(tmp_path / f"two{end}")
+    for look in (kept.result, kept.header, lambda key: kept.load(key, {"x": torch.zeros(1)})):
+        with pytest.raises(InputError, match=r"two.*safetensors is of task 'one'.*: remove"):
+            look("two")
+    assert not kept.is_sound("two")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.name)], ids="pdl")
+def test_what_is_no_file_in_the_place_of_one_is_one_sentence(tmp_path, put):
+    kept = Checkpoints(Place.at(tmp_path))
+    put(tmp_path / "task.safetensors")
+    put(tmp_path / "task.done.safetensors")
+    for look in (kept.result, kept.header, lambda key: kept.load(key, {})):
+        with pytest.raises(InputError, match=r"is a (pipe|folder|link that leads in a circle).*: remove") as raised:
+            look("task")
+        assert not isinstance(raised.value, StoreError)
+    assert not kept.is_sound("task")
+    kept.drop("task")
+    assert kept.load("task", {}) == 0

@@ -597,3 +597,34 @@ def test_an_artifact_anywhere_is_evaluated_by_worker_processes_with_the_same_sco
         rows = json.loads(capsys.readouterr().out)["rows"]
         scores.append([row["accuracy"]["values"] for row in rows])
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("change", ["cut", "exchanged", "folder"])
+def test_a_kept_full_row_that_is_wrong_is_made_again(tmp_path, change, monkeypatch):
+    run = with_artifact(Stand(tmp_path, seeds=2))
+    first = of(evaluate_artifact(run), "full")
+    paths = [run.cache.local_path() / "full" / name for name in (run.cache / "full").names()]
+    if change == "exchanged":
+        aside = tmp_path / "aside"
+        paths[0].rename(aside), paths[1].rename(paths[0]), aside.rename(paths[1])
+    else:
+        whole = paths[0].read_bytes()
+        paths[0].unlink()
+        paths[0].mkdir() if change == "folder" else paths[0].write_bytes(whole[:-1])
+    (run.place / "checkpoints").remove()
+    said = []
+    monkeypatch.setattr(run, "warn", said.append)
+    again = of(evaluate_artifact(run), "full")
+    assert again.values == first.values and len(said) == (2 if change == "exchanged" else 1)
+    assert all("made again" in line for line in said)
+
+
+def test_a_full_row_of_one_thread_is_none_of_two(tmp_path):
+    run = with_artifact(Stand(tmp_path, seeds=1))
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        (run.place / "checkpoints").remove()
+        evaluate_artifact(run)
+    torch.set_num_threads(before)
+    assert len((run.cache / "full").names()) == 2

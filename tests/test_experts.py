@@ -1,6 +1,8 @@
 """Experts: their snapshots, their digest, their resumption, and that two runs share them."""
 
 import json
+import os
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ from ddcore.networks.passes import lay_out
 from ddcore.networks.unroll import flat_weights
 from ddcore.networks.zoo import build
 from ddcore.storage.checkpoints import Checkpoints
-from ddcore.storage.places import Place, read_metadata
+from ddcore.storage.places import Place, read_metadata, save_tensors
 from ddcore.training import experts
 from ddcore.training.experts import Trajectories, digest, missing, snapshot_place, train_expert, trajectories
 from ddcore.training.loop import accuracy
@@ -52,6 +54,8 @@ class Stand:
         self.generator = partial(randomness.generator, seed)
         self.plugins, self.stopping, self.said, self.events, self.done = plugins, False, [], [], []
         self.say, self.shapers, self.asked = self.said.append, shapers, []
+        self.warnings = []
+        self.warn = self.warnings.append
 
     def network(self, generator, name=None):
         real = self.real
@@ -307,3 +311,141 @@ def test_an_experts_loss_and_optimiser_are_asked_of_those_that_shape_them(tmp_pa
 
 def test_a_segment_knows_how_long_it_is(run):
     assert trajectories(run).segment(0, 1, 2).ahead == 2
+
+
+# ---- files that are not what they have to be --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run's folder, and the weights of its experts by number and epoch."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = Stand(folder)
+    found = trajectories(run)
+    return folder, {(e, n): found.weights(e, n) for e in range(2) for n in range(4)}
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """A run on a copy of that cache, the folder of its experts, and a check that it hands out the very weights, with words."""
+    shutil.copytree(whole[0] / "cache", tmp_path / "cache")
+    run = Stand(tmp_path)
+
+    def check(*words):
+        found = trajectories(run)
+        for (expert, epoch), due in whole[1].items():
+            assert torch.equal(found.weights(expert, epoch), due)
+        assert len(run.warnings) == len(words), run.warnings
+        for word, said in zip(words, run.warnings, strict=True):
+            assert word in said and "again" in said and str(tmp_path) not in said
+        run.warnings.clear()
+        for key, due in whole[1].items():
+            assert torch.equal(trajectories(run).weights(*key), due)
+        assert run.warnings == []
+
+    return run, experts.folder(run).local_path(), check
+
+
+def exchange(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside), other.rename(one), aside.rename(other)
+
+
+def test_experts_that_were_exchanged_are_trained_again(damaged):
+    run, place, check = damaged
+    exchange(place / "expert-000", place / "expert-001")
+    check("expert 0", "expert 1")
+    assert len(run.done) == 2
+
+
+def test_kinds_of_experts_that_were_exchanged_are_trained_again(damaged, tmp_path):
+    _, place, check = damaged
+    other = Stand(tmp_path / "other", tmp_path / "cache", lr=0.1)
+    trajectories(other)
+    exchange(place, experts.folder(other).local_path())
+    check("expert 0", "expert 1")
+
+
+def test_epochs_that_were_exchanged_are_trained_again(damaged):
+    _, place, check = damaged
+    exchange(place / "expert-001/epoch-001.safetensors", place / "expert-001/epoch-003.safetensors")
+    check("expert-001/epoch-001.safetensors")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def gone(path):
+    path.unlink()
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def narrower(path):
+    """A sealed file of the right key, of a network of another shape; of another task, if it is no snapshot."""
+    facts = read_metadata(Place.at(path)) | ({} if path.name.startswith("epoch") else {"task": "other"})
+    save_tensors(Place.at(path), {"weights": torch.zeros(3)}, facts, sealed=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("change", [cut, gone, pipe, folder, narrower], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["epoch-002.safetensors", "expert.done.safetensors"])
+def test_a_damaged_file_of_an_expert_is_made_again(damaged, change, name):
+    run, place, check = damaged
+    change(place / "expert-001" / name)
+    words = ["expert-001/" + name] if name.startswith("epoch") else ["expert 1"] * (change is not gone)
+    check(*words)
+
+
+def test_things_in_the_place_of_folders_and_locks_are_renamed(damaged):
+    run, place, check = damaged
+    shutil.rmtree(place / "expert-001")
+    (place / "expert-001").write_text("mine")
+    (place / "expert-000" / "expert.done.safetensors").unlink()
+    (place / "expert-000" / "lock").unlink(missing_ok=True)
+    (place / "expert-000" / "lock").mkdir()
+    trajectories(run)
+    assert next(place.glob("expert-001.aside-*")).read_text() == "mine"
+    assert "is no folder" in run.warnings.pop()
+    check()
+
+
+def test_unfinished_experts_that_were_exchanged_or_damaged_begin_again(tmp_path, whole):
+    first = Stand(tmp_path)
+    stopped_after(first, 2)
+    place = experts.folder(first).local_path()
+    shutil.copytree(place / "expert-000", place / "expert-001")
+    left = place / "expert-000" / "expert.safetensors"
+    left.write_bytes(left.read_bytes()[:-1])
+    found = trajectories(first)
+    assert all(torch.equal(found.weights(*key), due) for key, due in whole[1].items())
+    assert ["cut short" in first.warnings[0], "of task" in first.warnings[1], len(first.warnings)] == [True, True, 2]
+
+
+def test_a_cache_that_one_thread_filled_changes_nothing_for_two(tmp_path):
+    def weights(folder, cache, count):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            run = Stand(folder, cache, network="convnet-w16", source=a_source(120), epochs=1, count=1)
+            return digest(run), trajectories(run).weights(0, 1)
+        finally:
+            torch.set_num_threads(before)
+
+    one, _ = weights(tmp_path / "one", tmp_path / "cache", 1)
+    two, filled = weights(tmp_path / "two", tmp_path / "cache", 2)
+    _, alone = weights(tmp_path / "alone", tmp_path / "empty", 2)
+    assert one != two and torch.equal(filled, alone)
+
+
+def test_a_recipe_names_no_module_of_the_core(tmp_path):
+    assert "ddcore" not in json.dumps(experts.recipe(Stand(tmp_path, plugins=(("x", Augmenter()),))))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from ddcore.holding import held
 from ddcore.storage import Place
 with held(Place.at(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -144,3 +145,81 @@ def test_a_damaged_note_of_a_holder_is_none(remote):
     (remote / HOLDER).write_bytes(b"[")
     with held(remote):
         assert (remote / HOLDER).read_json()["pid"] == os.getpid()
+
+
+# ---- what a holder's file may say ------------------------------------------------------------------------------------
+
+ABSURD = [1e300, -1e300, 10**18, -(10**18), 2**63, True, "soon", None, [], {"a": 1}]
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=str)
+@pytest.mark.parametrize("name", ["since", "renewed", "pid", "host", "token"])
+def test_a_holders_file_that_says_anything_is_one_sentence_or_none(remote, name, value):
+    now = time.time()
+    ours = {"host": "another machine", "pid": os.getppid(), "since": now, "renewed": now, "token": "t"}
+    (remote / HOLDER).write_json({**ours, name: value})
+    try:
+        with held(remote):
+            pass
+    except InputError as error:
+        assert "is being worked on by process" in str(error) and (remote / HOLDER).url in str(error)
+
+
+@pytest.mark.parametrize("pid", [2**63, -1, 0, 2**31, True, "7", None, 1.5])
+def test_a_holder_of_this_machine_whose_process_cannot_be_is_gone(remote, pid):
+    now = time.time()
+    (remote / HOLDER).write_json({"host": socket.gethostname(), "pid": pid, "since": now, "renewed": now, "token": "t"})
+    with held(remote):
+        pass
+
+
+def test_a_holder_of_the_future_holds_and_its_file_and_clock_are_named(remote):
+    (remote / HOLDER).write_json({"host": "far away", "pid": 7, "since": 10**11, "renewed": 10**11, "token": "t"})
+    said = (
+        rf"process 7 on far away.*by a clock that is ahead of this one.*or remove {(remote / HOLDER).url} if it is not"
+    )
+    with pytest.raises(InputError, match=said), held(remote):
+        pass
+    (remote / HOLDER).remove()
+    with held(remote):
+        pass
+
+
+def test_letters_that_move_a_cursor_reach_nobody(remote):
+    now = time.time()
+    (remote / HOLDER).write_json({"host": "\x1b[2J" * 50, "pid": "\n" * 99, "since": now, "renewed": now, "token": "t"})
+    with pytest.raises(InputError) as raised, held(remote):
+        pass
+    assert "\x1b" not in str(raised.value) and "\n" not in str(raised.value) and len(str(raised.value)) < 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("elsewhere")], ids="pdl")
+def test_a_lock_that_is_no_file_is_named_and_stays(tmp_path, put):
+    put(tmp_path / holding.LOCK)
+    with pytest.raises(InputError, match=r"\.lock is no file.*: remove it"), held(Place.at(tmp_path)):
+        pass
+    assert not (tmp_path / "elsewhere").exists() and os.path.lexists(tmp_path / holding.LOCK)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_in_the_place_of_a_holders_file_hangs_nobody(tmp_path):
+    os.mkfifo(tmp_path / HOLDER)
+    with held(Place.at(tmp_path)):
+        assert json.loads((tmp_path / HOLDER).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("what", ["run", f"run/{holding.LOCK}"])
+def test_who_works_in_a_folder_that_was_removed_is_told(tmp_path, what):
+    place = tmp_path / "run"
+    with held(Place.at(place)) as hold:
+        hold.check()
+        shutil.rmtree(tmp_path / what) if what == "run" else (tmp_path / what).unlink()
+        with pytest.raises(InputError, match="was removed while this process worked there"):
+            hold.check()
+        with held(Place.at(place)):
+            with pytest.raises(InputError, match="was removed"):
+                hold.check()
+            theirs = (place / HOLDER).read_bytes()
+        (place / HOLDER).write_bytes(theirs)
+    assert (place / HOLDER).read_bytes() == theirs  # another process's by now

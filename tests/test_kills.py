@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -64,6 +62,25 @@ def test_commands_that_are_told_to_stop_say_how_to_go_on_and_do(ground):
 @pytest.mark.timeout(3600)
 def test_commands_that_are_killed_a_hundred_times_give_the_same_bits():
     assert_nothing_lost(kills.measure(100, seed=3))
+
+
+def test_other_commands_that_are_killed_give_the_same_bits(ground):
+    found = kills.measure(12, seed=5, place=ground, cycle=kills.OTHERS)
+    assert_nothing_lost(found)
+    assert found["kills"] >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_other_commands_that_are_killed_a_hundred_times_give_the_same_bits():
+    assert_nothing_lost(kills.measure(100, seed=6, cycle=kills.OTHERS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_runs_whose_workers_are_killed_ten_times_give_the_same_bits(tmp_path):
+    found = kills.measure_workers(10, seed=7, folder=tmp_path)
+    assert (found["differing"], found["lost"], found["tracebacks"]) == (0, 0, 0), found["stories"]
 
 
 @pytest.mark.slow
@@ -316,8 +333,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 # ---- processes of their own ------------------------------------------------------------------------------------------
 
-LESSON = ["train", "--data", "tiny", "--student", "convnet2-w4", "--plugin-path", kills.TINY, "--protocol", "quick-120"]
-LESSON += ["--eval-seeds", "2", "--threads", "1", "--cache", "cache", "--out", "run"]
+LESSON = kills.LONG_LESSON
 
 
 @pytest.fixture(scope="module")
@@ -328,13 +344,6 @@ def lesson(tmp_path_factory, ground):
     return kills.result(place)
 
 
-def start(words, place):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
-    with open(place / "said.txt", "a") as said:
-        command = [sys.executable, "-m", "ddcore", *words]
-        return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
-
-
 def wait_for_event(place, event, process, count=1):
     deadline = time.monotonic() + kills.SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -343,19 +352,6 @@ def wait_for_event(place, event, process, count=1):
             return
         time.sleep(0.01)
     pytest.fail((place / "said.txt").read_text())
-
-
-def workers_of(driver):
-    """Processes that a driver spawned for tasks."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == driver and b"spawn_main" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-        except (OSError, ValueError):
-            continue
-    return found
 
 
 def wait_until_gone(pids):
@@ -374,9 +370,9 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_to_the_same_bits(ground,
         [*LESSON, "--eval-seeds", "1"],
     )
     assert ground.parent.run(words, whole).code == 0
-    with start([*words, "--jobs", "2"], tmp_path) as driver:
+    with kills.started([*words, "--jobs", "2"], tmp_path) as driver:
         wait_for_event(tmp_path, "epoch", driver)
-        (worker,) = workers_of(driver.pid)
+        (worker,) = kills.workers_of(driver.pid)
         os.kill(worker, signal.SIGKILL)
         assert driver.wait(kills.SECONDS) == 0, (tmp_path / "said.txt").read_text()
     assert kills.differing(kills.result(tmp_path), kills.result(whole)) == []
@@ -386,30 +382,30 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_to_the_same_bits(ground,
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_driver_that_is_told_to_stop_has_its_workers_stop_at_their_next_steps(number, lesson, tmp_path):
-    with start([*LESSON, "--jobs", "2"], tmp_path) as driver:
+    with kills.started([*LESSON, "--jobs", "2"], tmp_path) as driver:
         wait_for_event(tmp_path, "epoch", driver, 4)
-        workers = workers_of(driver.pid)
+        workers = kills.workers_of(driver.pid)
         os.killpg(driver.pid, number) if number == signal.SIGINT else driver.send_signal(number)
         assert driver.wait(60) == 3, (tmp_path / "said.txt").read_text()
     wait_until_gone(workers)
     said = (tmp_path / "said.txt").read_text()
     assert "ddcore resume run" in said and "Traceback" not in said
     assert list((tmp_path / "run/checkpoints").glob("*.safetensors"))
-    with start(["resume", "run"], tmp_path) as driver:
+    with kills.started(["resume", "run"], tmp_path) as driver:
         assert driver.wait(kills.SECONDS) == 0, (tmp_path / "said.txt").read_text()
     assert kills.differing(kills.result(tmp_path), lesson) == []
 
 
 @pytest.mark.slow
 def test_no_worker_outlives_a_killed_driver_and_the_run_goes_on_to_the_same_bits(lesson, tmp_path):
-    with start([*LESSON, "--jobs", "2"], tmp_path) as driver:
+    with kills.started([*LESSON, "--jobs", "2"], tmp_path) as driver:
         wait_for_event(tmp_path, "epoch", driver, 4)
-        workers = workers_of(driver.pid)
+        workers = kills.workers_of(driver.pid)
         driver.kill()
         driver.wait()
     assert workers
     wait_until_gone(workers)
-    with start(["resume", "run"], tmp_path) as driver:
+    with kills.started(["resume", "run"], tmp_path) as driver:
         assert driver.wait(kills.SECONDS) == 0, (tmp_path / "said.txt").read_text()
     assert kills.differing(kills.result(tmp_path), lesson) == []
 
@@ -418,12 +414,12 @@ def test_no_worker_outlives_a_killed_driver_and_the_run_goes_on_to_the_same_bits
 def test_fresh_processes_that_are_killed_go_on_to_the_same_bits(tmp_path_factory):
     whole, killed = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("killed")
     words = kills.RECIPES["experts"].words
-    with start(words, whole) as process:
+    with kills.started(words, whole) as process:
         assert process.wait(kills.SECONDS) == 0
     for event, line in (("expert", words), ("step", ["resume", "run"]), ("epoch", ["resume", "run"])):
-        with start(line, killed) as process:
+        with kills.started(line, killed) as process:
             wait_for_event(killed, event, process)
             process.kill()
-    with start(["resume", "run"], killed) as process:
+    with kills.started(["resume", "run"], killed) as process:
         assert process.wait(kills.SECONDS) == 0
     assert kills.differing(kills.result(killed), kills.result(whole)) == []

@@ -75,7 +75,11 @@ def test_layers_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("old", "new"), [pair for pair in _moved.MOVED.items() if pair[0].count(".") == 1][::9], ids=lambda name: name.rpartition(".")[2])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [pair for pair in _moved.MOVED.items() if pair[0].count(".") == 1][::9],
+    ids=lambda name: name.rpartition(".")[2],
+)
 def test_a_module_is_found_under_its_old_name_with_a_word_about_the_new_one(old, new):
     sys.modules.pop(old, None)
     with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):

@@ -1,7 +1,9 @@
 """Teachers: trained once and shared, loaded without pickle, refused when they know no more than chance."""
 
 import io
+import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -276,3 +278,62 @@ def test_networks_of_the_zoo_get_batch_norm():
     assert with_batch_norm("convnet-w32-sigmoid-max") == "convnet-bn-w32-sigmoid-max"
     assert with_batch_norm("convnet3-bn") == "convnet3-bn"
     assert with_batch_norm("torchvision:resnet18") == "torchvision:resnet18"
+
+
+# ---- files that are not what they have to be --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, pupil):
+    """A cache with two teachers and a weaker copy of each, and their states."""
+    place = tmp_path_factory.mktemp("two")
+    run = brief(place, pupil)
+    return (
+        place,
+        [state(run.teachers.network(n)) for n in (0, 1)],
+        [state(run.teachers.snapshots(n)[0]) for n in (0, 1)],
+    )
+
+
+def brief(place, pupil, **given):
+    options = {"networks": ("convnet2-bn-w4", "convnet2-bn-w6"), "epochs": 2, "snapshots": 1, "check": False}
+    named = {f"teachers__{name}": value for name, value in options.items()}
+    return opened(place, pupil, cache=str(place / "cache"), network="convnet2-w4", **named, **given)
+
+
+def shortened(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def exchanged(path):
+    other = next(p for p in path.parent.parent.glob(f"*/{path.name}") if p != path)
+    aside = path.with_name("aside")
+    path.rename(aside), other.rename(path), aside.rename(other)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("change", [shortened, pipe, exchanged, os.unlink], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["weights", "snapshot-000", "teacher.done"])
+def test_a_wrong_file_of_a_teacher_is_made_again(two, tmp_path, pupil, change, name):
+    shutil.copytree(two[0] / "cache", tmp_path / "cache")
+    run = brief(tmp_path, pupil)
+    change(folder(members_of(run)[0], run).local_path() / f"{name}.safetensors")
+    found = [state(run.teachers.network(n)) for n in (0, 1)], [state(run.teachers.snapshots(n)[0]) for n in (0, 1)]
+    for kind, due in zip(found, two[1:], strict=True):
+        assert all(torch.equal(kind[n][key], due[n][key]) for n in (0, 1) for key in due[n])
+    words = 2 if change is exchanged else 0 if (change, name) == (os.unlink, "teacher.done") else 1
+    assert len(run.reporter.warnings) == words and all("again" in said for said in run.reporter.warnings)
+
+
+def test_teachers_of_other_threads_are_other_teachers(tmp_path, pupil):
+    names = []
+    for count in (1, 2):
+        run = brief(tmp_path, pupil, threads=count)
+        names.append(folder(members_of(run)[0], run).name)
+    torch.set_num_threads(1)
+    assert names[0] != names[1]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ddcore.cli.app import invoke
-from ddcore.data.source import Source, Split, keep_decoded, load_decoded
+from ddcore.data.source import Source, Split, decoded_key, keep_decoded, load_decoded
 from ddcore.data.sources import open_source
 from ddcore.errors import InputError
 from ddcore.runs.opening import open_run
@@ -64,8 +64,8 @@ def test_a_large_share_leaves_an_image_to_train_on_and_one_image_cannot_be_share
 
 def test_workers_get_what_was_carved(tmp_path):
     made = carve(DIGITS, 0.2, 3)
-    keep_decoded(made, Place.at(tmp_path))
-    found = load_decoded(Place.at(tmp_path), made.fingerprint)
+    keep_decoded(made, Place.at(tmp_path), pytest.fail)
+    found = load_decoded(Place.at(tmp_path), decoded_key(made.summary()), pytest.fail)
     assert found.carved == (0.2, 3) and found.fingerprint == made.fingerprint
 
 

@@ -103,6 +103,7 @@ def test_a_stopped_task_has_saved_its_state(begun):
         ("ddcore", "9.9", "has ddcore .*, and the run was begun with ddcore 9.9"),
         ("torch", "1.0", "has torch .*, and the run was begun with torch 1.0: install that version there"),
         ("device", "cuda: a card", "computes on cpu, and the run was begun on cuda: give workers such a device"),
+        ("kernels", "OTHER", "computes with .* kernels, and the run was begun with OTHER: set ATEN_CPU_CAPABILITY"),
     ],
 )
 def test_a_worker_with_other_software_or_another_device_refuses_by_name(what, other, words, begun):

@@ -423,6 +423,10 @@ class Run(Protocol):
         """Floating type to compute with."""
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What computes, as JSON values: part of the key of whatever is kept between runs."""
+
+    @property
     def place(self) -> Place:
         """The run's folder; what a plugin keeps there belongs in a subfolder of its name."""
 

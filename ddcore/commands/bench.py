@@ -40,7 +40,7 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed, load_class
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
-from ddcore.data.source import keep_decoded, load_decoded
+from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin, core_groups, select, setup_from
@@ -97,9 +97,13 @@ class Cell:
         digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables}))[:8]
         return f"{self.place}-seed{self.seed}-{digest}"
 
-    def describe(self, fingerprint: str) -> dict[str, Any]:
-        """The task of doing it, as JSON values."""
-        options = {"plugins": list(self.plugins), "tables": dict(self.tables), "data": fingerprint}
+    def describe(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The task of doing it, as JSON values.
+
+        Args:
+            data: the key under which they are kept decoded.
+        """
+        options = {"plugins": list(self.plugins), "tables": dict(self.tables), "data": dict(data)}
         return {"kind": BENCH, "key": self.key, "options": options}
 
 
@@ -326,7 +330,7 @@ def check(cells: Sequence[Cell], place: Place) -> None:
 
 def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[dict[str, Any]]:
     """The tasks of cells; the data of each are read once, and kept decoded for all that use them."""
-    known: dict[bytes, str] = {}
+    known: dict[bytes, dict[str, Any]] = {}
     tasks = []
     for cell in cells:
         name = canonical([cell.tables.get(option) for option in (*DATA_OPTIONS, "cache")])
@@ -334,8 +338,8 @@ def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[d
             run = Run(setup_of(cell.plugins, cell.tables), place)
             reporter.say(f"data: {cell.data}")
             if run.source.modality in DECODED:
-                keep_decoded(run.source, run.cache)
-            known[name] = run.source.fingerprint
+                keep_decoded(run.source, run.cache, run.warn)
+            known[name] = decoded_key(run.source.summary())
         tasks.append(cell.describe(known[name]))
     return tasks
 
@@ -371,5 +375,5 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)
 
 
-def _data_of(run: Run, fingerprint: str) -> Source | None:
-    return load_decoded(run.cache, fingerprint)
+def _data_of(run: Run, key: Mapping[str, Any]) -> Source | None:
+    return load_decoded(run.cache, key, run.warn)

@@ -318,7 +318,7 @@ def _check_foreign(run: TrainingRun) -> None:
 
 def train(run: TrainingRun) -> list[Row]:
     """Train every student that has no result yet; writes ``scores.json`` and ``students/``."""
-    with run.tasks.at_work():
+    with run.tasks.at_work(run.cache):
         return _train(run)
 
 

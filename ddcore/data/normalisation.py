@@ -10,9 +10,8 @@ Shape letters: B images, C H W pixels, D = C H W.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from ddcore.errors import InputError, near
 from ddcore.images.statistics import mean_and_covariance
-from ddcore.storage.places import Place, load_tensors, save_tensors
+from ddcore.storage.keeping import kept
+from ddcore.storage.places import Place
 
 if TYPE_CHECKING:
     from ddcore.api.services import Source
@@ -190,12 +190,21 @@ class Identity(Normalisation):
 KINDS = (MeanStd.kind, ZCA.kind, Identity.kind)
 
 
-def fit(kind: str, source: Source, cache: Place | None = None) -> Normalisation:
+def fit(
+    kind: str,
+    source: Source,
+    cache: Place | None = None,
+    *,
+    computed_by: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] = print,
+) -> Normalisation:
     """The normalisation of a kind for a data set's train images.
 
     Args:
         kind: ``mean-std`` (the source's own numbers if it gives any), ``zca`` or ``none``.
-        cache: a folder in which a ZCA fit is kept by the data's fingerprint: it takes cubic time in D.
+        cache: a folder in which a ZCA fit is kept, by the data's fingerprint and ``computed_by``: it takes cubic time in D.
+        computed_by: see ``ddcore.storage.keeping.machine``.
+        note: told of a kept fit that is damaged, which is made again.
 
     Raises:
         InputError: the kind is unknown.
@@ -211,11 +220,14 @@ def fit(kind: str, source: Source, cache: Place | None = None) -> Normalisation:
         raise InputError(f"normalisation {kind!r} is not known: {near(kind, KINDS)}")
     if cache is None:
         return fit_zca(source.train.stored)
-    digest = hashlib.sha256(f"{ZCA_VERSION} {ZCA_EPS} {source.fingerprint}".encode()).hexdigest()
-    place = cache / "normalisations" / f"zca-{digest[:20]}.safetensors"
-    if not place.exists():
-        save_tensors(place, fit_zca(source.train.stored).tensors(), sealed=True)
-    return Normalisation.load({"kind": ZCA.kind}, load_tensors(place))
+    pixels = source.train.stored[0].numel()
+    key = {"version": ZCA_VERSION, "kind": kind, "eps": ZCA_EPS, "data": source.fingerprint, "machine": computed_by}
+    shapes = {"mean": (pixels,), "whiten": (pixels, pixels), "unwhiten": (pixels, pixels)}
+
+    def made() -> dict[str, Tensor]:
+        return fit_zca(source.train.stored).tensors()
+
+    return Normalisation.load({"kind": kind}, kept(cache, "normalisations", key, made, note=note, shapes=shapes))
 
 
 def fit_zca(stored: Tensor) -> ZCA:

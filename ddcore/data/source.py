@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +17,19 @@ from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.data.normalisation import Normalisation
-from ddcore.errors import InputError
+from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.statistics import mean_and_deviation, scaled
-from ddcore.storage.documents import HALF
-from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
+from ddcore.storage.documents import HALF, parse_json
+from ddcore.storage.keeping import Found, Note, digest_of, facts_only, found, load, make_folder, save
+from ddcore.storage.places import Place
 from ddcore.storage.printing import printable
 
 ON_DEVICE = 4 * 10**9
 """Bytes: a larger split stays in main memory and moves to the accelerator batch by batch."""
 
 TRANSFORMED_AT_ONCE = 1024
+DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocabulary")
+"""What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
 TEXT = "text"
 
 
@@ -140,6 +143,7 @@ class Source:
             "origin": self.origin,
             "licence": self.licence,
             "modality": self.modality,
+            **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
             "shape": list(self.train.stored.shape[1:]),
             "stored": str(self.train.stored.dtype).removeprefix("torch."),
             "train": len(self.train),
@@ -155,28 +159,59 @@ class Source:
         }
 
 
-def keep_decoded(source: Source, folder: Place) -> None:
-    """Write a source under its fingerprint, so that other processes need not decode it again."""
-    place = _decoded(folder, source.fingerprint)
-    if type(source) is not Source or place.exists():
+def keep_decoded(source: Source, cache: Place, note: Note) -> None:
+    """Write a source under its ``decoded_key``, so that other processes need not decode it again.
+
+    Args:
+        note: told of a file that is not what it has to be, which is written again.
+    """
+    if type(source) is not Source:
         return
-    facts = {a.name: getattr(source, a.name) for a in fields(Source) if a.name not in ("train", "test")}
-    save_tensors(place, _by_name(source), {"source": json.dumps(facts)}, sealed=True)
+    key = decoded_key(source.summary())
+    place = _decoded(cache, key)
+    if found(place, digest_of(key), note=note, read=facts_only) is not None:
+        return
+    make_folder(cache, "decoded", note=note)
+    save(place, _by_name(source), key, facts={"source": json.dumps(_facts_of(source))})
 
 
-def load_decoded(folder: Place, fingerprint: str) -> Source | None:
-    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there."""
-    place = _decoded(folder, fingerprint)
-    if not place.exists():
-        return None
-    tensors, facts = load_tensors(place), json.loads(read_metadata(place)["source"])
-    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
-    given |= {part: Split(tensors[f"{part}.stored"], tensors[f"{part}.labels"]) for part in ("train", "test")}
-    return Source(**given)
+def load_decoded(cache: Place, key: Mapping[str, Any], note: Note) -> Source | None:
+    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there, or not what it has to be."""
+    there = found(_decoded(cache, key), digest_of(key), note=note, read=_read_source)
+    return there.source if isinstance(there, _Decoded) else None
 
 
-def _decoded(folder: Place, fingerprint: str) -> Place:
-    return folder / "decoded" / f"{fingerprint[:20]}.safetensors"
+def decoded_key(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a ``Source.summary`` that shapes what is made of a source."""
+    return {name: summary.get(name) for name in DECIDING}
+
+
+@frozen(eq=False)
+class _Decoded(Found):
+    source: Source = field(kw_only=True)
+
+
+def _read_source(place: Place, of: str, part: str, shapes: object) -> _Decoded:
+    there = load(place, of, part)
+    try:
+        facts = parse_json(there.facts["source"])
+        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
+        given |= {p: Split(*(there.tensors[f"{p}.{name}"] for name in ("stored", "labels"))) for p in ("train", "test")}
+        source = Source(**given)
+        wrong = digest_of(decoded_key(source.summary())) != of
+    except MISFITS as error:
+        raise InputError(f"{place.url} holds no data set ({in_short(error)}): remove it") from error
+    if wrong:
+        raise InputError(f"{place.url} holds another data set than its header says: remove it")
+    return _Decoded(there.tensors, there.facts, source=source)
+
+
+def _facts_of(source: Source) -> dict[str, Any]:
+    return {a.name: getattr(source, a.name) for a in fields(Source) if a.name not in ("train", "test")}
+
+
+def _decoded(cache: Place, key: Mapping[str, Any]) -> Place:
+    return cache / "decoded" / f"{digest_of(key)}.safetensors"
 
 
 def _by_name(source: Source) -> dict[str, Tensor]:

@@ -130,6 +130,7 @@ def write_report(run: Place, artifact: Artifact | None = None) -> str:
         InputError: see ``open_finished``.
     """
     (run / "report.html").write_bytes(render(run, artifact).encode())
+    run.remove_abandoned()
     return (run / "report.html").url
 
 

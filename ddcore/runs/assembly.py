@@ -289,7 +289,7 @@ def evaluate_on(run: Run, artifact: Artifact | Packed) -> list[Row]:
         run.packed = artifact
     else:
         run.artifact = artifact
-    with run.tasks.at_work():
+    with run.tasks.at_work(run.cache):
         return evaluate(run)
 
 

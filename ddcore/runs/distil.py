@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def distil(run: Run) -> list[Row]:
     """Do a run, or what is left of it; returns the rows of ``scores.json``."""
-    with run.tasks.at_work():
+    with run.tasks.at_work(run.cache):
         return _distil(run)
 
 
@@ -58,6 +58,8 @@ def _distil(run: Run) -> list[Row]:
     else:
         run.packed = pack(run, synthetic)
     rows = evaluate(run)
+    if not (run.place / "artifact" / "manifest.json").exists():
+        raise InputError(f"{(run.place / 'artifact').url} was removed while it was evaluated; {run.tasks.way_on}")
     write_report(run.place, run.artifact)
     run.log("done", seconds=round(time.time() - began, 3))
     return rows

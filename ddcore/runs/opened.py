@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
 import torch
@@ -27,6 +27,7 @@ from ddcore.runs.tasks import Tasks
 from ddcore.scoring.validation import carve
 from ddcore.sets.decoders import OPERATIONS, Decoder
 from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.keeping import machine
 from ddcore.storage.places import Place, default_cache
 from ddcore.storage.progress import Reporter, Tick
 from ddcore.training.experts import Trajectories, trajectories
@@ -53,7 +54,7 @@ class Opened:
         setup: configuration, plugin instances and where every value came from.
         place: the run directory.
         tasks: how its tasks are done, talked about and stopped.
-        decoded: in a worker, the fingerprint of the data that its driver loaded.
+        decoded: in a worker, the key of the data that its driver loaded.
     """
 
     def __init__(self, setup: Setup, place: Place, reporter: Reporter | None = None) -> None:
@@ -71,14 +72,19 @@ class Opened:
         self.artifact: Artifact | None = None
         self.packed: Packed | None = None
         self.of_artifact: str | None = None
-        self.decoded: str | None = None
+        self.decoded: dict[str, Any] | None = None
+
+    @property
+    def _whole(self) -> Whole:
+        """Itself, as hooks see it."""
+        return cast("Whole", self)
 
     # ---- data ----
 
     @cached_property
     def source(self) -> Source:
         """The real data as loaded; in a worker, as its driver loaded them."""
-        if self.decoded and (kept := load_decoded(self.cache, self.decoded)):
+        if self.decoded and (kept := load_decoded(self.cache, self.decoded, self.warn)):
             self.take(kept)
             return kept
         options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
@@ -99,6 +105,11 @@ class Opened:
         return None if self.config.validation is None else (float(self.config.validation), self.seed)
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What computes, as JSON values: part of the key of whatever is kept between runs; see ``ddcore.storage.keeping``."""
+        return machine(self.device, self.dtype)
+
+    @property
     def of_images(self) -> bool:
         """Whether the data are images: else the matcher brings artifact, students and rows."""
         return self.source.modality == "images"
@@ -106,7 +117,7 @@ class Opened:
     @cached_property
     def normalisation(self) -> Normalisation:
         """Fitted on the train split, or given by the source."""
-        return fit(self.config.normalise, self.source, self.cache)
+        return fit(self.config.normalise, self.source, self.cache, computed_by=self.machine, note=self.warn)
 
     @cached_property
     def real(self) -> Real:
@@ -119,13 +130,13 @@ class Opened:
         """A fresh CPU generator for this run's seed and a key such as ("dm", "network", step)."""
         return randomness.generator(self.seed, *key)
 
-    def network(self: Whole, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
+    def network(self, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
         """A freshly initialised classifier for these data, on the run's device, in train mode.
 
         Args:
             other: ``channels``, ``size`` or ``classes`` of other data.
         """
-        name = name or self.network_name
+        name = name or self._whole.network_name
         of = {"channels": self.source.channels, "size": self.source.size, "classes": len(self.source.classes), **other}
         with randomness.drawing_from(generator):
             built = self.hooks.network(name, of, generator)
@@ -176,12 +187,12 @@ class Opened:
                 known[name] = found
         return Decoder(spec, known)
 
-    def label(self: Whole, images: Tensor, classes: Tensor) -> Labels:
+    def label(self, images: Tensor, classes: Tensor) -> Labels:
         """Label any images (N, C, H, W) by the run's rule."""
         with torch.no_grad():
-            labels = self.hooks.label(self.labeller, images, classes, self)
+            labels = self.hooks.label(self._whole.labeller, images, classes, self._whole)
         if labels is None:
-            raise PluginError(f"no selected plugin labels by the rule {self.labeller!r}: give --labels hard")
+            raise PluginError(f"no selected plugin labels by the rule {self._whole.labeller!r}: give --labels hard")
         return labels
 
     def label_kind(self, rule: str) -> str:
@@ -190,16 +201,16 @@ class Opened:
         return str(said.get(rule, rule))
 
     @cached_property
-    def trajectories(self: Whole) -> Trajectories:
+    def trajectories(self) -> Trajectories:
         """Experts trained on the real data, with their weights along the way; trained at the first use."""
-        return trajectories(self)
+        return trajectories(self._whole)
 
     @cached_property
-    def teachers(self: Whole) -> Committee:
+    def teachers(self) -> Committee:
         """Networks trained on the real data that answer for it, in eval mode; trained, or loaded, at the first use."""
-        return committee(self)
+        return committee(self._whole)
 
-    def votes(self: Whole, purpose: str, task: Task | None = None, batch: Batch | None = None) -> list[Vote]:
+    def votes(self, purpose: str, task: Task | None = None, batch: Batch | None = None) -> list[Vote]:
         """Who of the teachers has a say.
 
         Args:
@@ -208,12 +219,12 @@ class Opened:
             batch: a task's initial images under its first view: plugins then may change the teachers for the task.
         """
         with torch.no_grad():
-            votes = self.hooks.teachers(purpose, task, self)
+            votes = self.hooks.teachers(purpose, task, self._whole)
             votes = self.teachers.votes() if votes is None else votes
             if batch is None:
                 return votes
             return [
-                attrs.evolve(vote, network=self.hooks.adapt_teacher(vote.network, batch, purpose, task, self))
+                attrs.evolve(vote, network=self.hooks.adapt_teacher(vote.network, batch, purpose, task, self._whole))
                 for vote in votes
             ]
 
@@ -233,9 +244,9 @@ class Opened:
     def stopping(self, told: bool) -> None:
         self.tasks.stopping = told
 
-    def map(self: Whole, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
+    def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
         """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
-        return self.tasks.map(self, tasks, label, unit)
+        return self.tasks.map(self._whole, tasks, label, unit)
 
     def check_stop(self) -> None:
         """Call once a step or epoch, after saving.
@@ -249,17 +260,17 @@ class Opened:
         """One line of information."""
         self.tasks.reporter.say(text)
 
-    def warn(self: Whole, text: str) -> None:
+    def warn(self, text: str) -> None:
         """One warning: shown, kept for the report and, once there is a run.json, logged."""
-        self.tasks.warn(self, text)
+        self.tasks.warn(self._whole, text)
 
     def progress(self, label: str, total: int, unit: str = "steps") -> AbstractContextManager[Tick]:
         """A context manager that yields ``tick(n=1, note="")``."""
         return self.tasks.progress(label, total, unit)
 
-    def log(self: Whole, event: str, **fields: Any) -> None:
+    def log(self, event: str, **fields: Any) -> None:
         """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
-        self.tasks.log(self, event, fields)
+        self.tasks.log(self._whole, event, fields)
 
 
 def _device(name: str) -> torch.device:

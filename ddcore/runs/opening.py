@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddcore.data.source import decoded_key
 from ddcore.errors import InputError
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_other_software
@@ -34,7 +35,7 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     run: Any = _of_kind(record, Setup.from_json(record), place, reporter)
     if worker:
         refuse_other_device(record, run)
-    run.decoded = record["data"]["fingerprint"] if worker else None
+    run.decoded = decoded_key(record["data"]) if worker else None
     run.of_artifact = record.get("artifact")
     run.tasks.begun = True
     if run.source.fingerprint != record["data"]["fingerprint"]:

@@ -169,6 +169,7 @@ def environment(run: Host) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": f"{run.device.type}: {device}",
+        "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "ddcore": __version__,
     }
@@ -191,15 +192,22 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
 
 
 def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
-    """Let no worker compute on another kind of device than the run was begun on.
+    """Let no worker compute on another kind of device than the run was begun on, nor on a CPU with kernels of another kind.
 
     Raises:
         InputError: naming the worker's host and both kinds.
     """
+    import torch
+
     here = run.device.type
     if (then := record.get("environment", {}).get("device", here).partition(":")[0]) != here:
         raise InputError(
             f"worker {socket.gethostname()} computes on {here}, and the run was begun on {then}: give workers such a device, or begin the run with --device {here}"
+        )
+    kernels = torch.backends.cpu.get_cpu_capability()
+    if here == "cpu" and (then := record.get("environment", {}).get("kernels", kernels)) != kernels:
+        raise InputError(
+            f"worker {socket.gethostname()} computes with {kernels} kernels, and the run was begun with {then}: set ATEN_CPU_CAPABILITY to one kind everywhere (default, avx2)"
         )
 
 

@@ -19,12 +19,13 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.config import Config
 from ddcore.data.source import keep_decoded
-from ddcore.errors import Interrupted, OptionError, StoreError, near
+from ddcore.errors import InputError, Interrupted, OptionError, StoreError, near
 from ddcore.pages.report import events
 from ddcore.runs.executors import EXECUTORS
 from ddcore.runs.work import describe, forget, remember
 from ddcore.storage.checkpoints import Checkpoints
-from ddcore.storage.holding import held
+from ddcore.storage.holding import Hold, held
+from ddcore.storage.keeping import tidy
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter, Tick, on_signals
 from ddcore.storage.secrecy import hand_on, hidden
@@ -50,6 +51,7 @@ class Tasks:
         self.way_on = f"everything so far is kept: go on with `ddcore resume {place.url}`"
         self.begun = self.stepping = self.stopping = False
         self._logged: set[str] = set()
+        self._hold: Hold | None = None
 
     # ---- doing ----
 
@@ -60,7 +62,7 @@ class Tasks:
         remember(run)
         hand_on()
         if left and self.executor_name != "here" and run.source.modality in DECODED:
-            keep_decoded(run.source, run.cache)
+            keep_decoded(run.source, run.cache, run.warn)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
         within, self.stepping = self.stepping, True
         try:
@@ -129,7 +131,10 @@ class Tasks:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came.
+            InputError: the run's folder was removed.
         """
+        if self._hold is not None:
+            self._hold.check()
         if self.stopping:
             raise self._stopped()
 
@@ -140,18 +145,25 @@ class Tasks:
         )
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self, cache: Place) -> Iterator[None]:
         """Work in the run's folder: alone, stoppable by SIGINT and SIGTERM, and with a word on how to go on where a store fails.
 
         Raises:
             InputError: another process works in it.
         """
-        with self.stoppable(), held(self.place):
+        with self.stoppable(), held(self.place) as self._hold:
             self.place.remove_unfinished()
+            tidy(cache)
             try:
                 yield
-            except StoreError as error:
+                self._hold.check()
+            except InputError as error:
+                self._hold.check()
+                if not isinstance(error, StoreError):
+                    raise
                 raise type(error)(f"{error}; {self.way_on}") from error
+            finally:
+                self._hold = None
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

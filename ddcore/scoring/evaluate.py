@@ -12,7 +12,6 @@ Seed k's students begin from one initial network whatever they train on, and ran
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from ddcore.composing.plan import student_shapers
 from ddcore.labels import HardLabels, PerView
 from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
 from ddcore.sets.artifact import Artifact, load_artifact
+from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
@@ -342,35 +342,22 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "schedule": attrs.asdict(schedule),
         "network": arm.network,
         "student": student,
-        "dtype": str(run.dtype),
+        "machine": machine(run.device, run.dtype),
         "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in student_shapers(run.plugins)],
         **({"teachers": run.teachers.identity()} if taught(run) else {}),
         **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }
-    place = run.cache / "full" / f"{sha256_of(canonical(shaped))[:20]}.json"
-    if not place.exists():
+
+    def trained() -> dict[str, Tensor]:
         generator = partial(randomness.generator, student, "full")
         look = partial(examined, run, arm, student, data)
         course = Course(arm.network, recipe, schedule, recipe.rate)
-        trained = train_and_test(run, course, data, generator, key, examine=look)
-        numbers = {n: _without_nan(v.tolist()) for n, v in trained.items()}
-        place.write_json({"shaped by": json.loads(canonical(shaped)), "result": numbers})
-    numbers = place.read_json()["result"]
-    result = {n: torch.tensor(_without_none(v), dtype=torch.float64) for n, v in numbers.items()}
-    return {**result, **sizes_of(data)}
+        return train_and_test(run, course, data, generator, key, examine=look)
 
+    def numbers() -> dict[str, Tensor]:
+        return {name: value.to(torch.float64) for name, value in trained().items()}
 
-def _without_nan(value: Any) -> Any:
-    """Numbers, or lists of them, with None for what JSON has no number for."""
-    if isinstance(value, list):
-        return [_without_nan(each) for each in value]
-    return value if math.isfinite(value) else None
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_none(each) for each in value]
-    return math.nan if value is None else value
+    return {**kept(run.cache, "full", shaped, numbers, note=run.warn), **sizes_of(data)}
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------

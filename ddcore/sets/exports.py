@@ -14,7 +14,7 @@ from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels, StaticMixedLabels
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed
-from ddcore.storage.places import Place
+from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.printing import printable_line
 
 LOSSY = (
@@ -22,6 +22,8 @@ LOSSY = (
 )
 PER_SAMPLE = (SoftLabels, StaticMixedLabels)
 """Labels with logits for each sample. Those for views of samples fit ``pt`` only; other forms get the class ids."""
+BEGUN = ".export.part"
+"""What is being written into a folder, until all of it is there: the same command goes on with it."""
 MOST_LETTERS = 60
 MOST_COUNTS = 10
 
@@ -34,7 +36,7 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
     Args:
         to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
             ``pt``: a dict of tensors and texts that ``torch.load(weights_only=True)`` reads, and that loses nothing.
-        out: a new folder; for the latter two a new file instead if it ends in .parquet, .pt or .pth.
+        out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends in .parquet, .pt or .pth.
 
     Returns:
         The folder or file written.
@@ -46,7 +48,7 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
     place = Place.at(out)
     if to not in FORMATS:
         raise InputError(f"no export format is named {to!r}: {near(to, FORMATS)}")
-    if place.exists() and (not place.is_folder() or place.names()):
+    if place.exists() and (not place.is_folder() or (place.names() and not _was_begun(artifact, to, place))):
         raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
     if isinstance(artifact, Packed):
         if to != "pt":
@@ -57,8 +59,21 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
     return FORMATS[to](artifact, place)
 
 
+def _about(artifact: Artifact | Packed, to: str) -> dict[str, Any]:
+    return {"to": to, "set": sha256_of(canonical(artifact.manifest))}
+
+
+def _was_begun(artifact: Artifact | Packed, to: str, place: Place) -> bool:
+    """Whether a folder holds what the same export had written when it was stopped."""
+    try:
+        return bool((place / BEGUN).read_json() == _about(artifact, to))
+    except InputError:
+        return False
+
+
 def _to_folder(artifact: Artifact, place: Place) -> Place:
     folders, classes = folder_names(artifact.classes), artifact.labels.classes.tolist()
+    (place / BEGUN).write_json(_about(artifact, "folder"))
     samples = []
     for at, (picture, cls) in enumerate(zip(_pngs(artifact), classes, strict=True)):
         name = f"{folders[cls]}/{at:06d}.png"
@@ -71,6 +86,8 @@ def _to_folder(artifact: Artifact, place: Place) -> Place:
         "recipe": artifact.manifest["recipe"],
     }
     (place / "labels.json").write_json({**facts, "samples": samples})
+    place.remove_unfinished()
+    (place / BEGUN).remove()
     return place
 
 

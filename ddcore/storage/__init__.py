@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ddcore._later import later
 
 if TYPE_CHECKING:
-    from ddcore.storage.checkpoints import Checkpoints
+    from ddcore.storage.checkpoints import Checkpoints, afresh
+    from ddcore.storage.keeping import kept
     from ddcore.storage.places import (
         Place,
         canonical,
@@ -22,8 +23,10 @@ __all__ = [
     "Checkpoints",
     "Place",
     "Reporter",
+    "afresh",
     "canonical",
     "default_cache",
+    "kept",
     "load_tensors",
     "load_weights",
     "read_metadata",
@@ -36,7 +39,8 @@ __all__ = [
 __getattr__ = later(
     __name__,
     {
-        "checkpoints": ("Checkpoints",),
+        "checkpoints": ("Checkpoints", "afresh"),
+        "keeping": ("kept",),
         "places": ("Place", "canonical", "default_cache", "load_tensors", "read_metadata", "save_tensors", "sha256_of"),
         "progress": ("Reporter",),
         "weights": ("load_weights", "read_state", "save_weights"),

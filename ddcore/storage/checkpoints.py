@@ -10,25 +10,35 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ddcore.errors import MISFITS, InputError, in_short
+from ddcore.errors import MISFITS, InputError, StoreError, in_short
 from ddcore.storage.documents import parse_json
-from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
+from ddcore.storage.places import Place, load_whole, read_metadata, save_tensors
 
 SECONDS_BETWEEN = 10.0
+TASK = "task"
+T = TypeVar("T")
+
+
+class Unfit(InputError):
+    """An unfinished state is damaged, or of another task or configuration."""
 
 
 class Checkpoints:
-    """Unfinished states and finished results of a run's tasks, by task key."""
+    """Unfinished states and finished results of a run's tasks, by task key.
 
-    def __init__(self, place: Place, seconds_between: float = SECONDS_BETWEEN) -> None:
-        self._place = place
+    Args:
+        of: what tells these tasks from others that have the same keys; a file says in its header which task's it is.
+    """
+
+    def __init__(self, place: Place, seconds_between: float = SECONDS_BETWEEN, of: str = "") -> None:
+        self._place, self._of = place, of
         self._seconds_between = seconds_between
         self._last = time.monotonic()
 
@@ -39,31 +49,43 @@ class Checkpoints:
     def save(self, key: str, step: int, state: Mapping[str, Any]) -> None:
         """Keep ``state``; a resumed task begins at ``step``."""
         tensors, tree = flatten(state)
-        save_tensors(self._unfinished(key), tensors, {"step": str(step), "state": json.dumps(tree)}, sealed=True)
+        about = {"step": str(step), "state": json.dumps(tree), TASK: self._of + key}
+        save_tensors(self._unfinished(key), tensors, about, sealed=True)
         self._last = time.monotonic()
 
     def load(self, key: str, state: dict[str, Any]) -> int:
         """Fill ``state`` from the last save; the step to begin at, 0 if there is none.
 
         Raises:
-            InputError: the file is damaged, or was saved by another configuration.
+            Unfit: the file is damaged, or was saved by another configuration or task.
         """
         self._last = time.monotonic()
-        place = self._unfinished(key)
-        if not place.exists():
+        place, way_out = self._unfinished(key), "remove the file to begin this task again"
+        if not place.is_there():
             return 0
-        header, tensors = read_metadata(place), load_tensors(place, sealed=True)
         try:
+            tensors, header = load_whole(place, sealed=True)
+            self._check_task(place, header, key)
             fill(state, parse_json(header["state"]), tensors)
             return whole_step(header["step"])
         except MISFITS as error:
-            way_out = "remove the file to begin this task again"
             why = in_short(error)
-            raise InputError(f"checkpoint {place.url} does not fit this run ({why}): {way_out}") from error
+            raise Unfit(f"checkpoint {place.url} does not fit this run ({why}): {way_out}") from error
+        except InputError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise Unfit(f"{str(error).rpartition(': ')[0] or error}: {way_out}") from error
+
+    def drop(self, key: str) -> None:
+        """Forget what is kept of a task, whatever it is."""
+        for place in (self._unfinished(key), self._finished(key)):
+            if place.is_there():
+                place.put_away()
 
     def finish(self, key: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
         """Keep a finished task's result and drop its unfinished state."""
-        save_tensors(self._finished(key), dict(tensors), {"header": json.dumps(dict(header))}, sealed=True)
+        about = {"header": json.dumps(dict(header)), TASK: self._of + key}
+        save_tensors(self._finished(key), dict(tensors), about, sealed=True)
         if self._unfinished(key).exists():
             self._unfinished(key).remove()
 
@@ -71,23 +93,59 @@ class Checkpoints:
         """Whether this task's result is there."""
         return self._finished(key).exists()
 
+    def is_sound(self, key: str) -> bool:
+        """Whether this task's result is there, whole, and its own."""
+        try:
+            return self.is_there(key) and bool(self.result(key))
+        except InputError as error:
+            if isinstance(error, StoreError) and self._place.local_path() is None:
+                raise
+            return False
+
+    def is_there(self, key: str) -> bool:
+        """Whether anything is there in the place of this task's result."""
+        return self._finished(key).is_there()
+
     def result(self, key: str) -> dict[str, Tensor]:
-        """A finished task's tensors, on the CPU."""
-        return load_tensors(self._finished(key), sealed=True)
+        """A finished task's tensors, on the CPU.
+
+        Raises:
+            InputError: the file is damaged, or another task's.
+        """
+        tensors, header = load_whole(self._finished(key), sealed=True)
+        self._check_task(self._finished(key), header, key)
+        return tensors
 
     def header(self, key: str) -> dict[str, Any]:
         """What a finished task said beside its tensors."""
+        header = read_metadata(self._finished(key))
+        self._check_task(self._finished(key), header, key)
         try:
-            return dict(parse_json(read_metadata(self._finished(key))["header"]))
+            return dict(parse_json(header["header"]))
         except MISFITS as error:
             url = self._finished(key).url
             raise InputError(f"{url} does not say what its task made: remove it to do the task again") from error
+
+    def _check_task(self, place: Place, header: Mapping[str, str], key: str) -> None:
+        if (there := header.get(TASK)) != self._of + key:
+            whose = "says of no task that it is its own" if there is None else f"is of task {there[:60]!r}"
+            raise InputError(f"{place.url} {whose}, not of {key!r}: remove it to do the task again")
 
     def _unfinished(self, key: str) -> Place:
         return self._place / f"{key}.safetensors"
 
     def _finished(self, key: str) -> Place:
         return self._place / f"{key}.done.safetensors"
+
+
+def afresh(kept: Checkpoints, key: str, do: Callable[[], T], note: Callable[[str], None]) -> T:
+    """Do a task of the cache; what cannot be gone on with is dropped, and the task begun again."""
+    try:
+        return do()
+    except Unfit as error:
+        note(f"{str(error).rpartition(': ')[0]}: it is begun again")
+        kept.drop(key)
+        return do()
 
 
 def whole_step(text: str) -> int:

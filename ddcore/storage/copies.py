@@ -7,6 +7,7 @@ For files that never change under their name, such as the weights of experts. Th
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,31 +23,40 @@ FOLDER, BOUND = "DDCORE_COPIES", "DDCORE_COPIES_BYTES"
 MOST = "10GB"
 
 
-def tensors_of(place: Place) -> dict[str, Tensor]:
+def tensors_of(place: Place, load: Callable[[Place], dict[str, Tensor]] = load_tensors) -> dict[str, Tensor]:
     """The tensors of a safetensors file, from a local copy if it lies behind a network.
+
+    Args:
+        load: reads a file, or raises an InputError if it is not what it has to be.
 
     Raises:
         InputError: the file is missing, cut short, altered or no safetensors file.
     """
     if not place.is_remote():
-        return load_tensors(place)
+        return load(place)
     copy = folder() / f"{sha256_of(place.address.encode())[:32]}.safetensors"
-    if copy.exists():
+    if os.path.lexists(copy):
         with suppress(InputError):  # a damaged copy is made again
-            found = load_tensors(Place.at(copy))
+            found = load(Place.at(copy))
             with suppress(OSError):
                 os.utime(copy)
             return found
     most = bound()
     if place.size() > most:
-        return load_tensors(place)
+        return load(place)
     data = place.read_bytes()
     try:
+        if copy.is_dir():
+            Place.at(copy).set_aside()
         Place.at(copy).write_bytes(data)
     except StoreError:  # no room for copies is no reason to stop
-        return load_tensors(place)
+        return load(place)
+    Place.at(copy.parent).remove_abandoned()
     trim(copy.parent, most, but=copy)
-    return load_tensors(Place.at(copy))
+    try:
+        return load(Place.at(copy))
+    except InputError:  # what lies behind the network is wrong, or somebody removed the copy at once
+        return load(place)
 
 
 def trim(place: Path, most: int, but: Path) -> None:

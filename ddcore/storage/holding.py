@@ -6,9 +6,11 @@ file that is renewed while its process works says so, and counts for nothing onc
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,38 +22,79 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ddcore.errors import DdcoreError, InputError
-from ddcore.storage.places import Place
+from ddcore.storage.places import Place, lives
+from ddcore.storage.printing import printable_line
 
 LOCK, HOLDER = ".lock", ".holder.json"
 RENEWED, OLD = 15.0, 60.0
 """Seconds between renewals, and after which a holder that did not renew is believed to be gone."""
 
 
+class Hold:
+    """What a holder knows of its folder."""
+
+    def __init__(self, place: Place, lock: BaseFileLock | None = None) -> None:
+        self._place, self._lock = place, lock
+        self._is = None if lock is None else _identity(lock.lock_file)
+
+    def check(self) -> None:
+        """Say so if the folder was removed, or another one was put into its place: somebody else may be working there by now.
+
+        Raises:
+            InputError: it was.
+        """
+        if self._lock is not None and self._is is not None and _identity(self._lock.lock_file) != self._is:
+            raise InputError(
+                f"{self._place.url}, or {LOCK} in it, was removed while this process worked there: give the command again"
+            )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = os.lstat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 @contextmanager
-def held(place: Place) -> Iterator[None]:
+def held(place: Place) -> Iterator[Hold]:
     """Hold a folder, which is made if it is not there.
 
     Raises:
         InputError: another process holds it.
     """
     local = place.local_path()
-    with _locked(place, local) if local is not None else _renewed(place):
-        yield
+    with _locked(place, local) if local is not None else _renewed(place) as hold:
+        yield hold
 
 
 @contextmanager
-def _locked(place: Place, folder: Path) -> Iterator[None]:
+def _locked(place: Place, folder: Path) -> Iterator[Hold]:
     place.make_folder()
-    lock = FileLock(folder / LOCK)
+    lock = lock_at(folder / LOCK)
     if not acquired(lock):
         raise InputError(_refusal(place, _holder(place)))
+    hold = Hold(place, lock if lock.is_locked else None)
     try:
         (place / HOLDER).write_json(_me())
-        yield
+        yield hold
     finally:
         with suppress(DdcoreError):
+            hold.check()
             (place / HOLDER).remove()
         lock.release()
+
+
+def lock_at(path: Path) -> BaseFileLock:
+    """A file that locks.
+
+    Raises:
+        InputError: something else lies there.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise InputError(f"{path} is no file, and a lock has to be one: remove it")
+    return FileLock(path)
 
 
 def acquired(lock: BaseFileLock) -> bool:
@@ -66,7 +109,7 @@ def acquired(lock: BaseFileLock) -> bool:
 
 
 @contextmanager
-def _renewed(place: Place) -> Iterator[None]:
+def _renewed(place: Place) -> Iterator[Hold]:
     me, ended = _me(), threading.Event()
 
     def mine() -> bool:
@@ -87,7 +130,7 @@ def _renewed(place: Place) -> Iterator[None]:
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
-        yield
+        yield Hold(place)
     finally:
         ended.set()
         thread.join()
@@ -116,28 +159,35 @@ def _holder(place: Place) -> Mapping[str, Any]:
 
 
 def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether a holder can be known to have ended."""
-    if not isinstance(renewed := holder.get("renewed"), int | float) or time.time() - renewed > OLD:
+    """Whether a holder can be known to have ended. One that will renew in the future cannot: its clock may go otherwise."""
+    renewed = _number(holder.get("renewed"))
+    if renewed is None or time.time() - renewed > OLD:
         return True
-    return holder.get("host") == socket.gethostname() and not _lives(holder.get("pid"))
+    return holder.get("host") == socket.gethostname() and not lives(holder.get("pid"))
 
 
-def _lives(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _number(value: object) -> float | None:
+    """A time as a file says it; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _refusal(place: Place, holder: Mapping[str, Any]) -> str:
-    who = "another process"
+    """Who holds a folder, and the way out; a holder's file may say anything."""
+    who, file = "another process", ""
     if holder:
-        since = holder.get("since")
-        when = f" since {datetime.fromtimestamp(since):%d %B %H:%M:%S}" if isinstance(since, int | float) else ""
-        who = f"process {holder.get('pid')} on {holder.get('host')}{when}"
-    return f"{place.url} is being worked on by {who}: wait for it or stop it"
+        who = printable_line(f"process {str(holder.get('pid'))[:30]} on {str(holder.get('host'))[:60]}{_since(holder)}")
+    if place.local_path() is None:
+        file = f", or remove {(place / HOLDER).url} if it is not running any more"
+    return f"{place.url} is being worked on by {who}: wait for it or stop it{file}"
+
+
+def _since(holder: Mapping[str, Any]) -> str:
+    since, renewed = _number(holder.get("since")), _number(holder.get("renewed"))
+    try:
+        said = "" if since is None else f" since {datetime.fromtimestamp(since):%d %B %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        said = ""
+    ahead = max(since or 0.0, renewed or 0.0) > time.time() + OLD
+    return f"{said}, by a clock that is ahead of this one" if ahead else said

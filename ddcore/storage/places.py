@@ -15,6 +15,8 @@ import os
 import re
 import secrets
 import shutil
+import socket
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,8 +52,10 @@ DRIVERS = {
 """The distribution that brings each protocol's driver."""
 
 UNFINISHED = ".part"
-LEFT = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
-"""End of the names of files that are still being written."""
+LEFT = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})([0-9a-f]{8})?\.part", re.DOTALL)
+"""Names of files that are still being written: of which process, and on which machine, if they say so."""
+OLD = 6 * 3600.0
+"""Seconds after which nobody is still writing a file."""
 
 SECONDS_BETWEEN_APPENDS = 2.0
 """A remote log is rewritten at most this often."""
@@ -124,6 +128,19 @@ class Place:
         """The last part of the path."""
         return self.url.partition("::")[0].rstrip("/").rpartition("/")[2]
 
+    @property
+    def parent(self) -> Place:
+        """The folder that it lies in."""
+        first, chain, rest = self.address.partition("::")
+        path, mark, query = first.partition("?") if "://" in first else (first, "", "")
+        return Place(
+            (path.rstrip("/").rpartition("/")[0] or ("/" if path.startswith("/") else "."))
+            + mark
+            + query
+            + chain
+            + rest
+        )
+
     def local_path(self) -> Path | None:
         """The path on this machine; None if it lies elsewhere."""
         if "::" in self.address:
@@ -168,10 +185,44 @@ class Place:
         return int(self._do("read", lambda fs, path: fs.size(path), fresh=True))
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
-        """A file's content, or the bytes from ``start`` up to ``end`` of it."""
+        """A file's content, or the bytes from ``start`` up to ``end`` of it.
+
+        Raises:
+            InputError: there is none, or a folder, pipe, socket or device in its place, none of which is ever opened.
+        """
         flush_appended(self)
+        self.refuse_other_than_file()
         content: bytes = self._do("read", lambda fs, path: fs.cat_file(path, start=start, end=end))
         return content
+
+    def is_there(self) -> bool:
+        """Whether a name is taken here now, if only by a link that leads nowhere."""
+        local = self.local_path()
+        return self.exists() if local is None else os.path.lexists(local)
+
+    def refuse_other_than_file(self) -> None:
+        """Let a local place pass that is a file, or nothing yet; reading a pipe would never end.
+
+        Raises:
+            InputError: it is something else; says what.
+        """
+        if (local := self.local_path()) is not None and (kind := _other_kind(local)):
+            raise InputError(f"{self.url} is {kind}, where a file has to be: remove it or give another path")
+
+    def put_away(self) -> None:
+        """Make room for a new file: what is here is removed, but for a local folder, which is set aside."""
+        local = self.local_path()
+        if local is not None and local.is_dir() and not local.is_symlink():
+            self.set_aside()
+        elif local is not None:
+            self._do("removed", lambda fs, path: local.unlink(missing_ok=True))
+        else:
+            self.remove()
+
+    def set_aside(self) -> None:
+        """Give what is here, on a local disk, another name."""
+        aside = f"{self._fs()[1]}.aside-{secrets.token_hex(4)}"
+        self._do("renamed", lambda fs, path: os.rename(path, aside))
 
     def read_json(self) -> Any:
         """A JSON file's content.
@@ -225,6 +276,7 @@ class Place:
         if local is None:
             _append_remote(self, line)
         else:
+            self.refuse_other_than_file()
             self._do("written", lambda fs, path: _append(local, line), size=len(line))
 
     def make_folder(self) -> None:
@@ -236,7 +288,18 @@ class Place:
         if (local := self.local_path()) is not None:
             for above, _, names in os.walk(local):
                 for name in filter(LEFT.fullmatch, names):
-                    Path(above, name).unlink(missing_ok=True)
+                    with suppress(OSError):
+                        Path(above, name).unlink()
+
+    def remove_abandoned(self) -> None:
+        """Remove what was begun in this local folder, in which others may be writing, by processes that are gone, or long ago."""
+        local = self.local_path()
+        with suppress(OSError):
+            for path in () if local is None else local.iterdir():
+                if (found := LEFT.fullmatch(path.name)) and is_abandoned(
+                    path, int(found[1]), found[2] if found[3] else ""
+                ):
+                    path.unlink()
 
     def remove(self) -> None:
         """Remove this file, or this folder with all in it; nothing there is no error."""
@@ -250,6 +313,8 @@ class Place:
 
     def open(self, mode: str = "rb") -> IO[Any]:
         """A file object; for writing prefer ``write_bytes``, which is atomic."""
+
+        self.refuse_other_than_file()
 
         def opened(fs: Any, path: str) -> IO[Any]:
             if "r" not in mode:
@@ -357,9 +422,17 @@ def load_tensors(
     Raises:
         InputError: the file is missing, cut short, altered (by ``sha256``, or by its own seal) or no safetensors file.
     """
+    return load_whole(place, sha256=sha256, size=size, sealed=sealed)[0]
+
+
+def load_whole(
+    place: Place, *, sha256: str | None = None, size: int | None = None, sealed: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """``load_tensors`` and ``read_metadata`` at once."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    place.refuse_other_than_file()
     path = place.local_path()
     mapped = path is not None and path.is_file() and path.stat().st_size >= MAPPED_FROM
     data = b"" if mapped else place.read_bytes() if size is None else place.read_bytes(0, size + 1)
@@ -371,7 +444,9 @@ def load_tensors(
             f"{place.url} is altered or cut short, its SHA-256 is not the recorded one: restore a copy or make it again"
         )
     try:
-        return _mapped(place) if mapped else load(data)
+        if mapped:
+            return _mapped(place), read_metadata(place)
+        return load(data), _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, *MISFITS) as error:
         raise InputError(_damaged(place, in_short(error))) from error
 
@@ -438,10 +513,27 @@ def read_metadata(place: Place) -> dict[str, str]:
         InputError: the file is missing, cut short or no safetensors file.
     """
     try:
-        header = parse_json(place.read_bytes(8, 8 + _header_bytes(place, place.read_bytes(0, 8))))
-        return {str(k): str(v) for k, v in header.get("__metadata__", {}).items() if k != "seal"}
+        return _metadata(place.read_bytes(8, 8 + _header_bytes(place, place.read_bytes(0, 8))))
     except (ValueError, AttributeError) as error:
         raise InputError(_damaged(place, "no valid header")) from error
+
+
+def length_said(place: Place) -> int:
+    """Bytes that a safetensors file has to have by its header.
+
+    Raises:
+        InputError: it has none.
+    """
+    end = 8 + _header_bytes(place, place.read_bytes(0, 8))
+    try:
+        tensors = [value for name, value in parse_json(place.read_bytes(8, end)).items() if name != "__metadata__"]
+        return end + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+    except MISFITS as error:
+        raise InputError(_damaged(place, in_short(error))) from error
+
+
+def _metadata(header: bytes) -> dict[str, str]:
+    return {str(k): str(v) for k, v in parse_json(header).get("__metadata__", {}).items() if k != "seal"}
 
 
 def _header_bytes(place: Place, head: bytes, size: int = LONGEST_HEADER) -> int:
@@ -488,7 +580,7 @@ def _append_remote(place: Place, line: bytes) -> None:
 def _replace(path: Path, data: bytes) -> None:
     """Write beside the target, make it durable, then rename over it: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{_here()}{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
@@ -497,6 +589,47 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    """Eight letters that tell this machine from others."""
+    return sha256_of(socket.gethostname().encode())[:8]
+
+
+def is_abandoned(path: Path, pid: int, machine: str) -> bool:
+    """Whether nobody writes a file any more that a process had begun; of other machines' processes only its age tells."""
+    return (machine == _here() and not lives(pid)) or time.time() - path.lstat().st_mtime > OLD
+
+
+def lives(pid: object) -> bool:
+    """Whether there is such a process on this machine."""
+    if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def _other_kind(path: Path) -> str:
+    """What a path is that is neither a file, nor a link to one, nor missing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return "a link that leads in a circle" if error.errno == errno.ELOOP else ""
+    return next((name for of_kind, name in KINDS if of_kind(mode)), "")
 
 
 def _append(path: Path, line: bytes) -> None:

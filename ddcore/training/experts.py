@@ -6,35 +6,37 @@ of everything that shaped them, so that runs share them and never mix two kinds:
 
     experts/<digest>/recipe.json, expert-000/epoch-000.safetensors (as initialised), epoch-001.safetensors, ...
 
-An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes.
+An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes. Every file says in
+its header whose it is, under a seal; one that is missing, damaged or another's has its expert trained again, with a warning.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from attrs import frozen
-from filelock import FileLock
+from attrs import field, frozen
+from filelock import BaseFileLock
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.api.types import EXPERT, Batch, Progress, Segment, Task, Transform
 from ddcore.composing.plan import augmenters
-from ddcore.errors import InputError, NonFiniteLoss
+from ddcore.errors import InputError, NonFiniteLoss, StoreError
 from ddcore.labels import HardLabels
 from ddcore.networks.unroll import flat_weights, weights_view
-from ddcore.storage.checkpoints import Checkpoints
+from ddcore.storage.checkpoints import Checkpoints, afresh
 from ddcore.storage.copies import tensors_of
-from ddcore.storage.holding import acquired
-from ddcore.storage.places import Place, canonical, read_metadata, save_tensors, sha256_of
-from ddcore.storage.secrecy import clean
+from ddcore.storage.holding import acquired, lock_at
+from ddcore.storage.keeping import Shapes, describe, digest_of, facts_of, load, machine, make_folder, save, wrong
+from ddcore.storage.places import Place
 from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Trajectories:
         count: experts, numbered from 0.
         epochs: of each; weights are there for epochs 0 (as initialised) to ``epochs``.
         device, dtype: of the weights handed out.
+        run: that trains an expert again whose file is missing, damaged or another's; without it that is an error.
     """
 
     place: Place
@@ -63,6 +66,7 @@ class Trajectories:
     epochs: int
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    run: Run | None = field(default=None, repr=False)
 
     def weights(self, expert: int, epoch: int) -> Tensor:
         """Flat weights (P,) in ``parameters()`` order after so many epochs; -1 is the last.
@@ -103,12 +107,44 @@ class Trajectories:
         if not (0 <= expert < self.count and 0 <= number <= self.epochs):
             known = f"{self.count} experts of {self.epochs} epochs are there"
             raise InputError(f"there is no epoch {epoch} of expert {expert}: {known}")
-        return tensors_of(snapshot_place(self.place, expert, number))
+        read = partial(self._read, expert, number)
+        if self.run is None:
+            return read()
+        try:
+            return read()
+        except InputError as error:
+            if isinstance(error, StoreError) and self.place.local_path() is None:
+                raise
+            why = wrong(snapshot_place(self.place, expert, number), error)
+        train_again(expert, self.run, why, read)
+        return read()
+
+    def _read(self, expert: int, epoch: int) -> dict[str, Tensor]:
+        place, part = snapshot_place(self.place, expert, epoch), snapshot_part(expert, epoch)
+        return tensors_of(place, lambda file: load(file, self.place.name, part, self._shapes).tensors)
+
+    @cached_property
+    def _shapes(self) -> Shapes | None:
+        if self.run is None:
+            return None
+        tensors = snapshot_of(self.run.network(self.run.generator("expert", 0, "init")))
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def snapshot_place(experts: Place, expert: int, epoch: int) -> Place:
     """The file of an expert's weights after an epoch."""
     return experts / f"expert-{expert:03d}" / f"epoch-{epoch:03d}.safetensors"
+
+
+def snapshot_part(expert: int, epoch: int) -> str:
+    """What that file says it is."""
+    return f"expert-{expert:03d}/epoch-{epoch:03d}"
+
+
+def snapshot_of(network: nn.Module) -> dict[str, Tensor]:
+    """``weights`` (P,) float32, cloned, and buffers, on the CPU."""
+    buffers = {f"buffer.{name}": value.detach().cpu().clone() for name, value in network.named_buffers()}
+    return {"weights": flat_weights(network).float().cpu(), **buffers}
 
 
 def recipe(run: Run) -> dict[str, Any]:
@@ -124,7 +160,7 @@ def recipe(run: Run) -> dict[str, Any]:
         "experts": {name: value for name, value in attrs.asdict(options).items() if name not in idle},
         "augment": [[name, attrs.asdict(plugin)] for name, plugin in augmenters(run.plugins, EXPERT)],
         "seed": run.seed,
-        "dtype": str(run.config.dtype),
+        "machine": machine(run.device, run.config.dtype),
         **({"shaped_by": shapers} if shapers else {}),
     }
 
@@ -142,7 +178,7 @@ def expert_shapers(plugins: Mapping[str, Any], *hooks: str) -> list[tuple[str, M
 
 def digest(run: Run) -> str:
     """Names this kind of experts: sha256 of its recipe."""
-    return sha256_of(canonical(recipe(run)))[:20]
+    return digest_of(recipe(run))
 
 
 def folder(run: Run) -> Place:
@@ -153,8 +189,12 @@ def folder(run: Run) -> Place:
 def missing(run: Run) -> list[int]:
     """The experts that this run still has to train."""
     options: Any = run.options["experts"]
-    place = folder(run)
-    return [n for n in range(options.count) if not Checkpoints(place / f"expert-{n:03d}").finished(DONE)]
+    return [n for n in range(options.count) if not kept_of(n, run).is_sound(DONE)]
+
+
+def kept_of(number: int, run: Run) -> Checkpoints:
+    """What is kept of an expert's training."""
+    return Checkpoints(folder(run) / f"expert-{number:03d}", of=f"{digest(run)}/expert-{number:03d}/")
 
 
 def at_hand(run: Run) -> Trajectories | None:
@@ -163,14 +203,14 @@ def at_hand(run: Run) -> Trajectories | None:
     if options is None or missing(run):
         return None
     dtype = torch.float64 if run.config.dtype == "float64" else torch.float32
-    return Trajectories(folder(run), options.count, options.epochs, run.device, dtype)
+    return Trajectories(folder(run), options.count, options.epochs, run.device, dtype, run)
 
 
 def trajectories(run: Run) -> Trajectories:
     """The run's experts; those that are missing are trained now, as tasks."""
     options: Any = run.options["experts"]
     if numbers := missing(run):
-        (folder(run) / "recipe.json").write_json(clean(recipe(run)))
+        describe(make_folder(run.cache, "experts", digest(run), note=run.warn), recipe(run))
         name = digest(run)[:12]
         run.map([expert_task(run, name, n, options.epochs) for n in numbers], "experts", "experts")
     found = at_hand(run)
@@ -198,22 +238,51 @@ def train_expert(task: Task, run: Run) -> dict[str, Tensor]:
         Interrupted: the run was told to stop; the expert so far is kept.
     """
     number = int(task.options["expert"])
-    place = folder(run) / f"expert-{number:03d}"
-    place.make_folder()
-    with sole_trainer(place, run):
-        kept = Checkpoints(place)
-        if not kept.finished(DONE):
-            _train(number, place, kept, run)
-            kept.finish(DONE, last_scores(place, task.steps), {})
+    with sole_trainer(_folder_of(number, run), run):
+        kept = kept_of(number, run)
+        if not kept.is_sound(DONE):
+            _train_to_end(number, kept, run)
         return kept.result(DONE)
 
 
-def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
+def train_again(number: int, run: Run, why: str, read: Callable[[], object]) -> None:
+    """Train an expert once more of which a file is missing, damaged or another's.
+
+    Args:
+        why: a line for people.
+        read: reads that file; raises an InputError while it has to be made.
+    """
+    with sole_trainer(_folder_of(number, run), run):
+        try:
+            read()
+        except InputError:
+            run.warn(why)
+            kept = kept_of(number, run)
+            kept.drop(DONE)
+            _train_to_end(number, kept, run)
+
+
+def _folder_of(number: int, run: Run) -> Place:
+    return make_folder(run.cache, "experts", digest(run), f"expert-{number:03d}", note=run.warn)
+
+
+def _train_to_end(number: int, kept: Checkpoints, run: Run) -> None:
+    options: Any = run.options["experts"]
+    if kept.is_there(DONE):
+        run.warn(f"expert {number} in {digest(run)} is damaged or another's: it is trained again")
+        kept.drop(DONE)
+    afresh(kept, DONE, partial(_train, number, kept, run), run.warn)
+    place = snapshot_place(folder(run), number, options.epochs)
+    kept.finish(DONE, last_scores(place, snapshot_part(number, options.epochs)), {})
+
+
+def _train(number: int, kept: Checkpoints, run: Run) -> None:
     options: Any = run.options["experts"]
     real, key = run.real.train, ("expert", number)
     a_pass = -(-len(real) // options.batch)
     network = run.network(run.generator(*key, "init"))
-    save_snapshot(place, network, 0, {})
+    keep_snapshot = partial(save_snapshot, folder(run), number, network, recipe(run))
+    keep_snapshot(0, {})
 
     def epoch_of(step: int) -> Progress:
         return Progress(step // a_pass, options.epochs)
@@ -232,7 +301,7 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
         everything = epoch.number + 1 == options.epochs
         score = accuracy(network, run.real.test, index=None if everything else _probe(len(run.real.test)))
         facts = {"loss": epoch.loss, "accuracy": score}
-        save_snapshot(place, network, epoch.number + 1, facts)
+        keep_snapshot(epoch.number + 1, facts)
         run.log("expert", expert=number, epoch=epoch.number + 1, **facts)
 
     descent = Descent(
@@ -258,17 +327,17 @@ def _train(number: int, place: Place, kept: Checkpoints, run: Run) -> None:
     )
 
 
-def save_snapshot(place: Place, network: nn.Module, epoch: int, facts: dict[str, float]) -> None:
-    """Write weights (P,) float32, cloned, and buffers; ``facts`` and the epoch go to the file's metadata."""
-    tensors = {"weights": flat_weights(network).float().cpu()}
-    tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in network.named_buffers()}
-    metadata = {name: repr(value) for name, value in facts.items()}
-    save_tensors(place / f"epoch-{epoch:03d}.safetensors", tensors, {"epoch": str(epoch), **metadata}, sealed=True)
+def save_snapshot(
+    experts: Place, number: int, network: nn.Module, key: Mapping[str, Any], epoch: int, facts: dict[str, float]
+) -> None:
+    """Write ``snapshot_of`` a network; ``facts`` and the epoch go to the file's header."""
+    told = {"epoch": str(epoch), **{name: repr(value) for name, value in facts.items()}}
+    save(snapshot_place(experts, number, epoch), snapshot_of(network), key, snapshot_part(number, epoch), told)
 
 
-def last_scores(place: Place, epochs: int) -> dict[str, Tensor]:
-    """``accuracy`` and ``loss`` that the last snapshot was saved with, 0-d float64."""
-    facts = read_metadata(place / f"epoch-{epochs:03d}.safetensors")
+def last_scores(place: Place, part: str) -> dict[str, Tensor]:
+    """``accuracy`` and ``loss`` that a snapshot was saved with, 0-d float64."""
+    facts = facts_of(place, place.parent.parent.name, part)
     return {name: torch.tensor(float(facts[name]), dtype=torch.float64) for name in ("accuracy", "loss")}
 
 
@@ -280,7 +349,7 @@ def sole_trainer(place: Place, run: Run) -> Iterator[None]:
     the same bytes.
     """
     path = place.local_path()
-    lock = FileLock(path / "lock") if path is not None else None
+    lock = None if path is None else _lock(place, path)
     said = False
     while lock is not None and not acquired(lock):
         if not said:
@@ -295,6 +364,14 @@ def sole_trainer(place: Place, run: Run) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
+
+
+def _lock(place: Place, path: Path) -> BaseFileLock:
+    try:
+        return lock_at(path / "lock")
+    except InputError:
+        (place / "lock").put_away()
+        return lock_at(path / "lock")
 
 
 def _refuse_divergence(number: int, epoch: Epoch, network: nn.Module, lr: float) -> None:

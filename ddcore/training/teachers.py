@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from ddcore.api.types import Task, Transform, Vote
 from ddcore.data.normalisation import MeanStd, Normalisation
-from ddcore.errors import InputError, NonFiniteLoss
+from ddcore.errors import InputError, NonFiniteLoss, StoreError
 from ddcore.images.views import LARGE, Draw, transform
 from ddcore.labels import HardLabels
 from ddcore.networks.passes import lay_out
 from ddcore.networks.vision import torchvision_url
 from ddcore.networks.zoo import CONVNET
-from ddcore.storage.checkpoints import Checkpoints
-from ddcore.storage.places import Place, canonical, load_tensors, read_metadata, sha256_of
-from ddcore.storage.weights import fill, hash_in_name, read_state, save_weights
+from ddcore.storage.checkpoints import Checkpoints, afresh
+from ddcore.storage.keeping import Found, describe, digest_of, load, machine, make_folder, save, wrong
+from ddcore.storage.places import Place, sha256_of
+from ddcore.storage.weights import fill, hash_in_name, read_state
 from ddcore.training.experts import sole_trainer
 from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
 RECIPE_VERSION = 1
-DONE = "teacher"
+DONE, WEIGHTS = "teacher", "weights"
 TRAINED_HERE = "train"
 PROBE = 1000
 """Training images, evenly spaced, that a teacher is looked over with."""
@@ -94,7 +95,7 @@ class Committee:
     def _accuracy(self, number: int) -> float:
         member = self.members[number]
         if member.weights == TRAINED_HERE:
-            return float(read_metadata(folder(member, self.run) / "weights.safetensors")["accuracy"])
+            return float(_kept(member, WEIGHTS, self.run).facts["accuracy"])
         return _probed(self.network(number), self.run)
 
     @property
@@ -122,10 +123,7 @@ class Committee:
             raise InputError(
                 f"no weaker copies of teacher {member.name} were kept ({why}): train it here with snapshots"
             )
-        place = folder(member, self.run)
-        return [
-            frozen_network(_trained(member, place / f"snapshot-{n:03d}.safetensors", self.run)) for n in range(count)
-        ]
+        return [frozen_network(_trained(member, f"snapshot-{n:03d}", self.run)) for n in range(count)]
 
     def nbytes(self, number: int) -> int:
         """What it costs to ship a teacher: its weights and buffers in float32."""
@@ -160,7 +158,7 @@ def committee(run: Run) -> Committee:
     members = members_of(run)
     if left := [member for member in members if missing(member, run)]:
         for member in left:
-            (folder(member, run) / "recipe.json").write_json(recipe(member, run))
+            describe(_folder_of(member, run), recipe(member, run))
         run.map([teacher_task(member, run) for member in left], "teachers", "teachers")
     found = Committee(run, members)
     if run.options["teachers"].check:
@@ -241,18 +239,29 @@ def recipe(member: Member, run: Run) -> dict[str, Any]:
         "replica": member.replica,
         "teachers": chosen,
         "seed": run.seed,
-        "dtype": str(run.config.dtype),
+        "machine": machine(run.device, run.config.dtype),
     }
 
 
 def folder(member: Member, run: Run) -> Place:
     """Where it lies."""
-    return run.cache / "teachers" / sha256_of(canonical(recipe(member, run)))[:20]
+    return run.cache / "teachers" / digest_of(recipe(member, run))
+
+
+def _folder_of(member: Member, run: Run) -> Place:
+    """The same, made."""
+    return make_folder(run.cache, "teachers", digest_of(recipe(member, run)), note=run.warn)
+
+
+def kept_of(member: Member, run: Run) -> Checkpoints:
+    """What is kept of its training."""
+    place = folder(member, run)
+    return Checkpoints(place, of=f"{place.name}/")
 
 
 def missing(member: Member, run: Run) -> bool:
     """Whether it still has to be trained."""
-    return member.weights == TRAINED_HERE and not Checkpoints(folder(member, run)).finished(DONE)
+    return member.weights == TRAINED_HERE and not kept_of(member, run).is_sound(DONE)
 
 
 def teacher_task(member: Member, run: Run) -> Task:
@@ -275,21 +284,48 @@ def train_teacher(task: Task, run: Run) -> dict[str, Tensor]:
         Interrupted: the run was told to stop; the teacher so far is kept.
     """
     member = members_of(run)[int(task.options["teacher"])]
-    place = folder(member, run)
-    place.make_folder()
-    with sole_trainer(place, run):
-        kept = Checkpoints(place)
-        if not kept.finished(DONE):
-            score = _train(member, place, kept, run)
-            kept.finish(DONE, {"accuracy": torch.tensor(score, dtype=torch.float64)}, {})
+    with sole_trainer(_folder_of(member, run), run):
+        kept = kept_of(member, run)
+        if not kept.is_sound(DONE):
+            _train_to_end(member, kept, run)
         return kept.result(DONE)
 
 
-def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
+def _train_to_end(member: Member, kept: Checkpoints, run: Run) -> None:
+    if kept.is_there(DONE):
+        run.warn(f"teacher {folder(member, run).name} is damaged or another's: it is trained again")
+        kept.drop(DONE)
+    score = afresh(kept, DONE, partial(_train, member, kept, run), run.warn)
+    kept.finish(DONE, {"accuracy": torch.tensor(score, dtype=torch.float64)}, {})
+
+
+def _kept(member: Member, part: str, run: Run) -> Found:
+    """What is kept of a teacher; it is trained again if that is missing, damaged or another's."""
+    place = folder(member, run) / f"{part}.safetensors"
+    shapes = {name: tuple(t.shape) for name, t in _fresh(member, run).state_dict().items()}
+    read = partial(load, place, folder(member, run).name, part, shapes)
+    try:
+        return read()
+    except InputError as error:
+        if isinstance(error, StoreError) and place.local_path() is None:
+            raise
+        why = wrong(place, error)
+    with sole_trainer(_folder_of(member, run), run):
+        try:
+            return read()
+        except InputError:
+            run.warn(why)
+            kept = kept_of(member, run)
+            kept.drop(DONE)
+            _train_to_end(member, kept, run)
+        return read()
+
+
+def _train(member: Member, kept: Checkpoints, run: Run) -> float:
     options: Any = run.options["teachers"]
     real, key = run.real.train, ("teacher", member.network, member.replica)
     a_pass = -(-len(real) // options.batch)
-    network = run.network(run.generator(*key, "init"), member.network)
+    network = _fresh(member, run)
     draw, size = draw_for(options, run), (run.source.size, run.source.size)
     snapshots = list(enumerate(snapshot_epochs(options.epochs, options.snapshots)))
 
@@ -303,7 +339,7 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
             )
         run.log("teacher", teacher=member.network, epoch=epoch.number + 1, loss=epoch.loss)
         for number in [n for n, after in snapshots if after == epoch.number + 1]:
-            save_weights(place / f"snapshot-{number:03d}.safetensors", network, {"epoch": str(epoch.number + 1)})
+            _keep(f"snapshot-{number:03d}", network, {"epoch": str(epoch.number + 1)}, member, run)
 
     train_student(
         network,
@@ -325,8 +361,18 @@ def _train(member: Member, place: Place, kept: Checkpoints, run: Run) -> float:
         on_epoch=keep,
     )
     score = _probed(network, run)
-    save_weights(place / "weights.safetensors", network, {"accuracy": repr(score)})
+    _keep(WEIGHTS, network, {"accuracy": repr(score)}, member, run)
     return score
+
+
+def _fresh(member: Member, run: Run) -> nn.Module:
+    """As it is initialised."""
+    return run.network(run.generator("teacher", member.network, member.replica, "init"), member.network)
+
+
+def _keep(part: str, network: nn.Module, facts: dict[str, str], member: Member, run: Run) -> None:
+    place = folder(member, run) / f"{part}.safetensors"
+    save(place, network.state_dict(), recipe(member, run), part, facts)
 
 
 def draw_for(options: Any, run: Run) -> Draw:
@@ -350,13 +396,13 @@ def snapshot_epochs(epochs: int, count: int) -> list[int]:
 def network_of(member: Member, run: Run) -> nn.Module:
     """A teacher with its weights."""
     if member.weights == TRAINED_HERE:
-        return _trained(member, folder(member, run) / "weights.safetensors", run)
+        return _trained(member, WEIGHTS, run)
     return loaded(member, run)
 
 
-def _trained(member: Member, place: Place, run: Run) -> nn.Module:
-    network = run.network(run.generator("teacher", member.network, member.replica, "init"), member.network)
-    network.load_state_dict(load_tensors(place))
+def _trained(member: Member, part: str, run: Run) -> nn.Module:
+    network = _fresh(member, run)
+    network.load_state_dict(_kept(member, part, run).tensors)
     return network
 
 

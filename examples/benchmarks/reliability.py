@@ -1,7 +1,7 @@
 """Does it survive? Kills and stops of every command, a store that fails, hostile files, bombs, and work in other processes.
 
-``kills``, ``stops``: commands that are ended at random moments and changes of files, gone on with, and compared bit for bit with
-uninterrupted ones. ``stores``: runs on an S3 server of this machine, of whose requests a share fails. ``fuzz``: altered files of every kind
+``kills``, ``others``, ``stops``: commands that are ended at random moments and changes of files, gone on with, and compared bit for bit
+with uninterrupted ones. ``workers``: the same of runs whose workers are killed. ``full disks``: commands that run out of room. ``stores``: runs on an S3 server of this machine, of whose requests a share fails. ``fuzz``: altered files of every kind
 that is read. ``bombs``: files that would take all memory, and the peak of a process that reads each. ``rates``: tasks of recovery done
 per second by one worker and two, of processes and of ray. The record is ``reliability.json``, part by part.
 
@@ -53,6 +53,29 @@ def kills(tiny: bool) -> dict[str, Any]:
     return measure(kills=4 if tiny else 200)
 
 
+def others(tiny: bool) -> dict[str, Any]:
+    """Attempts of commands that neither distil nor train, under SIGKILL."""
+    from reliability.kills import OTHERS, measure
+
+    return measure(kills=4 if tiny else 100, seed=1, cycle=OTHERS)
+
+
+def workers(tiny: bool) -> dict[str, Any]:
+    """Runs with ``--jobs 2`` whose workers are killed."""
+    from reliability.kills import measure_workers
+
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_workers(1 if tiny else 10, seed=1, folder=Path(folder))
+
+
+def full_disks(tiny: bool) -> dict[str, Any]:
+    """Commands on small disks, which are made larger once they are full; for who may mount."""
+    from reliability.disks import measure
+
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(3 if tiny else 20, Path(folder))
+
+
 def stops(tiny: bool) -> dict[str, Any]:
     """Attempts under SIGTERM and SIGINT."""
     from reliability.kills import measure_stops
@@ -91,6 +114,9 @@ def rates(tiny: bool) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "kills": kills,
+    "others": others,
+    "workers": workers,
+    "full disks": full_disks,
     "stops": stops,
     "stores": stores,
     "fuzz": fuzz,

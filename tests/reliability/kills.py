@@ -46,6 +46,7 @@ DATM = " --plugin datm --plugin fyi --plugin dsa --steps 4 --datm.student-steps 
 EXPERTS = " --datm.lr-img 10 --experts.count 2 --experts.epochs 3 --experts.batch 16"
 DM = " --plugin dm --plugin dsa --steps 4 --dm.batch-real 8 --labels per-view --views.epochs 3"
 KD = " --plugin kd --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
+PROJECTOR = " --plugin hello --hello.epochs 3 --hello.rank 1 --hello.head prototypes" + TEACHERS
 LESSON = " --data tiny --student convnet2-w4 --protocol quick-3 --eval-seeds 2"
 SUITE = """
 ipc = [1]
@@ -100,6 +101,9 @@ RECIPES = {
     "evaluate": Recipe("evaluate set" + STUDENTS + HERE, needs=("set",)),
     "relabel": Recipe("relabel set --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)),
     "bench": Recipe("bench suite.toml --out run", resumes=False, needs=("suite.toml",)),
+    "fit": Recipe("relabel set --labels projector" + PROJECTOR + HERE, resumes=False, again=False, needs=("set",)),
+    "export": Recipe("export set --to folder --out run", resumes=False, again=False, needs=("set",)),
+    "report": Recipe("report run", resumes=False, needs=("run",)),
 }
 
 
@@ -174,6 +178,12 @@ class Parent:
         self.process.stdin.flush()
         return End(**json.loads(self.process.stdout.readline()))
 
+    def race(self, lines: Sequence[Sequence[str]], folders: Sequence[Path]) -> list[End]:
+        """Do commands at the same time, each in a folder of its own."""
+        self.process.stdin.write(json.dumps({"race": [*map(list, lines)], "folders": [*map(str, folders)]}) + "\n")
+        self.process.stdin.flush()
+        return [End(**end) for end in json.loads(self.process.stdout.readline())]
+
     def learn(self, names: Sequence[str]) -> None:
         """Import modules, so that children need not."""
         self.process.stdin.write(json.dumps({"modules": list(names)}) + "\n")
@@ -198,7 +208,9 @@ def serve() -> None:
             for name in asked["modules"]:
                 with suppress(ImportError):
                     __import__(name)
-            answer: dict[str, Any] = {}
+            answer: Any = {}
+        elif "race" in asked:
+            answer = raced(asked["race"], [Path(folder) for folder in asked["folders"]], ddcore.cli.invoke)
         else:
             answer = attended(asked["words"], Path(asked["folder"]), Fault(**asked["fault"]), ddcore.cli.invoke)
         answers.write(json.dumps(answer) + "\n")
@@ -207,14 +219,31 @@ def serve() -> None:
 
 def attended(words: list[str], folder: Path, fault: Fault, invoke: Any) -> dict[str, Any]:
     """Fork a child that does a command; end it as told."""
-    said, changes = folder / "said.txt", folder / "changes.txt"
-    changes.unlink(missing_ok=True)
+    return ended(begun(words, folder, fault, invoke), folder, fault)
+
+
+def raced(lines: list[list[str]], folders: list[Path], invoke: Any) -> list[dict[str, Any]]:
+    """Fork children that do commands at the same time."""
+    pids = [begun(words, folder, Fault(), invoke) for words, folder in zip(lines, folders, strict=True)]
+    return [ended(pid, folder, Fault()) for pid, folder in zip(pids, folders, strict=True)]
+
+
+def begun(words: list[str], folder: Path, fault: Fault, invoke: Any) -> int:
+    """Fork a child."""
+    (folder / "changes.txt").unlink(missing_ok=True)
     pid = os.fork()
     if not pid:
         child(words, folder, fault, invoke)
+    return pid
+
+
+def ended(pid: int, folder: Path, fault: Fault) -> dict[str, Any]:
+    """Wait for a child, or end it as told."""
+    said, changes = folder / "said.txt", folder / "changes.txt"
     code, seconds = watched(pid, fault)
     made = json.loads(changes.read_text()) if changes.exists() else {"changes": 0, "writes": []}
-    return {"code": code, "seconds": seconds, **made, "said": said.read_text(errors="replace")}
+    heard = said.read_text(errors="replace") if said.exists() else ""  # it may have ended before its first word
+    return {"code": code, "seconds": seconds, **made, "said": heard}
 
 
 def child(words: list[str], folder: Path, fault: Fault, invoke: Any) -> None:
@@ -329,7 +358,7 @@ def result(folder: Path) -> dict[str, Any]:
 def is_bits(name: str) -> bool:
     """Whether a file may not differ at all."""
     if name.startswith("cache/"):
-        return name.endswith(".safetensors") and "/decoded/" not in name
+        return name.endswith(".safetensors") and "/decoded/" not in name and "/full/" not in name
     made_of_set = "/checkpoints/" not in name and name.split("/")[-1] != "run.json"
     return made_of_set and name.endswith((".safetensors", ".json", ".png", ".md")) and "leaderboard" not in name
 
@@ -367,6 +396,7 @@ class Attempt:
     phases: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
+    complete: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -380,8 +410,8 @@ class Attempt:
 
     @property
     def lost(self) -> bool:
-        """Whether it could not be brought to its end."""
-        return not self.ends or self.ends[-1].code != 0
+        """Whether it could not be brought to its end; it may have been killed after that, and refuse to write over what is whole."""
+        return not self.ends or (self.ends[-1].code != 0 and not self.complete)
 
     @property
     def story(self) -> str:
@@ -406,9 +436,10 @@ class Ground:
         place = self.folder / f"attempt-{self.number:04d}"
         place.mkdir()
         for name in recipe.needs:
-            if name == "set":
+            if name in ("set", "run"):
                 self.whole("experts")
-                shutil.copytree(self.folder / "whole-experts/run/artifact", place / "set")
+                made = self.folder / "whole-experts/run"
+                shutil.copytree(made / "artifact" if name == "set" else made, place / name)
             else:
                 (place / name).write_text(SUITE)
         return place
@@ -432,6 +463,8 @@ class Ground:
             made.unsaid += [] if fault is None else unsaid(RECIPES[name], place, fault, made.ends[-1])
             if made.ends[-1].code not in (0, 3, -signal.SIGKILL) or not (made.ends[-1].code or RECIPES[name].again):
                 break
+        if made.ends[-1].code == 2 and not RECIPES[name].again:
+            made.complete = result(place) == self.whole(name)[0]
         if not made.lost:
             made.differing = differing(result(place), self.whole(name)[0])
         shutil.rmtree(place)
@@ -505,20 +538,27 @@ LEARNT = (
     "ddcore.runs.loop",
     "ddcore.runs.executors",
     "torch.nn.utils.parametrize",
+    "ddcore.storage.keeping",
+    "ddcore_hello.fitting",
 )
 
 
 CYCLE = ("experts", "teachers", "train", "experts", "relabel", "teachers", "evaluate", "experts", "teachers", "bench")
 """Recipes of attempts: mostly whole distillations."""
+OTHERS = ("fit", "evaluate", "export", "relabel", "report", "bench", "fit", "export", "evaluate", "relabel")
+"""Recipes of attempts: all that is no distillation and no training."""
 
 
-def measure(kills: int = 100, seed: int = 0, place: Ground | None = None) -> dict[str, Any]:
+def measure(
+    kills: int = 100, seed: int = 0, place: Ground | None = None, cycle: Sequence[str] = CYCLE
+) -> dict[str, Any]:
     """Attempts that are ended by SIGKILL, most once, some two or three times, and gone on with to their ends.
 
     Args:
         kills: how often in all, or once or twice more.
         seed: of recipes' moments.
         place: where attempts are made, if there is one already.
+        cycle: recipes of attempts.
 
     Returns:
         ``attempts``; ``kills``; of attempts ``survived`` (the same bits), ``differing``, ``lost``; ``tracebacks``; ``resumes``: commands
@@ -527,7 +567,7 @@ def measure(kills: int = 100, seed: int = 0, place: Ground | None = None) -> dic
     generator, attempts = random.Random(seed), []
     with ground() if place is None else nullcontext(place) as here:
         while sum(attempt.kills for attempt in attempts) < kills:
-            name = CYCLE[len(attempts) % len(CYCLE)]
+            name = cycle[len(attempts) % len(cycle)]
             attempts.append(here.attempt(name, here.moments(name, generator)))
     return summary(attempts)
 
@@ -540,6 +580,72 @@ def measure_stops(stops: int = 40, seed: int = 0, place: Ground | None = None) -
             name = CYCLE[number % len(CYCLE)]
             attempts.append(here.attempt(name, here.stops(name, generator)))
     return {**summary(attempts), "stops": sum(end.code == 3 for a in attempts for end in a.ends)}
+
+
+# ---- workers ----------------------------------------------------------------------------------------------------------
+
+LONG_LESSON = (
+    f"train --data tiny --student convnet2-w4 --plugin-path {TINY} --protocol quick-120 --eval-seeds 2".split()
+)
+LONG_LESSON += ["--threads", "1", "--cache", "cache", "--out", "run"]
+
+
+def started(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
+    """A command in a process of its own, which may have workers; what it says is in ``said.txt``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
+    with open(place / "said.txt", "a") as said:
+        command = [sys.executable, "-m", "ddcore", *words]
+        return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def workers_of(driver: int) -> list[int]:
+    """Processes that a driver spawned for tasks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == driver and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def measure_workers(kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Runs with ``--jobs 2`` of which one worker is killed after some epochs; each goes on by itself."""
+    generator, whole, ends = random.Random(seed), folder / "whole", []
+    whole.mkdir()
+    with started(LONG_LESSON, whole) as process:
+        process.wait(SECONDS)
+    due = result(whole)
+    for number in range(kills):
+        place = folder / f"killed-{number}"
+        place.mkdir()
+        with started([*LONG_LESSON, "--jobs", "2"], place) as process:
+            killed = kill_a_worker(process, place, generator)
+            code = process.wait(SECONDS)
+        said = (place / "said.txt").read_text()
+        ends.append((killed, code, differing(result(place), due) if code == 0 else [], said))
+        shutil.rmtree(place)
+    return {
+        "runs": kills,
+        "kills": sum(killed for killed, *_ in ends),
+        "differing": sum(bool(names) for _, _, names, _ in ends),
+        "lost": sum(code != 0 for _, code, *_ in ends),
+        "tracebacks": sum("Traceback" in said for *_, said in ends),
+        "stories": [f"{code} {names}: {said[-1500:]}" for _, code, names, said in ends if code or names],
+    }
+
+
+def kill_a_worker(driver: subprocess.Popen[bytes], place: Path, generator: random.Random) -> bool:
+    """Kill one worker of a driver once some epochs are logged; False if the driver ended before."""
+    epochs, log, deadline = generator.randint(1, 150), place / "run/log.jsonl", time.monotonic() + SECONDS
+    while driver.poll() is None and time.monotonic() < deadline:
+        workers = workers_of(driver.pid) if log.exists() and log.read_text().count('"epoch"') >= epochs else []
+        if workers:
+            with suppress(ProcessLookupError):
+                os.kill(generator.choice(workers), signal.SIGKILL)
+                return True
+        time.sleep(0.02)
+    return False
 
 
 def summary(attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddcore.errors import OptionError
 from ddcore.networks import features, logits
-from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
+from ddcore.storage import kept
 from ddcore.training import expert_digest
 from ddcore_coresets import scores
 
@@ -87,14 +87,15 @@ def known_epoch(run: "Run", epoch: int, option: str) -> int:
 
 
 def _kept(run: "Run", what: str, make: Callable[..., dict[str, Tensor]], asked: Mapping[str, Any]) -> dict[str, Tensor]:
-    recipe = {"version": VERSION, "scores": what, "of": expert_digest(run), "epochs": run.trajectories.epochs, **asked}
-    place = run.cache / "coresets" / f"{what}-{sha256_of(canonical(recipe))[:20]}.safetensors"
-    if not place.exists():
-        made = make(run, **asked)
-        told = {f"high {name} is": "hard" if HARD_IS_HIGH.get(name, True) else "easy" for name in made}
-        told |= {name: str(value) for name, value in {**recipe, "network": run.network_name, "seed": run.seed}.items()}
-        save_tensors(place, made, told)
-    return load_tensors(place)
+    of = {"of": expert_digest(run), "epochs": run.trajectories.epochs, "network": run.network_name}
+    key = {"version": VERSION, "scores": what, **of, "machine": run.machine, **asked}
+    told = {"network": run.network_name, "epochs": str(run.trajectories.epochs), "seed": str(run.seed)}
+    told |= {f"high {name} is": "hard" if high else "easy" for name, high in HARD_IS_HIGH.items()}
+
+    def made() -> dict[str, Tensor]:
+        return make(run, **asked)
+
+    return kept(run.cache, "coresets", key, made, note=run.warn, facts=told)
 
 
 def _dynamics(run: "Run", experts: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ Slots begin at mosaics of real patches of medium difficulty. With one teacher it
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
@@ -27,7 +28,7 @@ from ddcore.errors import InputError, OptionError
 from ddcore.images import MOSAICS, crop_boxes, of_slot, patches_a_side
 from ddcore.labels import Labels
 from ddcore.runs import for_each_class
-from ddcore.storage import load_tensors, save_tensors
+from ddcore.storage import kept
 from ddcore.training import label_by_teachers as label
 from ddcore.training import members_of
 from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics
@@ -203,10 +204,9 @@ class CVDD(Plugin):
 
     def _patches(self, cls: int, total: int, run: "Run") -> dict[str, Tensor]:
         """Those of ``total`` images of a class; kept in the run's folder, since slots share them."""
-        place = run.place / "cv-dd" / f"class-{cls:04d}-{total}.safetensors"
-        if not place.exists():
-            save_tensors(place, self._found(cls, total, run), {"class": run.real.classes[cls]})
-        return load_tensors(place)
+        key = {"class": cls, "images": total, "name": run.real.classes[cls], "seed": run.seed}
+        name, made = f"class-{cls:04d}-{total}", partial(self._found, cls, total, run)
+        return kept(run.place, "cv-dd", key, made, note=run.warn, name=name)
 
     def _found(self, cls: int, total: int, run: "Run") -> dict[str, Tensor]:
         size, factor, there = run.source.size, self.patches_a_side(run), run.real.counts()[cls]

@@ -27,7 +27,8 @@ from ddcore.labels import (
     last_layer,
 )
 from ddcore.networks import lay_out, torchvision_url
-from ddcore.storage import Checkpoints, Place, canonical, load_tensors, read_metadata, save_tensors, sha256_of
+from ddcore.storage import Checkpoints, Place, afresh
+from ddcore.storage.keeping import digest_of, found, load, make_folder, save
 from ddcore.training import (
     IMAGENET,
     NEAR_CHANCE,
@@ -70,14 +71,17 @@ def projector_of(plugin: "HeLlO", run: "Run") -> ProjectorLabels:
         Interrupted: the run was told to stop; the projector so far is kept.
     """
     encoder, theirs = encoder_of(plugin, run)
-    place = run.cache / "projectors" / sha256_of(canonical(recipe(plugin, encoder, run)))[:20]
-    place.make_folder()
+    key = recipe(plugin, encoder, run)
+    place = make_folder(run.cache, "projectors", digest_of(key), note=run.warn)
     with sole_trainer(place, run):
-        if not (place / FILE).exists():
-            made = _fitted(_unfitted(plugin, encoder, theirs, run), plugin, place, run)
-            save_tensors(place / FILE, made.tensors(), {"header": json.dumps(made.header())})
-    found = {**load_tensors(place / FILE), **{f"encoder.{name}": t for name, t in encoder.weights.items()}}
-    made = ProjectorLabels.load(json.loads(read_metadata(place / FILE)["header"]), found)
+        there = found(place / FILE, place.name, FILE, note=run.warn)
+        if there is None:
+            start = _unfitted(plugin, encoder, theirs, run)
+            fitted = afresh(_kept(place), DONE, partial(_fitted, start, plugin, place, run), run.warn)
+            save(place / FILE, fitted.tensors(), key, FILE, {"header": json.dumps(fitted.header())})
+            there = load(place / FILE, place.name, FILE)
+    tensors = {**there.tensors, **{f"encoder.{name}": t for name, t in encoder.weights.items()}}
+    made = ProjectorLabels.load(json.loads(there.facts["header"]), tensors)
     return attrs.evolve(made, loss=plugin.student_loss, hard=plugin.student_hard, temperature=plugin.temperature)
 
 
@@ -96,7 +100,7 @@ def recipe(plugin: "HeLlO", encoder: Encoder, run: "Run") -> dict[str, Any]:
         "views": shown_by(run).header(),
         "hello": {name: value for name, value in attrs.asdict(plugin).items() if name not in IDLE},
         "seed": run.seed,
-        "dtype": str(run.config.dtype),
+        "machine": run.machine,
     }
 
 
@@ -221,6 +225,11 @@ def _fitted(start: ProjectorLabels, plugin: "HeLlO", place: Place, run: "Run") -
     return made
 
 
+def _kept(place: Place) -> Checkpoints:
+    """What is kept of a descent."""
+    return Checkpoints(place, of=f"{place.name}/")
+
+
 def _convolutions(encoder: nn.Module, described: Encoder) -> Mapping[str, tuple[int, ...]]:
     """Those that features depend on."""
     if described.network.startswith(CLIP):
@@ -263,7 +272,7 @@ def _descend(projector: Projector, classes: int, plugin: "HeLlO", place: Place, 
             ),
             generator=partial(run.generator, "hello", "fit"),
             augment=augment,
-            keeper=Keeper(Checkpoints(place), DONE, lambda: run.stopping, run.check_stop),
+            keeper=Keeper(_kept(place), DONE, lambda: run.stopping, run.check_stop),
             on_epoch=keep,
         )
 

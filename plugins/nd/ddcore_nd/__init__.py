@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ddcore import Batch, Plugin, Samples, Seen, Term, hookimpl, option
 from ddcore.networks import channels_last, unit_rows, wide
-from ddcore.storage import canonical, load_tensors, save_tensors, sha256_of
+from ddcore.storage import kept, sha256_of
 from ddcore.training import EMBEDDING, Teaching, state_hash, tapped
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ def kept_means(network: nn.Module, run: "Run") -> Tensor:
         "teacher": [sha256_of(repr(network).encode()), state_hash(network)],
         "data": run.source.fingerprint,
         "normalisation": run.normalisation.header(),
-        "dtype": str(run.dtype),
+        "machine": run.machine,
     }
-    place = run.cache / "nd" / f"{sha256_of(canonical(recipe))[:20]}.safetensors"
-    if not place.exists():
-        means = class_means(network, run.real.train, len(run.source.classes))
-        save_tensors(place, {"means": means}, {name: str(value) for name, value in recipe.items()})
-    return load_tensors(place)["means"]
+
+    def made() -> dict[str, Tensor]:
+        return {"means": class_means(network, run.real.train, len(run.source.classes))}
+
+    return kept(run.cache, "nd", recipe, made, note=run.warn)["means"]
 
 
 class Adapter(nn.Module):

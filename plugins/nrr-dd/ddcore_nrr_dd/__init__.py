@@ -10,6 +10,7 @@ label, is the core's ``--labels two-distances``. The maps themselves are in ``dd
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -21,7 +22,7 @@ from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl,
 from ddcore.errors import OptionError
 from ddcore.images import MOSAICS, Ranks, crop_boxes, cut, of_slot, patch_losses, patches_a_side, ranked, stitch
 from ddcore.runs import for_each_class
-from ddcore.storage import load_tensors, save_tensors
+from ddcore.storage import kept
 from ddcore_nrr_dd.maps import Kind, Ratio, Span, activation_ratios, mean_maps, moved, non_critical
 
 if TYPE_CHECKING:
@@ -207,10 +208,9 @@ class NRRDD(Plugin):
 
     def _discovered(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
         """What ``discover`` finds for ``total`` images of a class; kept in the run's folder, since slots share it."""
-        place = run.place / FOLDER / f"class-{cls:04d}-{total}-{slot}.safetensors"
-        if not place.exists():
-            save_tensors(place, self._discover(cls, total, slot, run), {"class": run.real.classes[cls]})
-        return load_tensors(place)
+        key = {"class": cls, "images": total, "slot": slot, "name": run.real.classes[cls], "seed": run.seed}
+        name, made = f"class-{cls:04d}-{total}-{slot}", partial(self._discover, cls, total, slot, run)
+        return kept(run.place, FOLDER, key, made, note=run.warn, name=name)
 
     def _discover(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
         factor, size = self.patches_a_side(run), run.source.size

@@ -32,7 +32,7 @@ from ddcore.images import (
     stitch,
 )
 from ddcore.runs import for_each_class
-from ddcore.storage import load_tensors, save_tensors
+from ddcore.storage import kept
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -198,10 +198,13 @@ class RDED(Plugin):
         Args:
             task: of its slot's draws and teachers.
         """
-        place = run.place / NAME / f"class-{cls:04d}-{total}-{task.slot}.safetensors"
-        if not place.exists():
-            save_tensors(place, self._select(cls, total, task, run).tensors(), {"class": run.real.classes[cls]})
-        return Selection(**load_tensors(place))
+        key = {"class": cls, "images": total, "slot": task.slot, "name": run.real.classes[cls], "seed": run.seed}
+
+        def made() -> dict[str, Tensor]:
+            return self._select(cls, total, task, run).tensors()
+
+        name = f"class-{cls:04d}-{total}-{task.slot}"
+        return Selection(**kept(run.place, NAME, key, made, note=run.warn, name=name))
 
     def _select(self, cls: int, total: int, task: Task, run: "Run") -> Selection:
         size, factor = run.source.size, self.patches_a_side(run)
