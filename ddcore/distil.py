@@ -20,6 +20,7 @@ from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
 from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
+from ddcore.plugins import packs_among
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
 from ddcore.units import byte_count
@@ -228,6 +229,7 @@ def provenance(run: Run) -> dict[str, Any]:
     """How an artifact came to be; everything in it is the same whenever the same run is done again."""
     import ddcore
 
+    packs = packs_among(run.plugins)
     return {
         "ddcore": ddcore.__version__,
         "seed": run.seed,
@@ -236,7 +238,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "network": run.network_name,
         **run.setup.as_json(),
         "plan": run.plan.as_json(),
-        "method": " + ".join([run.plan.matcher, *(n for n in run.plugins if n != run.plan.matcher)]),
+        "method": " + ".join([run.plan.matcher, *(n for n in run.plugins if n not in (run.plan.matcher, *packs))]),
         "papers": [plugin.paper for plugin in run.plugins.values() if plugin.paper],
     }
 

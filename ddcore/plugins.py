@@ -49,6 +49,7 @@ FIRST_PARTY += (
     "ferkd",
     "ftd",
     "fyi",
+    "graphs",
     "hard",
     "hello",
     "infer",
@@ -81,7 +82,8 @@ FIRST_PARTY += (
 )
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
-ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor", "tracker")
+PACK = "data"
+ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "executor", "tracker")
 
 
 class Plugin:
@@ -99,6 +101,12 @@ class Plugin:
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
+        packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
+        probe: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
+        students: of a matcher on other data than images: networks that score its sets unless ``--eval-network`` names others; empty:
+            all that the run's plugins offer.
+        moved: option that it had once to where that is now, ``{"width": "graphs.width"}``: the old one is refused by name, and
+            what was saved under it is read as the new.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
@@ -132,6 +140,10 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
+    packs: ClassVar[tuple[str, ...]] = ()
+    probe: ClassVar[str | None] = None
+    students: ClassVar[tuple[str, ...]] = ()
+    moved: ClassVar[Mapping[str, str]] = {}
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[int | None] = None
@@ -322,6 +334,40 @@ def load_class(request: str) -> tuple[type, Offer]:
             f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}"
         )
     return checked(getattr(imported, attribute), who), offer
+
+
+def add_packs(classes: dict[str, Any], offers: dict[str, Offer], *, strict: bool = True) -> None:
+    """Load the modality packs that these plugins stand on, and those that packs stand on, and put them behind.
+
+    Args:
+        classes, offers: by name; changed in place. A pack that is there already stays where it is.
+        strict: False leaves out what cannot be loaded.
+
+    Raises:
+        PluginError: a pack is not installed or broken; what is named as one is none.
+    """
+    waiting = list(classes)
+    for name in waiting:
+        for pack in classes[name].packs:
+            if pack not in classes:
+                try:
+                    classes[pack], offers[pack] = load_class(pack)
+                except PluginError as error:
+                    if not strict:
+                        continue
+                    raise PluginError(f"plugin {name!r} stands on the modality pack {pack!r}: {error}") from error
+                waiting.append(pack)
+            if (role := classes[pack].role) != PACK:
+                raise PluginError(
+                    f"plugin {name!r} names {pack!r} among its packs, which has role {role!r}: a plugin stands on ddcore and "
+                    f"modality packs, of role {PACK!r}, and on no other plugin"
+                )
+
+
+def packs_among(plugins: Mapping[str, Any]) -> list[str]:
+    """Names of the plugins (classes or instances) that another of them stands on."""
+    named = {pack for plugin in plugins.values() for pack in plugin.packs}
+    return [name for name in plugins if name in named]
 
 
 def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:

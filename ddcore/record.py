@@ -17,7 +17,7 @@ from ddcore.errors import InputError, PluginError
 from ddcore.hookspecs import API_VERSION
 from ddcore.manifest import is_count
 from ddcore.options import CORE_GROUPS, Resolved, as_json, from_json
-from ddcore.plugins import Offer, load_class, load_path, manager
+from ddcore.plugins import Offer, add_packs, load_class, load_path, manager
 from ddcore.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Setup:
             InputError: the record is damaged or from a newer ddcore.
         """
         offers: dict[str, Offer] = {}
-        classes: dict[str, type] = {}
+        classes: dict[str, Any] = {}
         for saved in record["plugins"]:
             name = saved["name"]
             classes[name], offers[name] = (
@@ -90,6 +90,7 @@ class Setup:
                 raise PluginError(
                     f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
                 )
+        add_packs(classes, offers)
         return cls(from_json(record, classes), offers)
 
 

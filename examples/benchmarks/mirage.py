@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from ddcore_mirage.distilled import merged, mined_tensors, training_graphs
 from ddcore_mirage.forest import file_bytes, pack_graphs
-from ddcore_mirage.scores import roc_auc
-from ddcore_mirage.sources import read
-from ddcore_mirage.students import Student
-from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, within_bytes
+from ddcore_graphs.scores import roc_auc
+from ddcore_graphs.sources import read
+from ddcore_graphs.students import Student
+from ddcore_graphs.training import Descent, Samples, auc, one_thread, train, within_bytes
 from records import machine, write
 
 from ddcore import randomness

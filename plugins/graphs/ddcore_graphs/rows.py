@@ -1,24 +1,26 @@
-"""The lines of ``scores.json``: each set of samples by each network, a student a seed; finished students are kept."""
+"""The lines of ``scores.json``: a distilled set, random graphs in as many bytes and all graphs, each by each network.
+
+A student a seed; finished students are kept.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddcore import InputError, Row, randomness
+from ddcore import InputError, PluginError, Row, randomness
 from ddcore.storage import canonical, sha256_of
-from ddcore_mirage.forest import elements, file_bytes, pack_graphs
-from ddcore_mirage.graphs import Graphs
-from ddcore_mirage.sources import GRAPHS
-from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, within_bytes
+from ddcore_graphs import GraphPack
+from ddcore_graphs.packing import file_bytes, pack_graphs, unpack_graphs
+from ddcore_graphs.sources import GRAPHS
+from ddcore_graphs.training import Descent, Samples, accuracy, auc, one_thread, train, within_bytes
 
 if TYPE_CHECKING:
     from ddcore.run import Run
-    from ddcore_mirage import Mirage
 
 DISTILLED, RANDOM_BYTES, FULL = "distilled", "random-bytes", "full"
 SETS = (DISTILLED, RANDOM_BYTES, FULL)
@@ -26,18 +28,24 @@ FULL_EPOCHS, FULL_GRAPHS = 30, 300_000
 """On all real graphs: epochs, unless that makes more graphs than these."""
 
 
-def rows(plugin: Mirage, run: Run) -> list[Row]:
-    """Train every student that has no result yet, and make the rows.
+def rows(run: Run, distilled: Samples, *, described: str) -> list[Row]:
+    """Train every student that has no result yet, and make the rows: what a graph method's ``ddcore_evaluate`` returns.
+
+    Students have the pack's options and the networks of ``--eval-network``, else those that the matcher's ``students`` names, else
+    all that the pack builds.
+
+    Args:
+        distilled: the run's set, as students are to see it.
+        described: the set, for the note of its row.
 
     Raises:
         InputError: the test part has one class only, so that no ROC-AUC is defined.
+        PluginError: the matcher does not name the pack.
     """
-    networks = run.config.eval_network or plugin.networks
-    packed = run.packed
-    identity = sha256_of(canonical([packed.manifest["files"], run.setup.as_json()]))[:12]
-    count = torch.arange(len(packed.tensors["set_class"]))
-    graphs = run.decoder(packed.manifest["decoder"]).sample(packed.tensors, count)
-    distilled = _distilled(plugin, graphs, packed.tensors, packed.nbytes["total"])  # type: ignore[arg-type]
+    plugin = pack_of(run)
+    networks: Sequence[str] = run.config.eval_network or run.matcher.students or plugin.networks
+    assert run.packed is not None
+    identity = sha256_of(canonical([run.packed.manifest["files"], run.setup.as_json()]))[:12]
     whole = file_bytes(pack_graphs(run.source.train.stored, run.source.train.labels))
     made = []
     students = len(SETS) * len(networks) * run.config.eval_seeds
@@ -52,14 +60,30 @@ def rows(plugin: Mirage, run: Run) -> list[Row]:
                         run.check_stop()
                     results.append(run.checkpoints.result(key))
                     tick(1)
-                made.append(_row(plugin, run, name, network, results, distilled, whole))
+                note = _note(plugin, name, described, results)
+                made.append(_row(plugin, run, name, network, results, whole, note))
     return made
 
 
-def _distilled(plugin: Mirage, graphs: Graphs, tensors: Mapping[str, Tensor], nbytes: int) -> Samples:
-    support = tensors["set_support"].double()
-    weights = support if plugin.sampling == "support" else torch.ones_like(support)
-    return Samples(graphs, tensors["set_class"].long(), weights, nbytes)
+def stored_samples(run: Run) -> Samples:
+    """The run's finished set, stored by ``pack_graphs``, as students see it: all graphs alike."""
+    assert run.packed is not None
+    graphs, classes = unpack_graphs(run.packed.tensors)
+    return Samples(graphs, classes, torch.ones(len(classes), dtype=torch.float64), run.packed.nbytes["total"])
+
+
+def pack_of(run: Run) -> GraphPack:
+    """The pack's instance in a run, which has its options.
+
+    Raises:
+        PluginError: the run has none.
+    """
+    for plugin in run.plugins.values():
+        if isinstance(plugin, GraphPack):
+            return plugin
+    raise PluginError(
+        f'{run.matcher_name} trains students of ddcore-graphs, which the run does not have: write packs = ("graphs",) in its class'
+    )
 
 
 def _samples(run: Run, name: str, seed: int, distilled: Samples) -> Samples:
@@ -68,13 +92,13 @@ def _samples(run: Run, name: str, seed: int, distilled: Samples) -> Samples:
     train_part = run.source.train
     graphs, labels = train_part.stored, train_part.labels
     if name == RANDOM_BYTES:
-        index = within_bytes(graphs, labels, distilled.nbytes, run.generator("mirage", "random", seed))
+        index = within_bytes(graphs, labels, distilled.nbytes, run.generator(run.plan.matcher, "random", seed))
         graphs, labels = graphs.select(index), labels[index]
     nbytes = file_bytes(pack_graphs(graphs, labels))
     return Samples(graphs, labels, torch.ones(len(labels), dtype=torch.float64), nbytes)
 
 
-def _student(plugin: Mirage, run: Run, name: str, network: str, seed: int, distilled: Samples) -> dict[str, Tensor]:
+def _student(plugin: GraphPack, run: Run, name: str, network: str, seed: int, distilled: Samples) -> dict[str, Tensor]:
     samples = _samples(run, name, seed, distilled)
     count = len(samples.classes)
     steps = _full_steps(plugin, run, count) if name == FULL else plugin.student_steps
@@ -84,40 +108,40 @@ def _student(plugin: Mirage, run: Run, name: str, network: str, seed: int, disti
         descent = Descent(steps, plugin.batch, plugin.rate, plugin.weight_decay)
         train(student, samples, descent, run.generator("evaluate", seed, "order"))
     seconds = time.perf_counter() - began
-    score = auc(student, run.source.test.stored, run.source.test.labels)
+    measure = {"roc-auc": auc, "accuracy": accuracy}[plugin.metric]
+    score = measure(student, run.source.test.stored, run.source.test.labels)
     if score != score:
         raise InputError(
-            f"the test part of {run.source.name} has one class only: ROC-AUC needs two, give another --split"
+            f"the test part of {run.source.name} has one class only: ROC-AUC needs two, give another --split or "
+            "--graphs.metric accuracy"
         )
-    numbers = {"auc": score, "seconds": seconds}
+    numbers = {"score": score, "seconds": seconds}
     counts = {"steps": steps, "samples": count, "bytes": samples.nbytes}
     return {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | {
         n: torch.tensor(v, dtype=torch.int64) for n, v in counts.items()
     }
 
 
-def _full_steps(plugin: Mirage, run: Run, count: int) -> int:
+def _full_steps(plugin: GraphPack, run: Run, count: int) -> int:
     if plugin.full_steps is not None:
         return plugin.full_steps
     epochs = run.config.full_epochs or max(1, min(FULL_EPOCHS, FULL_GRAPHS // count))
     return max(plugin.student_steps, epochs * -(-count // plugin.batch))
 
 
-def _row(
-    plugin: Mirage,
-    run: Run,
-    name: str,
-    network: str,
-    results: list[dict[str, Tensor]],
-    distilled: Samples,
-    whole: int,
-) -> Row:
-    count, nbytes, steps = (int(results[0][what]) for what in ("samples", "bytes", "steps"))
-    notes = {
-        DISTILLED: f"{count} sets of trees, {elements(distilled.graphs):,} numbers written out",
+def _note(plugin: GraphPack, name: str, described: str, results: list[dict[str, Tensor]]) -> str:
+    count, steps = int(results[0]["samples"]), int(results[0]["steps"])
+    return {
+        DISTILLED: described,
         RANDOM_BYTES: "real graphs of each class in turn, as many as fit the artifact's bytes, other ones for each student",
         FULL: f"all train graphs, {steps * plugin.batch / count:.2g} epochs",
-    }
+    }[name]
+
+
+def _row(
+    plugin: GraphPack, run: Run, name: str, network: str, results: list[dict[str, Tensor]], whole: int, note: str
+) -> Row:
+    count, nbytes, steps = (int(results[0][what]) for what in ("samples", "bytes", "steps"))
     smaller = "" if name == FULL else f"; {whole / nbytes:,.1f} times smaller than all train graphs"
     return Row(
         set=name,
@@ -126,10 +150,10 @@ def _row(
         labels="hard",
         ipc=count / len(run.source.classes),
         bytes={GRAPHS: nbytes, "total": nbytes},
-        values=tuple(float(result["auc"]) for result in results),
+        values=tuple(float(result["score"]) for result in results),
         steps=steps,
         seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        note=f"{notes[name]}{smaller}",
-        metric="roc-auc",
+        note=f"{note}{smaller}",
+        metric=plugin.metric,
         extra={"samples": count, "compression": whole / nbytes},
     )

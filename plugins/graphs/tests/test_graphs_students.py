@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from ddcore_mirage.forest import Pattern, as_graphs
-from ddcore_mirage.graphs import Graphs, joined, one_graph
-from ddcore_mirage.scores import mean_auc, roc_auc
-from ddcore_mirage.students import NETWORKS, Student, gcn_edges
+from ddcore_graphs.graphs import Graphs, joined, one_graph
+from ddcore_graphs.scores import mean_auc, roc_auc
+from ddcore_graphs.students import NETWORKS, Student, gcn_edges
 from ddcore_mirage.trees import Tree
 
 NODES, EQUAL, APART = 8, 1e-10, 1e-3

@@ -13,8 +13,8 @@ from ddcore_mirage.forest import (
     smallest,
     unpack,
 )
-from ddcore_mirage.graphs import Graphs, joined, one_graph
-from ddcore_mirage.training import within_bytes
+from ddcore_graphs.graphs import Graphs, joined, one_graph
+from ddcore_graphs.training import within_bytes
 
 from ddcore import InputError
 from ddcore.storage import Place, save_tensors

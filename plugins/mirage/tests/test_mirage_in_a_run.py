@@ -10,7 +10,7 @@ import torch
 from ddcore_mirage import Mirage, rows
 from ddcore_mirage.distilled import Forest, merged, mine, mined_tensors
 from ddcore_mirage.forest import unpack
-from ddcore_mirage.graphs import joined, one_graph
+from ddcore_graphs.graphs import joined, one_graph
 from ddcore_mirage.preview import most_frequent, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
