@@ -10,8 +10,8 @@ from attrs import frozen
 
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
 from ddcore.options import CORE_GROUPS, First, Resolved, at_their_place, core_group, fields, preparse, resolve
-from ddcore.plugins import ASSETS, Offer, add_packs, load_class, load_path, packs_among
 from ddcore.plan import students_of
+from ddcore.plugins import ASSETS, Offer, add_packs, load_class, load_path, packs_among
 from ddcore.presets import Preset, choose_preset
 from ddcore.recipes import RULES
 from ddcore.secrecy import restore, shown

@@ -206,7 +206,9 @@ def _take_table(values: dict[str, Raw], cls: type, table: Any, shown: str, sourc
         raise OptionError(f"{source}: {shown} is not a table: write it as {shown} followed by name = value lines")
     for name, value in table.items():
         if name in moved_of(cls):
-            raise OptionError(f"{source}: {shown} has {name!r}: {_now(cls, shown.strip('[]').rpartition('.')[2], name)}")
+            raise OptionError(
+                f"{source}: {shown} has {name!r}: {_now(cls, shown.strip('[]').rpartition('.')[2], name)}"
+            )
         if name not in fields(cls):
             raise OptionError(f"{source}: {shown} has an unknown key {name!r}: {near(name, fields(cls))}")
         values[name] = (value, source)

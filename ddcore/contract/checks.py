@@ -143,7 +143,9 @@ def only_public_names_are_imported(subject: Subject) -> str:
                 top = module.partition(".")[0]
                 if top in others:
                     line = node.lineno  # type: ignore[attr-defined]
-                    raise Broken(f"{file.name}, line {line} imports {module} of plugin {others[top]!r}, which is none of its packs")
+                    raise Broken(
+                        f"{file.name}, line {line} imports {module} of plugin {others[top]!r}, which is none of its packs"
+                    )
                 if top != "ddcore":
                     continue
                 if module not in PUBLIC or name.startswith("_"):

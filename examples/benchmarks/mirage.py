@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddcore_mirage.distilled import merged, mined_tensors, training_graphs
-from ddcore_mirage.forest import file_bytes, pack_graphs
 from ddcore_graphs.scores import roc_auc
 from ddcore_graphs.sources import read
 from ddcore_graphs.students import Student
 from ddcore_graphs.training import Descent, Samples, auc, one_thread, train, within_bytes
+from ddcore_mirage.distilled import merged, mined_tensors, training_graphs
+from ddcore_mirage.forest import file_bytes, pack_graphs
 from records import machine, write
 
 from ddcore import randomness

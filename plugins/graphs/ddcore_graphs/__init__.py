@@ -28,7 +28,9 @@ NETWORKS = ("gin", "gcn", "gat", "sage")
 class GraphPack(Plugin):
     """Read graphs, build and train networks on them, decode sets of them."""
 
-    summary: ClassVar[str] = "graphs from SMILES and TU files; GIN, GCN, GAT and GraphSAGE students; what graph methods share"
+    summary: ClassVar[str] = (
+        "graphs from SMILES and TU files; GIN, GCN, GAT and GraphSAGE students; what graph methods share"
+    )
     paper: ClassVar[str] = "How Powerful are Graph Neural Networks?, ICLR 2019, arXiv:1810.00826"
     role: ClassVar[str] = "data"
     modality: ClassVar[frozenset[str]] = frozenset({GRAPHS})

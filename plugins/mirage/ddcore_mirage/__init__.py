@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import frozen
 from attrs.validators import deep_iterable, ge, gt, min_len
+from ddcore_graphs.sources import GRAPHS
 from torch import Tensor
 
 from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, option
-from ddcore_graphs.sources import GRAPHS
 
 if TYPE_CHECKING:
     from ddcore.decoders import Operation
@@ -79,6 +79,7 @@ class Mirage(Plugin):
     sampling: Literal["support", "even"] = option(
         "support", help="how students draw sets: by support (the paper), or all alike (its code)"
     )
+
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task]:
         """A class each."""
@@ -136,6 +137,7 @@ class Mirage(Plugin):
         """ROC-AUC of students on the sets of trees, on random graphs of as many bytes, and on all graphs."""
         from ddcore_graphs.packing import elements
         from ddcore_graphs.rows import rows
+
         from ddcore_mirage.distilled import samples
 
         assert run.packed is not None

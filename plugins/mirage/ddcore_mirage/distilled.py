@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
-from torch import Tensor
-
-from ddcore import InputError
 from ddcore_graphs.graphs import Graphs
 from ddcore_graphs.packing import distinct
 from ddcore_graphs.training import Samples
+from torch import Tensor
+
+from ddcore import InputError
 from ddcore_mirage.forest import Pattern, as_graphs, pack, unpack
 from ddcore_mirage.mining import TooManySets, TreeSet, frequent_sets, supports, threshold_count
 from ddcore_mirage.trees import Table, Tree, grow

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from attrs import frozen
+from ddcore_graphs.graphs import Graphs, joined, starts_of
+from ddcore_graphs.packing import smallest
 from torch import Tensor
 
 from ddcore import InputError
-from ddcore_graphs.graphs import Graphs, joined, starts_of
-from ddcore_graphs.packing import smallest
 from ddcore_mirage.trees import Tree, size
 
 MOST_NODES = 2_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from ddcore_graphs.preview import LARGEST, SHOWN, Drawing, sheet
+
 from ddcore_mirage.forest import Pattern
 from ddcore_mirage.trees import Tree, size
 
