@@ -303,7 +303,8 @@ def setup_on(
 
     made = restore(labelling(artifact.manifest["provenance"]), strict=False)
     ask_makers = with_makers or selection is None or not selection.classes
-    offers, classes = _makers(made, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
+    here = {} if selection is None else selection.classes
+    offers, classes = _makers(made, here, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
     if selection is not None:
         offers, classes = offers | dict(selection.offers), classes | dict(selection.classes)
     config = _kept_config(made, classes)
@@ -382,11 +383,19 @@ def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[st
     return {**given, **({"labels": rule} if rule in offered else {})}
 
 
-def _makers(made: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
-    """The plugins that made an artifact: they label the baselines, if they are here, and test what is not images."""
+def _makers(made: Mapping[str, Any], here: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
+    """The plugins that made an artifact, but for those that are selected: they label the baselines, if they are here, and test
+    what is not images."""
     offers: dict[str, Offer] = {}
     classes: dict[str, Any] = {}
     for saved in made.get("plugins", []):
+        if saved["name"] in here:
+            continue
+        if needed and saved.get("path"):
+            file = saved.get("distribution", "its file")
+            raise PluginError(
+                f"plugin {saved['name']!r}, which made it, was a local file: give --plugin-path, the path of {file}"
+            )
         try:
             cls, offer = load_class(saved["name"])
         except PluginError:
