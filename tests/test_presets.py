@@ -9,7 +9,7 @@ import pytest
 from ddcore.cli import invoke
 from ddcore.errors import OptionError, PluginError
 from ddcore.options import core_group, preparse, resolve
-from ddcore.plugins import FIRST_PARTY, Plugin, load_class
+from ddcore.plugins import FIRST_PARTY, Plugin, add_packs, load_class
 from ddcore.presets import choose_preset, every_preset, listed, presets_of, published_text
 from ddcore.protocols import protocol
 
@@ -185,7 +185,9 @@ def test_a_damaged_list_of_plugins_is_refused(make, line):
 
 
 def classes_of(*names: str) -> dict:
-    return {name: load_class(name)[0] for name in names}
+    classes = {name: load_class(name)[0] for name in names}
+    add_packs(classes, {})
+    return classes
 
 
 FIRST = [preset for preset in every_preset() if preset.name.partition("/")[0] in FIRST_PARTY]

@@ -83,6 +83,18 @@ def test_gat_attends_to_the_node_itself():
         torch.testing.assert_close(net.nodes(alone), net.norms[0](own))
 
 
+def test_graphsage_adds_the_mean_of_the_neighbours_to_the_node_and_sees_no_bonds():
+    # 1 and 2 send to 0: W (x_1 + x_2) / 2 + b + R x_0, whatever the bonds
+    net = student("sage", 1)
+    nodes, edges = torch.tensor([[1, 2, 3], [4, 5, 6], [0, 1, 0]]), torch.tensor([[1, 2], [0, 0]])
+    layer = net.layers[0]
+    with torch.no_grad():
+        x = net.encoder(nodes.double())
+        own = layer.lin_l((x[1] + x[2]) / 2) + layer.lin_r(x[0])
+        for bonds in (torch.zeros(2, 2), torch.ones(2, 2)):
+            torch.testing.assert_close(net.nodes(one_graph(nodes, edges, bonds))[:1], net.norms[0](own[None]))
+
+
 @pytest.mark.parametrize(("pool", "factor"), [("sum", 2.0), ("mean", 1.0)])
 def test_pools_by_hand(pool, factor):
     # two equal nodes without edges: the sum is twice one node's embedding, the mean is it
