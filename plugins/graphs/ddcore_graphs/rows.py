@@ -20,6 +20,7 @@ from ddcore_graphs.sources import GRAPHS
 from ddcore_graphs.training import Descent, Samples, accuracy, auc, one_thread, train, within_bytes
 
 if TYPE_CHECKING:
+    from ddcore.data import Source
     from ddcore.run import Run
 
 DISTILLED, RANDOM_BYTES, FULL = "distilled", "random-bytes", "full"
@@ -39,12 +40,13 @@ def rows(run: Run, distilled: Samples, *, described: str) -> list[Row]:
         described: the set, for the note of its row.
 
     Raises:
-        InputError: the test part has one class only, so that no ROC-AUC is defined.
+        InputError: the test part has one class only, so that no ROC-AUC is defined; the set does not fit the data.
         PluginError: the matcher does not name the pack.
     """
     plugin = pack_of(run)
     networks: Sequence[str] = run.config.eval_network or run.matcher.students or plugin.networks
     assert run.packed is not None
+    check_fits(distilled, run.source)
     identity = sha256_of(canonical([run.packed.manifest["files"], run.setup.as_json()]))[:12]
     whole = file_bytes(pack_graphs(run.source.train.stored, run.source.train.labels))
     made = []
@@ -63,6 +65,21 @@ def rows(run: Run, distilled: Samples, *, described: str) -> list[Row]:
                 note = _note(plugin, name, described, results)
                 made.append(_row(plugin, run, name, network, results, whole, note))
     return made
+
+
+def check_fits(samples: Samples, source: Source) -> None:
+    """Refuse a set whose graphs have other features or classes than the data.
+
+    Raises:
+        InputError: naming both.
+    """
+    graphs, most = samples.graphs, int(samples.classes.max()) if len(samples.classes) else 0
+    ours, theirs = (graphs.nodes.shape[1], graphs.bonds.shape[1]), (source.channels, source.size)
+    if ours != theirs or not 0 <= most < len(source.classes):
+        raise InputError(
+            f"the set has graphs of {ours[0]}x{ours[1]} features and class {most}, and the data {theirs[0]}x{theirs[1]} and "
+            f"{len(source.classes)} classes: restore a copy or distil again"
+        )
 
 
 def stored_samples(run: Run) -> Samples:

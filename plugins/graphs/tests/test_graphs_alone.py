@@ -7,15 +7,18 @@ from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
 
+import attrs
 import ddcore_graphs
 import pytest
 import torch
 from ddcore_graphs.graphs import one_graph
 from ddcore_graphs.preview import in_a_circle
 from ddcore_graphs.probe import mean_features
-from ddcore_graphs.rows import pack_of
+from ddcore_graphs.rings import rings
+from ddcore_graphs.rows import check_fits, pack_of
+from ddcore_graphs.training import Samples
 
-from ddcore import PluginError
+from ddcore import InputError, PluginError
 from ddcore.packed import load_packed
 from ddcore.testing import check_plugin, ddcore_cli, examine  # noqa: F401  fixture
 
@@ -119,6 +122,17 @@ def test_a_method_that_does_not_name_the_pack_is_told_so():
     run = SimpleNamespace(plugins={"mine": object()}, matcher_name="'mine'")
     with pytest.raises(PluginError, match=r"which the run does not have: write packs = \(\"graphs\",\) in its class"):
         pack_of(run)
+
+
+def test_a_set_that_does_not_fit_the_data_is_refused():
+    source = rings()
+    graphs, labels = source.train.stored, source.train.labels
+    fits = Samples(graphs, labels, torch.ones(len(labels)), 1)
+    check_fits(fits, source)
+    wide = attrs.evolve(graphs, nodes=graphs.nodes.repeat(1, 2))
+    for other in (attrs.evolve(fits, classes=labels + 1), attrs.evolve(fits, graphs=wide)):
+        with pytest.raises(InputError, match="restore a copy or distil again"):
+            check_fits(other, source)
 
 
 def test_a_set_of_a_local_file_is_evaluated_with_that_file(ddcore_cli, tmp_path):  # noqa: F811
