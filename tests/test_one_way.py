@@ -1,15 +1,17 @@
-"""Plugins import ddcore, never each other; ddcore imports no plugin; listing and help do without torch."""
+"""Plugins import ddcore and modality packs, never a method; ddcore imports no plugin; listing and help do without torch."""
 
 import ast
 import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from ddcore import _moved
+from ddcore.api.plugin import PACK, Plugin
 from ddcore.kit.contract.public import PACKAGES, is_public, listed
 
 ROOT = Path(__file__).parents[1]
@@ -32,13 +34,44 @@ def test_the_core_imports_no_plugin(path):
     assert not imported(path) & MODULES
 
 
+def class_attributes(name: str) -> dict[str, object]:
+    """``role`` and ``packs`` as a plugin's class declares them, and the distributions its own depends on; nothing is imported."""
+    project = tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text())["project"]
+    module, _, wanted = project["entry-points"]["ddcore"][name].partition(":")
+    file = ROOT / "plugins" / name / module
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    (body,) = [n.body for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef) and n.name == wanted]
+    declared = {"role": Plugin.role, "packs": Plugin.packs}
+    for line in body:
+        if isinstance(line, ast.AnnAssign) and line.target.id in declared:
+            declared[line.target.id] = ast.literal_eval(line.value)
+    return declared | {"dependencies": {word.partition(">")[0] for word in project["dependencies"]}}
+
+
+DECLARED = {name: class_attributes(name) for name in PLUGINS}
+
+
 @pytest.mark.parametrize("name", PLUGINS)
-def test_a_plugin_imports_no_other(name):
-    own = f"ddcore_{name.replace('-', '_')}"
+def test_a_plugin_imports_no_other_but_the_modality_packs_that_it_declares(name):
+    packs = DECLARED[name]["packs"]
+    allowed = {f"ddcore_{word.replace('-', '_')}" for word in (name, *packs)}
     files = [p for p in (ROOT / "plugins" / name).rglob("*.py") if "tests" not in p.parts]
     assert files
     for path in files:
-        assert not imported(path) & (MODULES - {own}), path
+        assert not imported(path) & (MODULES - allowed), path
+
+
+@pytest.mark.parametrize("name", [name for name in PLUGINS if DECLARED[name]["packs"]])
+def test_what_a_plugin_declares_as_a_pack_is_one_and_is_installed_with_it(name):
+    for pack in DECLARED[name]["packs"]:
+        assert DECLARED[pack]["role"] == PACK
+        assert f"ddcore-{pack}" in DECLARED[name]["dependencies"]
+
+
+def test_graphs_and_text_are_packs_and_packs_stand_on_packs_only():
+    packs = {name for name in PLUGINS if DECLARED[name]["role"] == PACK}
+    assert {"graphs", "text"} <= packs
+    assert all(set(DECLARED[name]["packs"]) <= packs for name in packs)
 
 
 OUTSIDE = [

@@ -8,7 +8,7 @@ import pytest
 
 from ddcore.api.plugin import Plugin
 from ddcore.cli.app import invoke
-from ddcore.composing.discovery import FIRST_PARTY, load_class
+from ddcore.composing.discovery import FIRST_PARTY, add_packs, load_class
 from ddcore.composing.options import core_group, preparse, resolve
 from ddcore.composing.presets import choose_preset, every_preset, listed, presets_of, published_text
 from ddcore.errors import OptionError, PluginError
@@ -186,7 +186,9 @@ def test_a_damaged_list_of_plugins_is_refused(make, line):
 
 
 def classes_of(*names: str) -> dict:
-    return {name: load_class(name)[0] for name in names}
+    classes = {name: load_class(name)[0] for name in names}
+    add_packs(classes, {})
+    return classes
 
 
 FIRST = [preset for preset in every_preset() if preset.name.partition("/")[0] in FIRST_PARTY]

@@ -22,7 +22,8 @@ GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
-ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", "data", "executor", "tracker")
+PACK = "data"
+ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "executor", "tracker")
 
 
 class Plugin:
@@ -40,6 +41,12 @@ class Plugin:
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
+        packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
+        probe: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
+        students: of a matcher on other data than images: networks that score its sets unless ``--eval-network`` names others; empty:
+            all that the run's plugins offer.
+        moved: option that it had once to where that is now, ``{"width": "graphs.width"}``: the old one is refused by name, and
+            what was saved under it is read as the new.
         asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored. Of each
             ``setting:NAME`` among them the value must change what its steps do.
         learns: of a matcher: roles of what it learns.
@@ -74,6 +81,10 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
+    packs: ClassVar[tuple[str, ...]] = ()
+    probe: ClassVar[str | None] = None
+    students: ClassVar[tuple[str, ...]] = ()
+    moved: ClassVar[Mapping[str, str]] = {}
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[int | None] = None

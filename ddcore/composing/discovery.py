@@ -20,7 +20,7 @@ import pluggy
 from attrs import frozen
 
 from ddcore.api import hooks as hookspecs
-from ddcore.api.plugin import CORE_DISTRIBUTION, GROUP, ROLES, Plugin
+from ddcore.api.plugin import CORE_DISTRIBUTION, GROUP, PACK, ROLES, Plugin
 from ddcore.errors import PluginError, near
 
 FIRST_PARTY: tuple[str, ...] = (
@@ -40,6 +40,7 @@ FIRST_PARTY += (
     "ferkd",
     "ftd",
     "fyi",
+    "graphs",
     "hard",
     "hello",
     "infer",
@@ -176,6 +177,40 @@ def load_class(request: str) -> tuple[type, Offer]:
             f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}"
         )
     return checked(getattr(imported, attribute), who), offer
+
+
+def add_packs(classes: dict[str, Any], offers: dict[str, Offer], *, strict: bool = True) -> None:
+    """Load the modality packs that these plugins stand on, and those that packs stand on, and put them behind.
+
+    Args:
+        classes, offers: by name; changed in place. A pack that is there already stays where it is.
+        strict: False leaves out what cannot be loaded.
+
+    Raises:
+        PluginError: a pack is not installed or broken; what is named as one is none.
+    """
+    waiting = list(classes)
+    for name in waiting:
+        for pack in classes[name].packs:
+            if pack not in classes:
+                try:
+                    classes[pack], offers[pack] = load_class(pack)
+                except PluginError as error:
+                    if not strict:
+                        continue
+                    raise PluginError(f"plugin {name!r} stands on the modality pack {pack!r}: {error}") from error
+                waiting.append(pack)
+            if (role := classes[pack].role) != PACK:
+                raise PluginError(
+                    f"plugin {name!r} names {pack!r} among its packs, which has role {role!r}: a plugin stands on ddcore and "
+                    f"modality packs, of role {PACK!r}, and on no other plugin"
+                )
+
+
+def packs_among(plugins: Mapping[str, Any]) -> list[str]:
+    """Names of the plugins (classes or instances) that another of them stands on."""
+    named = {pack for plugin in plugins.values() for pack in plugin.packs}
+    return [name for name in plugins if name in named]
 
 
 def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:

@@ -165,6 +165,8 @@ def show(name: str) -> dict[str, Any]:
         "asks",
         "learns",
         "needs",
+        "packs",
+        "students",
         "provides",
     )
     words = {n: sorted(getattr(cls, n)) for n in declared if getattr(cls, n)}

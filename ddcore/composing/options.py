@@ -158,6 +158,9 @@ def resolve(
         for name in fields(cls):
             if (text := environment.get(variable(group, name))) is not None:
                 values[group][name] = (text, f"environment {variable(group, name)}")
+        for old in moved_of(cls):
+            if variable(group, old) in environment:
+                raise OptionError(f"{variable(group, old)} is set: {_now(cls, group, old)}")
     by_key = {group.replace("-", "_"): group for group in classes}
     for key, value in command_line.items():
         group, _, name = key.rpartition("__")
@@ -202,6 +205,10 @@ def _take_table(values: dict[str, Raw], cls: type, table: Any, shown: str, sourc
     if not isinstance(table, Mapping):
         raise OptionError(f"{source}: {shown} is not a table: write it as {shown} followed by name = value lines")
     for name, value in table.items():
+        if name in moved_of(cls):
+            raise OptionError(
+                f"{source}: {shown} has {name!r}: {_now(cls, shown.strip('[]').rpartition('.')[2], name)}"
+            )
         if name not in fields(cls):
             raise OptionError(f"{source}: {shown} has an unknown key {name!r}: {near(name, fields(cls))}")
         values[name] = (value, source)
@@ -384,6 +391,8 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
     if not dot:
         return None
     if group in groups:
+        if (old := word.replace("-", "_")) in moved_of(groups[group]):
+            return _now(groups[group], group, old)
         own = [flag(group, option).partition(".")[2] for option in fields(groups[group])]
         return f"{group} has no option {word!r}: {near(word, own)}"
     if group in CORE_GROUPS:
@@ -394,6 +403,28 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
     if group in known:
         return f"{name!r} belongs to plugin {group!r}, which is not selected: add --plugin {group}"
     return f"{name!r} belongs to no plugin: {near(group, known)}"
+
+
+def moved_of(cls: type) -> Mapping[str, str]:
+    """Options that a plugin had once, with where they are now; the core's own groups have none."""
+    return getattr(cls, "moved", {})
+
+
+def _now(cls: type, group: str, old: str) -> str:
+    other, _, name = moved_of(cls)[old].partition(".")
+    written = f"{flag(other, name)}, [plugin.{other}] {name} or {variable(other, name)}"
+    return f"{flag(group, old)} is {flag(other, name)} now: write {written}"
+
+
+def at_their_place(saved: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
+    """Saved values by group and option, those of options that have moved under where they are now."""
+    found = {group: dict(table) for group, table in saved.items()}
+    for group, cls in classes.items():
+        for old, new in moved_of(cls).items():
+            if old in found.get(group, {}):
+                other, _, name = new.partition(".")
+                found.setdefault(other, {}).setdefault(name, found[group].pop(old))
+    return found
 
 
 def _unneeded(sentence: str, group: str) -> str:
@@ -424,9 +455,11 @@ def as_json(resolved: Resolved) -> dict[str, Any]:
 def from_json(record: Mapping[str, Any], groups: Mapping[str, type]) -> Resolved:
     """The inverse of ``as_json``; the core's groups find their classes themselves."""
     every = {**groups, **{g: core_group(g) for g in record["options"] if g in CORE_GROUPS}}
-    ordered = {group: every[group] for group in record["options"]}
-    made = {g: _rebuild(cls, g, record["options"][g]) for g, cls in ordered.items()}
-    return Resolved(_rebuild(Config, SHARED, record["config"]), made, dict(record["sources"]))
+    options = at_their_place(record["options"], every)
+    options |= {group: {} for group in groups if group not in options}
+    made = {group: _rebuild(every[group], group, table) for group, table in options.items()}
+    default = {f"{group}.{name}": "default" for group in options for name in fields(every[group])}
+    return Resolved(_rebuild(Config, SHARED, record["config"]), made, {**default, **record["sources"]})
 
 
 def to_toml(resolved: Resolved) -> str:

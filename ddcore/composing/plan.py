@@ -13,7 +13,7 @@ from attrs import asdict, field, frozen
 
 from ddcore.api.hooks import KINDS
 from ddcore.composing.asking import Hooks
-from ddcore.composing.discovery import matching
+from ddcore.composing.discovery import matching, packs_among
 from ddcore.composing.dispatch import CORE
 from ddcore.composing.recipes import RULES
 from ddcore.composing.versions import deprecations
@@ -216,13 +216,20 @@ def resolve(
 
 def _stages_of_its_own(name: str, plugins: Mapping[str, Any], steps: int) -> list[Stage]:
     """Of a matcher of other data than images, which brings samples, labels and students itself."""
-    matcher = plugins[name]
-    changing = tuple(p for p in plugins if p != name and offers(plugins[p]) & (asked_by(matcher) - {"evaluate"}))
-    evaluating = tuple(p for p in plugins if p != name and "evaluate" in offers(plugins[p]))
+    matcher, packs = plugins[name], packs_among(plugins)
+    others = [p for p in plugins if p != name and p not in packs]
+    changing = tuple(p for p in others if offers(plugins[p]) & (asked_by(matcher) - {"evaluate"}))
+    evaluating = tuple(p for p in others if "evaluate" in offers(plugins[p]))
     return [
+        *(Stage("pack", _words(offers(plugins[pack])), pack) for pack in packs),
         Stage("distil", f"{_words(matcher.modality)}, {f'{steps} steps' if steps else 'no steps'}", name, changing),
-        Stage("evaluate", ", ".join(matcher.networks) or "its own rows", name, evaluating),
+        Stage("evaluate", ", ".join(students_of(matcher, plugins)) or "its own rows", name, evaluating),
     ]
+
+
+def students_of(matcher: Any, plugins: Mapping[str, Any]) -> tuple[str, ...]:
+    """Networks that score the sets of a matcher on other data than images, unless the user names others."""
+    return matcher.students or tuple(network for plugin in plugins.values() for network in plugin.networks)
 
 
 STUDENT_SHAPING = frozenset(

@@ -9,8 +9,9 @@ import attrs
 from attrs import frozen
 
 from ddcore.api.plugin import ASSETS
-from ddcore.composing.discovery import Offer, load_class, load_path
-from ddcore.composing.options import CORE_GROUPS, First, Resolved, core_group, fields, preparse, resolve
+from ddcore.composing.discovery import Offer, add_packs, load_class, load_path, packs_among
+from ddcore.composing.options import CORE_GROUPS, First, Resolved, at_their_place, core_group, fields, preparse, resolve
+from ddcore.composing.plan import students_of
 from ddcore.composing.presets import Preset, choose_preset
 from ddcore.composing.recipes import RULES
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
@@ -61,7 +62,7 @@ def core_groups(classes: Mapping[str, Any], labels: str | None = None) -> dict[s
 
 
 def select(args: Sequence[str], environment: Mapping[str, str], *, strict: bool = True) -> Selection:
-    """Load the plugins that a command line, the environment or config files name.
+    """Load the plugins that a command line, the environment or config files name, and the packs they stand on.
 
     Args:
         strict: False leaves out plugins that cannot be loaded, for ``--help``.
@@ -70,7 +71,7 @@ def select(args: Sequence[str], environment: Mapping[str, str], *, strict: bool 
         PluginError: unknown, broken, or selected twice.
     """
     first = preparse(args, environment)
-    classes: dict[str, type] = {}
+    classes: dict[str, Any] = {}
     offers: dict[str, Offer] = {}
     loaders = [(load_class, p) for p in first.plugins] + [(load_path, p) for p in first.plugin_paths]
     for load, request in loaders:
@@ -83,6 +84,7 @@ def select(args: Sequence[str], environment: Mapping[str, str], *, strict: bool 
         if offer.name in classes:
             raise PluginError(f"plugin {offer.name!r} is selected twice: name it once")
         classes[offer.name], offers[offer.name] = cls, offer
+    add_packs(classes, offers, strict=strict)
     return Selection(first, classes, offers)
 
 
@@ -179,7 +181,9 @@ def begin(
     if source is not None:
         run.take(source)
     size = f", {run.config.ipc} images per class" if run.of_images else ""
-    run.say(f"plan: {' + '.join(run.plugins)} on {run.config.dataset}{size}, seed {run.seed}")
+    packs = packs_among(run.plugins)
+    named = " + ".join(name for name in run.plugins if name not in packs)
+    run.say(f"plan: {named} on {run.config.dataset}{size}, seed {run.seed}")
     for line in (*run.plan.lines(), *chosen_lines(run)):
         run.say(line)
     if budget is not None:
@@ -215,7 +219,7 @@ def chosen_lines(run: Run) -> list[str]:
     auto = f" (auto on {run.device.type}; the papers' is convnet3)" if run.config.network == "auto" else ""
     networks = f"network {run.network_name}{auto}"
     if not run.of_images:
-        students = run.config.eval_network or run.matcher.networks
+        students = run.config.eval_network or students_of(run.matcher, run.plugins)
         networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
     return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
@@ -243,7 +247,8 @@ def free_folder(setup: Setup) -> Any:
     data = shown(config.dataset).rstrip("/").rpartition("/")[2].replace(":", "-") or "data"
     of_images = any("images" in plugin.modality for plugin in setup.plugins.values())
     size = f"-ipc{config.ipc}" if of_images else ""
-    stem = f"{'-'.join(setup.offers)}-{data}{size}-seed{config.seed}"
+    packs = packs_among(setup.plugins)
+    stem = f"{'-'.join(name for name in setup.offers if name not in packs)}-{data}{size}-seed{config.seed}"
     place, number = Place.at("runs") / stem, 1
     while (place / "run.json").exists():
         number += 1
@@ -314,13 +319,15 @@ def setup_on(
 
     made = restore(labelling(artifact.manifest["provenance"]), strict=False)
     ask_makers = with_makers or selection is None or not selection.classes
-    offers, classes = _makers(made, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
+    here = {} if selection is None else selection.classes
+    offers, classes = _makers(made, here, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
     if selection is not None:
         offers, classes = offers | dict(selection.offers), classes | dict(selection.classes)
     config = _kept_config(made, classes)
     labels = given.get("labels") or (selection and selection.first.labels) or config.get("labels")
     groups = {**classes, **core_groups(classes, labels)}
-    saved = {group: _known(made.get("options", {}).get(group, {}), cls) for group, cls in groups.items()}
+    options = at_their_place(made.get("options", {}), groups)
+    saved = {group: _known(options.get(group, {}), cls) for group, cls in groups.items()}
     own = {group: saved[group] for group in groups if group in CORE_GROUPS}
     tables = {**config, **own, "plugin": {group: saved[group] for group in classes}}
     resolved = resolve(
@@ -392,11 +399,19 @@ def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[st
     return {**given, **({"labels": rule} if rule in offered else {})}
 
 
-def _makers(made: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
-    """The plugins that made an artifact: they label the baselines, if they are here, and test what is not images."""
+def _makers(made: Mapping[str, Any], here: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
+    """The plugins that made an artifact, but for those that are selected: they label the baselines, if they are here, and test
+    what is not images."""
     offers: dict[str, Offer] = {}
-    classes: dict[str, type] = {}
+    classes: dict[str, Any] = {}
     for saved in made.get("plugins", []):
+        if saved["name"] in here:
+            continue
+        if needed and saved.get("path"):
+            file = saved.get("distribution", "its file")
+            raise PluginError(
+                f"plugin {saved['name']!r}, which made it, was a local file: give --plugin-path, the path of {file}"
+            )
         try:
             cls, offer = load_class(saved["name"])
         except PluginError:
@@ -404,6 +419,7 @@ def _makers(made: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], di
                 raise
             continue
         offers[offer.name], classes[offer.name] = offer, cls
+    add_packs(classes, offers, strict=needed)
     return offers, classes
 
 

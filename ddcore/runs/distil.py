@@ -13,6 +13,7 @@ import torch
 from ddcore._version import __version__
 from ddcore.api.types import Row, Synthetic, Task
 from ddcore.composing import answers
+from ddcore.composing.discovery import packs_among
 from ddcore.composing.dispatch import CORE
 from ddcore.composing.plan import TEACHERS, TRAJECTORIES, recorded_order, warnings
 from ddcore.errors import InputError, PluginError
@@ -201,7 +202,7 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
 
 def provenance(run: Run) -> dict[str, Any]:
     """How an artifact came to be; everything in it is the same whenever the same run is done again."""
-    order = recorded_order(run.plugins, run.plan.matcher)
+    order, packs = recorded_order(run.plugins, run.plan.matcher), packs_among(run.plugins)
     return {
         "ddcore": __version__,
         "seed": run.seed,
@@ -210,7 +211,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "network": run.network_name,
         **in_order(run.setup.as_json(), order),
         "plan": run.plan.as_json(),
-        "method": " + ".join([run.plan.matcher, *(n for n in order if n != run.plan.matcher)]),
+        "method": " + ".join([run.plan.matcher, *(n for n in order if n not in (run.plan.matcher, *packs))]),
         "papers": [run.plugins[name].paper for name in order if run.plugins[name].paper],
     }
 

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from ddcore._version import __version__
 from ddcore.api.hooks import API_VERSION
-from ddcore.composing.discovery import Offer, load_class, load_path, manager
+from ddcore.composing.discovery import Offer, add_packs, load_class, load_path, manager
 from ddcore.composing.host import Host
 from ddcore.composing.options import CORE_GROUPS, Resolved, as_json, from_json
 from ddcore.composing.plan import Plan
@@ -79,7 +79,7 @@ class Setup:
             InputError: the record is damaged or from a newer ddcore.
         """
         offers: dict[str, Offer] = {}
-        classes: dict[str, type] = {}
+        classes: dict[str, Any] = {}
         for saved in record["plugins"]:
             name = saved["name"]
             classes[name], offers[name] = (
@@ -91,6 +91,7 @@ class Setup:
                 raise PluginError(
                     f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
                 )
+        add_packs(classes, offers)
         return cls(from_json(record, classes), offers)
 
 

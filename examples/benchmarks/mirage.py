@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ddcore_graphs.packing import file_bytes, pack_graphs
+from ddcore_graphs.scores import roc_auc
+from ddcore_graphs.sources import read
+from ddcore_graphs.students import Student
+from ddcore_graphs.training import Descent, Samples, auc, one_thread, train, within_bytes
 from ddcore_mirage.distilled import merged, mined_tensors, training_graphs
-from ddcore_mirage.forest import file_bytes, pack_graphs
-from ddcore_mirage.scores import roc_auc
-from ddcore_mirage.sources import read
-from ddcore_mirage.students import Student
-from ddcore_mirage.training import Descent, Samples, auc, one_thread, train, within_bytes
 from records import machine, write
 
 from ddcore import randomness
@@ -47,7 +47,7 @@ SHARES = (0.3, 0.25, 0.2, 0.15)
 SEEDS, STEPS, BATCH = 3, 500, 32
 NOTE = "on a shared machine, other processes running at the same time: seconds are upper bounds"
 DECAYS, DECAY_STEPS = (1e-2, 1e-4, 1e-6), 3000
-SMALL = ["--mirage.width", "4", "--eval-seeds", "1", "--eval-network", "gcn"]
+SMALL = ["--graphs.width", "4", "--eval-seeds", "1", "--eval-network", "gcn"]
 
 
 def main() -> None:
@@ -91,11 +91,11 @@ def end_to_end(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "--dataset",
         f"smiles:{options.data / name}.csv",
     ]
-    words += ["--threads", "1", "--mirage.student-steps", str(2 if options.tiny else options.steps)]
-    words += ["--mirage.full-steps", str(2 if options.tiny else options.full_steps)] if options.full_steps else []
+    words += ["--threads", "1", "--graphs.student-steps", str(2 if options.tiny else options.steps)]
+    words += ["--graphs.full-steps", str(2 if options.tiny else options.full_steps)] if options.full_steps else []
     words += SMALL if options.tiny else ["--eval-seeds", str(SEEDS)]
     decays = chosen_decay(options) if name == "hiv" else {}
-    words += ["--mirage.weight-decay", decays["chosen"]] if decays else []
+    words += ["--graphs.weight-decay", decays["chosen"]] if decays else []
     if not (out / "scores.json").exists():
         again = ["resume", str(out)] if (out / "run.json").exists() else ["run", *words, "--out", str(out)]
         if invoke(again):

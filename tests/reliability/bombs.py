@@ -401,7 +401,7 @@ def _read(read: Callable[[Path], object], folder: Path) -> dict[str, Any]:
 def _measure(names: list[str]) -> dict[str, dict[str, Any]]:
     import tempfile
 
-    import ddcore_mirage.sources  # noqa: F401
+    import ddcore_graphs.sources  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch
 

@@ -411,6 +411,31 @@ def _read_artifact(folder: Path) -> None:
             break
 
 
+def _graphs(folder: Path) -> None:
+    from ddcore_graphs.packing import DECODER, pack_graphs
+    from ddcore_graphs.rings import rings
+
+    from ddcore.api.types import Synthetic
+    from ddcore.sets.packed import save_packed
+
+    train, index = rings().train, torch.tensor([0, 1, 198, 199])
+    tensors = pack_graphs(train.stored.select(index), train.labels[index])  # type: ignore[attr-defined]
+    synthetic = Synthetic(tensors, {}, DECODER, train.labels[index], preview=b"png")
+    source = {"name": "toy", "origin": "computed", "licence": "CC0", "fingerprint": "f", "train": 9, "shape": [1, 0]}
+    save_packed(folder, synthetic, kind="graphs", classes=("a", "b"), provenance={"method": "probe"}, source=source)
+
+
+def _read_graphs(folder: Path) -> None:
+    from ddcore_graphs.packing import StoredGraphs
+
+    from ddcore.sets.exports import describe
+    from ddcore.sets.packed import load_packed
+
+    packed = load_packed(folder)
+    describe(packed)
+    StoredGraphs().sample(packed.tensors, {}, torch.arange(len(packed.tensors["class"])), None)
+
+
 def _trees(folder: Path) -> None:
     from ddcore_mirage.forest import Pattern, pack
 
@@ -675,12 +700,13 @@ KINDS: dict[str, Kind] = {
     "artifact, two-distances": Kind(_artifact("two-distances"), _read_artifact, TENSORS),
     "artifact, projector": Kind(_artifact("projector"), _read_artifact, TENSORS),
     "artifact, trees": Kind(_trees, _read_trees, ("graphs.safetensors",)),
+    "artifact, graphs": Kind(_graphs, _read_graphs, ("graphs.safetensors",)),
     "parquet": Kind(_parquet, _reader("parquet")),
     "npz": Kind(_npz, _reader("npz", "data.npz")),
     "idx": Kind(_idx, _reader("idx")),
     "folder": Kind(_folder, _reader("folder")),
-    "smiles": Kind(_smiles, _reader("smiles", "m.csv", plugin="mirage")),
-    "tu": Kind(_tu, _reader("tu", plugin="mirage")),
+    "smiles": Kind(_smiles, _reader("smiles", "m.csv", plugin="graphs")),
+    "tu": Kind(_tu, _reader("tu", plugin="graphs")),
     "settings": Kind(lambda folder: _write(folder / "c.toml", SETTINGS), _read_settings),
     "suite": Kind(lambda folder: _write(folder / "s.toml", SUITE), _read_suite),
     "run.json": Kind(_run, _read_run),

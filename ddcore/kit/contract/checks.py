@@ -18,7 +18,7 @@ import click
 
 from ddcore.api import hooks as hookspecs
 from ddcore.api.types import PHASES, SETTINGS
-from ddcore.composing.discovery import check_hooks
+from ddcore.composing.discovery import add_packs, check_hooks, installed
 from ddcore.composing.options import as_json, click_options, fields, from_json, resolve, to_toml
 from ddcore.composing.versions import deprecations
 from ddcore.kit.contract.public import is_public
@@ -108,6 +108,9 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
             missing.append("the class attribute learns")
         if missing:
             raise Broken(f"a matcher needs {', '.join(missing)}")
+    add_packs({subject.name: cls}, {})
+    if cls.probe is not None and not (Path(inspect.getfile(cls)).parent / cls.probe).is_file():
+        raise Broken(f"probe is {cls.probe!r}, and there is no such file beside its class")
     for attribute in ("neutral", "tiny"):
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:
@@ -129,18 +132,36 @@ def instances_are_immutable_and_not_equal(subject: Subject) -> None:
 
 @check(
     "public",
-    "import from ddcore only names without a leading underscore, of the packages that CONTRIBUTING lists as public",
+    "import from ddcore only names without a leading underscore, of the packages that CONTRIBUTING lists as public, and from other "
+    "plugins nothing but the modality packs that the class attribute packs names",
 )
 def only_public_names_are_imported(subject: Subject) -> str:
-    files = _own_files(subject.cls)
+    files, others = _own_files(subject.cls), _packages_of_others(subject.cls)
     for file in files:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             for module, name in _imported(node):
-                if module.partition(".")[0] != "ddcore":
+                top = module.partition(".")[0]
+                if top in others:
+                    line = node.lineno  # type: ignore[attr-defined]
+                    raise Broken(
+                        f"{file.name}, line {line} imports {module} of plugin {others[top]!r}, which is none of its packs"
+                    )
+                if top != "ddcore":
                     continue
                 if not is_public(module, name):
                     raise Broken(f"{file.name}, line {node.lineno} imports {module} {name}".rstrip())  # type: ignore[attr-defined]
     return f"{len(files)} file{'s' * (len(files) != 1)} read"
+
+
+def _packages_of_others(cls: Any) -> dict[str, str]:
+    """Top packages of installed plugins that this one may not import, with the plugin of each."""
+    allowed = {cls.__module__.partition(".")[0], "ddcore"}
+    packages: dict[str, str] = {}
+    for name, offers in installed().items():
+        tops = {offer.value.partition(":")[0].partition(".")[0] for offer in offers}
+        packages |= dict.fromkeys(tops, name)
+        allowed |= tops if name in cls.packs else set()
+    return {top: name for top, name in packages.items() if top not in allowed}
 
 
 def _own_files(cls: type) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ddcore.api.plugin import PACK
 from ddcore.composing.discovery import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.composing.plan import OF_STUDENTS, offers
-from ddcore.data.source import TEXT
 from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.runs.assembly import claim, select, setup_from
 from ddcore.runs.distil import assemble, distil
@@ -123,12 +124,17 @@ class Subject:
         """Words that select a matcher for a plugin that is none."""
         if self.on_images:
             return PROBE
-        for name, cls in first_party().items():
-            if cls.role == "matcher" and cls.modality & self.cls.modality:
+        every = {self.name: self.cls, **first_party()}
+        fitting = {name: cls for name, cls in every.items() if cls.modality & self.cls.modality}
+        for cls in fitting.values():
+            if cls.role == PACK and cls.probe:
+                return ("--plugin-path", str(Path(inspect.getfile(cls)).parent / cls.probe))
+        for name, cls in fitting.items():
+            if cls.role == "matcher":
                 return ("--plugin", name)
         works_on = ", ".join(sorted(self.cls.modality))
-        if self.cls.modality == {TEXT}:
-            raise Skipped("nothing distils text")
+        if any(cls.role == PACK for cls in fitting.values()):
+            raise Skipped(f"nothing distils {works_on}")
         raise PluginError(f"no first-party matcher of {works_on} is installed to try {self.name!r} with: install one")
 
 
@@ -147,13 +153,14 @@ def has_matcher(words: Sequence[str]) -> bool:
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:
     """A quick run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else.
 
-    On the tiny images, unless none of the plugins works on images: then on the data that their matcher offers first. Without
+    On the tiny images, unless none of the plugins works on images: then on the data that their matcher or a pack offers first. Without
     steps where no matcher makes any.
     """
     first = select([*words, "--preset", "none"], {}).classes
     matchers = [cls for cls in first.values() if cls.role == "matcher"]
     on_images = not first or any(IMAGES in cls.modality for cls in matchers or first.values())
-    quick = QUICK if on_images else {**SHORT, **(offered_first(matchers[0]) if matchers else {})}
+    offering = [*matchers[:1], *(cls for cls in first.values() if cls.role == PACK)]
+    quick = QUICK if on_images else {**SHORT, **dict(ChainMap(*map(offered_first, offering)))}
     selection = select([*words, *(TINY if on_images else ()), "--preset", "none"], {})
     given = {**given, "steps": 0} if matchers and all(cls.steps == 0 for cls in matchers) else given
     small = {f"{name}__{n}": v for name, cls in selection.classes.items() for n, v in cls.tiny.items()}

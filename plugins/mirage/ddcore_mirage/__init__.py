@@ -1,5 +1,7 @@
 """Mirage (Gupta et al., ICLR 2024, arXiv:2310.09486): distil graphs without training anything.
 
+Data, students and rows are those of the modality pack ``ddcore-graphs``.
+
 A message-passing network of L layers sees a graph as the multiset of its nodes' computation trees of L hops. Few trees make up
 most of a data set, and they occur together; so the distilled set is, class by class, every set P of trees with
 
@@ -9,22 +11,34 @@ and a network trains on such sets, drawn in proportion to their support, by pool
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import frozen
-from attrs.validators import deep_iterable, ge, gt, lt, min_len, optional
-from torch import Generator, Tensor, nn
+from attrs.validators import deep_iterable, ge, gt, min_len
+from ddcore_graphs.sources import GRAPHS
+from torch import Tensor
 
 from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, option
-from ddcore_mirage.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore import Run
-    from ddcore.data import Source
     from ddcore.sets import Operation
 
 FOREST = "mirage-forest"
-NETWORKS = ("gin", "gcn", "gat")
+MOVED = (
+    "label_column",
+    "layers",
+    "width",
+    "dropout",
+    "pool",
+    "jump",
+    "student_steps",
+    "full_steps",
+    "batch",
+    "rate",
+    "weight_decay",
+)
+"""Options that were Mirage's and are the pack's now."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -40,9 +54,10 @@ class Mirage(Plugin):
     role: ClassVar[str] = "matcher"
     modality: ClassVar[frozenset[str]] = frozenset({GRAPHS})
     steps: ClassVar[int | None] = 0
-    datasets: ClassVar[tuple[str, ...]] = (RINGS, SMILES, TU, PYG)
-    networks: ClassVar[tuple[str, ...]] = NETWORKS
-    tiny: ClassVar[Mapping[str, object]] = {"hops": 1, "layers": 1, "width": 4, "student_steps": 2, "batch": 4}
+    packs: ClassVar[tuple[str, ...]] = ("graphs",)
+    students: ClassVar[tuple[str, ...]] = ("gin", "gcn", "gat")
+    moved: ClassVar[Mapping[str, str]] = {name: f"graphs.{name}" for name in MOVED}
+    tiny: ClassVar[Mapping[str, object]] = {"hops": 1}
     presets: ClassVar[str | None] = "presets.toml"
 
     hops: int = option(
@@ -61,54 +76,9 @@ class Mirage(Plugin):
     )
     most: int = option(1000, help="sets of a class at which mining stops with a message", unit="sets", validator=ge(1))
     degrees: bool = option(True, help="store the degrees of the graph's nodes, which GCN needs on trees")
-    label_column: str = option("", help="column of the label in a CSV file of SMILES; needed if there are several")
     sampling: Literal["support", "even"] = option(
         "support", help="how students draw sets: by support (the paper), or all alike (its code)"
     )
-    layers: int = option(3, help="message-passing layers of students", symbol="L", unit="layers", validator=ge(1))
-    width: int = option(128, help="width of students", unit="features", validator=ge(1))
-    dropout: float = option(0.1, help="dropout of students after each layer", validator=[ge(0), lt(1)])
-    pool: Literal["sum", "mean"] = option("sum", help="how students pool nodes, on trees the roots")
-    jump: Literal["last", "sum"] = option(
-        "last", help="jumping knowledge of students: the last layer, or the sum of all"
-    )
-    student_steps: int = option(
-        500, help="steps of students; on all real graphs at least --full-epochs of them", unit="steps", validator=ge(1)
-    )
-    full_steps: int | None = option(
-        None,
-        help="steps of students on all real graphs, where --full-epochs of them take too long",
-        unit="steps",
-        validator=optional(ge(1)),
-    )
-    batch: int = option(32, help="samples of a student's step", unit="samples", validator=ge(1))
-    rate: float = option(1e-3, help="learning rate of students (Adam)", validator=gt(0))
-    weight_decay: float = option(1e-2, help="weight decay of students (Adam's L2 term)", validator=ge(0))
-
-    @hookimpl
-    def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> "Source | None":
-        """``rings`` (computed), ``smiles:FILE.csv``, ``tu:FOLDER`` and ``pyg:NAME``."""
-        from ddcore_mirage.sources import options_of, read
-
-        return read(options_of(name, rest, options), self.label_column) if name in self.datasets else None
-
-    @hookimpl
-    def ddcore_network(
-        self, name: str, channels: int, size: int, classes: int, generator: Generator
-    ) -> nn.Module | None:
-        """GIN, GCN and GAT; ``channels`` are features of a node, ``size`` those of an edge."""
-        if name not in NETWORKS:
-            return None
-        from ddcore_mirage.students import Student
-
-        shape = {
-            "layers": self.layers,
-            "width": self.width,
-            "dropout": self.dropout,
-            "pool": self.pool,
-            "jump": self.jump,
-        }
-        return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]
 
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task]:
@@ -165,9 +135,15 @@ class Mirage(Plugin):
     @hookimpl
     def ddcore_evaluate(self, run: "Run") -> list[Row]:
         """ROC-AUC of students on the sets of trees, on random graphs of as many bytes, and on all graphs."""
-        from ddcore_mirage.rows import rows
+        from ddcore_graphs.packing import elements
+        from ddcore_graphs.rows import rows
 
-        return rows(self, run)
+        from ddcore_mirage.distilled import samples
+
+        assert run.packed is not None
+        distilled = samples(run.packed, self.sampling)
+        sets, numbers = len(distilled.classes), elements(distilled.graphs)
+        return rows(run, distilled, described=f"{sets} sets of trees, {numbers:,} numbers written out")
 
     def threshold_of(self, cls: int, classes: Sequence[str]) -> float:
         """The threshold of a class.

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
+from ddcore_graphs.graphs import Graphs
+from ddcore_graphs.packing import distinct
+from ddcore_graphs.training import Samples
 from torch import Tensor
 
 from ddcore import InputError
-from ddcore_mirage.forest import Pattern, as_graphs, distinct, pack, unpack
-from ddcore_mirage.graphs import Graphs
+from ddcore_mirage.forest import Pattern, as_graphs, pack, unpack
 from ddcore_mirage.mining import TooManySets, TreeSet, frequent_sets, supports, threshold_count
 from ddcore_mirage.trees import Table, Tree, grow
+
+if TYPE_CHECKING:
+    from ddcore.sets import Packed
 
 
 @frozen(eq=False)
@@ -92,6 +98,14 @@ def training_graphs(tensors: Mapping[str, Tensor]) -> Graphs:
     """The stored sets as graphs to train on, one a set, roots marked."""
     edge_features, degrees = tensors["edge_rows"].shape[1], bool(tensors["degrees"])
     return as_graphs(unpack(tensors), edge_features=edge_features, degrees=degrees)
+
+
+def samples(packed: Packed, sampling: str) -> Samples:
+    """A finished set as students see it: a set of trees drawn in proportion to its support, or all alike (``even``)."""
+    tensors = packed.tensors
+    support = tensors["set_support"].double()
+    weights = support if sampling == "support" else torch.ones_like(support)
+    return Samples(training_graphs(tensors), tensors["set_class"].long(), weights, packed.nbytes["total"])
 
 
 class Forest:

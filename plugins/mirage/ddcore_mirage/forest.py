@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from attrs import frozen
-from safetensors.torch import save
+from ddcore_graphs.graphs import Graphs, joined, starts_of
+from ddcore_graphs.packing import smallest
 from torch import Tensor
 
 from ddcore import InputError
-from ddcore_mirage.graphs import Graphs, joined, starts_of
 from ddcore_mirage.trees import Tree, size
 
 MOST_NODES = 2_000_000
@@ -131,65 +131,9 @@ def _shown(count: int) -> str:
     return f"{count:,}" if count < 10**18 else "more than 10^18"
 
 
-def elements(graphs: Graphs) -> int:
-    """Numbers as the authors' code counts them, trees in full: nodes times features plus edges times their features."""
-    return graphs.nodes.numel() + graphs.bonds.numel()
-
-
 def payload_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of tensors without a file's header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def smallest(tensor: Tensor) -> Tensor:
-    """The same whole numbers in the smallest of uint8, int16, int32 and int64 that holds them.
-
-    >>> smallest(torch.tensor([3, 255])).dtype, smallest(torch.tensor([-1, 255])).dtype
-    (torch.uint8, torch.int16)
-    """
-    low, high = (int(tensor.min()), int(tensor.max())) if tensor.numel() else (0, 0)
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
-            return tensor.to(dtype)
-    return tensor
-
-
-def pack_graphs(graphs: Graphs, classes: Tensor) -> dict[str, Tensor]:
-    """Real graphs as tensors, as compactly as ``pack`` keeps trees: distinct rows once, each undirected bond once.
-
-    Returns:
-        ``node_rows`` and ``edge_rows``; ``node`` (V,), numbers of rows; ``end_a``, ``end_b`` (within the graph) and ``bond`` of
-        each bond; ``node_count``, ``bond_count`` and ``class`` of each graph.
-    """
-    once = graphs.edges[0] <= graphs.edges[1]
-    graph_of = graphs.graph_of
-    ends = (graphs.edges - graphs.node_starts[graph_of[graphs.edges[0]]])[:, once]
-    node_rows, node = distinct(graphs.nodes)
-    edge_rows, bond = distinct(graphs.bonds[once])
-    held = {
-        "node_rows": node_rows,
-        "edge_rows": edge_rows,
-        "node": node,
-        "end_a": ends[0],
-        "end_b": ends[1],
-        "bond": bond,
-    }
-    held |= {"node_count": graphs.node_starts.diff(), "class": classes}
-    held["bond_count"] = torch.bincount(graph_of[graphs.edges[0][once]], minlength=len(graphs))
-    return {name: smallest(tensor.long()) for name, tensor in held.items()}
-
-
-def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of a safetensors file, header and all."""
-    return len(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {}))  # as the core writes it
-
-
-def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``unique`` over rows, also where there are no columns or no rows: distinct ones and the number of each."""
-    if rows.numel() == 0:
-        return rows[:1], torch.zeros(len(rows), dtype=torch.int64)
-    found: tuple[Tensor, Tensor] = rows.unique(dim=0, return_inverse=True)
-    return found
 
 
 def _below(tree: Tree, order: dict[Tree, int]) -> None:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+
+from ddcore_graphs.preview import LARGEST, SHOWN, Drawing, sheet
 
 from ddcore_mirage.forest import Pattern
 from ddcore_mirage.trees import Tree, size
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
-
-SHOWN, LARGEST = 5, 40
-WIDTH, HEIGHT, MARGIN, ROUND = 200, 150, 16, 4
-PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (150, 150, 150)
-COLOURS = ((59, 125, 216), (217, 141, 0), (46, 139, 87), (190, 60, 60), (120, 80, 180), (90, 90, 90))
 
 
 def most_frequent(patterns: Sequence[Pattern], cls: int) -> list[tuple[Tree, int]]:
@@ -49,34 +41,14 @@ def positions(tree: Tree) -> list[tuple[float, int, int, Hashable]]:
 
 def preview_png(patterns: Sequence[Pattern], class_names: Sequence[str], title: str) -> bytes:
     """The sheet as PNG, a row for each class; nodes of the same label have the same colour and first number."""
-    from PIL import Image, ImageDraw
-
-    rows = [most_frequent(patterns, cls) for cls in range(len(class_names))]
-    image = Image.new("RGB", (2 * MARGIN + SHOWN * WIDTH, 3 * MARGIN + len(rows) * (HEIGHT + MARGIN)), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN // 2), title, INK)
-    labels = sorted({node[3] for row in rows for tree, _ in row for node in positions(tree)})  # type: ignore[type-var]
-    colours = {label: COLOURS[at % len(COLOURS)] for at, label in enumerate(labels)}
-    for at, (name, row) in enumerate(zip(class_names, rows, strict=True)):
-        top = 2 * MARGIN + at * (HEIGHT + MARGIN)
-        draw.text((MARGIN, top), f"class {name}" if row else f"class {name}: single nodes only", INK)
-        for column, (tree, support) in enumerate(row):
-            corner = (MARGIN + column * WIDTH, top + MARGIN)
-            _draw(draw, tree, corner, colours)
-            draw.text((corner[0], top + HEIGHT - MARGIN // 2), f"in {support:,} graphs", FAINT)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    rows = []
+    for cls, name in enumerate(class_names):
+        drawn = [_drawing(tree, support) for tree, support in most_frequent(patterns, cls)]
+        rows.append((f"class {name}" if drawn else f"class {name}: single nodes only", drawn))
+    return sheet(rows, title)
 
 
-def _draw(draw: ImageDraw, tree: Tree, corner: tuple[int, int], colours: dict[Hashable, tuple[int, int, int]]) -> None:
+def _drawing(tree: Tree, support: int) -> Drawing:
     nodes = positions(tree)
-    across, deep = max(1.0, max(n[0] for n in nodes)), max(n[1] for n in nodes)
-    wide, high = WIDTH - 2 * MARGIN, HEIGHT - 3 * MARGIN
-    points = [(corner[0] + ROUND + wide * x / across, corner[1] + ROUND + high * y / deep) for x, y, _, _ in nodes]
-    for (x, y), (_, _, parent, _) in zip(points, nodes, strict=True):
-        if parent >= 0:
-            draw.line([(x, y), points[parent]], FAINT)
-    for (x, y), (_, _, _, label) in zip(points, nodes, strict=True):
-        draw.ellipse([x - ROUND, y - ROUND, x + ROUND, y + ROUND], colours[label])
-        draw.text((x + ROUND + 1, y - ROUND), str(label[0] if isinstance(label, tuple) else label), INK)
+    edges = [(at, parent) for at, (_, _, parent, _) in enumerate(nodes) if parent >= 0]
+    return Drawing([(x, y) for x, y, _, _ in nodes], edges, [node[3] for node in nodes], f"in {support:,} graphs")

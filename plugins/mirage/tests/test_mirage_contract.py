@@ -101,11 +101,11 @@ EVALUATOR = """
 """
 
 
-def test_a_plugin_that_adds_to_runs_on_graphs_is_tried_with_mirage(tmp_path):
+def test_a_plugin_that_adds_to_runs_on_graphs_is_tried_with_the_packs_probe_and_with_mirage(tmp_path):
     (tmp_path / "mine.py").write_text(dedent(EVALUATOR))
     found = {r.name: r for r in check_plugin(str(tmp_path / "mine.py"), only=["seed", "composition", "whole-run"])}
     assert found["composition"].detail == "mirage"
-    assert found["whole-run"].detail == "10 rows, its own: guess"
+    assert found["whole-run"].detail == "13 rows, its own: guess"
 
 
 def test_a_tiny_run_is_on_the_computed_graphs(tiny_run):  # noqa: F811

@@ -2,19 +2,8 @@
 
 import pytest
 import torch
-from ddcore_mirage.forest import (
-    Pattern,
-    as_graphs,
-    elements,
-    file_bytes,
-    pack,
-    pack_graphs,
-    payload_bytes,
-    smallest,
-    unpack,
-)
-from ddcore_mirage.graphs import Graphs, joined, one_graph
-from ddcore_mirage.training import within_bytes
+from ddcore_graphs.packing import elements, file_bytes
+from ddcore_mirage.forest import Pattern, as_graphs, pack, payload_bytes, unpack
 
 from ddcore import InputError
 from ddcore.storage.places import Place, save_tensors
@@ -99,54 +88,9 @@ def test_trees_too_large_to_write_out_are_refused():
         as_graphs([Pattern(0, 1, (tree,))], edge_features=2, degrees=False)
 
 
-def test_real_graphs_are_packed_by_hand():
-    bonds = torch.tensor([[0], [0], [1], [1]])
-    graph = one_graph(torch.tensor([[6], [6], [8]]), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), bonds)
-    held = {name: t.tolist() for name, t in pack_graphs(joined([graph, graph]), torch.tensor([0, 1])).items()}
-    assert (held["node_rows"], held["node"]) == ([[6], [8]], [0, 0, 1, 0, 0, 1])
-    assert (held["edge_rows"], held["bond"]) == ([[0], [1]], [0, 1, 0, 1])
-    assert (held["end_a"], held["end_b"]) == ([0, 1, 0, 1], [1, 2, 1, 2])
-    assert (held["node_count"], held["bond_count"], held["class"]) == ([3, 3], [2, 2], [0, 1])
-
-
 def test_bytes_of_a_file_are_those_on_storage(tmp_path):
     tensors = packed()
     assert file_bytes(tensors) == save_tensors(Place.at(tmp_path / "x.safetensors"), tensors)
-
-
-def test_random_graphs_fit_the_budget_and_one_more_does_not():
-    path = one_graph(torch.arange(20)[:, None], torch.stack([torch.arange(19), torch.arange(1, 20)]))
-    graphs, classes = joined([path] * 40), torch.arange(40) % 2
-    for budget in (1500, 1700, 1900):
-        index = within_bytes(graphs, classes, budget, torch.Generator().manual_seed(0))
-        cost = [file_bytes(pack_graphs(graphs.select(index[:n]), classes[index[:n]])) for n in range(1, len(index) + 1)]
-        assert max(cost) <= budget
-        assert budget - cost[-1] < 120
-        assert len(index.unique()) == len(index)
-        assert abs(int((classes[index] == 0).sum()) - int((classes[index] == 1).sum())) <= 1
-
-
-def test_random_graphs_are_at_least_one_of_each_class():
-    graph = one_graph(torch.tensor([[6]]), torch.zeros(2, 0, dtype=torch.int64))
-    classes = torch.tensor([0, 0, 1, 2])
-    index = within_bytes(joined([graph] * 4), classes, 0, torch.Generator().manual_seed(0))
-    assert classes[index].tolist() == [0, 1, 2]
-
-
-def test_selected_graphs_are_what_they_were():
-    triangle = one_graph(torch.tensor([[0], [1], [2]]), torch.tensor([[0, 1, 2], [1, 2, 0]]))
-    single = one_graph(torch.tensor([[9]]), torch.zeros(2, 0, dtype=torch.int64))
-    chosen = joined([triangle, single, triangle]).select(torch.tensor([2, 1, 2]))
-    assert chosen.nodes[:, 0].tolist() == [0, 1, 2, 9, 0, 1, 2]
-    assert chosen.edges.tolist() == [[0, 1, 2, 4, 5, 6], [1, 2, 0, 5, 6, 4]]
-    assert chosen.graph_of.tolist() == [0, 0, 0, 1, 2, 2, 2]
-    assert isinstance(chosen, Graphs)
-
-
-@pytest.mark.parametrize(("value", "dtype"), [(256, torch.int16), (40000, torch.int32), (2**40, torch.int64)])
-def test_whole_numbers_take_the_smallest_type(value, dtype):
-    assert smallest(torch.tensor([value])).dtype == dtype
-    assert int(smallest(torch.tensor([value]))) == value
 
 
 def test_trees_too_deep_to_compare_or_pointing_backwards_are_refused():

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from ddcore_mirage import Mirage, rows
+from ddcore_graphs import rows
+from ddcore_graphs.graphs import joined, one_graph
+from ddcore_mirage import Mirage
 from ddcore_mirage.distilled import Forest, merged, mine, mined_tensors
 from ddcore_mirage.forest import unpack
-from ddcore_mirage.graphs import joined, one_graph
 from ddcore_mirage.preview import most_frequent, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,9 @@ from ddcore.sets.packed import load_packed
 
 ENDINGS = ("O", "N", "F", "Cl", "Br", "CO", "CN", "CF", "CC", "CCO")
 QUICK = [
-    "--mirage.width",
+    "--graphs.width",
     "8",
-    "--mirage.student-steps",
+    "--graphs.student-steps",
     "20",
     "--eval-seeds",
     "2",
@@ -249,7 +250,7 @@ def test_steps_on_all_graphs_are_epochs_or_as_many_as_said(molecules, tmp_path):
     for name, more, steps in (
         ("a", (), 20),
         ("b", ("--full-epochs", "25"), 25),
-        ("c", ("--mirage.full-steps", "3"), 3),
+        ("c", ("--graphs.full-steps", "3"), 3),
     ):
         assert run(molecules, tmp_path / name, *words, *more).exit_code == 0
         row = json.loads((tmp_path / name / "scores.json").read_text())["rows"][2]
@@ -283,7 +284,63 @@ def test_a_run_begins_by_saying_what_it_will_do_and_its_folder_has_no_images_per
     result = invoke(["run", "--plugin", "mirage", "--dataset", "rings", *QUICK, "--mirage.hops", "1"])
     assert result.exit_code == 0, result.output
     assert "plan: mirage on rings, seed 0" in result.output and "students: gin, gcn, gat, cpu" in result.output
+    assert "pack      data, decoder, network (graphs)" in result.output
     assert (tmp_path / "runs" / "mirage-rings-seed0" / "scores.json").exists()
+
+
+OLD = {"width": 4, "student_steps": 2, "label_column": "active"}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_options_that_were_mirages_are_refused_with_what_they_are_called_now(name, molecules, tmp_path, monkeypatch):
+    written, variable = f"--mirage.{name.replace('_', '-')}", f"DDCORE_MIRAGE__{name.upper()}"
+    now = f"{written} is {written.replace('mirage', 'graphs')} now: write"
+    result = run(molecules, tmp_path / "out", written, str(OLD[name]))
+    assert result.exit_code == 2 and now in result.output, result.output
+    (tmp_path / "c.toml").write_text(f"[plugin.mirage]\n{name} = {json.dumps(OLD[name])}\n")
+    result = run(molecules, tmp_path / "out", "--config", str(tmp_path / "c.toml"))
+    assert result.exit_code == 2 and now in result.output and "c.toml" in result.output, result.output
+    monkeypatch.setenv(variable, str(OLD[name]))
+    result = run(molecules, tmp_path / "out")
+    assert result.exit_code == 2 and f"{variable} is set" in result.output and now in result.output, result.output
+
+
+def as_it_was(record):
+    """A record as a run of mirage wrote it when these options were its own."""
+    record["plugins"] = [plugin for plugin in record["plugins"] if plugin["name"] != "graphs"]
+    record["options"]["mirage"] |= record["options"].pop("graphs")
+    record["sources"] = {name.replace("graphs.", "mirage."): said for name, said in record["sources"].items()}
+    return record
+
+
+def test_runs_and_sets_of_when_these_options_were_mirages_go_on_with_the_same_students(molecules, tmp_path):
+    assert run(molecules, tmp_path / "out", "--eval-network", "gin").exit_code == 0
+    file = tmp_path / "out" / "artifact" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"provenance": as_it_was(manifest["provenance"])}))
+    words = ["--eval-network", "gin", "--eval-seeds", "2", "--full-epochs", "1"]
+    again = invoke(["evaluate", str(tmp_path / "out" / "artifact"), *words, "--out", str(tmp_path / "again")])
+    assert again.exit_code == 0, again.output
+    rows_of = [json.loads((tmp_path / name / "scores.json").read_text())["rows"] for name in ("out", "again")]
+    assert [row["accuracy"] for row in rows_of[0]] == [row["accuracy"] for row in rows_of[1]]
+    (tmp_path / "out" / "run.json").write_text(
+        json.dumps(as_it_was(json.loads((tmp_path / "out" / "run.json").read_text())))
+    )
+    opened = reopen(str(tmp_path / "out"))
+    assert (opened.plugins["graphs"].width, opened.plugins["graphs"].student_steps, [*opened.plugins]) == (
+        8,
+        20,
+        ["mirage", "graphs"],
+    )
+
+
+def test_the_pack_may_be_named_too(molecules, tmp_path):
+    for name, more in (("a", []), ("b", ["--plugin", "graphs"])):
+        assert run(molecules, tmp_path / name, "--eval-network", "gin", *more).exit_code == 0
+    files = [(tmp_path / name / "artifact" / "graphs.safetensors").read_bytes() for name in "ab"]
+    assert files[0] == files[1]
+    manifest = json.loads((tmp_path / "b" / "artifact" / "manifest.json").read_text())
+    assert manifest["provenance"]["method"] == "mirage"
 
 
 def test_data_are_shown(molecules):

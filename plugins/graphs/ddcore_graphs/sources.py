@@ -18,7 +18,7 @@ from ddcore import InputError, randomness
 from ddcore.data import Source, Split, Wanted
 from ddcore.errors import in_short, near
 from ddcore.storage import Place
-from ddcore_mirage.graphs import Graphs, starts_of
+from ddcore_graphs.graphs import Graphs, starts_of
 
 MOST_BYTES = 2**28
 """Of a file of text; memory takes several times as much."""
@@ -91,7 +91,7 @@ def read(wanted: Wanted, label_column: str = "") -> Source:
         InputError: nothing there, or not what it has to be.
     """
     if wanted.name == RINGS:
-        from ddcore_mirage.rings import rings
+        from ddcore_graphs.rings import rings
 
         return rings()
     if wanted.name == SMILES:
@@ -105,7 +105,7 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     Raises:
         InputError: a column is missing, several may be the label, or no line is a molecule; parts of other names than these.
     """
-    from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
+    from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
 
     place = wanted.place()
     _, tested = wanted.named or ("train", "test")
@@ -238,7 +238,7 @@ def _columns(columns: list[str], label_column: str, place: Place) -> tuple[str, 
         raise InputError(f"{place.url} has no column {label_column!r}: {near(label_column, others)}")
     if not label_column and len(others) != 1:
         raise InputError(
-            f"{place.url} has columns {', '.join(others) or 'of SMILES only'}: say which is the label, --mirage.label-column"
+            f"{place.url} has columns {', '.join(others) or 'of SMILES only'}: say which is the label, --graphs.label-column"
         )
     return smiles, label_column or others[0]
 

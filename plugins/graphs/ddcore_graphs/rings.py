@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from ddcore import randomness
 from ddcore.data import Split
-from ddcore_mirage.graphs import Graphs, joined, one_graph
-from ddcore_mirage.sources import RINGS, GraphSource
+from ddcore_graphs.graphs import Graphs, joined, one_graph
+from ddcore_graphs.sources import RINGS, GraphSource
 
 CLASSES = ("chain", "ring")
 TRAIN, TEST, LABELS, AROUND = 100, 50, 3, 6

@@ -1,7 +1,7 @@
 """The computed graphs."""
 
 import torch
-from ddcore_mirage.rings import AROUND, hung_on_a_tree, rings
+from ddcore_graphs.rings import AROUND, hung_on_a_tree, rings
 
 
 def test_they_are_always_the_same_and_classes_differ_in_one_bond():

@@ -15,7 +15,7 @@ import torch
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
-from ddcore_mirage.graphs import Graphs, starts_of
+from ddcore_graphs.graphs import Graphs, starts_of
 
 ATOM_FEATURES, BOND_FEATURES = 9, 3
 MOST_LETTERS = 4000

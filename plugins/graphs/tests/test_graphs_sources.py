@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from ddcore_mirage.molecules import as_graphs, parsed, scaffold, scaffold_split
-from ddcore_mirage.sources import read
+from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
+from ddcore_graphs.sources import read
 
 from ddcore import InputError
 from ddcore.data.parts import Wanted

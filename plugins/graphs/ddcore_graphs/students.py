@@ -1,7 +1,7 @@
-"""Message-passing students: GIN, GCN and GAT on graphs, and on sets of trees whose roots are pooled.
+"""Message-passing students: GIN, GCN, GAT and GraphSAGE on graphs, and on sets of trees whose roots are pooled.
 
 With L layers, a node of a graph and the root of its computation tree of H hops get the same embedding, dropout off and batch
-norm by running statistics, if H >= L: GIN, GAT, and GCN with the degrees of the graph. GCN that counts a tree's edges instead
+norm by running statistics, if H >= L: GIN, GAT, GraphSAGE, and GCN with the degrees of the graph. GCN that counts a tree's edges instead
 needs H >= L + 1, since the leaves of a tree have none. Jumping knowledge changes nothing about it.
 
 Shape letters: G graphs, V nodes, E edges, F features of a node, D features of an edge, W width, K classes.
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch_geometric scripts modules, which newer torch deprecates
-    from torch_geometric.nn import GATConv, GCNConv, GINConv, GINEConv
+    from torch_geometric.nn import GATConv, GCNConv, GINConv, GINEConv, SAGEConv
 
-from ddcore_mirage.graphs import Graphs
+from ddcore_graphs import NETWORKS
+from ddcore_graphs.graphs import Graphs
 
-NETWORKS = ("gin", "gcn", "gat")
 Pool = Literal["sum", "mean"]
 
 
@@ -55,12 +55,12 @@ class Student(nn.Module):
     """L message-passing layers, a pool over nodes (of trees: over roots), a linear classifier.
 
     Node features go through a linear map as numbers, as in the authors' code. GIN adds mapped edge features to messages, GAT
-    attends to them, GCN does not see them.
+    attends to them, GCN and GraphSAGE (mean of the neighbours beside the node, arXiv:1706.02216) do not see them.
     """
 
     def __init__(
         self,
-        kind: Literal["gin", "gcn", "gat"],
+        kind: Literal["gin", "gcn", "gat", "sage"],
         *,
         features: int,
         edge_features: int,
@@ -86,7 +86,7 @@ class Student(nn.Module):
         if self.kind == "gcn":
             edges = gcn_edges(graphs)
             edges = (edges[0], edges[1].to(dtype))
-        elif graphs.bonds.shape[1]:
+        elif graphs.bonds.shape[1] and self.kind != "sage":
             edges = (graphs.edges, graphs.bonds.to(dtype))
         states = []
         for at, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
@@ -120,4 +120,6 @@ def _layer(kind: str, width: int, edge_features: int) -> nn.Module:
         return GCNConv(width, width, normalize=False)
     if kind == "gat":
         return GATConv(width, width, edge_dim=edge_features or None, fill_value=0.0)
+    if kind == "sage":
+        return SAGEConv(width, width)
     raise ValueError(f"no network is named {kind!r}: choose one of {', '.join(NETWORKS)}")

@@ -9,9 +9,9 @@ import torch
 from attrs import frozen
 from torch import Generator, Tensor, nn
 
-from ddcore_mirage.forest import file_bytes, pack_graphs
-from ddcore_mirage.graphs import Graphs
-from ddcore_mirage.scores import mean_auc
+from ddcore_graphs.graphs import Graphs
+from ddcore_graphs.packing import file_bytes, pack_graphs
+from ddcore_graphs.scores import mean_auc
 
 TESTED_AT_ONCE = 512
 
@@ -67,15 +67,27 @@ def train(network: nn.Module, samples: Samples, descent: Descent, generator: Gen
 @torch.no_grad()
 def auc(network: nn.Module, graphs: Graphs, classes: Tensor) -> float:
     """ROC-AUC on whole graphs; see ``mean_auc``."""
+    return mean_auc(logits(network, graphs).double(), classes)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, graphs: Graphs, classes: Tensor) -> float:
+    """Share of graphs whose class has the largest logit, in [0, 1]."""
+    return float((logits(network, graphs).argmax(1) == classes).double().mean())
+
+
+@torch.no_grad()
+def logits(network: nn.Module, graphs: Graphs) -> Tensor:
+    """Of every graph (G, K), the network in eval mode."""
     network.eval()
     parts = torch.arange(len(graphs)).split(TESTED_AT_ONCE)
-    return mean_auc(torch.cat([network(graphs.select(part)) for part in parts]).double(), classes)
+    return torch.cat([network(graphs.select(part)) for part in parts])
 
 
 def within_bytes(graphs: Graphs, classes: Tensor, budget: int, generator: Generator) -> Tensor:
     """Random graphs (n,) int64 that cost at most ``budget`` bytes: one of each class in turn, at least one of each.
 
-    Graphs are taken in a random order of each class; as many as their file, packed like the distilled set's, has room for.
+    Graphs are taken in a random order of each class; as many as their file, packed by ``pack_graphs``, has room for.
     """
     count = int(classes.max()) + 1
     orders = []
