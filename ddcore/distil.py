@@ -20,6 +20,7 @@ from ddcore.evaluate import CORE_SETS, recipe_for
 from ddcore.labels import Labels, SoftLabels
 from ddcore.packed import Packed, load_packed, save_packed
 from ddcore.plan import TEACHERS, TRAJECTORIES
+from ddcore.published import hashes
 from ddcore.report import write_report
 from ddcore.types import Row, Synthetic, Task
 from ddcore.units import byte_count
@@ -235,10 +236,18 @@ def provenance(run: Run) -> dict[str, Any]:
         "steps": run.plan.steps,
         "network": run.network_name,
         **run.setup.as_json(),
+        **weights_of(run),
         "plan": run.plan.as_json(),
         "method": " + ".join([run.plan.matcher, *(n for n in run.plugins if n != run.plan.matcher)]),
         "papers": [plugin.paper for plugin in run.plugins.values() if plugin.paper],
     }
+
+
+def weights_of(run: Run) -> dict[str, Any]:
+    """SHA-256 of the files that teachers' weights were loaded from, by name; nothing where there were none."""
+    teachers = run.options.get("teachers")
+    found = hashes(teachers.weights) if teachers is not None and TEACHERS in run.plan.needs else {}
+    return {"weights": found} if found else {}
 
 
 def evaluate(run: Run) -> list[Row]:

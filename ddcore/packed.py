@@ -17,6 +17,7 @@ from torch import Tensor
 from ddcore.artifact import Artifact, load_artifact
 from ddcore.errors import InputError
 from ddcore.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, is_count, read_manifest
+from ddcore.published import published, published_source
 from ddcore.storage import Place, load_tensors, save_tensors, sha256_of
 from ddcore.types import Synthetic
 
@@ -92,7 +93,7 @@ def save_packed(
     place.make_folder()
     (place / MANIFEST).remove()
     nbytes = save_tensors(place / name, synthetic.tensors)
-    about = {k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")}
+    about = published_source({k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")})
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": kind,
@@ -101,7 +102,7 @@ def save_packed(
         "decoder": [dict(op) for op in synthetic.decoder],
         "labels": {"kind": "hard"},
         "recipe": {},
-        "provenance": dict(provenance),
+        "provenance": published(provenance),
         "source": about,
         "notes": [*notes, *synthetic.notes],
         "bytes": {kind: nbytes, "total": nbytes},

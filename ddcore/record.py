@@ -15,8 +15,10 @@ from attrs import field, frozen
 import ddcore
 from ddcore.errors import InputError, PluginError
 from ddcore.hookspecs import API_VERSION
+from ddcore.known_data import WORDS, remember
 from ddcore.manifest import is_count
 from ddcore.options import CORE_GROUPS, Resolved, as_json, from_json
+from ddcore.ownership import SIGNATURE, key_file, signed
 from ddcore.plugins import Offer, load_class, load_path, manager
 from ddcore.secrecy import hidden, shown, withhold
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ddcore.storage import Place
 
 SCHEMA = 1
+OF_A_SET = "of the artifact"
+"""Name of the preset by which what is taken over from a finished set enters a command's options."""
 
 
 @frozen(eq=False)
@@ -190,8 +194,7 @@ def write_artifact_record(run: Run, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
-    (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
-    run.begun = True
+    _write(run, {**record, "environment": environment(run), "data": run.source.summary()})
 
 
 def write_record(run: Run, command: list[str], **more: Any) -> None:
@@ -208,5 +211,16 @@ def write_record(run: Run, command: list[str], **more: Any) -> None:
         "data": run.source.summary(),
         **more,
     }
-    (run.place / "run.json").write_json(withhold(record, "train"))
+    _write(run, withhold(record, "train"))
+
+
+def _write(run: Run, record: Mapping[str, Any]) -> None:
+    """``run.json``, signed; and a note of where the user has these data, if the user said so."""
+    written = signed(record)
+    if SIGNATURE not in written:
+        run.warn(f"run.json is not signed, since no key can be kept at {key_file()}: to go on, give --trust")
+    (run.place / "run.json").write_json(written)
+    on_a_set = (record.get("train") or {}).get("artifact") is not None
+    if not on_a_set and run.setup.resolved.sources["dataset"] != f"preset {OF_A_SET}":
+        remember(run.cache, run.source.fingerprint, {name: getattr(run.config, name) for name in WORDS})
     run.begun = True

@@ -37,9 +37,10 @@ from ddcore.plan import Plan, resolve_training
 from ddcore.plugins import Plugin
 from ddcore.protocols import Protocol, protocol, resolved_protocols
 from ddcore.report import write_report
-from ddcore.run import Run, load_source
+from ddcore.run import Run, default_cache, load_source
 from ddcore.storage import Place
 from ddcore.students import Course, train_and_test
+from ddcore.taken import taken
 from ddcore.training import Samples, accuracy
 from ddcore.types import Row, StudentData, Task
 from ddcore.validation import marked, warn_of_set
@@ -184,7 +185,7 @@ def begin(
     from ddcore.record import write_record
 
     selection = attrs.evolve(selection, first=attrs.evolve(selection.first, preset="none"))
-    given = {**({"protocol": ("kd",)} if lesson.artifact is None else _of_artifact(lesson)), **given}
+    given = {"protocol": ("kd",), **given}
     if teachers:
         if "teachers" not in selection.groups:
             raise OptionError("--teacher was given, and no plugin asks teachers: add --plugin kd, or --labels per-view")
@@ -208,14 +209,27 @@ def begin(
     return run
 
 
-def _of_artifact(lesson: Lesson) -> dict[str, Any]:
-    if lesson.artifact is None:
-        return {}
-    manifest = read_manifest(Place.at(lesson.artifact))
-    config = manifest["provenance"].get("config", {})
-    protocol_name = manifest["recipe"].get("protocol", "auto")
+def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
+    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.taken``.
+
+    Args:
+        given: from the command line, ``group__name`` to value: it counts before all that is taken.
+        trust: whether its manifest is followed in all that it says.
+
+    Raises:
+        InputError: no set; nobody says which data, and none of their fingerprint are known here.
+    """
+    place = Place.at(url)
+    source = taken(read_manifest(place), place, trust=trust)
+    config = source.config({})
     kept = KEPT if config.get("validation") is None else (*KEPT, "seed")  # the seed says which images it is
-    return {**{n: config[n] for n in kept if config.get(n) is not None}, "protocol": (protocol_name,)}
+    found = {name: config[name] for name in kept if name in config}
+    if "dataset" not in given:
+        found |= source.data(given.get("cache") or default_cache())
+        if "dataset" not in found:
+            raise source.unknown_data()
+    asked = {} if "protocol" in given else {"protocol": (source.protocol(),)}
+    return {**found, **asked, **given}
 
 
 def teacher_of(word: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from ddcore import errors, secrecy
+from ddcore import errors, ownership, secrecy
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
 from ddcore.storage import Place
@@ -68,7 +68,7 @@ def work(run_url: str, description: Mapping[str, Any]) -> None:
 # ---- for executors whose workers are elsewhere -----------------------------------------------------------------------
 
 THREADS = int(attrs.fields_dict(Config)["threads"].default or 1)
-SENT = ("DDCORE_CHECKPOINT_SECONDS", secrecy.HANDED_ON)
+SENT = ("DDCORE_CHECKPOINT_SECONDS", secrecy.HANDED_ON, ownership.KEY)
 """Of the driver's environment, for workers."""
 
 
