@@ -372,11 +372,22 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     from ddcore.run import Run
 
     silent = Reporter(io.StringIO(), quiet=True)
-    if (place / "run.json").exists():
-        return open_run(place.address, silent)
     setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
+    if (place / "run.json").exists():
+        return open_run(place.address, silent, trust=_is_of(setup, place))
     source = _data_of(Run(setup, place), options["data"])
     return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)
+
+
+def _is_of(setup: Setup, place: Place) -> bool:
+    """Whether a run's record says what the suite says: then nobody else can have put anything into it, wherever it was begun."""
+    from ddcore.record import read_record
+
+    record, due = read_record(place), setup.as_json()
+    settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
+    found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))
+    names = [[(p["name"], p["request"], p.get("path", "")) for p in each["plugins"]] for each in (record, due)]
+    return found == wanted and record["options"] == due["options"] and names[0] == names[1]
 
 
 def _data_of(run: Run, fingerprint: str) -> Source | None:

@@ -246,7 +246,7 @@ def provenance(run: Run) -> dict[str, Any]:
 def weights_of(run: Run) -> dict[str, Any]:
     """SHA-256 of the files that teachers' weights were loaded from, by name; nothing where there were none."""
     teachers = run.options.get("teachers")
-    found = hashes(teachers.weights) if teachers is not None and TEACHERS in run.plan.needs else {}
+    found = hashes(teachers.weights) if teachers is not None else {}
     return {"weights": found} if found else {}
 
 

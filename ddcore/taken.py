@@ -129,8 +129,8 @@ class Taken:
         labels = {"labels": rule} if isinstance(rule, str) and rule in offered else {}
         if self.whole:
             return {**{n: said[n] for n in KEPT if said.get(n) is not None}, **labels}
-        if self.weights and labels.get("labels") in RULES:
-            labels = {}
+        if not labels or (self.weights and rule in RULES):
+            labels = {"labels": "hard"}
         kept = {name: said[name] for name in NUMBERS if _fits(Config, name, said.get(name))}
         kept |= {"resize": said["resize"]} if _fits(Config, "resize", said.get("resize")) and self._sized(said) else {}
         kept |= {"ipc": said["ipc"]} if is_count(said.get("ipc"), 1) and said["ipc"] <= (count or 0) else {}

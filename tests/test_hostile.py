@@ -24,6 +24,7 @@ from ddcore.errors import MOST_KNOWN, DdcoreError, InputError, near
 from ddcore.label_kinds.encoders import Public
 from ddcore.manifest import provider
 from ddcore.opening import open_run
+from ddcore.ownership import signed
 from ddcore.packed import load_either
 from ddcore.pictures import AHEAD, decode, stack
 from ddcore.printing import printable, printable_json, printable_line
@@ -466,7 +467,7 @@ def test_a_damaged_record_is_refused(whole, edit, why):
     file = whole("run.json") / "run" / "run.json"
     record = json.loads(file.read_text())
     edit(record)
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(signed(record)))
     threads = torch.get_num_threads()
     with pytest.raises(DdcoreError, match=why):
         open_run(str(file.parent))

@@ -26,6 +26,7 @@ import os, signal
 from pathlib import Path
 from typing import ClassVar
 from attrs import frozen
+from ddcore.ownership import signed
 from ddcore import Batch, InputError, Plugin, hookimpl, option
 
 
@@ -126,7 +127,7 @@ def test_a_job_with_another_torch_is_refused_by_name(tiny_run):  # noqa: F811
     run = tiny_run("--plugin", "dm", "--plugin", "submitit", executor="submitit", submitit__cluster="local", steps=1)
     record = (run.place / "run.json").read_json()
     record["environment"]["torch"] = "1.0"
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(signed(record))
     with pytest.raises(InputError, match="worker .* has torch .*, and the run was begun with torch 1.0"):
         distilled(run)
 
