@@ -17,6 +17,7 @@ from ddcore_ray import OnRay, Ray, Share, cancel, cluster, do, packed
 
 from ddcore import DdcoreError, InputError
 from ddcore.errors import OptionError
+from ddcore.ownership import signed
 from ddcore.testing import check_plugin, ddcore_cli, distilled, tiny_run  # noqa: F401  fixtures
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ddcore-ray[ray]'")
@@ -31,7 +32,6 @@ from pathlib import Path
 from typing import ClassVar
 import torch
 from attrs import frozen
-from ddcore.ownership import signed
 from ddcore import Batch, InputError, Plugin, hookimpl, option
 
 

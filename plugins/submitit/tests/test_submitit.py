@@ -16,6 +16,7 @@ from ddcore_submitit import Job, Jobs, Submitit, library
 
 from ddcore import DdcoreError, InputError
 from ddcore.errors import OptionError
+from ddcore.ownership import signed
 from ddcore.testing import check_plugin, ddcore_cli, distilled, tiny_run  # noqa: F401  fixtures
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'ddcore-submitit[submitit]'")
@@ -26,7 +27,6 @@ import os, signal
 from pathlib import Path
 from typing import ClassVar
 from attrs import frozen
-from ddcore.ownership import signed
 from ddcore import Batch, InputError, Plugin, hookimpl, option
 
 
