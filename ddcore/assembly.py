@@ -359,8 +359,9 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         raise InputError(f"{url} has classes {ours}, and the test data {theirs}: give matching --dataset")
     kind = artifact.manifest["kind"]
     shape = list(run.source.summary()["shape"])
-    if run.source.modality != kind or artifact.manifest["shape"] != shape:
-        ours, theirs = ("x".join(map(str, each)) for each in (artifact.manifest["shape"], shape))
+    said = artifact.manifest.get("shape")
+    if run.source.modality != kind or said != shape:
+        ours, theirs = ("x".join(map(str, each)) for each in (said if isinstance(said, list) else ["?"], shape))
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )

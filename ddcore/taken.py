@@ -15,16 +15,16 @@ import math
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+import attrs
 from attrs import field, frozen
 
 from ddcore import known_data
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
-from ddcore.manifest import is_count
 from ddcore.networks import knows
 from ddcore.options import CORE_GROUPS, convert, fields
 from ddcore.ownership import is_own
@@ -131,16 +131,15 @@ class Taken:
             return {**{n: said[n] for n in KEPT if said.get(n) is not None}, **labels}
         if not labels or (self.weights and rule in RULES):
             labels = {"labels": "hard"}
-        kept = {name: said[name] for name in NUMBERS if _fits(Config, name, said.get(name))}
-        kept |= {"resize": said["resize"]} if _fits(Config, "resize", said.get("resize")) and self._sized(said) else {}
-        kept |= {"ipc": said["ipc"]} if is_count(said.get("ipc"), 1) and said["ipc"] <= (count or 0) else {}
+        kept = _fitting(Config, (*NUMBERS, "resize", "ipc"), said)
+        shape = self.manifest.get("shape")
+        if not isinstance(shape, list) or kept.get("resize") not in shape[-1:]:
+            kept.pop("resize", None)
+        if kept.get("ipc", 0) > (count or 0):
+            kept.pop("ipc", None)
         kept |= {"network": said["network"]} if known_network(said.get("network"), classes) else {}
         kept |= {"split": said["split"]} if _is_share(said.get("split")) else {}
         return {**kept, **labels}
-
-    def _sized(self, said: Mapping[str, Any]) -> bool:
-        shape = self.manifest["shape"]
-        return bool(shape) and shape[-1] == said["resize"]
 
     def options(self, classes: Mapping[str, type]) -> dict[str, dict[str, Any]]:
         """Options of groups, as a config file has them: of a stranger's numbers and choices alone."""
@@ -152,7 +151,7 @@ class Taken:
             return {name: value for name, value in said.items() if name in fields(cls)}
         if group not in CORE_GROUPS and (cls.role in ("executor", "tracker", "data") or cls.executors):  # type: ignore[attr-defined]
             return {}
-        kept = {name: value for name, value in said.items() if name in fields(cls) and _fits(cls, name, value)}
+        kept = _fitting(cls, said, said)
         named = said.get("networks")
         if group == "teachers" and isinstance(named, list) and all(known_network(name, {}) for name in named):
             kept["networks"] = named
@@ -284,18 +283,21 @@ def _loaded(saved: Mapping[str, Any]) -> tuple[type, Offer]:
     return load_class(saved["name"])
 
 
-def _fits(cls: type, name: str, value: object) -> bool:
-    """Whether a value is a number, a switch or one of the choices of an option."""
-    attribute = fields(cls)[name]
+def _fitting(cls: type, names: Iterable[str], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some options the values that are numbers, switches or one of the option's choices, as the option's type; no others."""
+    found = {name: _converted(fields(cls)[name], said.get(name)) for name in names if name in fields(cls)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _converted(attribute: attrs.Attribute, value: object) -> Any:
     if value is None or attribute.metadata.get("secret") or not _is_plain(attribute.type):
-        return False
-    try:
-        converted = convert(value, attribute.type, name)
+        return None
+    with suppress(OptionError, ValueError, TypeError, AttributeError):
+        converted = convert(value, attribute.type, attribute.name)
         if attribute.validator is not None:
             attribute.validator(None, attribute, converted)
-    except (OptionError, ValueError, TypeError, AttributeError):
-        return False
-    return True
+        return converted
+    return None
 
 
 def _is_plain(kind: Any) -> bool:
@@ -315,7 +317,7 @@ def _is(name: str, fingerprint: object, said: Mapping[str, Any]) -> bool:
     with suppress(InputError, OptionError):
         source = open_source(name, resize=said.get("resize"))
         share = said.get("validation")
-        carved = source if share is None else carve(source, float(share), int(said.get("seed", 0)))
+        carved = source if share is None else carve(source, share, said.get("seed", 0))
         return carved.fingerprint == fingerprint
     return False
 

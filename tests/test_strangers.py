@@ -21,12 +21,15 @@ import ddcore.taken
 from ddcore import ownership
 from ddcore.artifact import load_artifact, save_artifact
 from ddcore.assembly import select, setup_from
+from ddcore.bench import _opened
 from ddcore.cli import invoke
+from ddcore.errors import InputError
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.normalisation import MeanStd
 from ddcore.ownership import KEY, is_own, key_file, signed
 from ddcore.published import published
 from ddcore.sources import open_source
+from ddcore.storage import Place
 
 CANARY = """
     import pathlib
@@ -410,6 +413,18 @@ def test_a_run_of_somebody_else_is_gone_on_with_only_by_trust(canary, finished, 
         said = capsys.readouterr().err
         assert "was not written by you here" in said and "--trust" in said and len(said.splitlines()) == 1
     assert invoke(["resume", str(tmp_path / "run"), "--trust"]) == 2 and canary.exists()
+
+
+def test_a_run_of_a_suite_goes_on_where_its_record_says_what_the_suite_says(home, tmp_path, monkeypatch):
+    tables = {"dataset": "digits", "network": "convnet2-w4", "threads": 1, "cache": str(tmp_path / "cache")}
+    cell, options = Place.at(tmp_path / "cell"), {"plugins": ["dm"], "tables": tables, "data": "none"}
+    _opened(cell, options)
+    monkeypatch.setenv(KEY, "of another machine of this user's")
+    assert list(_opened(cell, options).plugins) == ["dm"]
+    made = (cell / "run.json").read_json()
+    (cell / "run.json").write_json({**made, "config": {**made["config"], "cache": "memory://theirs"}})
+    with pytest.raises(InputError, match="was not written by you here"):
+        _opened(cell, options)
 
 
 @pytest.mark.parametrize("words", [["report", "{run}"], ["compare", "{run}", "{run}"], ["inspect", "{run}/artifact"]])
