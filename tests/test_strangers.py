@@ -409,7 +409,9 @@ def test_a_run_of_somebody_else_is_gone_on_with_only_by_trust(canary, finished, 
     theirs["options"]["evil"] = {}
     for made in (theirs, {**theirs, "signature": "0" * 64}, {n: v for n, v in theirs.items() if n != "signature"}):
         file.write_text(json.dumps(made))
-        assert invoke(["resume", str(tmp_path / "run")]) == 2 and not canary.exists()
+        with guarded([]) as seen:
+            assert invoke(["resume", str(tmp_path / "run")]) == 2 and not canary.exists()
+        assert seen == []
         said = capsys.readouterr().err
         assert "was not written by you here" in said and "--trust" in said and len(said.splitlines()) == 1
     assert invoke(["resume", str(tmp_path / "run"), "--trust"]) == 2 and canary.exists()
@@ -425,6 +427,15 @@ def test_a_run_of_a_suite_goes_on_where_its_record_says_what_the_suite_says(home
     (cell / "run.json").write_json({**made, "config": {**made["config"], "cache": "memory://theirs"}})
     with pytest.raises(InputError, match="was not written by you here"):
         _opened(cell, options)
+
+
+def test_a_suite_is_looked_at_without_asking_for_its_data_or_importing_other_plugins(canary, home, listener, tmp_path):
+    text = f'ipc = [1]\nseeds = [0]\n[[data]]\nname = "d"\ndataset = "npz:{listener.url}/d.npz"\n'
+    (tmp_path / "suite.toml").write_text(text + '[[method]]\nname = "dm"\nplugins = ["dm"]\n')
+    with guarded([]) as seen:
+        assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 0
+    assert not canary.exists()
+    quiet(home, listener, seen)
 
 
 @pytest.mark.parametrize("words", [["report", "{run}"], ["compare", "{run}", "{run}"], ["inspect", "{run}/artifact"]])
