@@ -434,6 +434,7 @@ def test_weights_are_not_asked_for_at_addresses_inside_the_own_network(monkeypat
         lambda m: m["provenance"].update(relabelled=[{"was": "hard"}]),
         lambda m: m["provenance"].update(relabelled="soft"),
         lambda m: m["provenance"].update(config=[1]),
+        lambda m: m["provenance"].update(papers=None),
         lambda m: m["provenance"].update(plugins=[{}]),
         lambda m: m["provenance"].update(options={"dm": 3}),
         lambda m: m["bytes"].update(total="many"),

@@ -274,7 +274,7 @@ def fuzzed(draw, listener, home):
     return made
 
 
-def check_fuzz(cases, every, canary, home, listener, tmp_path, capsys):
+def check_fuzz(cases, command, canary, home, listener, tmp_path, capsys):
     made, ends = artifact(tmp_path / "set", {}, soft=False), {0: 0, 2: 0}
     whole = (made / "manifest.json").read_text()
     allowed = [tmp_path / "cache", tmp_path / "work", *map(Path, (tempfile.gettempdir() + "/tmp",))]
@@ -293,7 +293,7 @@ def check_fuzz(cases, every, canary, home, listener, tmp_path, capsys):
         asked = draw.choice(["quick-1", "auto", *addresses(listener, home)])
         source = {"fingerprint": draw.choice(["0" * 64, "../../x", 3])} if unknown else digits().summary()
         edit(made, lambda m: m.update(provenance=found, recipe={"protocol": asked}, source=source))  # noqa: B023
-        for line in lines if every else [lines[case % len(lines)]]:
+        for line in [lines[case % len(lines) if command is None else command]]:
             for left in ("new", "trained", "pt"):
                 shutil.rmtree(tmp_path / "work" / left, ignore_errors=True)
             with guarded(allowed) as seen:
@@ -316,13 +316,16 @@ def read_once(monkeypatch):
 def test_a_provenance_of_any_values_asks_writes_and_imports_nothing(
     canary, home, listener, tmp_path, capsys, unscored, read_once
 ):
-    check_fuzz(range(150), False, canary, home, listener, tmp_path, capsys)
+    check_fuzz(range(150), None, canary, home, listener, tmp_path, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_thousand_provenances_in_every_command(canary, home, listener, tmp_path, capsys, unscored, read_once):
-    check_fuzz(range(1000, 2000), True, canary, home, listener, tmp_path, capsys)
+@pytest.mark.parametrize("command", range(5), ids=["evaluate", "relabel", "train", "inspect", "export"])
+def test_a_thousand_provenances_in_every_command(
+    command, canary, home, listener, tmp_path, capsys, unscored, read_once
+):
+    check_fuzz(range(1000, 2000), command, canary, home, listener, tmp_path, capsys)
 
 
 # ---- one's own -------------------------------------------------------------------------------------------------------
