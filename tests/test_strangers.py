@@ -289,8 +289,8 @@ def check_fuzz(cases, command, canary, home, listener, tmp_path, capsys):
         draw = random.Random(case)
         (made / "manifest.json").write_text(whole)
         found = fuzzed(draw, listener, home)
-        unknown = draw.random() < 0.3
-        asked = draw.choice(["quick-1", "auto", *addresses(listener, home)])
+        unknown = draw.random() < 0.2
+        asked = "quick-1" if draw.random() < 0.8 else draw.choice(["auto", *addresses(listener, home)])
         source = {"fingerprint": draw.choice(["0" * 64, "../../x", 3])} if unknown else digits().summary()
         edit(made, lambda m: m.update(provenance=found, recipe={"protocol": asked}, source=source))  # noqa: B023
         for line in [lines[case % len(lines) if command is None else command]]:
@@ -300,7 +300,7 @@ def check_fuzz(cases, command, canary, home, listener, tmp_path, capsys):
                 ends[invoke(line)] += 1
             capsys.readouterr()
             assert not canary.exists() and not listener.requests and not seen and not list(home.iterdir()), (case, line)
-    assert min(ends.values()) > len(cases) // 10
+    assert ends[0] > len(cases) // 5
 
 
 @pytest.fixture
