@@ -23,6 +23,7 @@ from ddcore.artifact import load_artifact, save_artifact
 from ddcore.assembly import select, setup_from
 from ddcore.bench import _opened
 from ddcore.cli import invoke
+from ddcore.documents import parse_json
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.normalisation import MeanStd
@@ -241,6 +242,16 @@ def addresses(listener, home):
     ]
 
 
+def readable(draw):
+    """A hostile value; mostly one that a JSON document may hold."""
+    value = hostile(draw)
+    try:
+        parse_json(json.dumps({"a": value}).encode())
+    except ValueError:
+        return value if draw.random() < 0.02 else readable(draw)
+    return value
+
+
 def fuzzed(draw, listener, home):
     """A provenance with hostile values, types and addresses in some of its fields."""
     places = addresses(listener, home)
@@ -253,7 +264,7 @@ def fuzzed(draw, listener, home):
             return [value(depth + 1) for _ in range(draw.randrange(3))]
         if what < 0.75 and depth < 2:
             return {draw.choice(["dm", "teachers", "weights", "name", "path"]): value(depth + 1)}
-        return hostile(draw)
+        return readable(draw)
 
     made = record()
     for table in (made["config"], *made["options"].values()):
