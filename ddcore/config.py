@@ -84,8 +84,7 @@ _TASKS = ("jobs", "executor", "cache")
 EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
 RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
 TRAINING = (
-    *_EVERYWHERE[:2],
-    *_EVERYWHERE[3:],
+    *_EVERYWHERE,
     *_TASKS,
     "labels",
     "split",

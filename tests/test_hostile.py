@@ -28,6 +28,7 @@ from ddcore.sets.manifest import provider
 from ddcore.sets.packed import load_either
 from ddcore.storage.checkpoints import Checkpoints
 from ddcore.storage.documents import DEEPEST, parse_json, parse_toml
+from ddcore.storage.ownership import signed
 from ddcore.storage.places import LONGEST_HEADER, Place, load_tensors, save_tensors
 from ddcore.storage.printing import printable, printable_json, printable_line
 from ddcore.storage.weights import read_state
@@ -433,6 +434,7 @@ def test_weights_are_not_asked_for_at_addresses_inside_the_own_network(monkeypat
         lambda m: m["provenance"].update(relabelled=[{"was": "hard"}]),
         lambda m: m["provenance"].update(relabelled="soft"),
         lambda m: m["provenance"].update(config=[1]),
+        lambda m: m["provenance"].update(papers=None),
         lambda m: m["provenance"].update(plugins=[{}]),
         lambda m: m["provenance"].update(options={"dm": 3}),
         lambda m: m["bytes"].update(total="many"),
@@ -466,7 +468,7 @@ def test_a_damaged_record_is_refused(whole, edit, why):
     file = whole("run.json") / "run" / "run.json"
     record = json.loads(file.read_text())
     edit(record)
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(signed(record)))
     threads = torch.get_num_threads()
     with pytest.raises(DdcoreError, match=why):
         open_run(str(file.parent))

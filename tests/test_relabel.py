@@ -103,6 +103,7 @@ def test_evaluate_works_on_the_result_and_labels_random_images_by_the_same_rule(
     assert relabel(finished, tmp_path / "new", "two-distances") == 0
     capsys.readouterr()
     words = ["--eval-seeds", "1", "--protocol", "sre2l-cifar-3", "--full-epochs", "1", "--json"]
+    words += ["--cache", str(finished / "cache"), "--threads", "1"]
     assert invoke(["evaluate", str(tmp_path / "new"), *words]) == 0
     rows = {(r["set"], r["labels"]): r for r in json.loads(capsys.readouterr().out)["rows"]}
     ours, random = rows["distilled", "two-distances"], rows["random", "two-distances"]
@@ -231,7 +232,7 @@ def test_an_artifact_that_names_no_run_is_relabelled_by_what_is_given(finished, 
 
 def test_teachers_see_images_as_they_know_them_whatever_the_set_is_normalised_by(finished, tmp_path):
     old = bare(tmp_path / "old")
-    cache = ["--cache", str(finished / "cache"), "--network", "convnet2-w8", "--threads", "1"]
+    cache = ["--dataset", "digits", "--cache", str(finished / "cache"), "--network", "convnet2-w8", "--threads", "1"]
     normal = load_artifact(finished / "run" / "artifact").normalisation
     twin = {"pixels": normal.apply(old.normalisation.inverse(old.images()))}
     contents = {name: old.manifest[name] for name in ("decoder", "classes", "recipe", "provenance", "source")}

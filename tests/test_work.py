@@ -13,6 +13,7 @@ from ddcore.runs import work as tasks
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opening import open_run
 from ddcore.runs.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer
+from ddcore.storage.ownership import signed
 from ddcore.testing import tiny_run  # noqa: F401  fixture
 
 
@@ -110,7 +111,7 @@ def test_a_worker_with_other_software_or_another_device_refuses_by_name(what, ot
     run, text = begun
     record = (run.place / "run.json").read_json()
     record["environment"][what] = other
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(signed(record))
     with pytest.raises(InputError, match=f"worker {socket.gethostname()} {words}"):
         raise_answer(answer(run.address, "call", text))
     open_run(run.address)  # a driver may go on with it
@@ -134,9 +135,10 @@ def test_addresses_travel_without_credentials_and_arrive_with_them(monkeypatch):
 
 
 def test_workers_are_told_of_cache_checkpoints_and_secrets_and_nothing_else(monkeypatch):
-    for name in ("DDCORE_CACHE", "DDCORE_CHECKPOINT_SECONDS", "DDCORE_SECRETS", "DDCORE_IPC"):
+    for name in ("DDCORE_CACHE", "DDCORE_CHECKPOINT_SECONDS", "DDCORE_SECRETS", "DDCORE_SIGNING_SECRET", "DDCORE_IPC"):
         monkeypatch.setenv(name, "7")
     known = {"DDCORE_CACHE": os.path.abspath("7"), "DDCORE_CHECKPOINT_SECONDS": "7", "DDCORE_SECRETS": "7"}
+    known["DDCORE_SIGNING_SECRET"] = "7"
     assert environment_elsewhere() == known
     monkeypatch.setenv("DDCORE_CACHE", "s3://bucket/cache")
     assert environment_elsewhere()["DDCORE_CACHE"] == "s3://bucket/cache"

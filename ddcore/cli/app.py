@@ -258,13 +258,18 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 
 @ddcore_command.command()
 @click.argument("run_folder", metavar="RUN")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Go on with a run that somebody else began: use the data, addresses and plugin files it names.",
+)
 @AS_JSON
-def resume(run_folder: str, as_json: bool) -> None:
+def resume(run_folder: str, trust: bool, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
     from ddcore.commands.train import TrainingRun
     from ddcore.runs.opening import reopen
 
-    run = reopen(run_folder)
+    run = reopen(run_folder, trust=trust)
     if run.of_artifact is not None:
         _evaluate(run, as_json)
     else:
@@ -280,6 +285,13 @@ class PartCommand(RunCommand):
         """``run``'s, without presets and the shared options that ``shared`` does not name."""
         idle = {"preset", *fields(Config)} - {*self.shared}
         return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+
+
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Use the data, places, weights and plugins that the set's manifest names, as if you had.",
+)
 
 
 class EvaluateCommand(PartCommand):
@@ -302,36 +314,40 @@ class TrainCommand(PartCommand):
 
 @ddcore_command.command(cls=EvaluateCommand)
 @click.argument("artifact")
+@TRUST
 @AS_JSON
 @click.pass_context
-def evaluate(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Train students on an artifact, beside the honest baselines.
 
-    What is not given is as it was when the set was made, its seed too; --plugin adds to the plugins that made it, for example
-    one that shapes students. Without --out, scores are only printed.
+    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins, options; --plugin
+    adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are taken, such as the seed: name
+    data (unless you used the same ones before) and plugins. Without --out, scores are only printed.
     """
     from ddcore.composing.tables import scores_table
     from ddcore.runs.assembly import evaluate_folder
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    rows = evaluate_folder(artifact, given, context.meta["ddcore.images.selection"])
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.images.selection"], trust=trust)
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
 @ddcore_command.command(cls=RelabelCommand)
 @click.argument("artifact")
+@TRUST
 @AS_JSON
 @click.pass_context
-def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: Any) -> None:
+def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
 
-    Plugins are those that the set was made with, unless --plugin names others; what is not given is as it was then.
+    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other sets, numbers
+    and choices are taken, such as the seed.
     """
     from ddcore.commands.relabelling import relabel as relabelled
     from ddcore.sets.exports import describe
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    made = relabelled(artifact, context.meta["ddcore.images.selection"], given, dict(os.environ))
+    made = relabelled(artifact, context.meta["ddcore.images.selection"], given, dict(os.environ), trust=trust)
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
@@ -352,6 +368,7 @@ def relabel(context: click.Context, /, artifact: str, as_json: bool, **values: A
     help="Other images to train on, a name or URL as for --data, brought to its size; their labels are not used.",
 )
 @click.option("--plain/--no-plain", default=True, show_default=True, help="Train the same student without plugins too.")
+@TRUST
 @AS_JSON
 @click.pass_context
 def train(
@@ -364,11 +381,12 @@ def train(
     start: str | None,
     on: str | None,
     plain: bool,
+    trust: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
     """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
-    from ddcore.commands.train import Lesson, begin
+    from ddcore.commands.train import Lesson, begin, of_artifact
     from ddcore.storage.places import Place
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
@@ -377,7 +395,9 @@ def train(
         raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
     if on is not None and (finished or per_class is not None):
         raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
-    given |= {} if finished else {"dataset": data}
+    if not finished and "dataset" in given:
+        raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
+    given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, per_class, plain, start, on)
     _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 

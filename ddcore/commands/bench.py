@@ -46,8 +46,7 @@ from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin, core_groups, select, setup_from
 from ddcore.runs.distil import distil
 from ddcore.runs.executors import EXECUTORS
-from ddcore.runs.opening import open_distillation
-from ddcore.runs.record import Setup
+from ddcore.runs.record import Setup, read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
@@ -368,11 +367,20 @@ def do_cell(bench_url: str, task: Description) -> None:
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     silent = Reporter(io.StringIO(), quiet=True)
-    if (place / "run.json").exists():
-        return open_distillation(place.address, silent)
     setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
+    if (place / "run.json").exists():
+        return open_distillation(place.address, silent, trust=_is_of(setup, place))
     source = _data_of(Run(setup, place), options["data"])
     return begin(setup, plan_only=False, command=["ddcore", BENCH], reporter=silent, source=source)
+
+
+def _is_of(setup: Setup, place: Place) -> bool:
+    """Whether a run's record says what the suite says: then nobody else can have put anything into it, wherever it was begun."""
+    record, due = read_record(place), setup.as_json()
+    settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
+    found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))
+    names = [[(p["name"], p["request"], p.get("path", "")) for p in each["plugins"]] for each in (record, due)]
+    return found == wanted and record["options"] == due["options"] and names[0] == names[1]
 
 
 def _data_of(run: Run, key: Mapping[str, Any]) -> Source | None:

@@ -29,27 +29,37 @@ if TYPE_CHECKING:
 HARD = "hard"
 
 
-def relabel(url: str, selection: Selection, given: Mapping[str, Any], environment: Mapping[str, str]) -> Artifact:
+def relabel(
+    url: str, selection: Selection, given: Mapping[str, Any], environment: Mapping[str, str], *, trust: bool = False
+) -> Artifact:
     """Write an artifact once more, under other labels.
 
     Args:
         url: of the artifact.
-        selection: plugins that answer; none: those the artifact was made with, as far as they are here.
+        selection: plugins that answer; none: those the artifact was made with, where the run is this user's.
         given: what was on the command line, ``group__name`` to value; ``labels`` and ``out`` among it.
+        trust: whether its manifest is followed in all that it says.
 
     Raises:
         OptionError: no such rule for labels, or none given.
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
+    from ddcore.runs.taken import taken
+    from ddcore.storage.places import Place
+
     artifact = load_artifact(url)
-    setup = setup_on(artifact, given, selection, environment)
+    source = taken(artifact.manifest, artifact.place, trust=trust)
+    setup = setup_on(artifact, given, selection, environment, source=source)
     rule = _checked_rule(given.get("labels") or selection.first.labels, setup.plugins)
+    if rule in RULES and source.weights and "teachers__weights" not in given:
+        loaded = ", ".join(source.weights)
+        raise OptionError(f"{url} was labelled by teachers with weights {loaded}: give --teachers.weights, or train")
     if not setup.config.out:
         raise OptionError("relabelling makes a new artifact and was not told where: give --out FOLDER")
     out = Place.at(setup.config.out)
     claim(out)
     with tempfile.TemporaryDirectory() as scratch:
-        run = run_on(artifact, url, setup, Place.at(scratch), kept=False)
+        run = run_on(artifact, url, setup, Place.at(scratch), kept=False, source=source)
         run.config = attrs.evolve(run.config, protocol=_protocols(run, artifact, rule))
         with run.tasks.stoppable():
             labels = run.label(_images(run, artifact), artifact.labels.classes.to(run.device))
@@ -92,7 +102,9 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
+    from ddcore.runs.distil import weights_of
+
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())
     done = {"labels": rule, "was": artifact.labels.kind, "manifest_sha256": old, "seed": run.seed}
-    return {**made, "relabelled": [*made.get("relabelled", ()), {**done, **run.setup.as_json()}]}
+    return {**made, "relabelled": [*made.get("relabelled", ()), {**done, **run.setup.as_json(), **weights_of(run)}]}

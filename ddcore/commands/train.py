@@ -32,13 +32,14 @@ from ddcore.pages.report import write_report
 from ddcore.runs.assembly import Selection, check_names, claim, setup_from
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import Setup, write_record
+from ddcore.runs.taken import taken
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import read_manifest
 from ddcore.storage.holding import held
-from ddcore.storage.places import Place, read_metadata
+from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
 from ddcore.storage.weights import load_weights, save_weights
 from ddcore.training.loop import accuracy
@@ -214,7 +215,7 @@ def begin(
         OptionError: teachers that nobody asks; InputError: data or files that are not there.
     """
     selection = attrs.evolve(selection, first=attrs.evolve(selection.first, preset="none"))
-    given = {**({"protocol": ("kd",)} if lesson.artifact is None else _of_artifact(lesson)), **given}
+    given = {"protocol": ("kd",), **given}
     if teachers:
         if "teachers" not in selection.groups:
             raise OptionError("--teacher was given, and no plugin asks teachers: add --plugin kd, or --labels per-view")
@@ -245,14 +246,27 @@ def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapp
     return run
 
 
-def _of_artifact(lesson: Lesson) -> dict[str, Any]:
-    if lesson.artifact is None:
-        return {}
-    manifest = read_manifest(Place.at(lesson.artifact))
-    config = manifest["provenance"].get("config", {})
-    protocol_name = manifest["recipe"].get("protocol", "auto")
+def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
+    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.runs.taken``.
+
+    Args:
+        given: from the command line, ``group__name`` to value: it counts before all that is taken.
+        trust: whether its manifest is followed in all that it says.
+
+    Raises:
+        InputError: no set; nobody says which data, and none of their fingerprint are known here.
+    """
+    place = Place.at(url)
+    source = taken(read_manifest(place), place, trust=trust)
+    config = source.config({})
     kept = KEPT if config.get("validation") is None else (*KEPT, "seed")  # the seed says which images it is
-    return {**{n: config[n] for n in kept if config.get(n) is not None}, "protocol": (protocol_name,)}
+    found = {name: config[name] for name in kept if name in config}
+    if "dataset" not in given:
+        found |= source.data(given.get("cache") or default_cache())
+        if "dataset" not in found:
+            raise source.unknown_data()
+    asked = {} if "protocol" in given else {"protocol": (source.protocol(),)}
+    return {**found, **asked, **given}
 
 
 def teacher_of(word: str) -> tuple[str, str]:

@@ -89,6 +89,11 @@ def network_names() -> list[str]:
     return [*convnets, *_FIXED, *cifar_networks.NAMES, "torchvision:NAME"]
 
 
+def knows(name: str) -> bool:
+    """Whether ``build`` answers for a name."""
+    return _maker(name) is not None
+
+
 def unknown_network(name: str) -> str:
     """One sentence for a name that nobody answers."""
     return f"no network is named {name!r}: {near(name, network_names())}"

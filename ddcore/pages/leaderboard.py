@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ddcore.composing.tables import table
 from ddcore.storage.places import Place
+from ddcore.storage.published import published
 
 RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
@@ -150,14 +151,12 @@ def write_board(made: Mapping[str, Any], place: Place) -> None:
 def _record(place: Place, key: str) -> dict[str, Any]:
     """Of one run: what makes it, and its scores; no paths of this machine."""
     record = (place / RUNS / key / "run.json").read_json()
-    config = {name: value for name, value in record["config"].items() if name not in ("out", "cache", "data_root")}
-    kept = {name: record[name] for name in ("seed", "options", "plan", "environment", "created")}
+    kept = published({name: record[name] for name in ("seed", "options", "config", "plan", "environment", "created")})
     data = {name: record["data"][name] for name in ("name", "fingerprint", "train", "test")}
     plugins = [{"name": plugin["name"], "identity": plugin["identity"]} for plugin in record["plugins"]]
     return {
         "run": f"{RUNS}/{key}",
         **kept,
-        "config": config,
         "plugins": plugins,
         "data": data,
         "rows": _scores(place, key),

@@ -10,12 +10,12 @@ from attrs import frozen
 
 from ddcore.api.plugin import ASSETS
 from ddcore.composing.discovery import Offer, add_packs, load_class, load_path, packs_among
-from ddcore.composing.options import CORE_GROUPS, First, Resolved, at_their_place, core_group, fields, preparse, resolve
+from ddcore.composing.options import CORE_GROUPS, First, Resolved, core_group, preparse, resolve
 from ddcore.composing.plan import students_of
 from ddcore.composing.presets import Preset, choose_preset
 from ddcore.composing.recipes import RULES
 from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
-from ddcore.storage.secrecy import restore, shown
+from ddcore.storage.secrecy import shown
 
 if TYPE_CHECKING:
     from ddcore.api.types import Row
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ddcore.runs.opened import Whole
     from ddcore.runs.record import Setup
     from ddcore.runs.run import Run
+    from ddcore.runs.taken import Taken
     from ddcore.scoring.budget import Budget
     from ddcore.sets.artifact import Artifact
     from ddcore.sets.packed import Packed
@@ -256,19 +257,23 @@ def free_folder(setup: Setup) -> Any:
     return place
 
 
-def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Selection | None = None) -> list[Row]:
+def evaluate_folder(
+    artifact: str, options: Mapping[str, Any], selection: Selection | None = None, *, trust: bool = False
+) -> list[Row]:
     """Evaluate an artifact outside the run that made it; results are kept only with ``out``.
 
     Args:
         options: from the command line, ``group__name`` to value.
-        selection: plugins beside those that made it.
+        selection: plugins beside those that made it, where the run is this user's.
+        trust: whether its manifest is followed in all that it says.
 
     Raises:
-        InputError: the data that it is to be tested on have other classes or another shape; options of images for others.
+        InputError: the data that it is to be tested on are not known, have other classes or another shape; options of images for others.
         PluginError: it holds no images, and the plugin that made it and tests it is not here.
     """
     import tempfile
 
+    from ddcore.runs.taken import taken
     from ddcore.sets.packed import Packed, load_either
     from ddcore.storage.places import Place
 
@@ -276,12 +281,14 @@ def evaluate_folder(artifact: str, options: Mapping[str, Any], selection: Select
     if isinstance(loaded, Packed) and (foreign := [n for n in ("protocol", "baseline") if options.get(n)]):
         raise InputError(f"{artifact} holds {loaded.kind}, and --{foreign[0]} is of images: leave it out")
     given = {k: v for k, v in options.items() if k != "out"}
-    given.setdefault("protocol", (loaded.manifest["recipe"].get("protocol", "auto"),))
-    setup = setup_on(loaded, given, selection, with_makers=True)
+    source = taken(loaded.manifest, loaded.place, trust=trust)
+    if "protocol" not in given:
+        given["protocol"] = (source.protocol(),)
+    setup = setup_on(loaded, given, selection, source=source, with_makers=True)
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        run = run_on(loaded, artifact, setup, out, kept="out" in options)
+        run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
         return evaluate_on(run, loaded)
 
 
@@ -304,30 +311,42 @@ def setup_on(
     selection: Selection | None = None,
     environment: Mapping[str, str] | None = None,
     *,
+    source: Taken,
     with_makers: bool = False,
 ) -> Setup:
-    """The options that an artifact's labels were made with, and what is given in their place.
+    """The options that an artifact's labels were made with, as far as they may be taken over, and what is given in their place.
 
     Args:
         given: from the command line, ``group__name`` to value.
-        selection: plugins to ask; none: those the labels were made with, as far as they are here.
+        selection: plugins to ask; none: those the labels were made with, as far as they are here and the record is the user's.
         environment: of which options are read; none.
+        source: what may be taken over from the artifact.
         with_makers: ask the plugins the labels were made with too.
-    """
-    from ddcore.runs.record import Setup
-    from ddcore.sets.packed import Packed
 
-    made = restore(labelling(artifact.manifest["provenance"]), strict=False)
+    Raises:
+        InputError: nobody says which data, and none of their fingerprint are known here.
+        PluginError: it holds no images, and no plugin that tests it is selected.
+    """
+    from ddcore.runs.record import OF_A_SET, Setup
+    from ddcore.sets.packed import Packed
+    from ddcore.storage.places import default_cache
+
+    packed = isinstance(artifact, Packed)
     ask_makers = with_makers or selection is None or not selection.classes
     here = {} if selection is None else selection.classes
-    offers, classes = _makers(made, here, needed=isinstance(artifact, Packed)) if ask_makers else ({}, {})
+    offers, classes = source.makers(here, needed=packed) if ask_makers else ({}, {})
     if selection is not None:
         offers, classes = offers | dict(selection.offers), classes | dict(selection.classes)
-    config = _kept_config(made, classes)
+    if packed and not classes:
+        names = " ".join(f"--plugin {name}" for name in source.plugin_names()) or "the --plugin that reads it"
+        raise PluginError(f"{source.url} holds {artifact.manifest['kind']}, which a plugin tests: add {names}")
+    config = source.config(classes, None if packed else len(artifact))  # type: ignore[arg-type]
+    config |= (
+        {"dataset": given["dataset"]} if "dataset" in given else source.data(given.get("cache") or default_cache())
+    )
     labels = given.get("labels") or (selection and selection.first.labels) or config.get("labels")
     groups = {**classes, **core_groups(classes, labels)}
-    options = at_their_place(made.get("options", {}), groups)
-    saved = {group: _known(options.get(group, {}), cls) for group, cls in groups.items()}
+    saved = source.options(groups)
     own = {group: saved[group] for group in groups if group in CORE_GROUPS}
     tables = {**config, **own, "plugin": {group: saved[group] for group in classes}}
     resolved = resolve(
@@ -335,16 +354,19 @@ def setup_on(
         command_line=given,
         environment=environment or {},
         files=selection.first.files if selection else (),
-        preset=Preset("of the artifact", config.get("dataset", ""), 1, (), tables=tables),
+        preset=Preset(OF_A_SET, config.get("dataset", ""), 1, (), tables=tables),
     )
+    if resolved.sources["dataset"] == "default":
+        raise source.unknown_data()
     return Setup(resolved, offers)
 
 
-def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *, kept: bool) -> Run:
+def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *, kept: bool, source: Taken) -> Run:
     """A run that distils nothing, for work on an artifact, with its record.
 
     Args:
         kept: whether it can be gone on with after a stop.
+        source: what was taken over from the artifact.
 
     Raises:
         InputError: the data have other classes or another shape than the artifact.
@@ -359,72 +381,18 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         raise InputError(f"{url} has classes {ours}, and the test data {theirs}: give matching --dataset")
     kind = artifact.manifest["kind"]
     shape = list(run.source.summary()["shape"])
-    if run.source.modality != kind or artifact.manifest["shape"] != shape:
-        ours, theirs = ("x".join(map(str, each)) for each in (artifact.manifest["shape"], shape))
+    said = artifact.manifest.get("shape")
+    if run.source.modality != kind or said != shape:
+        ours, theirs = ("x".join(map(str, each)) for each in (said if isinstance(said, list) else ["?"], shape))
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )
+    for line in source.remarks(run):
+        run.say(line)
     run.tasks.way_on = run.tasks.way_on if kept else AGAIN
     with run.tasks.stoppable():
         write_artifact_record(run, url)
     return run
-
-
-def labelling(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record of what made an artifact's labels: its last relabelling, else the run itself."""
-    last: Mapping[str, Any] = [provenance, *provenance.get("relabelled", ())][-1]
-    return last
-
-
-def _kept_config(made: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any]:
-    """The shared options of a run that hold for its artifact too, and the rule that labelled it or real images beside it."""
-    kept = (
-        "dataset",
-        "data_root",
-        "split",
-        "validation",
-        "resize",
-        "normalise",
-        "ipc",
-        "network",
-        "seed",
-        "threads",
-        "dtype",
-        "cache",
-    )
-    config = made.get("config", {})
-    given = {name: config[name] for name in kept if config.get(name) is not None}
-    rule = config.get("labels") or made.get("plan", {}).get("labeller")
-    offered = {"hard", *RULES, *(name for cls in classes.values() for name in cls.labellers)}
-    return {**given, **({"labels": rule} if rule in offered else {})}
-
-
-def _makers(made: Mapping[str, Any], here: Mapping[str, Any], needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
-    """The plugins that made an artifact, but for those that are selected: they label the baselines, if they are here, and test
-    what is not images."""
-    offers: dict[str, Offer] = {}
-    classes: dict[str, Any] = {}
-    for saved in made.get("plugins", []):
-        if saved["name"] in here:
-            continue
-        if needed and saved.get("path"):
-            file = saved.get("distribution", "its file")
-            raise PluginError(
-                f"plugin {saved['name']!r}, which made it, was a local file: give --plugin-path, the path of {file}"
-            )
-        try:
-            cls, offer = load_class(saved["name"])
-        except PluginError:
-            if needed:
-                raise
-            continue
-        offers[offer.name], classes[offer.name] = offer, cls
-    add_packs(classes, offers, strict=needed)
-    return offers, classes
-
-
-def _known(options: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in fields(cls)}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, as_stored, load_artifact, save_artifact
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.packed import Packed, load_packed, pixels_of, save_packed
+from ddcore.storage.published import hashes
 from ddcore.storage.units import byte_count
 
 OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
@@ -210,6 +211,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "steps": run.plan.steps,
         "network": run.network_name,
         **in_order(run.setup.as_json(), order),
+        **weights_of(run),
         "plan": run.plan.as_json(),
         "method": " + ".join([run.plan.matcher, *(n for n in order if n not in (run.plan.matcher, *packs))]),
         "papers": [run.plugins[name].paper for name in order if run.plugins[name].paper],
@@ -231,6 +233,13 @@ def in_order(record: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
         "sources": {key: record["sources"][key] for key in sorted(record["sources"], key=rank)},
         "plugins": sorted(record["plugins"], key=lambda plugin: order.index(plugin["name"])),
     }
+
+
+def weights_of(run: Run) -> dict[str, Any]:
+    """SHA-256 of the files that teachers' weights were loaded from, by name; nothing where there were none."""
+    teachers = run.options.get("teachers")
+    found = hashes(teachers.weights) if teachers is not None else {}
+    return {"weights": found} if found else {}
 
 
 def evaluate(run: Run) -> list[Row]:

@@ -12,24 +12,30 @@ from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_o
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
 from ddcore.storage.holding import held
+from ddcore.storage.ownership import check_own
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
 from ddcore.storage.secrecy import restore
 
 
-def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False) -> Whole:
+def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False, trust: bool = False) -> Whole:
     """Rebuild a run: one that distils, one that trains students, or an evaluation.
 
     Args:
         url: its folder.
-        worker: for a task of it in another process, whose software and device have to be the run's.
+        worker: for a task of it in another process, whose software and device have to be the run's; whose run it is, its driver asked.
+        trust: take its record whoever wrote it.
 
     Raises:
-        InputError: no run there, or other data than it was begun with; in a worker, other software or another device.
+        InputError: no run there, one that this user did not begin, or other data than it was begun with; in a worker, other software or
+            another device.
         PluginError: other plugin versions.
     """
     place = Place.at(url)
-    record = restore(read_record(place))
+    record = read_record(place)
+    if not (worker or trust):
+        check_own(record, place.url)
+    record = restore(record)
     if worker:
         refuse_other_software(record)
     run: Any = _of_kind(record, Setup.from_json(record), place, reporter)
@@ -43,25 +49,28 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     return run  # type: ignore[no-any-return]
 
 
-def open_distillation(url: str, reporter: Reporter | None = None) -> Run:
-    """Rebuild a run that distils.
+def open_distillation(url: str, reporter: Reporter | None = None, *, trust: bool = False) -> Run:
+    """Rebuild a run that distils; see ``open_run``.
 
     Raises:
         InputError: no run there, or one of another kind; as ``open_run``.
     """
-    run = open_run(url, reporter)
+    run = open_run(url, reporter, trust=trust)
     if not isinstance(run, Run):
         raise InputError(f"{url} holds a run that distils nothing: give the folder of a `ddcore run`")
     return run
 
 
-def reopen(url: str) -> Whole:
+def reopen(url: str, *, trust: bool = False) -> Whole:
     """A run to go on with.
 
+    Args:
+        trust: take its record whoever wrote it.
+
     Raises:
-        InputError: there is none, or another process works on it.
+        InputError: there is none, this user did not begin it, or another process works on it.
     """
-    run = open_run(url, Reporter())
+    run = open_run(url, Reporter(), trust=trust)
     with held(run.place):
         run.log("resume")
     return run

@@ -22,6 +22,8 @@ from ddcore.errors import InputError, PluginError
 from ddcore.runs.builtin import Core
 from ddcore.runs.tasks import Tasks
 from ddcore.storage.documents import is_count
+from ddcore.storage.known_data import WORDS, remember
+from ddcore.storage.ownership import SIGNATURE, key_file, signed
 from ddcore.storage.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ddcore.storage.places import Place
 
 SCHEMA = 1
+OF_A_SET = "of the artifact"
+"""Name of the preset by which what is taken over from a finished set enters a command's options."""
 
 
 @frozen(eq=False)
@@ -216,8 +220,7 @@ def write_artifact_record(run: Recorded, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
-    (run.place / "run.json").write_json({**record, "environment": environment(run), "data": run.source.summary()})
-    run.tasks.begun = True
+    _write(run, {**record, "environment": environment(run), "data": run.source.summary()})
 
 
 def write_record(run: Recorded, command: list[str], **more: Any) -> None:
@@ -234,5 +237,16 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
         "data": run.source.summary(),
         **more,
     }
-    (run.place / "run.json").write_json(withhold(record, "train"))
+    _write(run, withhold(record, "train"))
+
+
+def _write(run: Recorded, record: Mapping[str, Any]) -> None:
+    """``run.json``, signed; and a note of where the user has these data, if the user said so."""
+    written = signed(record)
+    if SIGNATURE not in written:
+        run.warn(f"run.json is not signed, since no key can be kept at {key_file()}: to go on, give --trust")
+    (run.place / "run.json").write_json(written)
+    on_a_set = (record.get("train") or {}).get("artifact") is not None
+    if not on_a_set and run.setup.resolved.sources["dataset"] != f"preset {OF_A_SET}":
+        remember(run.cache, run.source.fingerprint, {name: getattr(run.config, name) for name in WORDS})
     run.tasks.begun = True

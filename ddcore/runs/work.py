@@ -19,7 +19,7 @@ from ddcore import errors
 from ddcore.api.types import Task
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
-from ddcore.storage import secrecy
+from ddcore.storage import ownership, secrecy
 from ddcore.storage.places import Place, default_cache
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def named(path: str) -> Any:
 # ---- for executors whose workers are elsewhere -----------------------------------------------------------------------
 
 THREADS = int(attrs.fields_dict(Config)["threads"].default or 1)
-SENT = ("DDCORE_CHECKPOINT_SECONDS", secrecy.HANDED_ON)
+SENT = ("DDCORE_CHECKPOINT_SECONDS", secrecy.HANDED_ON, ownership.KEY)
 """Of the driver's environment, for workers."""
 
 

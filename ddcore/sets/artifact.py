@@ -31,6 +31,7 @@ from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, provider, read_manifest
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
+from ddcore.storage.published import published, published_source
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -258,10 +259,10 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "decoder": operations,
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
-        "provenance": dict(contents["provenance"]),
-        "source": {
-            k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")
-        },
+        "provenance": published(contents["provenance"]),
+        "source": published_source(
+            {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")}
+        ),
         "notes": list(contents.get("notes", ())),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)
@@ -291,7 +292,8 @@ def relabelled(
     changes = {
         "labels": _said_of(labels),
         "recipe": dict(recipe),
-        "provenance": dict(provenance),
+        "provenance": published(provenance),
+        "source": published_source(artifact.manifest["source"]),
     }
     manifest = {**artifact.manifest, **changes}
     return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest)

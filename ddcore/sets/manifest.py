@@ -50,7 +50,7 @@ IN_FOLDER = re.compile(r"[^/\\:\x00-\x1f\x7f-\x9f]+")
 """A name that is one of a folder's own files on every system, and neither a path, an address nor a drive."""
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 """The name of a package: a message that tells to install one repeats nothing else."""
-OF_RECORD = {"config": dict, "options": dict, "plan": dict, "plugins": list, "relabelled": list}
+OF_RECORD = {"config": dict, "options": dict, "plan": dict, "plugins": list, "relabelled": list, "papers": list}
 """What a provenance may say of the run that made it, each with its type."""
 
 OF_IMAGES = ("shape", "storage_dtype", "value_range", "normalisation")

@@ -20,6 +20,7 @@ from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
+from ddcore.storage.published import published, published_source
 
 PREVIEW, CARD = "preview.png", "README.md"
 ABOUT = """\
@@ -93,7 +94,7 @@ def save_packed(
     place.make_folder()
     (place / MANIFEST).remove()
     nbytes = save_tensors(place / name, synthetic.tensors)
-    about = {k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")}
+    about = published_source({k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")})
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": kind,
@@ -102,7 +103,7 @@ def save_packed(
         "decoder": [dict(op) for op in synthetic.decoder],
         "labels": {"kind": "hard"},
         "recipe": {},
-        "provenance": dict(provenance),
+        "provenance": published(provenance),
         "source": about,
         "notes": [*notes, *synthetic.notes],
         "bytes": {kind: nbytes, "total": nbytes},

@@ -630,7 +630,7 @@ def _read_run(folder: Path) -> None:
 
     threads = torch.get_num_threads()
     try:
-        assert open_run(str(folder / "run")).plan
+        assert open_run(str(folder / "run"), trust=True).plan
     finally:
         torch.set_num_threads(threads)
 

@@ -17,6 +17,7 @@ from ddcore_ray import OnRay, Ray, Share, cancel, cluster, do, packed
 
 from ddcore import DdcoreError, InputError
 from ddcore.errors import OptionError
+from ddcore.storage.ownership import signed
 from ddcore.testing import check_plugin, ddcore_cli, distilled, tiny_run  # noqa: F401  fixtures
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ddcore-ray[ray]'")
@@ -152,7 +153,7 @@ def test_a_worker_with_other_software_is_refused_by_name(what, other, words, tin
     run = tiny_run("--plugin", "dm", *ON_RAY, executor="ray", steps=1, ray__gpus=0.0)
     record = (run.place / "run.json").read_json()
     record["environment"][what] = other
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(signed(record))
     with pytest.raises(InputError, match=f"worker {socket.gethostname()} {words}"):
         distilled(run)
 
@@ -161,7 +162,7 @@ def test_a_worker_with_another_plugin_version_is_refused_by_name(tiny_run):  # n
     run = tiny_run("--plugin", "dm", *ON_RAY, executor="ray", steps=1)
     record = (run.place / "run.json").read_json()
     record["plugins"][0]["identity"] = "ddcore-dm 9.9"
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(signed(record))
     with pytest.raises(DdcoreError, match="begun with plugin 'dm' ddcore-dm 9.9, and ddcore-dm .* is here"):
         distilled(run)
 

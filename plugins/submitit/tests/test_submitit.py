@@ -16,6 +16,7 @@ from ddcore_submitit import Job, Jobs, Submitit, library
 
 from ddcore import DdcoreError, InputError
 from ddcore.errors import OptionError
+from ddcore.storage.ownership import signed
 from ddcore.testing import check_plugin, ddcore_cli, distilled, tiny_run  # noqa: F401  fixtures
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'ddcore-submitit[submitit]'")
@@ -126,7 +127,7 @@ def test_a_job_with_another_torch_is_refused_by_name(tiny_run):  # noqa: F811
     run = tiny_run("--plugin", "dm", "--plugin", "submitit", executor="submitit", submitit__cluster="local", steps=1)
     record = (run.place / "run.json").read_json()
     record["environment"]["torch"] = "1.0"
-    (run.place / "run.json").write_json(record)
+    (run.place / "run.json").write_json(signed(record))
     with pytest.raises(InputError, match="worker .* has torch .*, and the run was begun with torch 1.0"):
         distilled(run)
 
