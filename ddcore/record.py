@@ -142,16 +142,13 @@ def environment(run: Run) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
     import torch
 
-    device = (
-        torch.cuda.get_device_name(run.device)
-        if run.device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    from ddcore import devices
+
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": f"{run.device.type}: {device}",
+        "device": devices.described(run.device),
         "threads": torch.get_num_threads(),
         "ddcore": ddcore.__version__,
     }

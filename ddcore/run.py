@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ddcore import answers, randomness
+from ddcore import answers, devices, randomness
 from ddcore.api import deprecations
 from ddcore.checkpoints import Checkpoints
 from ddcore.data import Real, Source, keep_decoded, load_decoded
@@ -66,7 +66,7 @@ class Run:
         self.config, self.options, self.plugins = setup.config, setup.options, setup.plugins
         self.seed = int(setup.config.seed)
         self.address = place.address
-        self.device = _device(setup.config.device)
+        self.device = devices.chosen(setup.config.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[setup.config.dtype]
         torch.set_num_threads(setup.config.threads)
         self.hooks = Hooks(setup.manager(), setup.described())
@@ -156,7 +156,7 @@ class Run:
         own = [p.networks[0] for p in self.plugins.values() if p.networks and "images" not in p.modality]
         if own:
             return str(own[0])
-        return "convnet" if self.device.type == "cuda" else f"convnet-w{CPU_WIDTH}"
+        return "convnet" if devices.is_cuda(self.device) else f"convnet-w{CPU_WIDTH}"
 
     @property
     def labeller(self) -> str:
@@ -639,15 +639,6 @@ class _Checked:
 @contextmanager
 def _nothing() -> Iterator[Tick]:
     yield lambda n=1, note="": None
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise OptionError(
-            "--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build"
-        )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
 
 
 def _seconds_between_checkpoints() -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from ddcore import errors, secrecy
+from ddcore import devices, errors, secrecy
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
 from ddcore.storage import Place
@@ -98,9 +98,8 @@ def needs(run_url: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[int, bool]:
         known = record.read_json()
         return int(known["config"]["threads"]), known["environment"]["device"].startswith("cuda")
     tables = [task["options"].get("tables", {}) for task in tasks]  # of a bench: whole runs, with options of their own
-    devices = {table.get("device", "auto") for table in tables}
-    on_gpu = "cuda" in devices or ("auto" in devices and torch.cuda.is_available())
-    return max(int(table.get("threads", THREADS)) for table in tables), on_gpu
+    wanted = {str(table.get("device", "auto")) for table in tables}
+    return max(int(table.get("threads", THREADS)) for table in tables), devices.asked_for(wanted)
 
 
 def answer(run_url: str, call: str, text: str) -> str:
