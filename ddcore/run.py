@@ -366,7 +366,8 @@ class Run:
         return value
 
     def label(self, images: Tensor, classes: Tensor) -> Labels:
-        """Label any images (N, C, H, W) by the run's rule."""
+        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device, the labels on the CPU."""
+        images, classes = images.to(self.device), classes.to(self.device)
         with torch.no_grad():
             labels = self.hooks.by_name(
                 "ddcore_label",
