@@ -38,6 +38,10 @@ class Cuda:
         finally:
             torch.cuda.set_rng_state(before)
 
+    def wait(self) -> None:
+        """Until the device has done what it was asked."""
+        torch.cuda.synchronize()
+
     def autocast(self, dtype: torch.dtype, enabled: bool) -> AbstractContextManager[Any]:
         """torch's autocast on the device."""
         return torch.autocast(CUDA, dtype, enabled=enabled)
@@ -93,6 +97,12 @@ def described(device: torch.device) -> str:
 def asked_for(wanted: Collection[str]) -> bool:
     """Whether runs with these values of ``--device`` compute on CUDA here."""
     return CUDA in wanted or ("auto" in wanted and bool(names()))
+
+
+def wait(device: torch.device) -> None:
+    """Until a device has done what it was asked, so that a clock tells how long it took."""
+    if is_cuda(device):
+        cuda.wait()
 
 
 def autocast(device: torch.device, dtype: torch.dtype = torch.bfloat16, enabled: bool = True) -> Any:

@@ -236,6 +236,9 @@ class _Claimed(devices.Cuda):
         finally:
             _seeded.pop()
 
+    def wait(self) -> None:
+        pass
+
     def autocast(self, dtype: torch.dtype, enabled: bool) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", dtype, enabled=enabled)
 
