@@ -17,6 +17,7 @@ from torch import Tensor
 from ddcore.errors import OptionError
 
 CPU, CUDA = "cpu", "cuda"
+THE_CPU = torch.device(CPU)
 
 
 class Cuda:

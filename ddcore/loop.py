@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,7 +93,7 @@ def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | Non
             return None
         rows = torch.tensor([left[c].pop(0) for c in wanted])
         given = images[rows.to(images.device)].detach()
-        learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=given, run=run)
+        learn = learned(task, given, run)
         yielded = run.hooks.one("ddcore_matching_loss", task=task, step=step, learn=learn, run=run)
         values += [float(loss.value.detach()) for loss in yielded]
     return sum(values) if values else None
@@ -112,8 +113,13 @@ def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Te
 def begin(task: Task, run: Run) -> Learn:
     """What the task learns, made from its initial images; the same at its start and at each resume."""
     images = None if task.classes is None else run.initialize(task.classes, task)
-    learn: Learn = run.hooks.one("ddcore_learn", check=answers.learn, task=task, images=images, run=run)
-    return learn
+    return learned(task, images, run)
+
+
+def learned(task: Task, images: Tensor | None, run: Run) -> Learn:
+    """What the matcher makes of initial images."""
+    check = partial(answers.learn, device=run.device)
+    return run.hooks.one("ddcore_learn", check=check, task=task, images=images, run=run)  # type: ignore[no-any-return]
 
 
 def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin = NO_STATE) -> float | None:
@@ -188,6 +194,7 @@ def _checked(loss: object, step: int, run: Run) -> float:
         raise PluginError(
             f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
         )
+    answers.loss(loss.value, f"ddcore_matching_loss of {run.matcher_name}", run.device)
     value = float(loss.value.detach())
     if not torch.isfinite(loss.value.detach()).all():
         raise NonFiniteLoss(

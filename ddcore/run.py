@@ -389,6 +389,8 @@ class Run:
             found: StudentData | None = self.hooks.by_name(
                 "ddcore_student_data", check=answers.student_data, name=name, student=student, run=self
             )
+        if found is not None and isinstance(found.images, Tensor):
+            return attrs.evolve(found, images=found.images.to(self.device))
         return found
 
     def score(self, arms: Sequence[Arm], seeds: int | None = None) -> list[Row]:
@@ -435,9 +437,10 @@ class Run:
             task: that asks, for ``match``.
             batch: a task's initial images under its first view: plugins then may change the teachers for the task.
         """
+        check = partial(answers.votes, device=self.device)
         with torch.no_grad():
             votes: list[Vote] = self.hooks.one(
-                "ddcore_teachers", check=answers.votes, optional=True, purpose=purpose, task=task, run=self
+                "ddcore_teachers", check=check, optional=True, purpose=purpose, task=task, run=self
             )
             votes = self.teachers.votes() if votes is None else votes
             if batch is None:

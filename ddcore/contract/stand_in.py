@@ -97,7 +97,7 @@ class StandIn(Tensor):
         return copy
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = dict(kwargs or {})
         _refuse_mixed(func, args, kwargs)
         _refuse_generator(func, kwargs)
@@ -187,7 +187,7 @@ _asked_for: list[str] = []
 """Factories that Python has called, and which are not through yet."""
 
 
-class _Inside(TorchDispatchMode):
+class _Inside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks tensors that C++ makes on its own where it works on others (a zero gradient, an index): it takes these for the CPU's."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -354,7 +354,7 @@ def standing_in() -> Iterator[torch.device]:
         put(Tensor, "cuda", lambda tensor, *_, **__: _moved(tensor, True))
         put(Tensor, "device", device)
         put(devices, "cuda", _Claimed())
-        stack.enter_context(_Inside())
+        stack.enter_context(_Inside())  # type: ignore[no-untyped-call]
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
             yield DEVICE
