@@ -6,21 +6,24 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
 
-from ddcore import devices
+from ddcore import answers, devices
 from ddcore.cli import invoke
 from ddcore.contract import stage
 from ddcore.contract.stage import TINY
 from ddcore.contract.stand_in import Refused, StandIn, standing_in
 from ddcore.distil import distil
+from ddcore.errors import PluginError
 from ddcore.plugins import FIRST_PARTY, installed
 from ddcore.randomness import drawing_from
 from ddcore.recipes import RULES
 from ddcore.storage import Place, load_tensors
 from ddcore.testing import PROBE, resume_to_end, stop_often, tiny_words
+from ddcore.types import Batch, Segment, Synthetic, Task
 
 HERE = [name for name in FIRST_PARTY if name in installed()]
 ALONE = [name for name in HERE if name != "text"]
@@ -231,6 +234,70 @@ def test_the_headline_run_gives_the_cpus_bits(tmp_path):
     check_same(
         *both(tmp_path, lambda folder, device: whole_run("datm", folder, device, "--plugin", "fyi", init="real"))
     )
+
+
+# ---- answers on the wrong device --------------------------------------------------------------------------------------
+
+HERE_AND_THERE = {
+    "images": lambda cpu, gpu, batch: answers.batch(batch.with_inputs(cpu), batch, WHO, same_rows=True),
+    "the index": lambda cpu, gpu, batch: answers.batch(
+        evolve(batch, index=batch.index.cpu()), batch, WHO, same_rows=True
+    ),
+    "the target 'class'": lambda cpu, gpu, batch: answers.batch(
+        evolve(batch, targets={"class": batch.targets["class"].cpu()}), batch, WHO, same_rows=True
+    ),
+    "the target 'lam'": lambda cpu, gpu, batch: answers.batch(
+        evolve(batch, targets={**batch.targets, "lam": torch.ones(2)}), batch, WHO, same_rows=True
+    ),
+    "the learned tensor": lambda cpu, gpu, batch: answers.projected(cpu, gpu, WHO),
+    "a loss": lambda cpu, gpu, batch: answers.expert_loss(cpu.sum().requires_grad_(), gpu.sum(), WHO),
+    "weights": lambda cpu, gpu, batch: answers.segment(
+        Segment(gpu[0], {1: (cpu[0], 1.0)}), Segment(gpu[0], {1: (gpu[0], 1.0)}), WHO
+    ),
+    "the tensor 'pixels'": lambda cpu, gpu, batch: answers.finished({"pixels": gpu}, {"pixels": cpu}, WHO),
+    "classes": lambda cpu, gpu, batch: answers.stored(
+        Synthetic({}, {}, [], batch.index), Synthetic({}, {}, [], batch.index.cpu()), WHO
+    ),
+    "a task's classes": lambda cpu, gpu, batch: answers.tasks([Task("distil", "a", 1, classes=batch.index)], WHO),
+    "a network": lambda cpu, gpu, batch: answers.teacher(nn.Linear(2, 2).eval(), nn.Linear(2, 2).to(gpu.device), WHO),
+}
+WHO = "ddcore_x of 'mine' (ddcore-mine 1.2)"
+
+
+@pytest.mark.parametrize("what", HERE_AND_THERE)
+def test_an_answer_on_the_wrong_device_is_a_sentence(what, device):
+    cpu = torch.ones(2, 2)
+    batch = Batch(
+        cpu.to(device), {"class": torch.zeros(2, dtype=torch.int64, device=device)}, torch.arange(2, device=device)
+    )
+    with pytest.raises(
+        PluginError, match=r"ddcore_x of 'mine' \(ddcore-mine 1.2\) returned .* on .* where .* is due: "
+    ) as told:
+        HERE_AND_THERE[what](cpu, cpu.to(device), batch)
+    assert f"returned {what} on" in str(told.value)
+
+
+LOOKED_AT = {
+    "ddcore_view": (
+        "view_phases = ('match',)",
+        "ddcore_view(self, batch): return batch.with_inputs(batch.inputs.cpu())",
+    ),
+    "ddcore_project": ("", "ddcore_project(self, after): return after.cpu()"),
+    "ddcore_finish": (
+        "",
+        "ddcore_finish(self, tensors, run): return {n: t.to(run.device) for n, t in tensors.items()}",
+    ),
+}
+
+
+@pytest.mark.parametrize("hook", LOOKED_AT)
+def test_a_run_names_who_answered_on_the_wrong_device(hook, site, tmp_path, capsys):
+    phases, body = LOOKED_AT[hook]
+    site.plugin("lost", f"{phases}\n        @hookimpl\n        def {body}")
+    words = ["run", *PROBE, "--plugin=lost", *tiny_words(), "--steps=1"]
+    with standing_in():
+        assert invoke(words_of(*words, device="cuda", folder=tmp_path, out="run")) == 2
+    assert f"error: {hook} of 'lost' (ddcore-lost 1.2) returned" in capsys.readouterr().err
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
