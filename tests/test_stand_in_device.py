@@ -1,7 +1,6 @@
 """Everything a GPU is used for, on a device that is not there: what CUDA refuses is refused, and the numbers are the CPU's."""
 
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from ddcore import answers, devices
 from ddcore.cli import invoke
 from ddcore.contract import stage
 from ddcore.contract.stage import TINY
-from ddcore.contract.stand_in import Refused, StandIn, standing_in
+from ddcore.contract.stand_in import Refused, StandIn, cutting_alike, standing_in
 from ddcore.distil import distil
 from ddcore.errors import PluginError
 from ddcore.plugins import FIRST_PARTY, installed
@@ -36,14 +35,6 @@ NO_CHANCE = {"mirage": {"mirage__dropout": 0.0}}
 def device():
     with standing_in() as device:
         yield device
-
-
-@contextmanager
-def large_batches():
-    """The CPU, cutting batches as a device does: then both make the same sums in the same order."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "in_cache", lambda device: False)
-        yield
 
 
 # ---- the device itself -----------------------------------------------------------------------------------------------
@@ -214,7 +205,7 @@ def both(tmp_path, make):
     """The same on the device that is not there, and on the CPU."""
     with standing_in():
         there = make(tmp_path / "there", "cuda")
-    with large_batches():
+    with cutting_alike():
         here = make(tmp_path / "here", "cpu")
     return there, here
 

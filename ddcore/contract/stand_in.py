@@ -219,11 +219,18 @@ def _own_numbers() -> AbstractContextManager[None]:
         raise Refused(
             "the device's own generator was drawn from, and nobody seeded it: see ddcore.randomness.drawing_from"
         )
+    devices.cuda.drawn = True  # type: ignore[attr-defined]
     return drawing_from(_seeded[-1])
 
 
 class _Claimed(devices.Cuda):
-    """CUDA as it would be."""
+    """CUDA as it would be.
+
+    Attributes:
+        drawn: whether anything drew from the device's own generator: the CPU's bits are others then.
+    """
+
+    drawn = False
 
     def names(self) -> list[str]:
         return ["stand-in"]
@@ -360,3 +367,10 @@ def standing_in() -> Iterator[torch.device]:
             yield DEVICE
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swapping)
+
+
+@contextmanager
+def cutting_alike() -> Iterator[None]:
+    """Let the CPU cut batches as a device does: then both make the same sums in the same order."""
+    with patch.object(devices, "in_cache", lambda device: False):
+        yield
