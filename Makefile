@@ -11,7 +11,7 @@ DEMO_READY := $(VENV)/.demo-ready
 TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
-.PHONY: demo test slow lint types install clean
+.PHONY: demo test slow cuda lint types install clean
 demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
@@ -20,6 +20,10 @@ test: install
 
 slow: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
+
+# Where there is a CUDA device; VENV=... with a CUDA build of torch.
+cuda: install
+	$(BIN)/pytest -m cuda --timeout 480 --durations 10 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
