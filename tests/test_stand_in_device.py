@@ -1,11 +1,25 @@
 """Everything a GPU is used for, on a device that is not there: what CUDA refuses is refused, and the numbers are the CPU's."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from attrs import evolve
+from on_devices import (
+    ALONE,
+    HERE,
+    KINDS,
+    OF_DATA,
+    SMALL,
+    TEACHERS,
+    TRAINED,
+    a_set,
+    command,
+    relabelled,
+    told,
+    trained,
+    whole_run,
+    words_of,
+)
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
@@ -13,22 +27,11 @@ from torch.nn import functional as F
 from ddcore import answers, devices
 from ddcore.cli import invoke
 from ddcore.contract import stage
-from ddcore.contract.stage import TINY
 from ddcore.contract.stand_in import Refused, StandIn, cutting_alike, standing_in
-from ddcore.distil import distil
 from ddcore.errors import PluginError
-from ddcore.plugins import FIRST_PARTY, installed
 from ddcore.randomness import drawing_from
-from ddcore.recipes import RULES
-from ddcore.storage import Place, load_tensors
 from ddcore.testing import PROBE, resume_to_end, stop_often, tiny_words
 from ddcore.types import Batch, Segment, Synthetic, Task
-
-HERE = [name for name in FIRST_PARTY if name in installed()]
-ALONE = [name for name in HERE if name != "text"]
-"""text brings data that nothing distils; students are trained on them below."""
-NO_CHANCE = {"mirage": {"mirage__dropout": 0.0}}
-"""Dropout draws from a device's own generator: then the bits are not the CPU's."""
 
 
 @pytest.fixture
@@ -186,21 +189,6 @@ def test_its_own_generator_draws_from_the_runs(device):
 # ---- every plugin ----------------------------------------------------------------------------------------------------
 
 
-def whole_run(name, folder, device, *words, **more):
-    """What a whole run of a plugin comes to: tensors of its artifact by name, and its scores."""
-    subject = stage.find_subject(name, folder)
-    here = {"executor": "here"} if subject.cls.executors else {}
-    run = subject.run(*words, steps=2, device=device, **here, **NO_CHANCE.get(name, {}), **more)
-    rows = distil(run)
-    return tensors_in(run.place / "artifact"), [(r.set, r.labels, r.network, r.values, r.extra) for r in rows]
-
-
-def tensors_in(place):
-    """All tensors in a folder's files, by file and name."""
-    files = sorted(name for name in place.names() if name.endswith(".safetensors"))
-    return {f"{file}:{name}": tensor for file in files for name, tensor in load_tensors(place / file).items()}
-
-
 def both(tmp_path, make):
     """The same on the device that is not there, and on the CPU."""
     with standing_in():
@@ -291,78 +279,24 @@ def test_a_run_names_who_answered_on_the_wrong_device(hook, site, tmp_path, caps
     assert f"error: {hook} of 'lost' (ddcore-lost 1.2) returned" in capsys.readouterr().err
 
 
-# ---- commands --------------------------------------------------------------------------------------------------------
-
-SMALL = [*tiny_words(), "--threads=1", "--eval-seeds=1"]
-TEACHERS = ["--teachers.epochs=1", "--teachers.no-check", "--teachers.networks=convnet2-bn-w4"]
-VIEWS = ["--views.epochs=2", "--views.batch=4"]
-OF_DATA = ["--threads=1", "--eval-seeds=1", "--protocol=quick-1"]
-
-
-def words_of(*words, device, folder, out):
-    """A command line on a device, its cache in a folder."""
-    return [*map(str, words), f"--device={device}", f"--cache={folder / 'cache'}", f"--out={folder / out}"]
-
-
-def told(folder):
-    """What a run folder says: scores, and tensors of its set, its students."""
-    scores = json.loads((folder / "scores.json").read_text())["rows"] if (folder / "scores.json").exists() else []
-    places = [Place.at(str(folder / part)) for part in ("", "artifact", "students")]
-    tensors = {f"{n}/{name}": t for n, p in enumerate(places) if p.exists() for name, t in tensors_in(p).items()}
-    return tensors, [(row["set"], row["labels"], row["network"], row["accuracy"]["values"]) for row in scores]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A set with hard labels, distilled on the CPU."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert invoke(["run", *PROBE, *words_of(*SMALL, device="cpu", folder=folder, out="run")]) == 0
-    return folder / "run" / "artifact"
+    return a_set(tmp_path_factory.mktemp("finished"))
 
 
-def command(*words, **environment):
-    """From (folder, device) to what a command came to there."""
-
-    def make(folder, device):
-        folder.mkdir(exist_ok=True)
-        assert invoke(words_of(*words, device=device, folder=folder, out="run")) == 0
-        return told(folder / "run")
-
-    return make
+# ---- commands --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["hard", *RULES])
+@pytest.mark.parametrize("rule", KINDS)
 def test_every_kind_of_labels_is_made_and_learned_from(rule, finished, tmp_path):
-    options = [*TEACHERS, *VIEWS] if rule != "hard" else []
-
-    def make(folder, device):
-        folder.mkdir()
-        relabel = ["relabel", finished, f"--labels={rule}", *options, "--threads=1", *TINY]
-        assert invoke(words_of(*relabel, device=device, folder=folder, out="other")) == 0
-        evaluate = ["evaluate", folder / "other", *TINY, "--dataset=tiny", *OF_DATA]
-        assert invoke(words_of(*evaluate, "--full-epochs=1", device=device, folder=folder, out="run")) == 0
-        return tensors_in(Place.at(str(folder / "other"))), told(folder / "run")[1]
-
-    there, here = both(tmp_path, make)
+    there, here = both(tmp_path, relabelled(rule, finished))
     check_same(there, here)
     assert len({labels for _, labels, *_ in there[1]}) == (1 if rule == "hard" else 2)
 
 
-TRAINED = {
-    "data": ["--data=tiny", *TINY],
-    "few, averaged": ["--data=tiny", *TINY, "--per-class=2", "--labels=averaged", *TEACHERS],
-    "kd": ["--data=tiny", *TINY, "--plugin=kd", *TEACHERS],
-    "amp": ["--data=tiny", *TINY, "--plugin=kd", "--kd.feature=rkd", "--amp", *TEACHERS],
-    "foreign": ["--data=tiny", *TINY, "--on=tiny:copies", "--labels=averaged", *TEACHERS],
-    "a set": ["--data=SET", *TINY, "--plugin=kd", *TEACHERS],
-    "a set, averaged": ["--data=SET", *TINY, "--labels=per-view", *TEACHERS, *VIEWS],
-}
-
-
 @pytest.mark.parametrize("what", TRAINED)
 def test_students_are_trained(what, finished, tmp_path):
-    words = [word.replace("SET", str(finished)) for word in TRAINED[what]]
-    check_same(*both(tmp_path, command("train", "--student=convnet2-bn-w4", *words, *OF_DATA)))
+    check_same(*both(tmp_path, trained(what, finished)))
 
 
 def test_a_run_that_is_stopped_often_ends_in_the_same_bits(tmp_path, monkeypatch):
