@@ -1,4 +1,5 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
+# make cuda   those that need a CUDA device, where there is one: at most 8 minutes
 # All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
 # many tests run at a time. Tests start hundreds of processes, which is quicker where compiled modules are kept.
 PYTHON ?= python3
@@ -21,8 +22,8 @@ test: install
 slow: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
 
-# Where there is a CUDA device; VENV=... with a CUDA build of torch.
-cuda: install
+# VENV names an environment with a CUDA build of torch, ddcore and its plugins: what `make install` fetches has none.
+cuda:
 	$(BIN)/pytest -m cuda --timeout 480 --durations 10 $(TESTS)
 
 lint: install

@@ -14,6 +14,8 @@ from ddcore.testing import PROBE, tiny_words
 HERE = [name for name in FIRST_PARTY if name in installed()]
 ALONE = [name for name in HERE if name != "text"]
 """text brings data that nothing distils; students are trained on them below."""
+ASIDE = {"mlflow", "ray", "submitit", "tensorboard"}
+"""They compute nothing."""
 NO_CHANCE = {"mirage": {"mirage__dropout": 0.0}}
 """Dropout draws from a device's own generator: then the bits are not the CPU's."""
 

@@ -6,6 +6,7 @@ import torch
 from attrs import evolve
 from on_devices import (
     ALONE,
+    ASIDE,
     HERE,
     KINDS,
     OF_DATA,
@@ -203,7 +204,7 @@ def check_same(there, here):
     assert there[1] == here[1]
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ASIDE else n for n in ALONE])
 def test_a_whole_run_of_every_plugin_gives_the_cpus_bits(name, tmp_path):
     check_same(*both(tmp_path, lambda folder, device: whole_run(name, folder, device)))
 
