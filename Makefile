@@ -22,7 +22,7 @@ test: install
 slow: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
 
-# VENV names an environment with a CUDA build of torch, ddcore and its plugins: what `make install` fetches has none.
+# In an environment (VENV) whose torch sees a CUDA device, with ddcore and its plugins installed.
 cuda:
 	$(BIN)/pytest -m cuda --timeout 480 --durations 10 $(TESTS)
 

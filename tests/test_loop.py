@@ -69,6 +69,7 @@ class Stand:
     projects = False
     matcher_name = "'m'"
     plan = SimpleNamespace(matcher="m")
+    device = torch.device("cpu")
 
     def __init__(self, folder, stop_after=None, **plugins):
         made = manager({"m": Matcher(), **plugins}, {})

@@ -151,7 +151,8 @@ def two_tensors() -> Learn:
 
 def run_of(losses) -> SimpleNamespace:
     hooks = SimpleNamespace(one=lambda hook, **given: losses(given["learn"].tensors))
-    return SimpleNamespace(hooks=hooks, projects=False, matcher_name="'m'", plan=SimpleNamespace(matcher="m"))
+    plan, device = SimpleNamespace(matcher="m"), torch.device("cpu")
+    return SimpleNamespace(hooks=hooks, projects=False, matcher_name="'m'", plan=plan, device=device)
 
 
 def values(learn: Learn) -> list[float]:

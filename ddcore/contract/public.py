@@ -14,6 +14,7 @@ PUBLIC = frozenset(
         "ddcore.curvature",
         "ddcore.data",
         "ddcore.decoders",
+        "ddcore.devices",
         "ddcore.errors",
         "ddcore.experts",
         "ddcore.label_rules",
