@@ -1,4 +1,5 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
+# make cuda   those that need a CUDA device, where there is one: at most 8 minutes
 # All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
 # many tests run at a time. Tests start hundreds of processes, which is quicker where compiled modules are kept.
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEMO_READY := $(VENV)/.demo-ready
 TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
-.PHONY: demo test slow lint types install clean
+.PHONY: demo test slow cuda lint types install clean
 demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
@@ -20,6 +21,10 @@ test: install
 
 slow: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
+
+# In an environment (VENV) whose torch sees a CUDA device, with ddcore and its plugins installed.
+cuda:
+	$(BIN)/pytest -m cuda --timeout 480 --durations 10 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

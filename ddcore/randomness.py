@@ -6,9 +6,11 @@ same numbers, and adding a plugin cannot shift anybody else's draws.
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+
+from ddcore import devices
 
 Key = str | int
 """Part of the name of a random stream."""
@@ -35,12 +37,26 @@ def generator(seed: int, *key: Key) -> torch.Generator:
 
 
 @contextmanager
-def drawing_from(source: torch.Generator) -> Iterator[None]:
-    """Let code that only knows torch's global CPU generator (module constructors, dropout) draw from ``source``.
+def drawing_from(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Let code that only knows torch's global generators (module constructors, dropout) draw from ``source``.
 
-    The global generator's state is put back afterwards, so nobody else's draws move; ``source`` moves on. Borrowing again
+    The global generators' states are put back afterwards, so nobody else's draws move; ``source`` moves on. Borrowing again
     for the same source inside is no change.
+
+    Args:
+        device: where the code computes: a device other than the CPU has a generator of its own, which then gets its seed from
+            ``source``. None: on the CPU alone.
     """
+    with _lent_to_torch(source), nullcontext() if device is None else devices.seeded(device, _seed):
+        yield
+
+
+def _seed() -> int:
+    return int(torch.randint(2**31, ()))
+
+
+@contextmanager
+def _lent_to_torch(source: torch.Generator) -> Iterator[None]:
     if source in _lent:
         yield
         return

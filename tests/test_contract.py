@@ -165,6 +165,12 @@ BREAKS = {
         "* (1 if multiprocessing.parent_process() else 2)",
         "worker process ends elsewhere",
     ),
+    "device": (
+        VIEW,
+        "* self.strength",
+        "* torch.full((8,), self.strength)",
+        "found at least two devices, cuda:0 and cpu",
+    ),
     "row-order": (MATCHER, "own.mean(0)", "own[0]", "depends on the order of the synthetic rows"),
     "class-names": (MATCHER, "weight = 1.0", "weight = 1.0 + cls", "depends on which number a class has"),
     "settings": (

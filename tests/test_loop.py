@@ -68,6 +68,7 @@ class Stand:
 
     matcher_name = "'m'"
     plan = SimpleNamespace(matcher="m")
+    device = torch.device("cpu")
 
     def __init__(self, folder, stop_after=None, **plugins):
         self.plugins = {"m": Matcher(), **plugins}

@@ -154,7 +154,8 @@ def run_of(losses) -> SimpleNamespace:
         return losses(learn.tensors)
 
     hooks = SimpleNamespace(matching_loss=matching_loss, projects=False)
-    return SimpleNamespace(hooks=hooks, matcher_name="'m'", plan=SimpleNamespace(matcher="m"))
+    plan, device = SimpleNamespace(matcher="m"), torch.device("cpu")
+    return SimpleNamespace(hooks=hooks, matcher_name="'m'", plan=plan, device=device)
 
 
 def values(learn: Learn) -> list[float]:

@@ -87,6 +87,22 @@ def test_the_rate_trace_is_the_protocols(images):
     assert seen == pytest.approx([0.05] * 5 + [0.005] * 2)
 
 
+def test_dropout_draws_from_the_generator_and_moves_nobody_elses(images):
+    def ends(seed):
+        network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), a_network()[-1])
+        generator = partial(randomness.generator, seed, "student")
+        train_student(network, images, HARD, descent(epochs=1), generator=generator)
+        return network[-1].weight.detach()
+
+    before = torch.random.get_rng_state()
+    first = ends(0)
+    torch.manual_seed(7)
+    assert torch.equal(ends(0), first) and not torch.equal(ends(1), first)
+    torch.random.set_rng_state(before)
+    trained(images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_the_last_short_batch_is_kept_and_every_image_is_seen_once_an_epoch(images):
     seen = []
 

@@ -10,8 +10,15 @@ A hook answers in one of five ways, marked by its decorator:
 
 Every argument is passed by name and an implementation takes only those it needs. Arguments without defaults are
 mandatory for the caller, and an implementation must not give defaults. What a matcher keeps across steps lies in
-``learn.state``, saved in checkpoints. Tensors live on ``run.device``; generators are CPU generators, and the only randomness
-allowed.
+``learn.state``, saved in checkpoints.
+
+Devices. What is computed with lies on ``run.device``, in arguments and in answers: images, batches (inputs, targets, index), learned
+tensors, weights, losses, networks. What is counted or stored lies on the CPU: data as loaded, the classes of tasks, row numbers of
+data, labels, results of tasks, sets. A docstring says so where it differs, and "on any device" where the core moves an answer;
+any other is refused in a sentence. Generators are CPU generators, and the only randomness allowed: draw by them on the CPU, then
+move what was drawn. Whatever draws from a device's own generator, as dropout does, stands under
+``ddcore.randomness.drawing_from(generator, run.device)``; steps of students, experts and teachers already do. "cuda" and "cuda:0"
+are not equal, so compare no devices: call ``to``.
 """
 
 from __future__ import annotations
@@ -91,7 +98,7 @@ def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | No
         options: ``data_root`` (str or None), ``split`` (str or None) and ``resize`` (int or None) of the run.
 
     Returns:
-        The source, train and test; None when the name is not yours. Two answers for one name are an error.
+        The source, train and test, on the CPU; None when the name is not yours. Two answers for one name are an error.
 
     Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.
     """
@@ -111,7 +118,7 @@ def ddcore_network(name: str, channels: int, size: int, classes: int, generator:
         generator: all randomness of the initialisation; torch's global one already draws from it during the call.
 
     Returns:
-        A module on the CPU, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
+        A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
         flattened input (B, D) of its last linear layer. None when the name is not yours.
 
     Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
@@ -188,7 +195,7 @@ def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  #
             a slot may be cut into several tasks. None for the others.
 
     Returns:
-        Votes of teachers of ``run.teachers``; None leaves it to the core: all of them, with equal weights that sum to 1.
+        Votes of teachers of ``run.teachers``, on ``run.device``; None leaves it to the core: all of them, with equal weights that sum to 1.
 
     Do not change the networks: that is ``ddcore_adapt_teacher``'s. Implemented by ``cv-dd`` (a committee). New in 1.1.
     """
@@ -226,7 +233,7 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
         generator: the only source of randomness allowed.
 
     Returns:
-        Images (N, C, H, W) float32, normalised like ``run.real``; None when the name is not yours. A plugin that offers
+        Images (N, C, H, W) float32 on any device, normalised like ``run.real``; None when the name is not yours. A plugin that offers
         a name lists it in its class attribute ``initializers``; ``suggests``, or else the first listed, is what it suggests.
 
     Do not make labels or learning rates, and do not assume one image a class.
@@ -243,7 +250,7 @@ def ddcore_tasks(run: Run) -> list[Task]:  # type: ignore[empty-body]
     again; the others may run in several processes at a time.
 
     Returns:
-        Tasks of kind ``distil`` with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
+        Tasks of kind ``distil``, their classes on the CPU, with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
         ``classes`` a task gets no initial images. None: one task that holds every class ``--ipc`` times.
 
     Do no work here. Tasks whose rows are not images of ``classes`` need ``ddcore_assemble`` too. Implemented by ``mirage`` and
@@ -263,7 +270,7 @@ def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type:
             None when ``task.classes`` is None.
 
     Returns:
-        ``Learn``. Its optimisers hold leaf tensors only; whatever the matcher keeps across steps is in ``state``.
+        ``Learn``. Its optimisers hold leaf tensors on ``run.device`` only; whatever the matcher keeps across steps is in ``state``.
 
     Implemented by the matcher (dm, mtt, datm). New in 1.0.
     """
@@ -299,7 +306,7 @@ def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Itera
         learn: tensors, state and fixed things made by ``ddcore_learn``; write to ``learn.state`` only.
 
     Yields:
-        ``Loss``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
+        ``Loss`` on ``run.device``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
         ``update`` the named optimisers step on it immediately. One step uses an optimiser in one of the two ways.
         Yielding nothing skips the step: nothing moves, momentum included.
 
@@ -324,7 +331,7 @@ def ddcore_segment(  # type: ignore[empty-body]
         progress: outer steps of the task.
 
     Returns:
-        ``Segment``, its weights of the same shape and dtype; None leaves it.
+        ``Segment``, its weights of the same shape, dtype and device; None leaves it.
 
     Implemented by ``smooth``. New in 1.0.
     """
@@ -417,7 +424,7 @@ def ddcore_project(  # type: ignore[empty-body]
         state: what this plugin's ``ddcore_state`` made; empty when it has none.
 
     Returns:
-        The tensor to keep, same shape and dtype; None leaves it.
+        The tensor to keep, same shape, dtype and device; None leaves it.
 
     Implemented by ``mtt`` and ``datm`` (a floor under the learned rate), ``sre2l`` (pixels that exist) and ``nrr-dd`` (critical
     regions stay). New in 1.0.
@@ -472,7 +479,7 @@ def ddcore_assemble(  # type: ignore[empty-body]
         results: the tensors of each, in the same order, on the CPU.
 
     Returns:
-        ``Synthetic``; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
+        ``Synthetic``, on the CPU; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
         decoder as they are.
 
     Implemented by ``mirage`` (what classes share is stored once) and ``infer``. New in 1.0.
@@ -491,7 +498,7 @@ def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[e
         synthetic: on the CPU; do not write into its tensors.
 
     Returns:
-        As many samples of the same classes in the same order. Say in ``notes`` what is lost. None leaves it.
+        As many samples of the same classes in the same order, on the CPU. Say in ``notes`` what is lost. None leaves it.
 
     Take operations of the core (``ddcore.sets.decoders``), or readers need your plugin. Implemented by ``quantize``. New in 1.2.
     """
@@ -523,11 +530,11 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
 
     Args:
         name: from ``--labels``, else what the only enhancement suggests, else the matcher, else ``hard``.
-        images: (N, C, H, W) float32, normalised.
-        classes: (N,) int64.
+        images: (N, C, H, W) float32, normalised, on ``run.device``.
+        classes: (N,) int64 beside them.
 
     Returns:
-        Labels of N samples; None when the name is not yours. A plugin that offers a name lists it in its class
+        Labels of N samples, on the CPU; None when the name is not yours. A plugin that offers a name lists it in its class
         attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
 
     Implemented by the core (``hard``, and the rules of ``ddcore.training.label_rules`` that ask teachers), ``datm`` (``experts``), ``cv-dd``
@@ -571,7 +578,7 @@ def ddcore_student_modules(  # type: ignore[empty-body]
         samples: what the student is trained on, as for ``ddcore_student_rows``. New in 1.2.
 
     Returns:
-        A module on the CPU; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
+        A module on any device; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
         handed to this plugin's ``ddcore_student_loss`` as ``modules``, and thrown away with the student. None: nothing.
 
     Implemented by ``kd``, ``nd``, ``mi-alpha``, ``meal-v2``, ``hard``, ``kd3`` and ``distill-weighted``. New in 1.1.
@@ -606,7 +613,7 @@ def ddcore_student_rows(  # type: ignore[empty-body]
         generator: drawn anew for each epoch.
 
     Returns:
-        (m,) int64, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
+        (m,) int64 on any device, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
         Say by ``Plugin.visited`` how many there will be.
 
     Implemented by ``rs2``, ``kd-pruning``, ``rad`` and ``kd3``. New in 1.2.
@@ -661,7 +668,7 @@ def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None
         student: its number, from 0; the initial network of a number is the same for all sets.
 
     Returns:
-        Images, labels and what they cost, a function of name, student and run alone: draw by ``run.generator``; ``run.artifact`` is
+        Images on any device, labels on the CPU and what they cost, a function of name, student and run alone: draw by ``run.generator``; ``run.artifact`` is
         the finished set. None when the name is not yours.
 
     Implemented by ``diagnose``. New in 1.2.
@@ -684,7 +691,7 @@ def ddcore_examine(  # type: ignore[empty-body]
         answers: its answers to the test images, or with ``--validation`` to the validation images, which ``run.real.test`` then are.
 
     Returns:
-        Numbers by name, tensors of 0 or 1 axes, a function of the arguments alone. They are kept in the student's result, and shown in
+        Numbers by name, tensors of 0 or 1 axes on any device, a function of the arguments alone. They are kept in the student's result, and shown in
         its row's extras as ``PLUGIN.NAME``, seed by seed. None: nothing.
 
     Never choose anything by what is found on the test set. Implemented by ``diagnose``. New in 1.2.

@@ -206,7 +206,7 @@ class StudentData:
     """What one student is trained on.
 
     Attributes:
-        images: (N, C, H, W) normalised, on the run's device, or samples that are fetched by index.
+        images: (N, C, H, W) normalised, or samples that are fetched by index.
         labels: of the N images.
         bytes: what they cost, by ``images``, ``labels``, ``models`` and ``total``; empty: as much as so many real images of uint8.
     """

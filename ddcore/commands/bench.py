@@ -46,6 +46,7 @@ from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin, core_groups, select, setup_from
 from ddcore.runs.distil import distil
 from ddcore.runs.executors import EXECUTORS
+from ddcore.runs.opening import open_distillation
 from ddcore.runs.record import Setup, read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED

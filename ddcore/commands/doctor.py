@@ -153,11 +153,10 @@ def torchvision_beside_torch() -> Iterator[Finding]:
 
 def cuda() -> Iterator[Finding]:
     """The devices that torch sees."""
-    import torch
+    from ddcore import devices
 
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
-        yield Finding("cuda", OK, f"{names}; results on CUDA may differ in their last bits from run to run")
+    if names := devices.names():
+        yield Finding("cuda", OK, f"{', '.join(names)}; results on CUDA may differ in their last bits from run to run")
     elif shutil.which("nvidia-smi"):
         way_out = "install a CUDA build of torch (see pytorch.org), or a newer driver"
         yield Finding("cuda", PROBLEM, "there is an NVIDIA driver, and torch sees no device", way_out)

@@ -1,4 +1,5 @@
-"""What a plugin's answer has to be. Whatever it is not is one sentence that names hook, plugin, distribution and version.
+"""What a plugin's answer has to be, and on which device it lies. Whatever it is not is one sentence that names hook, plugin,
+distribution and version.
 
 Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi' (ddcore-fyi 0.1.0)", and returns the answer.
 """
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ddcore import devices
 from ddcore.api.services import StudentData
 from ddcore.api.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
 from ddcore.data.source import Source
@@ -24,8 +26,13 @@ MIX = {"mixed", "lam"}
 
 
 def source(answer: object, who: str) -> Source:
-    """Real data."""
-    return _kind(answer, Source, who, "the data, a ddcore.data.source.Source")
+    """Real data, on the CPU."""
+    found = _kind(answer, Source, who, "the data, a ddcore.data.Source")
+    for split in (found.train, found.test):
+        for tensor in (split.stored, split.labels):
+            if isinstance(tensor, Tensor):
+                _lies(tensor, devices.THE_CPU, who, "data")
+    return found
 
 
 def network(answer: object, who: str) -> nn.Module:
@@ -75,6 +82,7 @@ def transform(answer: object, who: str) -> Transform:
 def projected(answer: object, before: Tensor, who: str) -> Tensor:
     """The learned tensor, in its shape and type."""
     found = _kind(answer, Tensor, who, "the learned tensor")
+    _lies(found, before.device, who, "the learned tensor")
     if found.shape != before.shape or found.dtype != before.dtype:
         got, due = f"{tuple(found.shape)} {found.dtype}", f"{tuple(before.shape)} {before.dtype}"
         raise PluginError(f"{who} returned {got} where {due} is due: keep shape and type")
@@ -88,7 +96,7 @@ def labels(answer: object, who: str, count: int, classes: int) -> Labels:
         got = f"{len(found)} labels of {found.class_count} classes"
         raise PluginError(f"{who} returned {got} where {count} of {classes} are due: label every image given")
     for tensor in found.tensors().values():
-        finite(tensor, who)
+        finite(_lies(tensor, devices.THE_CPU, who, "labels"), who)
     return found
 
 
@@ -105,7 +113,7 @@ def rows(answer: object, who: str, taken: Collection[str]) -> Sequence[Row]:
 
 
 def student_data(answer: object, who: str) -> StudentData:
-    """What a student is trained on."""
+    """What a student is trained on; images on any device."""
     found = _kind(answer, StudentData, who, "a StudentData")
     if len(found.images) != len(found.labels) or not len(found.images):
         got = f"{len(found.images)} images and {len(found.labels)} labels"
@@ -165,11 +173,12 @@ def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
             raise PluginError(
                 f"{who} returned images of shape {got} where {due} is due: keep the axes of what comes in"
             )
-        if found.inputs.device.type == "cpu":
+        if not devices.is_cuda(found.inputs.device):  # a look at a device waits for all that it was asked
             finite(found.inputs.detach().sum(), who)
     added = set(found.targets) - set(before.targets)
     if len(lengths) != 1 or not set(found.targets) >= set(before.targets) or not added <= (MIX if same_rows else set()):
         raise PluginError(f"{who} changed rows without their targets or index: repeat or permute all of them alike")
+    _lie_together(found, before, who)
     if same_rows and len(found) != len(before):
         raise PluginError(
             f"{who} turned {len(before)} rows into {len(found)}: only ddcore_view may change their number"
@@ -177,11 +186,22 @@ def batch(answer: object, before: Batch, who: str, *, same_rows: bool) -> Batch:
     return found
 
 
+def _lie_together(found: Batch, before: Batch, who: str) -> None:
+    """What came in stays where it was; what is added to the targets lies beside the inputs."""
+    given: Tensor = before.index
+    if isinstance(found.inputs, Tensor) and isinstance(before.inputs, Tensor):
+        given = before.inputs
+        _lies(found.inputs, given.device, who, "images")
+    _lies(found.index, before.index.device, who, "the index")
+    for name, value in found.targets.items():
+        _lies(value, before.targets.get(name, given).device, who, f"the target {name!r}")
+
+
 def expert_loss(answer: object, before: Tensor, who: str) -> Tensor:
     """A loss to descend."""
     if not isinstance(answer, Tensor) or answer.shape != () or not answer.requires_grad:
         raise PluginError(f"{who} returned no scalar with a gradient: return the changed loss, or None to leave it")
-    return answer
+    return _lies(answer, before.device, who, "a loss")
 
 
 def optimizer(answer: object, who: str) -> Optimizer:
@@ -195,6 +215,8 @@ def segment(answer: object, before: Segment, who: str) -> Segment:
     due = before.start.shape, before.start.dtype
     if any((w.shape, w.dtype) != due for w in (found.start, *(w for w, _ in found.targets.values()))):
         raise PluginError(f"{who} returned weights of another shape or type than {tuple(due[0])} {due[1]}: keep them")
+    for weights in (found.start, *(w for w, _ in found.targets.values())):
+        _lies(weights, before.start.device, who, "weights")
     return found
 
 
@@ -203,19 +225,26 @@ def finished(answer: object, before: dict[str, Tensor], who: str) -> dict[str, T
     found = _kind(answer, dict, who, "the dict of learned tensors")
     if set(found) != set(before):
         raise PluginError(f"{who} returned other tensors than were learned: return {', '.join(sorted(before))}")
+    for name, tensor in found.items():
+        _lies(tensor, devices.THE_CPU, who, f"the tensor {name!r}")
     return found
 
 
-def learn(answer: object, who: str) -> Learn:
-    """What a task learns."""
-    return _kind(answer, Learn, who, "Learn(tensors, optimizers)")
+def learn(answer: object, who: str, device: torch.device) -> Learn:
+    """What a task learns: what optimisers move lies on the run's device."""
+    found = _kind(answer, Learn, who, "Learn(tensors, optimizers)")
+    for name, tensor in found.tensors.items():
+        if tensor.requires_grad:
+            _lies(tensor, device, who, f"the tensor {name!r}")
+    return found
 
 
 def tasks(answer: object, who: str) -> list[Task]:
     """Work of the kind ``distil``, each under a key of its own."""
     found: list[Task] = _kind(answer, list, who, "a list of tasks")
     for one in found:
-        _kind(one, Task, who, "a Task")
+        if (classes := _kind(one, Task, who, "a Task").classes) is not None:
+            _lies(classes, devices.THE_CPU, who, "a task's classes")
     keys = {one.key for one in found}
     if not found or len(keys) != len(found) or any(one.kind != "distil" for one in found):
         raise PluginError(
@@ -229,11 +258,11 @@ def module(answer: object, who: str) -> nn.Module:
     return _kind(answer, nn.Module, who, "a torch Module")
 
 
-def votes(answer: object, who: str) -> list[Vote]:
+def votes(answer: object, who: str, device: torch.device) -> list[Vote]:
     """Teachers that answer alike for one image and for many."""
     found: list[Vote] = _kind(answer, list, who, "a list of votes")
     for vote in found:
-        teacher(_kind(vote, Vote, who, "a Vote").network, None, who)
+        _knows(teacher(_kind(vote, Vote, who, "a Vote").network, None, who), device, who)
     if not sum(abs(vote.weight) for vote in found):
         raise PluginError(f"{who} returned {len(found)} votes that weigh nothing: give at least one teacher a say")
     return found
@@ -244,7 +273,8 @@ def teacher(answer: object, before: object, who: str) -> nn.Module:
     found = _kind(answer, nn.Module, who, "a torch Module")
     if found.training:
         raise PluginError(f"{who} returned a teacher in training mode, whose answers depend on the batch: call eval()")
-    return found
+    given = next(before.parameters(), None) if isinstance(before, nn.Module) else None
+    return found if given is None else _knows(found, given.device, who)
 
 
 def synthetic(answer: object, who: str) -> Synthetic:
@@ -255,6 +285,7 @@ def synthetic(answer: object, who: str) -> Synthetic:
 def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
     """The same samples, stored otherwise."""
     found = synthetic(answer, who)
+    _lies(found.classes, devices.THE_CPU, who, "classes")
     if not torch.equal(found.classes, before.classes):
         raise PluginError(f"{who} returned samples of other classes than it was given: keep them and their order")
     return found
@@ -271,6 +302,25 @@ def finite(tensor: Tensor, who: str) -> Tensor:
     """No NaN, nothing infinite."""
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise PluginError(f"{who} returned NaN or infinite values: mend the plugin, or try milder options of it")
+    return tensor
+
+
+def loss(answer: Tensor, who: str, device: torch.device) -> Tensor:
+    """What a matcher yields lies where its run computes."""
+    return _lies(answer, device, who, "a loss")
+
+
+def _knows(network: nn.Module, device: torch.device, who: str) -> nn.Module:
+    for tensor in (*network.parameters(), *network.buffers()):
+        _lies(tensor, device, who, "a network")
+    return network
+
+
+def _lies(tensor: Tensor, device: torch.device, who: str, what: str) -> Tensor:
+    """The tensor, which lies where the hook's contract says."""
+    if not devices.same(tensor, device):
+        way_out = "call its cpu()" if device.type == devices.CPU else "move it by .to(run.device)"
+        raise PluginError(f"{who} returned {what} on {tensor.device.type} where {device.type} is due: {way_out}")
     return tensor
 
 

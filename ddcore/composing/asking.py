@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class Hooks(Dispatch):
     def teachers(self, purpose: str, task: Task | None, run: Run) -> list[Vote] | None:
         """Who votes; None leaves it to the core."""
         given: dict[str, Any] = {"purpose": purpose, "task": task, "run": run}
-        return self.one("ddcore_teachers", check=answers.votes, optional=True, **given)  # type: ignore[no-any-return]
+        check = partial(answers.votes, device=run.device)
+        return self.one("ddcore_teachers", check=check, optional=True, **given)  # type: ignore[no-any-return]
 
     def adapt_teacher(self, network: nn.Module, batch: Batch, purpose: str, task: Task | None, run: Run) -> nn.Module:
         """A teacher as changed for a task."""
@@ -113,7 +115,7 @@ class Hooks(Dispatch):
     def learn(self, task: Task, images: Tensor | None, run: Run) -> Learn:
         """What a task learns."""
         given: dict[str, Any] = {"task": task, "images": images, "run": run}
-        return self.one("ddcore_learn", check=answers.learn, **given)  # type: ignore[no-any-return]
+        return self.one("ddcore_learn", check=partial(answers.learn, device=run.device), **given)  # type: ignore[no-any-return]
 
     def state(self, task: Task, learn: Learn, run: Run) -> dict[str, dict[str, Any]]:
         """What each enhancement keeps across steps, by plugin."""

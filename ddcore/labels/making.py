@@ -10,7 +10,7 @@ N images, C H W pixels, K classes, V views, M teachers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Literal, TypedDict, Unpack
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from ddcore import devices
 from ddcore.api.types import View
 from ddcore.errors import InputError
 from ddcore.images.views import INFER, SRE2L, Draw, changed
@@ -85,7 +86,7 @@ def asking(
 
     def ask(images: Tensor) -> Tensor:
         parts = [images] if statistics == "running" else images.split(groups(len(images), group))  # type: ignore[no-untyped-call]
-        with _drawing(dropout, images.device):
+        with nullcontext() if dropout is None else drawing_from(dropout, images.device):
             return torch.cat([_weighted(every, shares, part, statistics) for part in parts])
 
     return ask
@@ -122,22 +123,8 @@ def _weighted(teachers: Sequence[nn.Module], shares: Sequence[float], images: Te
 def _logits(teacher: nn.Module, images: Tensor, statistics: Statistics) -> Tensor:
     if statistics == "batch":
         return logits(teacher, images, chunk=len(images))
-    most = None if images.device.type == "cpu" else max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
-    return logits(teacher, images, chunk=most)
-
-
-@contextmanager
-def _drawing(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Let dropout draw from the generator, on the CPU or on a device."""
-    if generator is None:
-        yield
-        return
-    with drawing_from(generator):
-        seed = int(torch.randint(2**31, ()))
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            if device.type == "cuda":
-                torch.cuda.manual_seed(seed)
-            yield
+    whole = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+    return logits(teacher, images, chunk=None if devices.in_cache(images.device) else whole)
 
 
 # ---- one label a sample ----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ddcore import devices
 from ddcore.errors import InputError
 from ddcore.networks.curvature import CheapNorms
 from ddcore.networks.zoo import mixes_samples
@@ -67,12 +68,12 @@ def channels_last(images: Tensor) -> Tensor:
 
 def quick_norms(images: Tensor) -> AbstractContextManager[Any]:
     """Norms that are cheaper than torch's in small channels-last chunks, on the CPU; the same numbers to rounding."""
-    return CheapNorms() if images.device.type == "cpu" else nullcontext()
+    return CheapNorms() if devices.in_cache(images.device) else nullcontext()
 
 
 def mixed_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[Any]:
     """Products and convolutions in bfloat16, sums and norms as they are; bfloat16 has float32's range, so no loss is scaled."""
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    return devices.autocast(device) if wanted else nullcontext()
 
 
 def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
@@ -80,7 +81,7 @@ def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
 
     All of them where BatchNorm in training mode mixes the batch, and off the CPU.
     """
-    if images.device.type != "cpu" or images.dim() != 4 or (network.training and mixes_samples(network)):
+    if not devices.in_cache(images.device) or images.dim() != 4 or (network.training and mixes_samples(network)):
         return max(1, len(images))
     return max(1, most * PIXELS // (images.shape[2] * images.shape[3]))
 
@@ -109,7 +110,7 @@ class Crew:
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.threads = devices.threads(device)
         self.network = network
         self.copies: list[nn.Module] = []
         self.pool: ThreadPoolExecutor | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ddcore.api.types import Learn, Loss, Task
+from ddcore.composing import answers
 from ddcore.composing.dispatch import NO_STATE, PerPlugin
 from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
@@ -183,6 +184,7 @@ def _checked(loss: object, step: int, run: Run) -> float:
         raise PluginError(
             f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
         )
+    answers.loss(loss.value, f"ddcore_matching_loss of {run.matcher_name}", run.device)
     value = float(loss.value.detach())
     if not torch.isfinite(loss.value.detach()).all():
         raise NonFiniteLoss(

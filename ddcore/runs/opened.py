@@ -11,14 +11,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ddcore import randomness
+from ddcore import devices, randomness
 from ddcore.api.types import SETTINGS, Batch, Progress, Task, Transform, Vote
 from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
 from ddcore.data.normalisation import Normalisation, fit
 from ddcore.data.source import Real, Source, load_decoded
-from ddcore.errors import InputError, OptionError, PluginError
+from ddcore.errors import InputError, PluginError
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import unknown_network
 from ddcore.randomness import Key
@@ -63,7 +63,7 @@ class Opened:
         self.config, self.options, self.plugins = setup.config, setup.options, setup.plugins
         self.seed = int(setup.config.seed)
         self.address = place.address
-        self.device = _device(setup.config.device)
+        self.device = devices.chosen(setup.config.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[setup.config.dtype]
         torch.set_num_threads(setup.config.threads)
         self.hooks = Hooks(setup.manager(), setup.described())
@@ -188,7 +188,8 @@ class Opened:
         return Decoder(spec, known)
 
     def label(self, images: Tensor, classes: Tensor) -> Labels:
-        """Label any images (N, C, H, W) by the run's rule."""
+        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device, the labels on the CPU."""
+        images, classes = images.to(self.device), classes.to(self.device)
         with torch.no_grad():
             labels = self.hooks.label(self._whole.labeller, images, classes, self._whole)
         if labels is None:
@@ -271,12 +272,3 @@ class Opened:
     def log(self, event: str, **fields: Any) -> None:
         """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
         self.tasks.log(self._whole, event, fields)
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise OptionError(
-            "--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build"
-        )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")

@@ -164,16 +164,13 @@ def environment(run: Host) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
     import torch
 
-    device = (
-        torch.cuda.get_device_name(run.device)
-        if run.device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    from ddcore import devices
+
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": f"{run.device.type}: {device}",
+        "device": devices.described(run.device),
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "ddcore": __version__,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddcore import devices
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.inspection import installed_matchers
 from ddcore.composing.plan import Choices, Plan, resolve
@@ -50,7 +51,7 @@ class Run(Opened):
         own = [p.networks[0] for p in self.plugins.values() if p.networks and "images" not in p.modality]
         if own:
             return str(own[0])
-        return "convnet" if self.device.type == "cuda" else f"convnet-w{CPU_WIDTH}"
+        return "convnet" if devices.is_cuda(self.device) else f"convnet-w{CPU_WIDTH}"
 
     @property
     def labeller(self) -> str:

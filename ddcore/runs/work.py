@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from ddcore import errors
+from ddcore import devices, errors
 from ddcore.api.types import Task
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, Interrupted
@@ -112,9 +112,8 @@ def needs(run_url: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[int, bool]:
         known = record.read_json()
         return int(known["config"]["threads"]), known["environment"]["device"].startswith("cuda")
     tables = [task["options"].get("tables", {}) for task in tasks]  # of a bench: whole runs, with options of their own
-    devices = {table.get("device", "auto") for table in tables}
-    on_gpu = "cuda" in devices or ("auto" in devices and torch.cuda.is_available())
-    return max(int(table.get("threads", THREADS)) for table in tables), on_gpu
+    wanted = {str(table.get("device", "auto")) for table in tables}
+    return max(int(table.get("threads", THREADS)) for table in tables), devices.asked_for(wanted)
 
 
 def answer(run_url: str, call: str, text: str) -> str:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import frozen
 
+from ddcore import devices
 from ddcore.api.types import Cost
 from ddcore.composing.plan import TRAJECTORIES
 from ddcore.networks.passes import CHUNK, logits
+from ddcore.randomness import drawing_from
 from ddcore.storage.progress import duration
 from ddcore.training.experts import missing
 from ddcore.training.protocols import resolved_protocols
@@ -62,7 +64,8 @@ def estimate(run: Run) -> Estimate:
     network = run.network(run.generator("estimate")).requires_grad_(False)
     parameters = sum(p.numel() for p in network.parameters())
     images = run.real.train.inputs(torch.arange(min(MEASURED, len(run.real.train))))
-    rate = measured_rate(network, images)
+    with drawing_from(run.generator("estimate", "dropout"), run.device):
+        rate = measured_rate(network, images)
     rows = len(run.source.classes) * run.config.ipc
     cost: Cost = run.matcher.cost(run)
     experts = 0.0
@@ -83,6 +86,7 @@ def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
     for _ in range(3):
         start = time.perf_counter()
         logits(network, images)
+        devices.wait(images.device)
         seconds.append(time.perf_counter() - start)
     return len(images) / max(1e-9, min(seconds[1:]))
 

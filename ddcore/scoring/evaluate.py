@@ -318,7 +318,10 @@ def offered(run: Run, name: str, student: int) -> StudentData | None:
     if not any(name in plugin.student_sets for plugin in run.plugins.values()):
         return None
     with torch.no_grad():
-        return run.hooks.student_data(name, student, run)
+        found = run.hooks.student_data(name, student, run)
+    if found is not None and isinstance(found.images, Tensor):
+        return attrs.evolve(found, images=found.images.to(run.device))
+    return found
 
 
 def full_epochs(run: Run, recipe: Protocol) -> int:

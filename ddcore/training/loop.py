@@ -34,6 +34,7 @@ from ddcore.networks.passes import (
     mixed_precision,
     quick_norms,
 )
+from ddcore.randomness import drawing_from
 
 if TYPE_CHECKING:
     from ddcore.api.services import Labels, Samples
@@ -260,7 +261,7 @@ def train_student(
         network: on the images' device; left in train mode.
         images: (N, C, H, W) normalised, or samples that are fetched batch by batch.
         labels: of the N images; they also say in which order and batches an epoch visits them.
-        generator: all randomness: asked for ("order", epoch).
+        generator: all randomness: asked for ("order", epoch), and for ("dropout", step), from which torch's own generators draw.
         augment: drawn anew for every batch.
         reshape: changes the loss that is descended; the one that is reported stays the labels' own.
         replace: changes the optimiser.
@@ -303,7 +304,8 @@ def train_student(
             plain = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
             own: Backward = partial(plain, how=descent)
             own = also.cleared(own) if also else own
-            total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
+            with drawing_from(generator("dropout", state["step"]), total.device):
+                total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
             if also:
                 also.step(descent.rate_at(state["step"]) / descent.rate)
             seen += len(batch)

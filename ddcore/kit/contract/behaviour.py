@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
+from ddcore import devices
 from ddcore.api.types import Batch, Learn, Progress, Task
 from ddcore.composing.plan import refusal
 from ddcore.errors import near
@@ -25,6 +26,7 @@ from ddcore.kit.contract.stage import (
     same_bits,
     untouched_randomness,
 )
+from ddcore.kit.contract.stand_in import cutting_alike, standing_in
 from ddcore.kit.contract.tiny import CLASSES, RENAMED
 from ddcore.networks.unroll import flat_weights
 from ddcore.runs.distil import distil
@@ -176,6 +178,25 @@ def a_spawned_process_gives_the_same_bits(subject: Subject) -> None:
     here = distilled(subject.run(steps=STEPS))
     if why := same_bits(here, distilled(subject.run(steps=STEPS, executor="processes"))):
         raise Broken(f"a worker process ends elsewhere: {why}")
+
+
+@check(
+    "device",
+    "put what you make beside what you are given, or on run.device; draw by generators on the CPU, then move what was drawn",
+)
+def a_gpu_gives_the_same_bits(subject: Subject) -> str:
+    if subject.cls.executors:
+        raise Skipped("it is an executor itself")
+    if first_party().get(subject.name) is subject.cls:
+        raise Skipped("a first-party plugin itself: tests/test_stand_in_device.py takes whole runs with each")
+    with standing_in():
+        there = outcome(subject.run(steps=STEPS, device="cuda"))
+        drawn = devices.cuda.drawn  # type: ignore[attr-defined]
+    with cutting_alike():
+        here = outcome(subject.run(steps=STEPS, device="cpu"))
+    if not drawn and (why := same_bits(here, there)):
+        raise Broken(f"a device that stands in for a GPU ends elsewhere: {why}")
+    return "on a device that stands in for a GPU"
 
 
 # ---- what matchers must not look at ----------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ class Probe(Plugin):
         weight += learn.fixed["adapted"] + (self._weight_norm(task, progress, run) if self.experts else 0.0)
         rows = max(1, int(run.setting("student_step.batch", len(task.classes), progress)))
         for phase in VIEWED:
-            index = torch.arange(len(task.classes) if phase == MATCH else rows)
-            own = task.classes[index].to(run.device)
+            index = torch.arange(len(task.classes) if phase == MATCH else rows, device=run.device)
+            own = task.classes.to(run.device)[index]
             batch = run.view(Batch(learn.tensors["pixels"][index], {"class": own}, index), phase)
             shared = phase == MATCH
             draw = run.draw(phase, key=("probe", phase, step), count=len(batch), shared=shared, progress=progress)
@@ -70,7 +70,8 @@ class Probe(Plugin):
             distance = batch.inputs.new_zeros(())
             for cls in own.unique().tolist():  # type: ignore[no-untyped-call]
                 images = run.real.sample(cls, 4, run.generator("probe", "real", step, cls))
-                real = Batch(images, {"class": torch.full((4,), cls)}, torch.arange(4))
+                each = torch.arange(4, device=run.device)
+                real = Batch(images, {"class": torch.full_like(each, cls)}, each)
                 real = draw(real) if shared else real
                 mean = batch.inputs[batch.targets["class"] == cls].mean(0)
                 distance = distance + (mean - real.inputs.mean(0)).square().mean()
@@ -87,6 +88,7 @@ class Probe(Plugin):
     def _adapted(self, images: Tensor, task: Task, run: "Run") -> float:
         """How much longer the weights of the voting teachers are than before enhancements changed them."""
         assert task.classes is not None
-        batch = Batch(images, {"class": task.classes.to(images.device)}, torch.arange(len(images)))
+        index = torch.arange(len(images), device=images.device)
+        batch = Batch(images, {"class": task.classes.to(images.device)}, index)
         pairs = zip(run.votes("match", task, batch), run.votes("match", task), strict=True)
         return sum(float(flat_weights(new.network).norm() - flat_weights(old.network).norm()) for new, old in pairs)

@@ -21,7 +21,7 @@ PACKAGES = (
     "ddcore.storage",
     "ddcore.training",
 )
-MODULES = ("ddcore.errors", "ddcore.randomness", "ddcore.storage.keeping", "ddcore.testing")
+MODULES = ("ddcore.devices", "ddcore.errors", "ddcore.randomness", "ddcore.storage.keeping", "ddcore.testing")
 """Modules beside the packages: all of their names without a leading underscore."""
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
+from ddcore.devices import at_once
+
 GRADIENTS_AT_ONCE = 2**21
 """Numbers in the per-sample gradients that are held at once on a CPU, whose cache should hold them; off it, 64 times as many."""
 
@@ -87,7 +89,7 @@ def gradient_norms(network: nn.Module, images_NCHW: Tensor, classes_N: Tensor) -
         return cross_entropy(functional_call(network, weights, (image[None],)), label[None])
 
     of_each = vmap(grad(loss), in_dims=(None, 0, 0))
-    most = GRADIENTS_AT_ONCE * (1 if images_NCHW.device.type == "cpu" else 64)
+    most = GRADIENTS_AT_ONCE * at_once(images_NCHW.device, 1, elsewhere=64)
     rows = max(1, most // sum(weight.numel() for weight in weights.values()))
     norms = []
     for images, classes in zip(images_NCHW.split(rows), classes_N.split(rows), strict=True):

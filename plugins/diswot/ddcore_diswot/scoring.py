@@ -227,5 +227,5 @@ class Judge:
         if self._init == "normal":
             network = gaussian(network, drawn)
         images, classes = self._batches[seed]
-        with drawing_from(drawn):
+        with drawing_from(drawn, images.device):
             return look(network.to(images.device), images, classes)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Transform, hookimpl, option
 from ddcore.networks import embed, features, mixes_samples
+from ddcore.randomness import drawing_from
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -88,6 +89,7 @@ class DM(Plugin):
         """The distance above, a group of classes at a time."""
         assert task.classes is not None
         network = run.network(run.generator("dm", "network", task.slot, step)).requires_grad_(False)
+        dropout = run.generator("dm", "dropout", task.slot, step)
         classes = task.classes.unique().tolist()
         together = len(classes) if mixes_samples(network) else max(1, ROWS_A_PASS // self.batch_real)
         for at in range(0, len(classes), together):
@@ -98,13 +100,16 @@ class DM(Plugin):
                 )
                 for c in group
             }
-            real = self._real_means(network, group, shared, task, step, run)
+            with drawing_from(dropout, run.device):
+                real = self._real_means(network, group, shared, task, step, run)
             where = torch.isin(task.classes, torch.tensor(group)).nonzero()[:, 0].to(run.device)
             own = task.classes.to(run.device)[where]
             batch = run.view(Batch(learn.tensors["pixels"][where], {"class": own}, where), "match")
             batch = by_class(batch, group, shared)
             position = torch.searchsorted(torch.tensor(group, device=run.device), batch.targets["class"])
-            yield Loss(distribution_distance(real, class_means(embed(network, batch.inputs), position, len(group))))
+            with drawing_from(dropout, run.device):
+                means = class_means(embed(network, batch.inputs), position, len(group))
+            yield Loss(distribution_distance(real, means))
 
     def _real_means(
         self, network: nn.Module, group: list[int], shared: dict[int, Transform], task: Task, step: int, run: "Run"

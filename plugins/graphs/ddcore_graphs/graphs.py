@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from attrs import frozen
+from attrs import astuple, frozen
 from torch import Tensor
 
 
@@ -40,12 +40,16 @@ class Graphs:
     @property
     def graph_of(self) -> Tensor:
         """(V,) int64: the graph of each node."""
-        return torch.repeat_interleave(torch.arange(len(self)), self.node_starts.diff())
+        return torch.repeat_interleave(torch.arange(len(self), device=self.nodes.device), self.node_starts.diff())
 
     @property
     def in_degrees(self) -> Tensor:
         """(V,) int64: edges that end at each node."""
         return torch.bincount(self.edges[1], minlength=len(self.nodes))
+
+    def to(self, device: torch.device) -> Graphs:
+        """The same graphs on a device."""
+        return Graphs(*(None if part is None else part.to(device) for part in astuple(self, recurse=False)))
 
     def select(self, index: Tensor) -> Graphs:
         """The graphs at ``index`` (n,) int64, in that order; a graph may come twice."""

@@ -121,7 +121,7 @@ def _student(plugin: GraphPack, run: Run, name: str, network: str, seed: int, di
     steps = _full_steps(plugin, run, count) if name == FULL else plugin.student_steps
     student = run.network(run.generator("evaluate", seed, "init"), network)
     began = time.perf_counter()
-    with randomness.drawing_from(run.generator("evaluate", seed, "dropout")):
+    with randomness.drawing_from(run.generator("evaluate", seed, "dropout"), run.device):
         descent = Descent(steps, plugin.batch, plugin.rate, plugin.weight_decay)
         train(student, samples, descent, run.generator("evaluate", seed, "order"))
     seconds = time.perf_counter() - began

@@ -36,7 +36,7 @@ def gcn_edges(graphs: Graphs) -> tuple[Tensor, Tensor]:
         message where the paper multiplies, which is no GCN and not what a tree preserves.
     """
     degrees = graphs.in_degrees if graphs.degrees is None else graphs.degrees
-    loops = torch.arange(len(graphs.nodes)).expand(2, -1)
+    loops = torch.arange(len(graphs.nodes), device=graphs.nodes.device).expand(2, -1)
     edges = torch.cat([graphs.edges, loops], 1)
     return edges, (degrees + 1).double()[edges].rsqrt().prod(0)
 

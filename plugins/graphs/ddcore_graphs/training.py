@@ -54,13 +54,18 @@ def one_thread() -> Iterator[None]:
 
 
 def train(network: nn.Module, samples: Samples, descent: Descent, generator: Generator) -> None:
-    """Train in place; dropout draws from torch's global generator, so call this under ``randomness.drawing_from``."""
+    """Train in place, on the network's device; the graphs stay where they are, and each batch is moved there.
+
+    Dropout draws from torch's global generator, so call this under ``randomness.drawing_from``.
+    """
+    device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=descent.rate, weight_decay=descent.weight_decay)
     network.train()
     for _ in range(descent.steps):
         index = torch.multinomial(samples.weights, descent.batch, replacement=True, generator=generator)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(samples.graphs.select(index)), samples.classes[index]).backward()
+        logits = network(samples.graphs.select(index).to(device))
+        nn.functional.cross_entropy(logits, samples.classes[index].to(device)).backward()
         optimizer.step()
 
 
@@ -80,8 +85,9 @@ def accuracy(network: nn.Module, graphs: Graphs, classes: Tensor) -> float:
 def logits(network: nn.Module, graphs: Graphs) -> Tensor:
     """Of every graph (G, K), the network in eval mode."""
     network.eval()
+    device = next(network.parameters()).device
     parts = torch.arange(len(graphs)).split(TESTED_AT_ONCE)
-    return torch.cat([network(graphs.select(part)) for part in parts])
+    return torch.cat([network(graphs.select(part).to(device)).cpu() for part in parts])
 
 
 def within_bytes(graphs: Graphs, classes: Tensor, budget: int, generator: Generator) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, hookimpl, option
+from ddcore.devices import autocast
 from ddcore.labels import kl_divergence
 from ddcore.networks import wide
 from ddcore.training import EMBEDDING, STAGES, Teaching
@@ -122,7 +123,7 @@ def relations(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: f
     student, teacher = wide(student), wide(teacher.detach())
     if len(student) < 2:
         return 0 * student.sum()
-    with torch.autocast(student.device.type, enabled=False):  # squares less products: bfloat16 has too few digits
+    with autocast(student.device, enabled=False):  # squares less products: bfloat16 has too few digits
         far = F.smooth_l1_loss(_distances(student), _distances(teacher))
         bent = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
     return distance * far + angle * bent
