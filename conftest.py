@@ -1,30 +1,11 @@
-"""Every seed of every test moved by ``DDCORE_TEST_SEED_SHIFT`` (0 unless set), so that luck shows: no test may hang on one.
-
-Seeds given to ``torch.Generator().manual_seed`` (so every draw of a run in this process, too), ``torch.manual_seed`` and
-``numpy.random.default_rng`` are moved; those of processes that tests start are not.
-"""
+"""``DDCORE_TEST_SEED_SHIFT=1`` moves every seed of every test and of every process that a test starts: none may hang on its luck."""
 
 import os
+import runpy
+from pathlib import Path
 
-import numpy
-import torch
+MOVED = Path(__file__).parent / "tests" / "moved_seeds"
 
-SHIFT = int(os.environ.get("DDCORE_TEST_SEED_SHIFT", "0"))
-
-
-class Shifted(torch.Generator):
-    """A generator whose seeds are moved."""
-
-    def manual_seed(self, seed: int) -> torch.Generator:
-        return super().manual_seed(seed + SHIFT)
-
-
-def moved(seeded):
-    """``seeded`` with its first argument moved where it is a whole number."""
-    return lambda seed=None, *more: seeded(seed + SHIFT if isinstance(seed, int) else seed, *more)
-
-
-if SHIFT:
-    torch.Generator = Shifted
-    torch.manual_seed = moved(torch.manual_seed)
-    numpy.random.default_rng = moved(numpy.random.default_rng)
+if os.environ.get("DDCORE_TEST_SEED_SHIFT", "0") != "0":
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MOVED), os.environ.get("PYTHONPATH"))))
+    runpy.run_path(str(MOVED / "sitecustomize.py"))

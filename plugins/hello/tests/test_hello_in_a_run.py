@@ -72,11 +72,11 @@ def test_rank_zero_is_zero_shot_by_prototypes_and_its_bytes_are_the_heads(cache,
     torch.testing.assert_close(made.logits(shown), made.scale * features @ made.head.T)
 
 
-def test_low_rank_factors_lift_an_encoder_that_never_saw_such_data(cache, tmp_path, monkeypatch):
-    encoder = build("convnet2-bn-w2", 1, 8, 10, torch.Generator().manual_seed(3))
+def test_low_rank_factors_descend_the_objective_for_an_encoder_that_never_saw_such_data(cache, tmp_path, monkeypatch):
+    encoder = build("convnet2-bn-w8", 1, 8, 10, torch.Generator().manual_seed(3))
     save_tensors(Place.at(tmp_path / "random.safetensors"), encoder.state_dict())
     monkeypatch.setenv("DDCORE_WEIGHTS", str(tmp_path))
-    given = {"hello__encoder": "convnet2-bn-w2", "hello__weights": str(tmp_path / "random.safetensors")}
+    given = {"hello__encoder": "convnet2-bn-w8", "hello__weights": str(tmp_path / "random.safetensors")}
     given |= {
         "network": "convnet2-bn-w16",
         "teachers__epochs": 15,
@@ -93,8 +93,7 @@ def test_low_rank_factors_lift_an_encoder_that_never_saw_such_data(cache, tmp_pa
         shown, classes = run.real.train.inputs(torch.arange(500)), run.real.train.labels[:500]
         found, weak = made.logits(shown), mean_logits(shown, weak_teachers(run)[0])
         objective.append(float(F.mse_loss(found, weak) + F.cross_entropy(found, classes)))
-    print(objective)
-    assert objective[1] < 0.9 * objective[0]
+    assert objective[1] < 0.5 * objective[0]  # 0.15 of it, deviation 0.01 over seeds
 
 
 def test_the_scale_brings_zero_shot_answers_to_the_weak_teachers(cache, tmp_path):
