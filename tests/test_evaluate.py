@@ -362,7 +362,9 @@ def test_a_learned_rate_that_cannot_train_is_said_and_replaced(tmp_path, rate):
 
 def test_a_student_that_diverges_scores_what_it_scores_with_a_note(tmp_path):
     row = of(evaluate_artifact(with_artifact(Stand(tmp_path), rate=1e20)), "distilled")
-    first = float((DIGITS.test.labels == 0).double().mean())  # where no logit is a number, the first class is the answer
+    first = float(
+        (DIGITS.test.labels == 0).double().mean()
+    )  # where no logit is a number, the first class is the answer
     assert "2 of 2 students diverged" in row.note and row.values == (first, first)
 
 

