@@ -19,7 +19,6 @@ from ddcore.distil import distillation_tasks
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import answers, mean_logits
 from ddcore.loop import begin, outer_step
-from ddcore.passes import logits
 from ddcore.patches import patch_losses, unstitch
 from ddcore.record import write_record
 from ddcore.run import Run
