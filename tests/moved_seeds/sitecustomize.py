@@ -25,7 +25,7 @@ def moved(seeded):
     return lambda seed=None, *more: seeded(seed + SHIFT if isinstance(seed, int) else seed, *more)
 
 
-if SHIFT:
+if SHIFT and torch.Generator.__name__ != "Shifted":  # once a process, whoever runs this file again
     torch.Generator = Shifted
     torch.manual_seed = moved(torch.manual_seed)
     numpy.random.default_rng = moved(numpy.random.default_rng)
