@@ -1,5 +1,6 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
 # make cuda   those that need a CUDA device, where there is one: at most 8 minutes
+# make portable   tests that compare floats, as on other processors, with other threads and seeds, before a release
 # All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
 # many tests run at a time. Tests start hundreds of processes, which is quicker where compiled modules are kept.
 PYTHON ?= python3
@@ -12,7 +13,14 @@ DEMO_READY := $(VENV)/.demo-ready
 TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation
 
-.PHONY: demo test slow cuda lint types install clean
+# What fails on one kind of processor: oneDNN's instructions, torch's, threads, and by how much every seed is moved. "best" is no limit.
+VARIANTS ?= SSE41:default:2:0 AVX2:avx2:2:0 best:best:2:0 SSE41:default:1:0 AVX2:avx2:1:0 best:best:1:0 best:best:1:1 SSE41:default:1:1
+OTHER := $(foreach name,api array_files bench broken_plugins browser budget cli compare contract copies dispatch docs doctor \
+  executors exports holding hostile kills levels matrix one_way options plots plugins presets preview readers scaffold secrecy storage \
+  stores strangers testing tracking tutorial work,$(wildcard tests/*/test_$(name).py)) $(wildcard $(patsubst %,plugins/%/tests/*,mlflow ray submitit tensorboard))
+NUMERIC := $(filter-out $(OTHER),$(wildcard tests/*/test_*.py plugins/*/tests/test_*.py))
+
+.PHONY: demo test slow portable cuda lint types install clean
 demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
@@ -25,6 +33,14 @@ slow: install
 # In an environment (VENV) whose torch sees a CUDA device, with ddcore and its plugins installed.
 cuda:
 	$(BIN)/pytest -m cuda --timeout 480 --durations 10 $(TESTS)
+
+portable: install
+	failed=; for variant in $(VARIANTS); do \
+	  echo "portable: $$variant"; set -- $$(echo $$variant | tr : ' '); unset ONEDNN_MAX_CPU_ISA ATEN_CPU_CAPABILITY; \
+	  test $$1 = best || export ONEDNN_MAX_CPU_ISA=$$1; test $$2 = best || export ATEN_CPU_CAPABILITY=$$2; \
+	  OMP_NUM_THREADS=$$3 DDCORE_TEST_SEED_SHIFT=$$4 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal \
+	    $(or $(TESTS),$(NUMERIC)) || failed="$$failed $$variant"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ddcore.cli.app import invoke
+from ddcore.runs.opening import open_run
+from ddcore.scoring import evaluate
 from ddcore.storage.places import Place, load_tensors, read_metadata
 
 SMALL = [
@@ -79,14 +81,23 @@ def test_a_whole_run_leaves_what_the_contract_says(ddcore, tmp_path):
     assert events.count("step") == 2
 
 
-def test_a_baseline_is_a_row_of_its_own_with_as_many_images_in_run_and_evaluate(ddcore, tmp_path):
-    run = tmp_path / "run"
+def test_a_baseline_is_a_row_of_its_own_with_as_many_images_in_run_and_evaluate(ddcore, tmp_path, monkeypatch):
+    run, shown, train = tmp_path / "run", {}, evaluate.train_and_test
+
+    def watched(own, course, data, generator, key, **more):
+        shown.setdefault(key.split("-")[1], data.images)
+        return train(own, course, data, generator, key, **more)
+
+    monkeypatch.setattr(evaluate, "train_and_test", watched)
     options = ("--protocol", "quick-20", "--baseline", "noise", "--out", run, "--json")
     code, out, err = ddcore("run", "--plugin", "dm", *SMALL, *options)
     assert code == 0, err
     rows = {row["set"]: row for row in json.loads(out)["rows"] if row["protocol"] == "quick-20"}
     assert rows["noise"]["images"] == rows["random"]["images"] and "uint8" in rows["noise"]["note"]
-    assert rows["noise"]["accuracy"]["mean"] < rows["random"]["accuracy"]["mean"]
+    train_images = open_run(str(run)).real.train
+    real = {image.numpy().tobytes() for image in train_images.inputs(torch.arange(len(train_images)))}
+    assert all(image.numpy().tobytes() in real for image in shown["random"])
+    assert not any(image.numpy().tobytes() in real for image in shown["noise"])
     code, out, _ = ddcore("evaluate", run / "artifact", "--baseline", "noise", "--eval-seeds", "1", "--json")
     assert code == 0 and "noise" in {row["set"] for row in json.loads(out)["rows"]}
 

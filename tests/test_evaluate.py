@@ -324,9 +324,11 @@ def test_full_data_is_trained_once_for_all_runs(tmp_path):
 
 
 def test_full_data_scores_the_same_for_every_seed_of_a_run(tmp_path):
-    rows = [evaluate_artifact(with_artifact(Stand(tmp_path / str(seed), seed=seed))) for seed in (0, 5)]
+    runs = [with_artifact(Stand(tmp_path / str(seed), seed=seed)) for seed in (0, 5)]
+    rows = [evaluate_artifact(run) for run in runs]
     assert of(rows[0], "full").values == of(rows[1], "full").values
-    assert of(rows[0], "random").values != of(rows[1], "random").values
+    loss = [run.checkpoints.result(next(key for key in run.done if "random-hard" in key))["loss"] for run in runs]
+    assert loss[0] != loss[1]
 
 
 def test_soft_labels_stand_beside_the_same_rule_on_real_images_and_beside_hard_ones(tmp_path):
@@ -362,14 +364,20 @@ def test_a_learned_rate_that_cannot_train_is_said_and_replaced(tmp_path, rate):
 
 def test_a_student_that_diverges_scores_what_it_scores_with_a_note(tmp_path):
     row = of(evaluate_artifact(with_artifact(Stand(tmp_path), rate=1e20)), "distilled")
-    assert "2 of 2 students diverged" in row.note and all(0 <= value <= 0.3 for value in row.values)
+    first = float(
+        (DIGITS.test.labels == 0).double().mean()
+    )  # where no logit is a number, the first class is the answer
+    assert "2 of 2 students diverged" in row.note and row.values == (first, first)
 
 
-def test_blank_images_give_chance(tmp_path):
-    run = with_artifact(Stand(tmp_path, protocols=("dc-20",), seeds=1), images=torch.zeros(10, 1, 8, 8))
-    (task,) = [arm.task(0, "x") for arm in evaluate.arms_of(run, run.artifact) if arm.set == "distilled"]
-    counts = torch.bincount(DIGITS.test.labels).double() / len(DIGITS.test.labels)
-    assert abs(float(run_evaluation_task(task, run)["accuracy"]) - 0.1) < 0.12 + float(counts.max() - 0.1)
+def test_no_student_tells_blank_images_apart(tmp_path):
+    # equal images of ten classes get equal answers, whose mean cross-entropy is log 10 at least, whatever the network
+    loss = {}
+    for name, images in (("blank", torch.zeros(10, 1, 8, 8)), ("means", None)):
+        run = with_artifact(Stand(tmp_path / name, protocols=("dc-20",), seeds=1), images=images)
+        (task,) = [arm.task(0, "x") for arm in evaluate.arms_of(run, run.artifact) if arm.set == "distilled"]
+        loss[name] = float(run_evaluation_task(task, run)["loss"])
+    assert loss["blank"] > math.log(10) - 1e-6 > loss["means"]
 
 
 def test_protocols_and_networks_multiply_the_rows(tmp_path):
@@ -406,10 +414,12 @@ def test_the_recipe_says_how_to_train_without_ddcore(run):
 
 
 def test_class_means_and_full_data_beat_random_images(tmp_path):
-    rows = evaluate_artifact(with_artifact(Stand(tmp_path, protocols=("quick-60",), network="convnet-w8")))
-    mean = {row.set: sum(row.values) / len(row.values) for row in rows}
-    assert mean["distilled"] > mean["random"] + 0.05
-    assert mean["full"] > mean["random"] + 0.05
+    run = with_artifact(Stand(tmp_path, protocols=("dc-60",), seeds=16))
+    run.config.full_epochs = 20
+    values = {row.set: torch.tensor(row.values) for row in evaluate_artifact(run)}
+    for name in ("distilled", "full"):
+        gain = values[name] - values["random"]
+        assert gain.mean() > 0, gain  # 0.17 and 0.18 with deviations of 0.1, so seven deviations of the mean of sixteen
 
 
 # Recipes of decoupled methods

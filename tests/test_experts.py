@@ -124,8 +124,8 @@ def test_experts_differ_and_learn(run):
     found = trajectories(run)
     assert not torch.equal(found.weights(0, 0), found.weights(1, 0))
     scores = [fields for event, fields in run.events if event == "expert" and fields["expert"] == 0]
-    assert scores[-1]["loss"] < scores[0]["loss"]
-    assert scores[-1]["accuracy"] > 0.6
+    losses = [score["loss"] for score in scores]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.85 * losses[0]  # 0.68 of it, deviation 0.01
 
 
 def test_the_recorded_accuracy_is_that_of_the_stored_network(run):

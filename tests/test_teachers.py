@@ -16,7 +16,8 @@ from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, save_tensors
 from ddcore.storage.weights import read_state
-from ddcore.training.loop import accuracy
+from ddcore.training import teachers
+from ddcore.training.loop import accuracy, train_student
 from ddcore.training.teachers import folder, members_of, refuse_chance, snapshot_epochs, with_batch_norm
 
 NEEDS = """
@@ -80,7 +81,7 @@ def test_the_default_teacher_is_the_runs_network_with_batch_norm(place, pupil):
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
     assert run.teachers.network(0) is network
-    assert run.teachers.accuracies[0] > 0.25
+    assert run.teachers.accuracies[0] > 0.25  # 0.9 with a deviation of 0.015 over seeds
     assert run.teachers.accuracies[0] == accuracy(network, run.real.train, index=_probe(run))
 
 
@@ -129,11 +130,23 @@ def test_a_stopped_training_ends_in_the_same_bits(place, pupil, monkeypatch):
     assert all(torch.equal(t, whole[name]) for name, t in run.teachers.network(0).state_dict().items())
 
 
-def test_snapshots_are_weaker_and_evenly_along_the_way(place, pupil):
+def test_snapshots_are_the_teacher_as_it_was_evenly_along_the_way(place, pupil, monkeypatch):
+    after = {}
+
+    def watched(network, *given, on_epoch, **more):
+        def keep(epoch):
+            after[epoch.number + 1] = state(network)
+            on_epoch(epoch)
+
+        return train_student(network, *given, on_epoch=keep, **more)
+
+    monkeypatch.setattr(teachers, "train_student", watched)
     run = opened(place, pupil, "snap", teachers__snapshots=2, teachers__epochs=12)
-    scores = [accuracy(n, run.real.train) for n in run.teachers.snapshots(0)]
+    found = [state(network) for network in (*run.teachers.snapshots(0), run.teachers.network(0))]
     assert snapshot_epochs(12, 2) == [4, 8]
-    assert scores[0] < accuracy(run.teachers.network(0), run.real.train)
+    for own, epoch in zip(found, (4, 8, 12), strict=True):
+        assert all(torch.equal(tensor, after[epoch][name]) for name, tensor in own.items()), epoch
+    assert not torch.equal(next(iter(after[4].values())), next(iter(after[8].values())))
 
 
 def test_more_snapshots_than_epochs_are_all_there(place, pupil):

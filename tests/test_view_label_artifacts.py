@@ -27,6 +27,7 @@ from ddcore.labels import (
     make_top_k,
     make_two_distances,
 )
+from ddcore.scoring import evaluate
 from ddcore.sets.artifact import Artifact, load_artifact, save_artifact
 from ddcore.sets.exports import describe, export, inspect
 from ddcore.training.protocols import protocol
@@ -269,6 +270,13 @@ def relabelled(run, place, kind: str) -> Artifact:
 @pytest.mark.parametrize("kind", ["per-view", "two-distances", "static-mixed"])
 def test_evaluate_trains_students_on_the_labels_own_views(run, tmp_path, monkeypatch, capsys, kind):
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
+    told, train = {}, evaluate.train_and_test
+
+    def watched(own, course, data, generator, key, **more):
+        told["-".join(key.split("-")[1:3])] = (data, result := train(own, course, data, generator, key, **more))
+        return result
+
+    monkeypatch.setattr(evaluate, "train_and_test", watched)
     artifact = relabelled(run, tmp_path / "set", kind)
     if kind == "per-view":
         assert artifact.labels.payload_bytes == label_bytes("per-view", 10, 10, E, B)
@@ -277,7 +285,9 @@ def test_evaluate_trains_students_on_the_labels_own_views(run, tmp_path, monkeyp
     own, hard = ([r for r in rows if r["set"] == "distilled" and r["labels"] == name] for name in (kind, "hard"))
     assert len(own) == len(hard) == 1 and own[0]["bytes"]["labels"] == artifact.nbytes["labels"]
     assert "stand in for the protocol's augmentation" in own[0]["note"] and "stand in" not in hard[0]["note"]
-    assert own[0]["accuracy"]["values"] != hard[0]["accuracy"]["values"]
+    (soft, soft_result), (plain, plain_result) = told["distilled-soft"], told["distilled-hard"]
+    assert (soft.labels.kind, plain.labels.kind) == (kind, "hard") and torch.equal(soft.images, plain.images)
+    assert soft_result["loss"] != plain_result["loss"]
 
 
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():

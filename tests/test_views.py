@@ -1,6 +1,7 @@
 """Crops, mirrors and mixes: torchvision's numbers, replay, gradients, and draws from a generator alone."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -234,6 +235,7 @@ def test_draws_come_from_the_generator_alone():
         assert torch.equal(getattr(ours[0], name), getattr(ours[1], name))
 
 
+@pytest.mark.skipif(os.environ.get("DDCORE_TEST_SEED_SHIFT", "0") != "0", reason="of one seed, by value")
 def test_draws_by_value_so_that_a_torch_that_draws_otherwise_is_noticed():
     found = drawn(SRE2L, 2, (32, 32), seeded(0))
     assert (found.crop * 32).long().tolist() == [[2, 0, 24, 29], [9, 2, 20, 26]]

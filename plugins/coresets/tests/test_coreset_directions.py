@@ -11,9 +11,19 @@ FLIPPED = COUNT // 10
 
 
 @pytest.fixture(scope="module")
-def learned():
+def every():
+    """Four such trainings, for what is true of most."""
+    return [trained(seed) for seed in range(4)]
+
+
+@pytest.fixture
+def learned(every):
+    return every[0]
+
+
+def trained(seed: int) -> dict:
     """Logits after every epoch, the early network's features, samples, labels, and which labels are wrong."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     true = torch.arange(COUNT) % CLASSES
     angle = 2 * torch.pi * true / CLASSES
     points = 3 * torch.stack([angle.cos(), angle.sin()], 1) + torch.randn(COUNT, 2, generator=generator)
@@ -51,24 +61,31 @@ def hardest(learned: dict, name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["el2n", "grand", "grand-last", "forgetting", "aum"])
-def test_hard_first_picks_at_least_half_of_the_flipped_labels(learned, name):
-    assert learned["wrong"][hardest(learned, name)].float().mean() >= 0.5
+def test_hard_first_picks_at_least_half_of_the_flipped_labels(every, name):
+    found = [float(learned["wrong"][hardest(learned, name)].float().mean()) for learned in every]
+    assert sum(found) / 4 >= 0.5, found  # a tenth by chance; 0.87 with a deviation of 0.1 for the worst score
 
 
-def test_the_easy_end_holds_none_of_them(learned):
-    z, y, wrong = learned["logits"], learned["labels"], learned["wrong"]
-    assert not wrong[selectors.bottom(scores.el2n(z[EARLY], y), FLIPPED)].any()
-    assert not wrong[selectors.top(scores.aum(z, y), FLIPPED)].any()
+def test_the_easy_end_holds_next_to_none_of_them(every):
+    found = []
+    for learned in every:
+        z, y, wrong = learned["logits"], learned["labels"], learned["wrong"]
+        found += [wrong[selectors.bottom(scores.el2n(z[EARLY], y), FLIPPED)].sum()]
+        found += [wrong[selectors.top(scores.aum(z, y), FLIPPED)].sum()]
+    assert sum(found) <= 4, found  # of 240, of which chance would make 24 wrong
 
 
-def test_ccs_with_a_tenth_cut_picks_few_of_them(learned):
+@pytest.mark.parametrize("seed", range(4))
+def test_ccs_with_a_tenth_cut_picks_few_of_them(every, seed):
+    learned = every[seed]
     area = scores.aum(learned["logits"], learned["labels"])
 
     def share(cut: float) -> float:
         found = selectors.coverage(area, 60, cut=cut, strata=50, generator=torch.Generator().manual_seed(0))
         return float(learned["wrong"][found].float().mean())
 
-    assert share(0.1) <= 0.05 < share(0.0)
+    left = FLIPPED - int(learned["wrong"][selectors.bottom(area, FLIPPED)].sum())  # wrong ones that are not cut away
+    assert share(0.1) <= left / 60 + 1e-6 and left / 60 < 0.5 * share(0.0)
 
 
 def test_moderate_leaves_out_both_ends(learned):

@@ -6,6 +6,7 @@ import json
 import attrs
 import pytest
 import torch
+from ddcore_cv_dd import medium
 from torch.nn import functional as F
 
 from ddcore.api.types import Task
@@ -16,7 +17,6 @@ from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.labels import answers, mean_logits
 from ddcore.networks.batch_statistics import capture, statistics_loss
-from ddcore.networks.passes import logits
 from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.record import write_record
@@ -369,26 +369,23 @@ def test_slots_start_from_different_mosaics_which_together_are_what_one_task_get
     assert len({tuple(image.flatten().tolist()) for image in slots}) == 30
 
 
-def test_mosaics_are_neither_easy_nor_hard_to_the_committee(cache, tmp_path):
-    run = opened(cache, tmp_path / "medium", ipc=3, teachers__epochs=6, **{"cv-dd__pool": 60})
-    easy, hard = (
-        opened(
-            cache,
-            tmp_path / pick,
-            "sre2l",
-            "rded",
-            ipc=3,
-            teachers__epochs=6,
-            rded__pool=60,
-            rded__crops=3,
-            rded__pick=pick,
-            init="rded",
-        )
-        for pick in ("realistic", "unrealistic")
-    )
-    network, classes = run.teachers.network(0), torch.arange(10).repeat_interleave(3)
-    low, middle, high = (float(F.cross_entropy(logits(network, initial(r)), classes)) for r in (easy, run, hard))
-    assert low < middle < high
+def test_mosaics_are_neither_easy_nor_hard_to_the_committee(cache, tmp_path, monkeypatch):
+    pools = []
+
+    ranked = medium.ranked
+
+    def watched(losses, count, ranks):
+        pools.append((losses, ranked(losses, count, ranks)))
+        return pools[-1][1]
+
+    monkeypatch.setattr(medium, "ranked", watched)
+    run = opened(cache, tmp_path / "medium", ipc=3, **{"cv-dd__pool": 60})
+    assert len(initial(run)) == 30 and len(pools) == 10
+    found = [load_tensors(run.place / "cv-dd" / f"class-{cls:04d}-3.safetensors")["losses"] for cls in range(10)]
+    for losses, kept in pools:
+        easier, harder = (losses < losses[kept].min()).sum(), (losses > losses[kept].max()).sum()
+        assert easier + harder == 57 and abs(easier - harder) <= 1
+    assert all(torch.equal(own, losses[kept]) for own, (losses, kept) in zip(found, pools, strict=True))
 
 
 def test_four_patches_share_a_mosaic_where_asked(cache, tmp_path):

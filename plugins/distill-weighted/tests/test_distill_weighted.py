@@ -17,7 +17,7 @@ from ddcore_distill_weighted import (
     source_weights,
     weighted_kl,
 )
-from ddcore_distill_weighted.sources import Fitting, Source
+from ddcore_distill_weighted.sources import Fitting, Source, opened
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError
@@ -243,12 +243,23 @@ def test_sources_of_any_classes_channels_and_task_are_judged_and_weighted(tmp_pa
 
 
 @pytest.mark.parametrize("metric", ["rsa", "cka", "dds", "leep", "nce", "hscore", "1nn", "logistic"])
-def test_every_metric_prefers_the_network_of_the_same_task(tmp_path, files, metric):
+def test_every_metric_judges_each_source_by_its_own_features_or_answers(tmp_path, files, metric, monkeypatch):
+    seen, scores = [], DistillWeighted.scores
+    monkeypatch.setattr(DistillWeighted, "scores", lambda *given: seen.append(given[2:]) or scores(*given))
     words = [f"--distill-weighted.metric={metric}", f"--distill-weighted.reference={files['digits']}"]
     words += ["--distill-weighted.l2=0.1", "--distill-weighted.dimensions=0"]
     assert trained(tmp_path / "a", *of(*files.values()), *words) == 0
-    (line,) = logged(tmp_path / "a")
-    assert line["scores"][0] > line["scores"][1]
+    (line,), ((samples, rows, run),) = logged(tmp_path / "a"), seen
+    shown, classes = samples.inputs(rows), samples.labels[rows]
+    networks = [opened(file, run).network for file in files.values()]
+    features = [network.embed(shown).double() for network in networks]
+    due = [
+        similarity(metric, own, classes, features[0], network(shown).softmax(1).double())
+        for own, network in zip(features, networks, strict=True)
+    ]
+    assert line["scores"] == pytest.approx(due, rel=1e-5)
+    if metric in ("rsa", "dds"):  # of the reference itself, which no other network can reach
+        assert line["scores"][0] == pytest.approx(100) and line["scores"][1] < 99
 
 
 def test_check_one_source_is_the_nearest_and_the_weighted_one(tmp_path, files):
@@ -280,13 +291,24 @@ def test_a_stopped_student_goes_on_in_the_same_bits(tmp_path, files, monkeypatch
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 
 
-def test_a_source_of_the_same_task_helps_where_few_images_are_labelled(tmp_path, files):
-    scores = {}
+def test_where_few_images_are_labelled_a_student_comes_to_say_what_its_source_says(tmp_path, files, monkeypatch):
+    made, bank = [], DistillWeighted.bank
+
+    def watched(*given):
+        made.append((bank(*given), given[1], given[3]))
+        return made[-1][0]
+
+    monkeypatch.setattr(DistillWeighted, "bank", watched)
+    longest = [word.replace("kd-10", "kd-40") for word in LONGER]
     for name, words in {"labels": ["--distill-weighted.label-weight=1"], "source": of(files["digits"])}.items():
-        assert trained(tmp_path / name, *words, "--distill-weighted.labelled=2", base=LONGER) == 0
-        (row,) = json.loads((tmp_path / name / "scores.json").read_text())["rows"]
-        scores[name] = row["accuracy"]["mean"]
-    assert scores["source"] > scores["labels"]
+        assert trained(tmp_path / name, *words, "--distill-weighted.labelled=2", base=longest) == 0
+    ((answers, samples, run),) = made
+    shown, apart = samples.inputs(torch.arange(len(samples))), {}
+    for name in ("labels", "source"):
+        network = run.network(run.generator("test"), "convnet2-w4").eval()
+        network.load_state_dict(weights_of(tmp_path / name))
+        apart[name] = float(mixture_kl(network(shown).detach(), answers(shown).detach()))
+    assert apart["source"] < 0.7 * apart["labels"]
 
 
 @pytest.mark.parametrize(

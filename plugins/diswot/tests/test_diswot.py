@@ -268,7 +268,7 @@ def test_a_mutation_changes_one_or_two_numbers_within_the_space():
 # ---- the evolution ---------------------------------------------------------------------------------------------------
 
 
-def toy(fits=lambda bits: True, steps=150, score=sum, parents=5, population=10):
+def toy(fits=lambda bits: True, steps=150, score=sum, parents=5, population=10, seed=3):
     def draw(generator):
         return tuple(torch.randint(2, (16,), generator=generator).tolist())
 
@@ -277,16 +277,26 @@ def toy(fits=lambda bits: True, steps=150, score=sum, parents=5, population=10):
         return tuple(1 - bit if n == at else bit for n, bit in enumerate(bits))
 
     return evolve(
-        score, draw, mutate, fits, population=population, steps=steps, sample=8, parents=parents, generator=drawing(3)
+        score,
+        draw,
+        mutate,
+        fits,
+        population=population,
+        steps=steps,
+        sample=8,
+        parents=parents,
+        generator=drawing(seed),
     )
 
 
 def test_check_evolution_climbs_on_a_toy_score():
-    history = toy()
-    best = [max(score for _, score in history[: n + 1]) for n in range(len(history))]
-    assert best == sorted(best)
-    assert best[-1] >= best[9] + 3
-    assert best_of(history)[1] == best[-1] == max(score for _, score in history)
+    gains = []
+    for seed in range(16):
+        history = toy(seed=seed)
+        best = [max(score for _, score in history[: n + 1]) for n in range(len(history))]
+        assert best_of(history)[1] == best[-1] == max(score for _, score in history)
+        gains.append(best[-1] - best[9])
+    assert sum(gains) / 16 > 1.5, gains  # 3.4 with a deviation of 1.2
 
 
 def test_check_the_budget_is_never_exceeded():
@@ -297,10 +307,11 @@ def test_check_the_budget_is_never_exceeded():
 
 
 def test_check_parents_are_the_best_of_the_sample_and_not_the_worst():
-    late = [score for _, score in toy()[-50:]]
-    worst = [score for _, score in toy(score=lambda bits: -sum(bits))[-50:]]
-    assert sum(late) / 50 > 11
-    assert sum(worst) / 50 > -6
+    # a mutation alone leaves scores at 8 of 16 bits; means of 50 are 11.7 and 4.5, deviations 0.75 and 0.9 over seeds
+    late = [score for seed in range(16) for _, score in toy(seed=seed)[-50:]]
+    worst = [score for seed in range(16) for _, score in toy(score=lambda bits: -sum(bits), seed=seed)[-50:]]
+    assert sum(late) / len(late) > 10
+    assert sum(worst) / len(worst) > -6
 
 
 def test_check_the_first_population_is_drawn_one_by_one():

@@ -246,8 +246,8 @@ def test_a_zoo_network_descends():
         value.backward()
         return value.detach()
 
-    losses = [optimizer.step(closure).item() for _ in range(10)]
-    assert losses[-1] < 0.9 * losses[0]
+    losses = [optimizer.step(closure).item() for _ in range(200)]
+    assert losses[-1] < 0.5 * losses[0], losses[::20]  # 0.05 of it, deviation 0.01 over seeds
 
 
 # The average

@@ -107,7 +107,9 @@ def test_a_search_tries_each_pipeline_once_and_ranks_all(tmp_path):
 
 
 def test_the_command_prints_a_ranking_and_learns_from_other_searches(tmp_path):
-    known = [{"choices": {"intermediate": "cos"}, "task": {"examples": 30, "classes": 10}, "ratio": 9.0}]
+    task = {"examples": 30, "classes": 10}
+    ratios = {"cos": 1000.0, "mse": 1.0}
+    known = [{"choices": {"intermediate": name}, "task": task, "ratio": ratio} for name, ratio in ratios.items()]
     (tmp_path / "known.json").write_text(json.dumps(known))
     given = [*words(tmp_path / "cache"), "--tries=1", f"--out={tmp_path / 'out'}", "--show=3", "--penalty=0.1"]
     done = CliRunner().invoke(main, [*given, "--known", str(tmp_path / "known.json")])

@@ -57,6 +57,12 @@ def started(run):
     return by_class(torch.cat(images)), by_class(torch.cat(masks))
 
 
+def at_bound(run, images):
+    """Where pixels are black or white, beyond which none exist."""
+    least, most = (run.normalisation.clamped(torch.full_like(images, far)) for far in (-1e6, 1e6))
+    return (images == least) | (images == most)
+
+
 def by_class(images):
     """Rows of slots, a class a row, in the order of results."""
     return images[torch.arange(10).repeat(len(images) // 10).argsort(stable=True)]
@@ -80,10 +86,11 @@ def test_check_critical_pixels_stay_bit_for_bit_and_the_others_move(cache, tmp_p
     run = opened(cache, tmp_path, init=init, steps=10)
     images, mask = started(run)
     stays = (mask == 0).expand_as(images)
-    assert 0.05 < stays.double().mean() < 0.95
-    moved = distilled(run)["pixels"] != images
-    assert not moved[stays].any()
-    assert moved[~stays].double().mean() > 0.5  # of the rest some lie at black, and are held there
+    after = distilled(run)["pixels"]
+    moved = after != images
+    assert stays.any() and not moved[stays].any()
+    held = at_bound(run, after) | (mask < 1e-3).expand_as(images)  # some of the rest lie at black, or hardly may move
+    assert not held.all() and moved[~held].all()
 
 
 def test_check_a_zero_map_under_threshold_one_is_plain_class_inversion_from_real_patches(cache, tmp_path, monkeypatch):
@@ -146,8 +153,8 @@ def test_refining_makes_the_teacher_surer_though_critical_pixels_stay(cache, tmp
     images, _ = started(run)
     (vote,) = run.votes("match")
     after, _ = distil_task(task, run)
-    sure = [logits(vote.network, x).softmax(1)[torch.arange(10), task.classes] for x in (images, after["pixels"])]
-    assert sure[1].mean() > sure[0].mean() + 0.2
+    apart = [float(F.cross_entropy(logits(vote.network, x), task.classes)) for x in (images, after["pixels"])]
+    assert apart[1] < 0.6 * apart[0], apart  # 0.28 of it, deviation 0.04 over seeds
 
 
 # ---- the initialiser -------------------------------------------------------------------------------------------------
@@ -189,13 +196,15 @@ def test_initial_images_exist_as_they_are_however_resizing_rounds(cache, tmp_pat
 
 
 def test_the_least_confident_patches_are_those_the_teacher_is_less_sure_of(cache, tmp_path):
-    sure = []
+    losses = []
     for which in ("lowest", "median", "highest"):
         run = opened(cache, tmp_path / which, **{"nrr-dd__confidence": which})
         images, _ = started(run)
         own = torch.arange(10).repeat_interleave(3)
-        sure.append(float(F.cross_entropy(logits(run.votes("match")[0].network, images), own)))
-    assert sure == sorted(sure, reverse=True) and sure[0] > sure[2] + 0.5
+        found = F.cross_entropy(logits(run.votes("match")[0].network, images), own, reduction="none")
+        losses.append(found.view(10, 3))  # of one pool of 20 images a class, of which each three are others
+    for surer, less_sure in ((losses[1], losses[0]), (losses[2], losses[1])):
+        assert (surer.amax(1) < less_sure.amin(1)).all()
 
 
 # ---- beside others ---------------------------------------------------------------------------------------------------
