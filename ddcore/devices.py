@@ -1,7 +1,7 @@
 """Which device a run computes on, and all that depends on it: the one module that asks.
 
 A run computes on the CPU or on one CUDA device. Everything that is decided by which of them it is, is decided here, so that tests
-can take either branch without the device: ``ddcore.contract.stand_in`` puts another ``Cuda`` in the place of torch's.
+can take either branch without the device: ``ddcore.kit.contract.stand_in`` puts another ``Cuda`` in the place of torch's.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ddcore_diagnose.measures import (
 from ddcore import InputError
 from ddcore.api.services import StudentData
 from ddcore.labels import HardLabels, SoftLabels
-from ddcore.testing import PROBE, check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixturesfrom ddcore.types import StudentData
+from ddcore.testing import PROBE, check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures
 
 NAN = math.nan
 

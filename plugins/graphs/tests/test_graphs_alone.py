@@ -43,7 +43,7 @@ WITHOUT = """
     metadata.distributions = lambda: [d for d in every() if not d.metadata["Name"].startswith("ddcore-") or "graphs" in d.metadata["Name"]]
     sys.modules["ddcore_mirage"] = None
     from ddcore.cli import invoke
-    from ddcore.plugins import installed
+    from ddcore.composing.discovery import installed
 
     assert [*installed()] == ["graphs"], installed()
     probe, *quick = sys.argv[1:]

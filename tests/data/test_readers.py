@@ -16,7 +16,7 @@ from ddcore.errors import InputError, OptionError
 from ddcore.images.pictures import decode, from_array, stack
 from ddcore.storage.places import Place
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data are not beside this repository")
 
 

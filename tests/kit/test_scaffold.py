@@ -12,12 +12,12 @@ import pytest
 from ddcore.cli.app import invoke
 from ddcore.kit.scaffold import KINDS, create, render
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 EXAMINE = """
 import json, sys
-from ddcore.contract import examine
+from ddcore.kit.contract import examine
 
 if __name__ == "__main__":
     print(json.dumps({name: {result.name: result.status for result in examine(name)} for name in sys.argv[1:]}))

@@ -14,7 +14,7 @@ from ddcore import Batch
 from ddcore.cli.app import invoke
 from ddcore.composing.discovery import installed, load_path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "CONTRIBUTING.md").read_text().partition("## Write a plugin\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, flags=re.DOTALL)
 CODE = next(text for kind, text in BLOCKS if kind == "python")

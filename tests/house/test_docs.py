@@ -5,7 +5,7 @@ from pathlib import Path
 from ddcore.api import hooks as hookspecs
 from ddcore.kit.reference import hook_reference
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_hook_reference_in_contributing_is_the_hook_specs():

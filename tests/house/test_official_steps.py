@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ddcore.composing.discovery import installed
-from ddcore.contract.stand_in import standing_in
 from ddcore.kit.contract import stage
+from ddcore.kit.contract.stand_in import standing_in
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.training.trajectory import choose_segment, inner_indices
 

@@ -194,7 +194,7 @@ def test_the_example_of_ones_own_network_trains_by_its_own_command(tmp_path, cac
     import shlex
     from pathlib import Path
 
-    file = Path(__file__).parents[1] / "examples" / "own_network.py"
+    file = Path(__file__).parents[2] / "examples" / "own_network.py"
     (line,) = re.findall(r"ddcore (train .*)", file.read_text())
     words = shlex.split(line.replace("examples/own_network.py", str(file)))
     quick = ["--teachers.epochs=3", "--protocol=kd-2", "--eval-seeds=1", "--per-class=20", "--threads=1"]

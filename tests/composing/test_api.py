@@ -11,7 +11,7 @@ from ddcore.cli.app import invoke
 from ddcore.composing.versions import arguments, changes, deprecations, record, surface
 from ddcore.testing import PROBE, tiny_words
 
-LAST = json.loads((Path(__file__).parent / "hook_api.json").read_text())
+LAST = json.loads((Path(__file__).parents[1] / "hook_api.json").read_text())
 AGAIN = (
     "bump API_VERSION, then write tests/hook_api.json again: python -m ddcore.composing.versions > tests/hook_api.json"
 )

@@ -29,9 +29,9 @@ from ddcore import devices
 from ddcore.api.types import Batch, Segment, Synthetic, Task
 from ddcore.cli.app import invoke
 from ddcore.composing import answers
-from ddcore.contract.stand_in import Refused, StandIn, cutting_alike, standing_in
 from ddcore.errors import PluginError
 from ddcore.kit.contract import stage
+from ddcore.kit.contract.stand_in import Refused, StandIn, cutting_alike, standing_in
 from ddcore.randomness import drawing_from
 from ddcore.testing import PROBE, resume_to_end, stop_often, tiny_words
 

@@ -14,7 +14,7 @@ from ddcore import _moved
 from ddcore.api.plugin import PACK, Plugin
 from ddcore.kit.contract.public import PACKAGES, is_public, listed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
 MODULES = {f"ddcore_{name.replace('-', '_')}" for name in PLUGINS}
 

@@ -11,7 +11,7 @@ from ddcore.kit.matrix import Pair, matrix, matrix_text, one_step
 
 HERE = [name for name in FIRST_PARTY if name in installed()]
 PAIRS = matrix(HERE)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.plugin}-{pair.matcher}")

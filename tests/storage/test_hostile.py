@@ -33,7 +33,7 @@ from ddcore.storage.places import LONGEST_HEADER, Place, load_tensors, save_tens
 from ddcore.storage.printing import printable, printable_json, printable_line
 from ddcore.storage.weights import read_state
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "ddcore").rglob("*.py"), *(ROOT / "plugins").glob("*/ddcore_*/**/*.py")]
 QUICK = (
     *("npz header of 3 TB", "PNG of 60,000 x 60,000 in parquet", "PNG of 60,000 x 60,000 in a folder"),
