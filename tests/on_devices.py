@@ -16,7 +16,7 @@ ALONE = [name for name in HERE if name != "text"]
 """text brings data that nothing distils; students are trained on them below."""
 ASIDE = {"mlflow", "ray", "submitit", "tensorboard"}
 """They compute nothing."""
-NO_CHANCE = {"mirage": {"mirage__dropout": 0.0}}
+NO_CHANCE = dict.fromkeys(("mirage", "graphs"), {"graphs__dropout": 0.0})
 """Dropout draws from a device's own generator: then the bits are not the CPU's."""
 
 

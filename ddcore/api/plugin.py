@@ -42,7 +42,7 @@ class Plugin:
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
-        probe: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
+        probe_file: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
         students: of a matcher on other data than images: networks that score its sets unless ``--eval-network`` names others; empty:
             all that the run's plugins offer.
         moved: option that it had once to where that is now, ``{"width": "graphs.width"}``: the old one is refused by name, and
@@ -82,7 +82,7 @@ class Plugin:
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
     packs: ClassVar[tuple[str, ...]] = ()
-    probe: ClassVar[str | None] = None
+    probe_file: ClassVar[str | None] = None
     students: ClassVar[tuple[str, ...]] = ()
     moved: ClassVar[Mapping[str, str]] = {}
     asks: ClassVar[tuple[str, ...]] = ()

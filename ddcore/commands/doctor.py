@@ -35,6 +35,7 @@ VARIABLES = (
     "COPIES_BYTES",
     "DOWNLOAD",
     "SECRETS",
+    "SIGNING_SECRET",
     "WEIGHTS",
     "PLUGINS",
     "PLUGIN_PATH",

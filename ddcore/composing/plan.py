@@ -12,9 +12,8 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from ddcore.api.hooks import KINDS
-from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import matching, packs_among
-from ddcore.composing.dispatch import CORE
+from ddcore.composing.dispatch import CORE, Dispatch
 from ddcore.composing.recipes import RULES
 from ddcore.composing.versions import deprecations
 from ddcore.errors import PluginError, near
@@ -149,7 +148,7 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
 
 
 def resolve(
-    hooks: Hooks, plugins: Mapping[str, Any], choices: Choices, installed_matchers: Callable[[], Sequence[str]]
+    hooks: Dispatch, plugins: Mapping[str, Any], choices: Choices, installed_matchers: Callable[[], Sequence[str]]
 ) -> Plan:
     """The plan for the selected plugins (name to instance, in command-line order).
 
@@ -253,7 +252,7 @@ STUDENT_ASKS = OF_STUDENTS | {"teachers", "network", "data", "executor", "log"}
 """What plugins can do where students are trained and nothing is distilled."""
 
 
-def resolve_training(hooks: Hooks, plugins: Mapping[str, Any], network: str, labels: str | None) -> Plan:
+def resolve_training(hooks: Dispatch, plugins: Mapping[str, Any], network: str, labels: str | None) -> Plan:
     """The plan of a run that only trains students.
 
     Raises:
@@ -276,7 +275,7 @@ def resolve_training(hooks: Hooks, plugins: Mapping[str, Any], network: str, lab
     return Plan("", "", labeller, 0, network, needs, tuple(stages))
 
 
-def refuse_idle(hooks: Hooks, plugins: Mapping[str, Any], matcher: str) -> None:
+def refuse_idle(hooks: Dispatch, plugins: Mapping[str, Any], matcher: str) -> None:
     """Stop a run in which a selected plugin has not been asked anything by the end of its first step.
 
     What is only asked later (labels, rows, student augmentation), or not when experts are cached, counts as asked.
@@ -299,7 +298,7 @@ def student_shapers(plugins: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, plugin) for name, plugin in plugins.items() if offers(plugin) & STUDENT_SHAPING]
 
 
-def warnings(hooks: Hooks, plugins: Mapping[str, Any], mirror_symmetric: bool) -> tuple[str, ...]:
+def warnings(hooks: Dispatch, plugins: Mapping[str, Any], mirror_symmetric: bool) -> tuple[str, ...]:
     """What a person should know about these plugins on these data."""
     data = data_warnings(plugins, {"mirror_symmetric": mirror_symmetric})
     old = [line for name, plugin in plugins.items() for line in deprecations(type(plugin), hooks.who(name))]
@@ -320,7 +319,7 @@ def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tupl
     )
 
 
-def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed_matchers: Callable[[], Sequence[str]]) -> str:
+def _matcher(hooks: Dispatch, plugins: Mapping[str, Any], installed_matchers: Callable[[], Sequence[str]]) -> str:
     matchers = matching(plugins)
     if len(matchers) > 1:
         both = " and ".join(hooks.who(m) for m in matchers)
@@ -336,7 +335,7 @@ def _matcher(hooks: Hooks, plugins: Mapping[str, Any], installed_matchers: Calla
     return matchers[0]
 
 
-def _refuse_conflicts(plugins: Mapping[str, Any], hooks: Hooks) -> None:
+def _refuse_conflicts(plugins: Mapping[str, Any], hooks: Dispatch) -> None:
     for name, plugin in plugins.items():
         for other, reason in plugin.conflicts.items():
             if other in plugins:
@@ -352,7 +351,7 @@ def _chosen(
     matcher: str,
     default: str,
     flag: str,
-    hooks: Hooks,
+    hooks: Dispatch,
 ) -> tuple[str, str]:
     """A ``by_name`` stage: the flag, else the only enhancement's suggestion, else the matcher's, else the core's."""
     offered = {choice: name for name, plugin in plugins.items() for choice in getattr(plugin, attribute)}

@@ -87,17 +87,18 @@ class Processes:
             DdcoreError: workers died ``ATTEMPTS`` times without a task being done in between.
         """
         left, broken = {task["key"]: task for task in tasks}, 0
-        while broken < ATTEMPTS:
+        while left and broken < ATTEMPTS:
             before = len(left)
             try:
                 self._pool(run_url, left, jobs, done)
                 return
             except BrokenProcessPool:
                 broken = broken + 1 if len(left) == before else 1
-        names = ", ".join(sorted(left)[:3])
-        raise DdcoreError(
-            f"worker processes died {ATTEMPTS} times on tasks {names}: give them more memory or fewer --jobs"
-        )
+        if left:
+            names = ", ".join(sorted(left)[:3])
+            raise DdcoreError(
+                f"worker processes died {ATTEMPTS} times on tasks {names}: give them more memory or fewer --jobs"
+            )
 
     def _pool(self, run_url: str, left: dict[str, Description], jobs: int, done: Done) -> None:
         context, others = get_context("spawn"), {*active_children()}

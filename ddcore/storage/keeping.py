@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import field, frozen
 
+from ddcore import devices
 from ddcore.errors import InputError, StoreError
 from ddcore.storage.places import Place, canonical, length_said, load_whole, read_metadata, save_tensors, sha256_of
 from ddcore.storage.secrecy import clean
@@ -60,8 +61,8 @@ def machine(device: torch.device, dtype: torch.dtype | str) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "products": torch.get_float32_matmul_precision(),
     }
-    if device.type == "cuda":
-        return {**computes, "name": torch.cuda.get_device_name(device)}
+    if devices.is_cuda(device):
+        return {**computes, "name": devices.described(device)}
     chosen = {name: os.environ[name] for name in BEFORE_TORCH if os.environ.get(name)}
     return {**computes, "kernels": torch.backends.cpu.get_cpu_capability(), **chosen}
 

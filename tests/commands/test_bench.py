@@ -6,9 +6,9 @@ import tomllib
 import pytest
 import tomli_w
 
-from ddcore.commands.bench import merged, read_suite, suite_of
+from ddcore.commands.bench import Cell, merged, read_suite, suite_of
 from ddcore.errors import InputError
-from ddcore.pages.leaderboard import Cell, board, html, markdown
+from ddcore.pages.leaderboard import board, html, markdown
 from ddcore.storage.places import Place
 from ddcore.testing import ddcore_cli  # noqa: F401  fixture
 

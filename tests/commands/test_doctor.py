@@ -69,7 +69,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch):
 
 
 def test_broken_and_clashing_plugins_are_problems(monkeypatch):
-    from ddcore import plugin as plugins
+    from ddcore.composing import discovery as plugins
     from ddcore.errors import PluginError
 
     class Offer:

@@ -129,7 +129,7 @@ def unscored(monkeypatch):
     """``evaluate`` and ``train`` up to where work begins: the runs that they would do."""
     runs = []
     monkeypatch.setattr("ddcore.runs.assembly.evaluate_on", lambda run, loaded: runs.append(run) or [])
-    monkeypatch.setattr("ddcore.cli._train", lambda run, as_json: runs.append(run))
+    monkeypatch.setattr("ddcore.cli.app._train", lambda run, as_json: runs.append(run))
     return runs
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "ddcore/contract/tiny.py")
+TINY = str(ROOT / "ddcore/kit/contract/tiny.py")
 SECONDS = 240.0
 """No command of the harness takes so long, however busy the machine is."""
 HOLDER = ".holder.json"

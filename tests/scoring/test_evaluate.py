@@ -93,7 +93,7 @@ class Stand:
         self.of_images = True
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
-        self.hooks = SimpleNamespace(providers=lambda hook: [])
+        self.hooks, self.plugins = SimpleNamespace(providers=lambda hook: []), {}
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -110,18 +110,6 @@ class Stand:
 
     def network(self, generator, name=None):
         return lay_out(build(name or self.network_name, 1, 8, 10, generator))
-
-    def augmenters(self, phase):
-        return []
-
-    def expert_shapers(self, *hooks):
-        return []
-
-    def student_shapers(self):
-        return []
-
-    def visited(self, count):
-        return count
 
     def draw(self, phase, **arguments):
         return Sequential()

@@ -356,7 +356,9 @@ def test_a_checkpoint_without_its_seal_is_refused(tmp_path):
 
 @pytest.mark.parametrize("step", ["-1", "1e3", "x", "9" * 19, "\u0663x"])
 def test_a_checkpoint_at_no_step_is_refused(tmp_path, step):
-    save_tensors(Place.at(tmp_path / "a.safetensors"), {}, {"step": step, "state": '{"dict": {}}'}, sealed=True)
+    save_tensors(
+        Place.at(tmp_path / "a.safetensors"), {}, {"step": step, "state": '{"dict": {}}', "task": "a"}, sealed=True
+    )
     with pytest.raises(InputError, match=r"does not fit this run.*remove the file"):
         Checkpoints(Place.at(tmp_path)).load("a", {})
 

@@ -102,7 +102,7 @@ def test_no_driver_says_what_is_secret(address, monkeypatch):
         raise said
 
     monkeypatch.setattr(Place, "_fs", fail)
-    monkeypatch.setattr("ddcore.storage.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("ddcore.storage.places.FIRST_WAIT", 0.0)
     tail = address.partition("canary")
     for said in (
         OSError(f"no answer from {address}"),

@@ -5,13 +5,14 @@ import os
 import shutil
 from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from attrs import evolve, frozen
 from torch.nn import functional as F
 
-from ddcore import randomness
+from ddcore import Plugin, randomness
 from ddcore.api.types import Sequential
 from ddcore.composing.recipes import Experts
 from ddcore.data.normalisation import fit
@@ -40,6 +41,16 @@ def a_source(train=60, test=30):
     return Source(name="toy", train=split(train), test=split(test), classes=("a", "b", "c"))
 
 
+def shaped(plugins, shapers):
+    """Plugins by name: those given, and some that shape experts by one hook, which is their name, or by both."""
+
+    def shaper(name, own):
+        hooks = [name] if name in experts.EXPERT_HOOKS else experts.EXPERT_HOOKS
+        return type("Shaper", (Plugin,), {**dict.fromkeys(hooks), "expert_options": lambda self: own})()
+
+    return {**dict(plugins), **{name: shaper(name, own) for name, own in shapers}}
+
+
 class Stand:
     """The services of a run that experts use."""
 
@@ -52,8 +63,9 @@ class Stand:
         self.place, self.cache = Place.at(folder), Place.at(cache or folder / "cache")
         self.checkpoints = Checkpoints(self.place / "checkpoints")
         self.generator = partial(randomness.generator, seed)
-        self.plugins, self.stopping, self.said, self.events, self.done = plugins, False, [], [], []
-        self.say, self.shapers, self.asked = self.said.append, shapers, []
+        self.plugins, self.stopping, self.said, self.events, self.done = shaped(plugins, shapers), False, [], [], []
+        self.say, self.asked = self.said.append, []
+        self.hooks = SimpleNamespace(expert_loss=self.expert_loss, expert_optimizer=self.expert_optimizer)
         self.warnings = []
         self.warn = self.warnings.append
 
@@ -61,14 +73,8 @@ class Stand:
         real = self.real
         return lay_out(build(name or self.network_name, real.channels, real.size, len(real.classes), generator))
 
-    def augmenters(self, phase):
-        return list(self.plugins)
-
     def draw(self, phase, *, key, count, progress):
         return Sequential()
-
-    def expert_shapers(self, *hooks):
-        return [(name, own) for name, own in self.shapers if not hooks or name in hooks]
 
     def expert_loss(self, value, network, batch, clean, progress):
         self.asked.append(progress.step)
@@ -145,8 +151,11 @@ def test_batch_statistics_come_back_with_a_network(tmp_path):
 
 
 @frozen(eq=False)
-class Augmenter:
+class Augmenter(Plugin):
     strength: float = 1.0
+    augment_phases: ClassVar = ("expert",)
+
+    def ddcore_augment(self, transform): ...
 
 
 @pytest.mark.parametrize(

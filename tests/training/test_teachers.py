@@ -340,7 +340,7 @@ def test_a_wrong_file_of_a_teacher_is_made_again(two, tmp_path, pupil, change, n
     for kind, due in zip(found, two[1:], strict=True):
         assert all(torch.equal(kind[n][key], due[n][key]) for n in (0, 1) for key in due[n])
     words = 2 if change is exchanged else 0 if (change, name) == (os.unlink, "teacher.done") else 1
-    assert len(run.reporter.warnings) == words and all("again" in said for said in run.reporter.warnings)
+    assert len(run.tasks.reporter.warnings) == words and all("again" in said for said in run.tasks.reporter.warnings)
 
 
 def test_teachers_of_other_threads_are_other_teachers(tmp_path, pupil):

@@ -109,8 +109,8 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         if missing:
             raise Broken(f"a matcher needs {', '.join(missing)}")
     add_packs({subject.name: cls}, {})
-    if cls.probe is not None and not (Path(inspect.getfile(cls)).parent / cls.probe).is_file():
-        raise Broken(f"probe is {cls.probe!r}, and there is no such file beside its class")
+    if cls.probe_file is not None and not (Path(inspect.getfile(cls)).parent / cls.probe_file).is_file():
+        raise Broken(f"probe_file is {cls.probe_file!r}, and there is no such file beside its class")
     for attribute in ("neutral", "tiny"):
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:

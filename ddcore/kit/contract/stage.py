@@ -127,8 +127,8 @@ class Subject:
         every = {self.name: self.cls, **first_party()}
         fitting = {name: cls for name, cls in every.items() if cls.modality & self.cls.modality}
         for cls in fitting.values():
-            if cls.role == PACK and cls.probe:
-                return ("--plugin-path", str(Path(inspect.getfile(cls)).parent / cls.probe))
+            if cls.role == PACK and cls.probe_file:
+                return ("--plugin-path", str(Path(inspect.getfile(cls)).parent / cls.probe_file))
         for name, cls in fitting.items():
             if cls.role == "matcher":
                 return ("--plugin", name)

@@ -22,6 +22,7 @@ from ddcore_diagnose.measures import (
 from ddcore import InputError
 from ddcore.api.services import StudentData
 from ddcore.labels import HardLabels, SoftLabels
+from ddcore.scoring.evaluate import offered
 from ddcore.testing import PROBE, check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures
 
 NAN = math.nan
@@ -225,7 +226,7 @@ def test_losses_are_those_of_the_matcher_on_the_images_that_students_saw(tiny_ru
     from ddcore.runs.loop import begin, outer_step
 
     run = tiny_run("--plugin", "dm", "--plugin", "diagnose", ipc=2, diagnose__subsets=2)
-    data = run.student_data("subset", 1)
+    data = offered(run, "subset", 1)
     classes = data.labels.classes
     assert classes.tolist() == [0, 0, 1, 1, 2, 2]
     before = data.images.clone()
@@ -234,7 +235,7 @@ def test_losses_are_those_of_the_matcher_on_the_images_that_students_saw(tiny_ru
     run.initialize = lambda classes, task: data.images.clone()
     task = Task("distil", "distil-000", 1, classes=classes)
     assert outer_step(task, 3, begin(task, run), run) == pytest.approx(found)
-    assert not torch.equal(run.student_data("subset", 0).images, data.images)
+    assert not torch.equal(offered(run, "subset", 0).images, data.images)
 
 
 def test_a_subset_that_is_too_small_for_the_matcher_has_no_loss(tiny_run):  # noqa: F811

@@ -37,7 +37,7 @@ class GraphPack(Plugin):
     datasets: ClassVar[tuple[str, ...]] = (RINGS, SMILES, TU, PYG)
     networks: ClassVar[tuple[str, ...]] = NETWORKS
     tiny: ClassVar[Mapping[str, object]] = {"layers": 1, "width": 4, "student_steps": 2, "batch": 4}
-    probe: ClassVar[str | None] = "probe.py"
+    probe_file: ClassVar[str | None] = "probe.py"
 
     label_column: str = option("", help="column of the label in a CSV file of SMILES; needed if there are several")
     layers: int = option(3, help="message-passing layers of students", symbol="L", unit="layers", validator=ge(1))

@@ -24,8 +24,8 @@ from ddcore.api.types import Seen
 from ddcore.cli.app import invoke
 from ddcore.commands.train import data_for
 from ddcore.kit.contract import check_plugin
+from ddcore.runs.opened import Opened
 from ddcore.runs.opening import open_run
-from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
 from ddcore.training.teachers import state_hash
@@ -303,14 +303,14 @@ def test_scores_choose_and_the_teacher_teaches(cache, tmp_path, how):
 
 
 def test_check_the_teacher_gets_no_gradient_and_its_statistics_stay(cache, tmp_path, monkeypatch):
-    seen, plain = [], Run.votes
+    seen, plain = [], Opened.votes
 
     def votes(run, *given, **more):
         found = plain(run, *given, **more)
         seen.append((found[0].network, state_hash(found[0].network)))
         return found
 
-    monkeypatch.setattr(Run, "votes", votes)
+    monkeypatch.setattr(Opened, "votes", votes)
     assert train(cache, tmp_path / "a", *TEACHER, "--no-plain") == 0
     for network, before in seen:
         assert state_hash(network) == before

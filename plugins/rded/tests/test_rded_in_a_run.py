@@ -278,7 +278,7 @@ def test_two_jobs_give_the_same_bits(cache, tmp_path):
     results = [
         torch.cat([run.checkpoints.result(t.key)["pixels"] for t in distillation_tasks(run)]) for run in (one, two)
     ]
-    assert two.executor_name == "processes" and torch.equal(*results)
+    assert two.tasks.executor_name == "processes" and torch.equal(*results)
 
 
 def test_the_images_are_where_dm_starts(cache, tmp_path):
