@@ -167,7 +167,7 @@ EXECUTOR = """
     from pathlib import Path
     from attrs import frozen
     from ddcore import Plugin, hookimpl, option
-    from ddcore.work import work
+    from ddcore.runs.work import work
 
     @frozen(kw_only=True, eq=False)
     class X(Plugin):

@@ -16,7 +16,7 @@ DRIVER = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from ddcore.executors import leave_with_parent
+from ddcore.runs.executors import leave_with_parent
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, get_context("spawn"), leave_with_parent) as pool:

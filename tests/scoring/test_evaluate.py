@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ddcore import randomness
+from ddcore import Plugin, randomness
 from ddcore.api.types import Batch, Sequential, Task
 from ddcore.composing.recipes import Experts
 from ddcore.data.normalisation import fit
@@ -218,8 +218,8 @@ def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_
     assert len((run.cache / "full").names()) == 2 * files
 
 
-@attrs.frozen
-class Examiner:
+@attrs.frozen(eq=False)
+class Examiner(Plugin):
     """Options of a plugin that looks at students."""
 
 

@@ -20,7 +20,7 @@ from ddcore.storage.places import Place
 
 HOLD = """
 import sys, time
-from ddcore.holding import held
+from ddcore.storage.holding import held
 from ddcore.storage import Place
 with held(Place.at(sys.argv[1])):
     print("held", flush=True)

@@ -235,7 +235,7 @@ import json, sys
 from pathlib import Path
 from ddcore.errors import InputError
 from ddcore.storage import Place
-from ddcore.weights import read_state
+from ddcore.storage.weights import read_state
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Plugin, Seen, Term, hookimpl, option
 from ddcore.data import TEXT
-from ddcore.training import STAGES, Teaching, tapped
+from ddcore.training import STAGES, Teaching, seen_of, tapped
 from ddcore_mi_alpha.losses import (
     Intermediate,
     Map,
@@ -188,7 +188,7 @@ class MIAlpha(Plugin):
         if self.edit_share:
             copy = edited(batch.inputs, self.edit_share, self.edit, generator)
             with tapped(network, self.taps()) as found:
-                own = Seen.of(network(copy), found)
+                own = seen_of(network(copy), found)
             if self.label_weight:
                 wrong = F.cross_entropy(own.logits.to(seen.logits), batch.targets["class"])
                 parts.append(self.label_weight / 2 * wrong)
