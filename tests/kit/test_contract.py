@@ -72,8 +72,8 @@ EVALUATOR = """
             return [Row("mine", "none", "none", "hard", 1, run.artifact.nbytes, (0.5,), 0, 0.0)]
 """
 GRAPHS = """
+    from ddcore import Synthetic
     from ddcore.data import Source, Split
-    from ddcore.api.types import Synthetic
 
     @frozen(eq=False, kw_only=True)
     class Counted(Source):

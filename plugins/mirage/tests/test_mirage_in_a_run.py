@@ -21,6 +21,7 @@ from ddcore.cli.app import invoke as invoked
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opening import reopen
 from ddcore.sets.packed import load_packed
+from ddcore.storage.ownership import signed
 
 ENDINGS = ("O", "N", "F", "Cl", "Br", "CO", "CN", "CF", "CC", "CCO")
 QUICK = [
@@ -324,7 +325,7 @@ def test_runs_and_sets_of_when_these_options_were_mirages_go_on_with_the_same_st
     rows_of = [json.loads((tmp_path / name / "scores.json").read_text())["rows"] for name in ("out", "again")]
     assert [row["accuracy"] for row in rows_of[0]] == [row["accuracy"] for row in rows_of[1]]
     (tmp_path / "out" / "run.json").write_text(
-        json.dumps(as_it_was(json.loads((tmp_path / "out" / "run.json").read_text())))
+        json.dumps(signed(as_it_was(json.loads((tmp_path / "out" / "run.json").read_text()))))
     )
     opened = reopen(str(tmp_path / "out"))
     assert (opened.plugins["graphs"].width, opened.plugins["graphs"].student_steps, [*opened.plugins]) == (
