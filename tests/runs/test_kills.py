@@ -268,7 +268,7 @@ def test_what_compiled_code_makes_of_a_stop_is_a_stop_and_a_fault_before_one_sta
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folder, distilled, monkeypatch, capsys):
-    monkeypatch.setattr("ddcore.runs.opening.reopen", lambda folder: os.kill(os.getpid(), number))
+    monkeypatch.setattr("ddcore.runs.opening.reopen", lambda folder, **_: os.kill(os.getpid(), number))
     assert invoke(["resume", "my runs/made"]) == 3
     assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 
