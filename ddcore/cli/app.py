@@ -377,10 +377,6 @@ def train(
     data: str,
     student: str,
     teachers: tuple[str, ...],
-    per_class: int | None,
-    start: str | None,
-    on: str | None,
-    plain: bool,
     trust: bool,
     as_json: bool,
     **values: Any,
@@ -389,16 +385,17 @@ def train(
     from ddcore.commands.train import Lesson, begin, of_artifact
     from ddcore.storage.places import Place
 
+    own = {name: values.pop(name) for name in ("per_class", "plain", "start", "on")}
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
     finished = ":" not in data.partition("://")[0] and (Place.at(data) / "manifest.json").exists()
-    if finished and per_class is not None:
+    if finished and own["per_class"] is not None:
         raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
-    if on is not None and (finished or per_class is not None):
+    if own["on"] is not None and (finished or own["per_class"] is not None):
         raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, per_class, plain, start, on)
+    lesson = Lesson(data if finished else None, **own)
     _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 

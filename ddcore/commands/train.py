@@ -413,13 +413,13 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
     arm, seed = str(task.options["arm"]), int(task.options["student"])
     data = data_for(run, arm, seed)
     recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
+    schedule = recipe.schedule(visited(run.plugins, len(data.images)))
     result = train_and_test(
         run,
-        Course(run.network_name, recipe, recipe.schedule(visited(run.plugins, len(data.images))), recipe.rate),
+        Course(run.network_name, recipe, schedule, recipe.rate, plain=arm in (PLAIN, RANDOM_PLAIN)),
         data,
         partial(run.generator, "train", seed),
         task.key,
-        plain=arm in (PLAIN, RANDOM_PLAIN),
         start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
         keep=lambda network: keep(run, network, arm, seed),
     )

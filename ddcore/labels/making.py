@@ -216,7 +216,6 @@ def make_top_k(
     *,
     classes: Tensor,
     k: int,
-    rest: str = "zero",
     temperature: float = 20.0,
     tau_squared: bool = False,
     **how: Unpack[How],
@@ -225,7 +224,7 @@ def make_top_k(
     ask = asking(teachers, **how)
     count = ask(images[:2]).shape[1]
     values, ids = _stacked(views.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, views)))
-    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared, rest)
+    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared)
 
 
 def make_two_distances(

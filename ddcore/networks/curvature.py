@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -160,23 +161,27 @@ def layer_norm(
     return _affine(of, out, out_t, weight, bias, shape)
 
 
-def instance_norm(
-    of: Of,
-    x: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Pair:
+@frozen(eq=False)
+class _InstanceNorm:
+    """What ``torch.nn.functional.instance_norm`` takes beside the images."""
+
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    use_input_stats: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+def instance_norm(of: Of, x: Tensor, *given: Any, **named: Any) -> Pair:
     """``torch.nn.functional.instance_norm``; with running statistics torch's own, which has no tangent."""
-    if running_mean is None and use_input_stats:
-        return group_norm(of, x, x.shape[1], weight, bias, eps)
-    if any(of(value) is not None for value in (x, weight, bias)):
+    how = _InstanceNorm(*given, **named)
+    if how.running_mean is None and how.use_input_stats:
+        return group_norm(of, x, x.shape[1], how.weight, how.bias, how.eps)
+    if any(of(value) is not None for value in (x, how.weight, how.bias)):
         raise NotImplementedError("instance norm with running statistics has no tangent here")
-    return F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps), None
+    return F.instance_norm(x, *given, **named), None
 
 
 def _norm(of: Of, x: Tensor, dims: Dims, eps: float, weight: Tensor | None, bias: Tensor | None, shape: Dims) -> Pair:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ddcore.training.label_rules import label as label_by_teachers
     from ddcore.training.loop import (
         FETCHED_AT_ONCE,
+        Changes,
         Descent,
         Epoch,
         Keeper,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ddcore.training.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 __all__ = [
+    "Changes",
     "Descent",
     "EMBEDDING",
     "Epoch",
@@ -71,6 +73,7 @@ __getattr__ = later(
             "shown_by": "shown_by",
         },
         "loop": (
+            "Changes",
             "Descent",
             "Epoch",
             "FETCHED_AT_ONCE",

@@ -37,7 +37,7 @@ from ddcore.storage.copies import tensors_of
 from ddcore.storage.holding import acquired, lock_at
 from ddcore.storage.keeping import Shapes, describe, digest_of, facts_of, load, machine, make_folder, save, wrong
 from ddcore.storage.places import Place
-from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
+from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -319,9 +319,11 @@ def _train(number: int, kept: Checkpoints, run: Run) -> None:
         HardLabels(real.labels, len(run.real.classes)),
         descent,
         generator=partial(run.generator, *key),
-        augment=draw if augmenters(run.plugins, EXPERT) else None,
-        reshape=reshape if expert_shapers(run.plugins, "ddcore_expert_loss") else None,
-        replace=replace if expert_shapers(run.plugins, "ddcore_expert_optimizer") else None,
+        changes=Changes(
+            augment=draw if augmenters(run.plugins, EXPERT) else None,
+            reshape=reshape if expert_shapers(run.plugins, "ddcore_expert_loss") else None,
+            replace=replace if expert_shapers(run.plugins, "ddcore_expert_optimizer") else None,
+        ),
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )

@@ -33,7 +33,7 @@ from ddcore.storage.keeping import Found, describe, digest_of, load, machine, ma
 from ddcore.storage.places import Place, sha256_of
 from ddcore.storage.weights import fill, hash_in_name, read_state
 from ddcore.training.experts import sole_trainer
-from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
+from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -356,7 +356,7 @@ def _train(member: Member, kept: Checkpoints, run: Run) -> float:
             warmup=options.warmup * a_pass,
         ),
         generator=partial(run.generator, *key),
-        augment=augment if run.of_images else None,
+        changes=Changes(augment=augment if run.of_images else None),
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from ddcore.api.plugin import Plugin, option
 from ddcore.api.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task, Unroll
 from ddcore.errors import OptionError
-from ddcore.networks.unroll import unrolled_loss
+from ddcore.networks.unroll import Batches, unrolled_loss
 
 if TYPE_CHECKING:
     from ddcore.api.services import Run
@@ -149,14 +149,13 @@ def trajectory_loss(run: Run, unroll: Unroll, task: Task, step: int, learn: Lear
     network = learn.fixed["network"]
     segment = run.segment(segment, unroll, network, task, Progress(step, task.steps))
     leaves = [learn.tensors[name] for name in ("pixels", "labels") if name in learn.tensors]
-    batch_at = student_batches(run, unroll, task, step, learn)
+    batches = Batches(student_batches(run, unroll, task, step, learn), leaves)
     return unrolled_loss(
         network,
         segment,
-        batch_at,
+        batches,
         learn.tensors["rate"],
         unroll.steps,
-        leaves,
         mode=unroll.mode,
         micro_batch=unroll.micro_batch,
     )

@@ -83,6 +83,24 @@ class Use:
         return 1 if self.single_from is not None and epoch >= self.single_from else self.together
 
 
+@frozen
+class Kept:
+    """What is stored of teachers' answers.
+
+    Attributes:
+        k: classes of the marginal compressions.
+        temperature: T of the teachers' softmax and the student's.
+        half: float16 probabilities, else float32.
+        calibration: None keeps every label as it is.
+    """
+
+    compression: Compression = "marginal-smoothing"
+    k: int = 5
+    temperature: float = 1.0
+    half: bool = True
+    calibration: Calibration | None = None
+
+
 @final
 @frozen(eq=False, kw_only=True)
 class CropLabels(Labels):
@@ -374,10 +392,8 @@ def store_bytes(
     crops: int,
     size: int,
     *,
-    compression: Compression = "marginal-smoothing",
-    k: int = 5,
+    kept: Kept = Kept(),
     teachers: int = 1,
-    half: bool = True,
     confidence: bool = False,
 ) -> int:
     """Bytes of a store, the same as ``CropLabels.payload_bytes``.
@@ -387,7 +403,7 @@ def store_bytes(
     >>> store_bytes(1_281_167, 1000, 500, 224) / 1e9
     16.017149834
     """
-    number, kept = 2 if half else 4, kept_classes(compression, k, classes)
-    answer = kept * (smallest_type(classes).itemsize + (0 if compression == "hard" else number))
+    number, each = 2 if kept.half else 4, kept_classes(kept.compression, kept.k, classes)
+    answer = each * (smallest_type(classes).itemsize + (0 if kept.compression == "hard" else number))
     a_crop = 4 * smallest_type(size + 1).itemsize + 1 + teachers * answer + number * confidence
     return images * (smallest_type(classes).itemsize + crops * a_crop)

@@ -75,14 +75,13 @@ class GraphPack(Plugin):
         """GIN, GCN, GAT and GraphSAGE; ``channels`` are features of a node, ``size`` those of an edge."""
         if name not in NETWORKS:
             return None
-        from ddcore_graphs.students import Student
+        from ddcore_graphs.students import Readout, Student
 
         shape = {
             "layers": self.layers,
             "width": self.width,
             "dropout": self.dropout,
-            "pool": self.pool,
-            "jump": self.jump,
+            "readout": Readout(self.pool, self.jump),
         }
         return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ import warnings
 from typing import Literal
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
@@ -23,6 +24,14 @@ from ddcore_graphs import NETWORKS
 from ddcore_graphs.graphs import Graphs
 
 Pool = Literal["sum", "mean"]
+
+
+@frozen
+class Readout:
+    """How node embeddings become a graph's: a pool over nodes, of the last layer's or of the sum of all layers'."""
+
+    pool: Pool = "sum"
+    jump: Literal["last", "sum"] = "last"
 
 
 def gcn_edges(graphs: Graphs) -> tuple[Tensor, Tensor]:
@@ -68,11 +77,10 @@ class Student(nn.Module):
         layers: int = 3,
         width: int = 128,
         dropout: float = 0.0,
-        pool: Pool = "sum",
-        jump: Literal["last", "sum"] = "last",
+        readout: Readout = Readout(),
     ) -> None:
         super().__init__()
-        self.kind, self.pool, self.jump = kind, pool, jump
+        self.kind, self.pool, self.jump = kind, readout.pool, readout.jump
         self.encoder = nn.Linear(features, width)
         self.layers = nn.ModuleList([_layer(kind, width, edge_features) for _ in range(layers)])
         self.norms = nn.ModuleList([Norm(width) for _ in range(layers)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import click
 import torch
@@ -180,12 +181,8 @@ def main(
     resize: int | None,
     out: str,
     latent: int,
-    width: int,
-    epochs: int,
-    batch: int,
-    rate: float,
-    seed: int,
     threads: int,
+    **training: Any,
 ) -> None:
     """Train an autoencoder on a data set's training images, for --hard.changes latent."""
     torch.set_num_threads(threads)
@@ -196,11 +193,7 @@ def main(
         made = fit(
             source.train.stored,
             latent,
-            width=width,
-            epochs=epochs,
-            batch=batch,
-            rate=rate,
-            seed=seed,
+            **training,
             told=lambda epoch, value: click.echo(f"epoch {epoch}: {value:.1f} nats an image", err=True),
         )
         made.write(Place.at(out))

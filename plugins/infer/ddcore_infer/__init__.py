@@ -14,7 +14,7 @@ Shape letters: K classes, C H W pixels.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
@@ -24,7 +24,7 @@ from torch import Tensor
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
 from ddcore.data import Normalisation
 from ddcore.errors import InputError
-from ddcore.images import Cropping, seen_in_step
+from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, require_layers
 from ddcore.networks import inversion_loss as matching_loss
 from ddcore.sets import as_stored
@@ -206,5 +206,5 @@ class INFER(Plugin):
 
     def viewed(self, images: Tensor, classes: Tensor, task: Task, step: int, run: "Run") -> Batch:
         """Images of these classes under the view of a step."""
-        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll}
-        return seen_in_step(images, classes, task, step, run, of="infer", **given)
+        rule = ViewRule(self.crop, self.scale, self.roll)
+        return seen_in_step(images, classes, task, step, run, of="infer", rule=rule)

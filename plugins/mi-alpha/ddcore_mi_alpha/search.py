@@ -215,19 +215,17 @@ def main(
     data: str,
     student: str,
     teachers: tuple[str, ...],
-    tries: int,
-    seed: int,
     out: str,
     known: tuple[str, ...],
-    penalty: float,
     show: int,
     more: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Try some of mi-alpha's pipelines and rank all of them; further words go to ddcore train."""
     words = [f"--data={data}", f"--student={student}", *(f"--teacher={name}" for name in teachers), *more]
     try:
         learned = [one for file in known for one in read(file)]
-        finished, ranking = search(words, Place.at(out), tries=tries, seed=seed, known=learned, penalty=penalty)
+        finished, ranking = search(words, Place.at(out), known=learned, **given)
     except DdcoreError as error:
         raise click.ClickException(str(error)) from error
     click.echo(table(finished, ranking[:show]))

@@ -64,6 +64,21 @@ class Selection:
         return {"rows": self.rows, "boxes": self.boxes, "losses": self.losses}
 
 
+@frozen
+class Look:
+    """How patches are looked at.
+
+    Attributes:
+        side: S of a patch in pixels.
+        size: H = W that the networks expect.
+        ranks: of the losses, which are kept.
+    """
+
+    side: int
+    size: int
+    ranks: Ranks = "lowest"
+
+
 def select(
     images: Callable[[Tensor], Tensor],
     rows: Tensor,
@@ -73,9 +88,7 @@ def select(
     networks: Sequence[nn.Module],
     weights: Sequence[float] | None = None,
     *,
-    side: int,
-    size: int,
-    ranks: Ranks = "lowest",
+    look: Look,
 ) -> Selection:
     """The patches of a class to keep: of each image its crop of the lowest loss, of those the ``count`` of these ranks.
 
@@ -86,21 +99,19 @@ def select(
         cls: the class of them all.
         count: n, at most N.
         networks: who judges, and with which ``weights``: see ``ddcore.images.patches.patch_losses``.
-        side: S of a patch in pixels.
-        size: H = W that the networks expect.
 
     References:
         Equations 5 to 7 of the paper, whose score is minus this loss; ``selector`` of the authors' code.
     """
 
     def judged(some: Tensor, own: Tensor) -> Tensor:
-        patches = cut(images(some), own, side)
+        patches = cut(images(some), own, look.side)
         classes = torch.full((len(some),), cls)
-        return patch_losses(patches, classes, networks, weights, size=size).cpu()
+        return patch_losses(patches, classes, networks, weights, size=look.size).cpu()
 
     parts = zip(rows.split(IMAGES_AT_ONCE), boxes.split(IMAGES_AT_ONCE), strict=True)  # type: ignore[no-untyped-call]
     losses, best = fittest(torch.cat([judged(some, own) for some, own in parts]))
-    kept = ranked(losses, count, ranks)
+    kept = ranked(losses, count, look.ranks)
     return Selection(rows[kept], boxes[kept, best[kept]], losses[kept])
 
 
@@ -216,8 +227,8 @@ class RDED(Plugin):
             return Selection(rows[:count], boxes[:count, 0], torch.zeros(count))
         votes = run.votes("match", task)[: 1 if self.observers == "first" else None]
         judges = [vote.network for vote in votes], [vote.weight for vote in votes]
-        look = {"side": size // factor, "size": size, "ranks": RANKS[self.pick]}
-        return select(run.real.train.inputs, rows, boxes, cls, count, *judges, **look)
+        look = Look(size // factor, size, RANKS[self.pick])
+        return select(run.real.train.inputs, rows, boxes, cls, count, *judges, look=look)
 
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
         total, which, slot = of_slot(count, task.slot, run.config.ipc)

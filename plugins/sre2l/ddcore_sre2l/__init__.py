@@ -13,7 +13,7 @@ Shape letters: B images of a block, C H W pixels, K classes.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
@@ -21,7 +21,7 @@ from attrs.validators import ge, gt, optional
 from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
-from ddcore.images import Cropping, seen_in_step
+from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, inversion_loss, require_layers
 from ddcore.training import rate_at
 
@@ -162,5 +162,5 @@ class SRe2L(Plugin):
         """A task's images under the view of a step."""
         assert task.classes is not None
         classes = task.classes.to(pixels.device)
-        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll, "centred": self.centred}
-        return seen_in_step(pixels, classes, task, step, run, of="sre2l", **given)
+        rule = ViewRule(self.crop, self.scale, self.roll, self.centred)
+        return seen_in_step(pixels, classes, task, step, run, of="sre2l", rule=rule)
