@@ -86,10 +86,10 @@ class RunCommand(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the selected plugins first, then parse with their options."""
         from ddcore.composing.options import unknown
-        from ddcore.runs.assembly import select
+        from ddcore.composing.selection import select
 
         wants_help = any(flag in args for flag in context.help_option_names)
-        selection = context.meta["ddcore.images.selection"] = select(args, os.environ, strict=not wants_help)
+        selection = context.meta["ddcore.composing.selection"] = select(args, os.environ, strict=not wants_help)
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
@@ -101,7 +101,7 @@ class RunCommand(click.Command):
         """The fixed options, then the shared ones, then the plugins'."""
         from ddcore.composing.options import click_options
 
-        selection = context.meta.get("ddcore.images.selection")
+        selection = context.meta.get("ddcore.composing.selection")
         made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
         fixed = super().get_params(context)
         return [*fixed[:-1], *made, fixed[-1]]
@@ -131,11 +131,12 @@ def run(
     """Distil a data set: --plugin a matcher, and any enhancements."""
     from ddcore.composing.options import explain as explained
     from ddcore.composing.options import to_toml
+    from ddcore.composing.selection import setup_from
     from ddcore.composing.tables import table
-    from ddcore.runs.assembly import begin, setup_from
+    from ddcore.runs.assembly import begin
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n)}
-    setup = setup_from(context.meta["ddcore.images.selection"], given, dict(os.environ))
+    setup = setup_from(context.meta["ddcore.composing.selection"], given, dict(os.environ))
     if explain:
         rows = explained(setup.resolved)
         emit(
@@ -229,7 +230,7 @@ def reproduce(
     from ddcore.runs.assembly import begin
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
-    selection = context.meta["ddcore.images.selection"]
+    selection = context.meta["ddcore.composing.selection"]
     made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
     try:
         begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]], more=made.marks())
@@ -324,11 +325,11 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
     adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are taken, such as the seed: name
     data (unless you used the same ones before) and plugins. Without --out, scores are only printed.
     """
+    from ddcore.commands.evaluating import evaluate_folder
     from ddcore.composing.tables import scores_table
-    from ddcore.runs.assembly import evaluate_folder
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    rows = evaluate_folder(artifact, given, context.meta["ddcore.images.selection"], trust=trust)
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.composing.selection"], trust=trust)
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
@@ -347,7 +348,7 @@ def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool
     from ddcore.sets.exports import describe
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    made = relabelled(artifact, context.meta["ddcore.images.selection"], given, dict(os.environ), trust=trust)
+    made = relabelled(artifact, context.meta["ddcore.composing.selection"], given, dict(os.environ), trust=trust)
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
@@ -396,12 +397,12 @@ def train(
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, **own)
-    _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    _train(begin(context.meta["ddcore.composing.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 
 def _evaluate(run: Any, as_json: bool) -> None:
+    from ddcore.commands.evaluating import evaluate_on
     from ddcore.composing.tables import scores_table
-    from ddcore.runs.assembly import evaluate_on
     from ddcore.sets.packed import load_either
 
     with run.tasks.stoppable():

@@ -40,14 +40,16 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed, load_class
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
+from ddcore.composing.selection import Setup, core_groups, select, setup_from
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
-from ddcore.runs.assembly import begin, core_groups, select, setup_from
+from ddcore.runs.assembly import begin
+from ddcore.runs.builtin import Core
 from ddcore.runs.distil import distil
 from ddcore.runs.executors import EXECUTORS
 from ddcore.runs.opening import open_distillation
-from ddcore.runs.record import Setup, read_record
+from ddcore.runs.record import read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
@@ -58,9 +60,6 @@ if TYPE_CHECKING:
     from ddcore.api.services import Executor
     from ddcore.data.source import Source
     from ddcore.runs.executors import Description
-    from ddcore.runs.record import Setup
-    from ddcore.runs.run import Run
-    from ddcore.storage.progress import Reporter
 
 BENCH = "bench"
 """The kind of a task that is a whole run."""
@@ -292,7 +291,7 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
     own = {n: v for n, v in environment.items() for p in plugins if n.startswith(f"DDCORE_{_variable(p)}__")}
     words = [word for plugin in plugins for word in ("--plugin", plugin)]
     setup = setup_from(select([*words, "--preset", "none"], {}), {}, own)
-    hooks = Hooks(setup.manager(), setup.described())
+    hooks = Hooks(setup.manager(Core()), setup.described())
     found = hooks.executor(name)
     if found is None:
         raise OptionError(f"no executor is named {name!r}: {near(name, EXECUTORS)}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ddcore.commands.evaluating import run_on, setup_on
 from ddcore.composing.recipes import RULES
 from ddcore.errors import OptionError, near
 from ddcore.runs import assembly
-from ddcore.runs.assembly import run_on, setup_on
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
@@ -21,10 +21,9 @@ from ddcore.training.protocols import auto_protocol
 if TYPE_CHECKING:
     import torch
 
-    from ddcore.runs.assembly import Selection
+    from ddcore.composing.selection import Selection
     from ddcore.runs.run import Run
     from ddcore.sets.artifact import Artifact
-    from ddcore.storage.places import Place
 
 HARD = "hard"
 
@@ -44,7 +43,7 @@ def relabel(
         OptionError: no such rule for labels, or none given.
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
-    from ddcore.runs.taken import taken
+    from ddcore.commands.taken import taken
     from ddcore.storage.places import Place
 
     artifact = load_artifact(url)

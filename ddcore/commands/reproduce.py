@@ -18,8 +18,8 @@ from attrs import frozen
 from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
 from ddcore.composing.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
+from ddcore.composing.selection import Setup
 from ddcore.errors import InputError, OptionError, near
-from ddcore.runs.record import Setup
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.training.protocols import protocol, resolved_protocols
@@ -27,9 +27,7 @@ from ddcore.training.trajectory import UnrollOptions
 
 if TYPE_CHECKING:
     from ddcore.api.types import Row
-    from ddcore.runs.assembly import Selection
-    from ddcore.runs.record import Setup
-    from ddcore.runs.run import Run
+    from ddcore.composing.selection import Selection
 
 INDIFFERENT = {"plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline"}
 INDIFFERENT |= {"jobs", "executor", "threads", "cache"}

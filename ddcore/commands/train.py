@@ -23,16 +23,17 @@ from torch import Tensor, nn
 from ddcore.api.plugin import Plugin
 from ddcore.api.services import Samples, StudentData
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
+from ddcore.commands.taken import taken
 from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
+from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import Selection, check_names, claim, setup_from
+from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
-from ddcore.runs.record import Setup, write_record
-from ddcore.runs.taken import taken
+from ddcore.runs.record import write_record
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -247,7 +248,7 @@ def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapp
 
 
 def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
-    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.runs.taken``.
+    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.commands.taken``.
 
     Args:
         given: from the command line, ``group__name`` to value: it counts before all that is taken.

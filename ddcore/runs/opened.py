@@ -16,13 +16,14 @@ from ddcore.api.types import SETTINGS, Batch, Progress, Task, Transform, Vote
 from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
+from ddcore.composing.selection import Setup
 from ddcore.data.normalisation import Normalisation, fit
 from ddcore.data.source import Real, Source, load_decoded
 from ddcore.errors import InputError, PluginError
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import unknown_network
 from ddcore.randomness import Key
-from ddcore.runs.record import Setup
+from ddcore.runs.builtin import Core
 from ddcore.runs.tasks import Tasks
 from ddcore.scoring.validation import carve
 from ddcore.sets.decoders import OPERATIONS, Decoder
@@ -66,7 +67,7 @@ class Opened:
         self.device = devices.chosen(setup.config.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[setup.config.dtype]
         torch.set_num_threads(setup.config.threads)
-        self.hooks = Hooks(setup.manager(), setup.described())
+        self.hooks = Hooks(setup.manager(Core()), setup.described())
         self.tasks = Tasks(place, setup.config, self.hooks, reporter)
         self.cache = Place.at(setup.config.cache or default_cache())
         self.artifact: Artifact | None = None

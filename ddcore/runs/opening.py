@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddcore.composing.selection import Setup
 from ddcore.data.source import decoded_key
 from ddcore.errors import InputError
 from ddcore.runs.opened import Whole
-from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_other_software
+from ddcore.runs.record import read_record, refuse_other_device, refuse_other_software
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
 from ddcore.storage.holding import held

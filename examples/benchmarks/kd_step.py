@@ -20,10 +20,10 @@ import torch
 from records import machine, write
 from torch.nn import functional as F
 
+from ddcore.composing.selection import select, setup_from
 from ddcore.images import Draw
 from ddcore.labels import HardLabels, Labels, PerViewLabels, draw_views, make_per_view
 from ddcore.networks import channels_last, quick_norms
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.scoring.evaluate import hard_labels
 from ddcore.storage import Place

@@ -18,8 +18,9 @@ from torch import Tensor
 from ddcore.api.plugin import PACK
 from ddcore.composing.discovery import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.composing.plan import OF_STUDENTS, offers
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import DdcoreError, Interrupted, PluginError
-from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.assembly import claim
 from ddcore.runs.distil import assemble, distil
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opening import open_distillation
