@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Nothing here imports torch before a command needs it."""
+"""The command line: parse, call, print. Help and listings do without torch, so what imports it is imported where it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from ddcore import config
 from ddcore._version import __version__
 from ddcore.cli.lists import data, plugins
 from ddcore.cli.terminal import AS_JSON, emit
-from ddcore.composing.options import fields
+from ddcore.commands import doctor as doctors
+from ddcore.composing.options import click_options, fields, to_toml, unknown
+from ddcore.composing.options import explain as explained
+from ddcore.composing.presets import every_preset, listed, listing_text
+from ddcore.composing.selection import select, setup_from
+from ddcore.composing.tables import scores_table, table
 from ddcore.config import Config
-from ddcore.errors import DdcoreError, OptionError
+from ddcore.errors import DdcoreError, InputError, OptionError
+from ddcore.pages.leaderboard import terminal
+from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
-from ddcore.storage.progress import on_signals
+from ddcore.storage.progress import Reporter, on_signals
 from ddcore.storage.secrecy import hidden, redact
 
 
@@ -85,9 +92,6 @@ class RunCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the selected plugins first, then parse with their options."""
-        from ddcore.composing.options import unknown
-        from ddcore.composing.selection import select
-
         wants_help = any(flag in args for flag in context.help_option_names)
         selection = context.meta["ddcore.composing.selection"] = select(args, os.environ, strict=not wants_help)
         try:
@@ -99,8 +103,6 @@ class RunCommand(click.Command):
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         """The fixed options, then the shared ones, then the plugins'."""
-        from ddcore.composing.options import click_options
-
         selection = context.meta.get("ddcore.composing.selection")
         made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
         fixed = super().get_params(context)
@@ -129,11 +131,7 @@ def run(
     context: click.Context, /, plan_only: bool, explain: bool, dump_config: bool, as_json: bool, **values: Any
 ) -> None:
     """Distil a data set: --plugin a matcher, and any enhancements."""
-    from ddcore.composing.options import explain as explained
-    from ddcore.composing.options import to_toml
-    from ddcore.composing.selection import setup_from
-    from ddcore.composing.tables import table
-    from ddcore.runs.assembly import begin
+    from ddcore.runs.assembly import begin  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n)}
     setup = setup_from(context.meta["ddcore.composing.selection"], given, dict(os.environ))
@@ -157,7 +155,7 @@ def run(
 
 
 def _show_plan(made: Any, as_json: bool) -> None:
-    from ddcore.scoring.estimate import estimate
+    from ddcore.scoring.estimate import estimate  # imports torch
 
     costs = estimate(made)
     emit(
@@ -177,8 +175,7 @@ def _finish(made: Any, as_json: bool) -> None:
 
 
 def _distil(made: Any, as_json: bool) -> None:
-    from ddcore.commands.reproduce import compare, comparison_text, reproduction_of
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.reproduce import compare, comparison_text, reproduction_of  # imports torch
     from ddcore.runs.distil import distil
 
     reproduction = reproduction_of(made)
@@ -198,7 +195,7 @@ class ReproduceCommand(RunCommand):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the preset first, then parse as ``run`` does with its plugins selected."""
-        from ddcore.commands.reproduce import find_preset, line_of
+        from ddcore.commands.reproduce import find_preset, line_of  # imports torch
 
         if any(flag in args for flag in context.help_option_names):
             return super().parse_args(context, args)
@@ -225,8 +222,7 @@ def reproduce(
     PRESET is NAME or PLUGIN/NAME, as `ddcore presets` lists them. Options of `ddcore run` change it, for example
     --device, --seed, --data-root or --dataset parquet:PATH; what they change is said beside the result.
     """
-    from ddcore.commands.reproduce import Reproduction
-    from ddcore.errors import InputError
+    from ddcore.commands.reproduce import Reproduction  # imports torch
     from ddcore.runs.assembly import begin
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
@@ -251,8 +247,6 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 
     Plugins in brackets are those that the paper's runs use as well; the settings fit without them.
     """
-    from ddcore.composing.presets import every_preset, listed, listing_text
-
     found = listed(every_preset(lambda sentence: click.echo(f"warning: {sentence}", err=True)), plugin, dataset)
     emit(as_json, [preset.as_json() for preset in found], lambda: listing_text(found))
 
@@ -267,7 +261,7 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 @AS_JSON
 def resume(run_folder: str, trust: bool, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
-    from ddcore.commands.train import TrainingRun
+    from ddcore.commands.train import TrainingRun  # imports torch
     from ddcore.runs.opening import reopen
 
     run = reopen(run_folder, trust=trust)
@@ -325,8 +319,7 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
     adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are taken, such as the seed: name
     data (unless you used the same ones before) and plugins. Without --out, scores are only printed.
     """
-    from ddcore.commands.evaluating import evaluate_folder
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.evaluating import evaluate_folder  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
     rows = evaluate_folder(artifact, given, context.meta["ddcore.composing.selection"], trust=trust)
@@ -344,7 +337,7 @@ def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool
     Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other sets, numbers
     and choices are taken, such as the seed.
     """
-    from ddcore.commands.relabelling import relabel as relabelled
+    from ddcore.commands.relabelling import relabel as relabelled  # imports torch
     from ddcore.sets.exports import describe
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
@@ -383,8 +376,7 @@ def train(
     **values: Any,
 ) -> None:
     """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
-    from ddcore.commands.train import Lesson, begin, of_artifact
-    from ddcore.storage.places import Place
+    from ddcore.commands.train import Lesson, begin, of_artifact  # imports torch
 
     own = {name: values.pop(name) for name in ("per_class", "plain", "start", "on")}
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
@@ -397,12 +389,13 @@ def train(
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, **own)
-    _train(begin(context.meta["ddcore.composing.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    _train(
+        begin(context.meta["ddcore.composing.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json
+    )
 
 
 def _evaluate(run: Any, as_json: bool) -> None:
-    from ddcore.commands.evaluating import evaluate_on
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.evaluating import evaluate_on  # imports torch
     from ddcore.sets.packed import load_either
 
     with run.tasks.stoppable():
@@ -411,8 +404,7 @@ def _evaluate(run: Any, as_json: bool) -> None:
 
 
 def _train(run: Any, as_json: bool) -> None:
-    from ddcore.commands.train import train as trained
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.train import train as trained  # imports torch
 
     rows = trained(run)
     answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.tasks.reporter.warnings}
@@ -426,7 +418,7 @@ def _train(run: Any, as_json: bool) -> None:
 @AS_JSON
 def inspect(artifact: str, as_json: bool) -> None:
     """Say what a distilled set holds, where it came from and what it costs in bytes."""
-    from ddcore.sets.exports import describe
+    from ddcore.sets.exports import describe  # imports torch
     from ddcore.sets.exports import inspect as inspected
     from ddcore.sets.packed import load_either
 
@@ -441,7 +433,7 @@ def inspect(artifact: str, as_json: bool) -> None:
 @AS_JSON
 def export(artifact: str, to: str, out: str, as_json: bool) -> None:
     """Write a distilled set in a form that other tools read."""
-    from ddcore.sets.exports import export as exported
+    from ddcore.sets.exports import export as exported  # imports torch
     from ddcore.sets.packed import load_either
 
     exported(load_either(artifact), to, out)
@@ -453,8 +445,7 @@ def export(artifact: str, to: str, out: str, as_json: bool) -> None:
 @AS_JSON
 def report(run_folder: str, as_json: bool) -> None:
     """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`: one file that opens anywhere."""
-    from ddcore.pages.report import write_report
-    from ddcore.storage.places import Place
+    from ddcore.pages.report import write_report  # imports torch
 
     url = write_report(Place.at(run_folder))
     emit(as_json, {"report": url}, url)
@@ -466,7 +457,7 @@ def report(run_folder: str, as_json: bool) -> None:
 @AS_JSON
 def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
     """Set finished runs side by side: equal protocols only in one column, accuracy against bytes."""
-    from ddcore.pages.compare import compare as compared
+    from ddcore.pages.compare import compare as compared  # imports torch
     from ddcore.pages.compare import comparison_text, write_comparison
 
     comparison = compared(runs)
@@ -503,11 +494,8 @@ def bench(
 
     What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what changed.
     """
-    from ddcore.commands.bench import bench as benched
+    from ddcore.commands.bench import bench as benched  # imports torch
     from ddcore.commands.bench import chosen, read_suite
-    from ddcore.pages.leaderboard import terminal
-    from ddcore.storage.places import Place
-    from ddcore.storage.progress import Reporter
 
     found = read_suite(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
@@ -526,8 +514,6 @@ def bench(
 @click.pass_context
 def doctor(context: click.Context, /, as_json: bool) -> None:
     """Look over the installation, and say what to do about what does not work."""
-    from ddcore.commands import doctor as doctors
-
     found = doctors.examine()
     emit(as_json, doctors.as_json(found), lambda: doctors.findings_text(found))
     context.exit(0 if doctors.healthy(found) else 2)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ddcore.commands.evaluating import run_on, setup_on
+from ddcore.commands.taken import taken
 from ddcore.composing.recipes import RULES
 from ddcore.errors import OptionError, near
 from ddcore.runs import assembly
+from ddcore.runs.distil import weights_of
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
@@ -43,9 +45,6 @@ def relabel(
         OptionError: no such rule for labels, or none given.
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
-    from ddcore.commands.taken import taken
-    from ddcore.storage.places import Place
-
     artifact = load_artifact(url)
     source = taken(artifact.manifest, artifact.place, trust=trust)
     setup = setup_on(artifact, given, selection, environment, source=source)
@@ -101,8 +100,6 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
-    from ddcore.runs.distil import weights_of
-
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())
     done = {"labels": rule, "was": artifact.labels.kind, "manifest_sha256": old, "seed": run.seed}

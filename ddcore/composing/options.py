@@ -17,12 +17,13 @@ import click
 import tomli_w
 from attrs import frozen
 
-from ddcore.composing.discovery import FIRST_PARTY
+from ddcore.composing.discovery import FIRST_PARTY, installed
 from ddcore.composing.presets import Preset
 from ddcore.composing.recipes import RULES, Experts, Teachers, ViewOptions
 from ddcore.config import Config
 from ddcore.errors import OptionError, near
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
+from ddcore.storage.places import Place
 from ddcore.storage.secrecy import keep, option, withhold
 
 SHARED = ""
@@ -100,8 +101,6 @@ def read_toml(path: str) -> dict[str, Any]:
     Raises:
         OptionError: it is not TOML.
     """
-    from ddcore.storage.places import Place
-
     try:
         return parse_toml(Place.at(path).read_bytes(0, LONGEST_SETTINGS + 1))
     except ValueError as error:
@@ -397,8 +396,6 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
         return f"{group} has no option {word!r}: {near(word, own)}"
     if group in CORE_GROUPS:
         return _unneeded(f"{name!r} configures {group}, which no selected plugin needs", group)
-    from ddcore.composing.discovery import installed
-
     known = {*installed(), *FIRST_PARTY}
     if group in known:
         return f"{name!r} belongs to plugin {group!r}, which is not selected: add --plugin {group}"

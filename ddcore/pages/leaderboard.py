@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any, Protocol
 
 from ddcore.composing.tables import table
@@ -222,9 +223,7 @@ def _rule(count: int) -> str:
 
 def html(made: Mapping[str, Any]) -> str:
     """One page that asks the network for nothing; names from data are shown, not executed."""
-    from importlib import resources
-
-    from jinja2 import Environment, select_autoescape
+    from jinja2 import Environment, select_autoescape  # of pages and templates only
 
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(

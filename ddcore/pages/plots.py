@@ -181,7 +181,7 @@ def short(name: str) -> str:
 
 
 def _logarithmic(axes: Axes, which: str, words: Callable[[float], str]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -196,7 +196,7 @@ def _far_apart(values: Sequence[float]) -> bool:
 
 def _svg(draw: Callable[[Axes], None], height: float, label: str) -> str:
     """The drawing as an ``<svg>`` element; equal arguments give equal text."""
-    import matplotlib
+    import matplotlib  # an extra
     from markupsafe import escape
     from matplotlib.figure import Figure
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
+from ddcore import devices
 from ddcore._version import __version__
 from ddcore.api.hooks import API_VERSION
 from ddcore.composing.host import Host
@@ -91,10 +94,6 @@ class Recorded(Host, Protocol):
 
 def environment(run: Host) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
-    import torch
-
-    from ddcore import devices
-
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
@@ -112,8 +111,6 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the worker's host, what it has and what the run has.
     """
-    import torch
-
     begun = record.get("environment", {})
     for name, here in (("ddcore", __version__), ("torch", torch.__version__)):
         if (then := begun.get(name, here)) != here:
@@ -128,8 +125,6 @@ def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
     Raises:
         InputError: naming the worker's host and both kinds.
     """
-    import torch
-
     here = run.device.type
     if (then := record.get("environment", {}).get("device", here).partition(":")[0]) != here:
         raise InputError(

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels, StaticMixedLabels
@@ -93,7 +94,7 @@ def _to_folder(artifact: Artifact, place: Place) -> Place:
 
 def _to_parquet(artifact: Artifact, place: Place) -> Place:
     try:
-        import pyarrow
+        import pyarrow  # an extra
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
@@ -166,8 +167,6 @@ def folder_names(classes: tuple[str, ...]) -> list[str]:
 
 
 def _pngs(artifact: Artifact) -> list[bytes]:
-    from PIL import Image
-
     pixels, made = artifact.pixels(), []
     if pixels.shape[1] not in (1, 3):
         raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")

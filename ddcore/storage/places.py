@@ -28,6 +28,7 @@ import fsspec
 from attrs import field, frozen
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
+from safetensors import SafetensorError, safe_open
 
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
@@ -429,8 +430,7 @@ def load_whole(
     place: Place, *, sha256: str | None = None, size: int | None = None, sealed: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """``load_tensors`` and ``read_metadata`` at once."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load  # imports torch
 
     place.refuse_other_than_file()
     path = place.local_path()
@@ -457,8 +457,7 @@ def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
     Raises:
         InputError: cut short, altered, or no safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load  # imports torch
 
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(len(content), LONGEST_HEADER) or not _is_whole([content], None, sealed=False):
@@ -472,7 +471,7 @@ def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
 
 
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    from safetensors.torch import save
+    from safetensors.torch import save  # imports torch
 
     copied = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     return _sorted_header(save(copied, dict(metadata or {})))
@@ -480,8 +479,6 @@ def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
 
 def _mapped(place: Place) -> dict[str, Tensor]:
     """Tensors that stay in a local file; memory holds what is in use."""
-    from safetensors import safe_open
-
     with safe_open(str(place.local_path()), framework="pt") as file:  # type: ignore[no-untyped-call]
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -71,6 +71,6 @@ def test_letters_without_a_picture_in_the_fonts_warn_nobody():
 def test_colours_of_the_page_are_all_defined_for_light_and_for_dark():
     from importlib import resources
 
-    style = resources.files("ddcore").joinpath("page.html.j2").read_text("utf-8")
+    style = resources.files("ddcore.pages").joinpath("page.html.j2").read_text("utf-8")
     for variable in plots.VARIABLES.values():
         assert style.count(f"{variable}: #") == 2, variable

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
+import random
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from torch import Tensor
@@ -271,10 +273,6 @@ def _request_of(cls: type) -> str:
 @contextmanager
 def untouched_randomness() -> Iterator[list[str]]:
     """Names of global random generators that the block moved."""
-    import random
-
-    import numpy as np
-
     moved: list[str] = []
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index,union-attr]
     yield moved
