@@ -1,4 +1,5 @@
-"""The command line: parse, call, print. Help and listings do without torch, so what imports it is imported where it is needed."""
+"""The command line: parse, call, print. Help and listings do without torch,
+so what imports it is imported where it is needed."""
 
 from __future__ import annotations
 
@@ -315,9 +316,10 @@ class TrainCommand(PartCommand):
 def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Train students on an artifact, beside the honest baselines.
 
-    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins, options; --plugin
-    adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are taken, such as the seed: name
-    data (unless you used the same ones before) and plugins. Without --out, scores are only printed.
+    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins,
+    options; --plugin adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are
+    taken, such as the seed: name data (unless you used the same ones before) and plugins. Without --out, scores are
+    only printed.
     """
     from ddcore.commands.evaluating import evaluate_folder  # imports torch
 
@@ -334,8 +336,8 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
 def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
 
-    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other sets, numbers
-    and choices are taken, such as the seed.
+    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other
+    sets, numbers and choices are taken, such as the seed.
     """
     from ddcore.commands.relabelling import relabel as relabelled  # imports torch
     from ddcore.sets.exports import describe
@@ -444,7 +446,8 @@ def export(artifact: str, to: str, out: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @AS_JSON
 def report(run_folder: str, as_json: bool) -> None:
-    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`: one file that opens anywhere."""
+    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`:
+    one file that opens anywhere."""
     from ddcore.pages.report import write_report  # imports torch
 
     url = write_report(Place.at(run_folder))
@@ -492,7 +495,8 @@ def bench(
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
-    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what changed.
+    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what
+    changed.
     """
     from ddcore.commands.bench import bench as benched  # imports torch
     from ddcore.commands.bench import chosen, read_suite

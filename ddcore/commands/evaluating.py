@@ -1,4 +1,5 @@
-"""Work on a finished set outside the run that made it: its evaluation, and the run without distilling that it is done in."""
+"""Work on a finished set outside the run that made it: its evaluation,
+and the run without distilling that it is done in."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def evaluate_folder(
         trust: whether its manifest is followed in all that it says.
 
     Raises:
-        InputError: the data that it is to be tested on are not known, have other classes or another shape; options of images for others.
+        InputError: the data that it is to be tested on are not known, have other classes or another shape; options of
+            images for others.
         PluginError: it holds no images, and the plugin that made it and tests it is not here.
     """
     loaded = load_either(artifact)
@@ -73,11 +75,13 @@ def setup_on(
     source: Taken,
     with_makers: bool = False,
 ) -> Setup:
-    """The options that an artifact's labels were made with, as far as they may be taken over, and what is given in their place.
+    """The options that an artifact's labels were made with, as far as they may be taken over, and what is given in
+    their place.
 
     Args:
         given: from the command line, ``group__name`` to value.
-        selection: plugins to ask; none: those the labels were made with, as far as they are here and the record is the user's.
+        selection: plugins to ask; none: those the labels were made with, as far as they are here and the record is the
+            user's.
         environment: of which options are read; none.
         source: what may be taken over from the artifact.
         with_makers: ask the plugins the labels were made with too.

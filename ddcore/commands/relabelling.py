@@ -1,4 +1,5 @@
-"""Other labels for a finished set: ``ddcore relabel``. Images are not touched; what was done, and to what, is in the provenance."""
+"""Other labels for a finished set: ``ddcore relabel``. Images are not touched; what was done, and to what,
+is in the provenance."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def relabel(
 
 
 def claim(out: Place) -> None:
-    """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written again."""
+    """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written
+    again."""
     if not (out.exists() and {IMAGES} <= {*out.names()} <= {*PARTS, PREVIEW, CARD}):
         assembly.claim(out)
 

@@ -1,9 +1,9 @@
 """Run a preset as its paper did, and set the result beside the published figure; or a shortened copy, to see it run.
 
-What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those, and
-students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so that a
-window stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method itself and
-stays. The row on all data gets one epoch.
+What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those,
+and students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so
+that a window stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method
+itself and stays. The row on all data gets one epoch.
 """
 
 from __future__ import annotations
@@ -268,7 +268,8 @@ def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str
 
 
 def distilled_row(run: Run, rows: Sequence[Row]) -> Row:
-    """The distilled set under the first protocol and network, with its own labels if they are learned, else hard ones."""
+    """The distilled set under the first protocol and network, with its own labels if they are learned,
+    else hard ones."""
     learned = "labels" in run.matcher.learns and run.config.labels is None
     return next(row for row in rows if row.set == "distilled" and (row.labels != "hard") == learned)
 

@@ -1,8 +1,8 @@
 """``ddcore train``: a student on real data or on a finished set, with the labels and losses that plugins bring.
 
-What a student is worth is seen beside the same student without plugins, under the same protocol, steps, seeds and initial weights;
-on a finished set also beside random real images, with and without; and beside its teachers. Weights are kept, so that a student
-may be the next one's teacher (``--teacher FILE``).
+What a student is worth is seen beside the same student without plugins, under the same protocol, steps, seeds and
+initial weights; on a finished set also beside random real images, with and without; and beside its teachers. Weights
+are kept, so that a student may be the next one's teacher (``--teacher FILE``).
 """
 
 from __future__ import annotations
@@ -248,7 +248,8 @@ def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapp
 
 
 def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
-    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.commands.taken``.
+    """The data and the recipe of a finished set as options, as far as they may be taken over; see
+    ``ddcore.commands.taken``.
 
     Args:
         given: from the command line, ``group__name`` to value: it counts before all that is taken.
@@ -453,7 +454,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
 
 
 def foreign_data(run: TrainingRun, foreign: Source) -> StudentData:
-    """All train images of another source under the task's normalisation, with teachers' labels or none (class 0 stands for none)."""
+    """All train images of another source under the task's normalisation,
+    with teachers' labels or none (class 0 stands for none)."""
     part = Part(foreign.train, run.normalisation, run.device, run.dtype)
     none = torch.zeros(len(part), dtype=torch.int64)
     hard: HardLabels = hard_labels(none, run)

@@ -1,4 +1,5 @@
-"""What `ddcore plugins` says: read from metadata and from source text, so that nothing heavy, or broken, is imported."""
+"""What `ddcore plugins` says: read from metadata and from source text, so that nothing heavy, or broken,
+is imported."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def bound_names(parsed: ast.Module) -> set[str]:
 
 
 def fault(parsed: ast.Module, hooks: list[str]) -> str | None:
-    """Why a plugin cannot work, as far as its source tells: a module that is not installed, a hook that does not exist."""
+    """Why a plugin cannot work, as far as its source tells: a module that is not installed,
+    a hook that does not exist."""
     for statement in parsed.body:
         modules = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
         if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:

@@ -1,7 +1,8 @@
 """Values and where they came from: command line > environment > config file > preset > default. No torch here.
 
-Field ``flip_prob`` of plugin ``fyi`` is ``--fyi.flip-prob``, ``DDCORE_FYI__FLIP_PROB`` and ``[plugin.fyi] flip_prob``; a shared
-option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values are read by the type of their field.
+Field ``flip_prob`` of plugin ``fyi`` is ``--fyi.flip-prob``, ``DDCORE_FYI__FLIP_PROB`` and ``[plugin.fyi] flip_prob``;
+a shared option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values are read by the type of their
+field.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class First:
 
 
 def preparse(args: Sequence[str], environment: Mapping[str, str]) -> First:
-    """``--plugin``, ``--plugin-path``, ``--config``, ``--preset`` and ``--labels``, in any position; files may name them too.
+    """``--plugin``, ``--plugin-path``, ``--config``, ``--preset`` and ``--labels``, in any position; files may name
+    them too.
 
     Raises:
         OptionError: a flag without its value.
@@ -443,7 +445,8 @@ def explain(resolved: Resolved) -> list[tuple[str, Any, str]]:
 
 
 def as_json(resolved: Resolved) -> dict[str, Any]:
-    """Plain values for ``run.json``: without secret options, and addresses without credentials, named under ``withheld``."""
+    """Plain values for ``run.json``: without secret options, and addresses without credentials,
+    named under ``withheld``."""
     options = {group: _plain(instance) for group, instance in resolved.options.items()}
     made = {"config": _plain(resolved.config), "options": options, "sources": dict(resolved.sources)}
     return withhold(made, "config", "options")

@@ -111,7 +111,8 @@ def offers(plugin: Any) -> set[str]:
 
 
 def recorded_order(plugins: Mapping[str, Any], first: str = "") -> list[str]:
-    """Names of plugins as records hold them: by name, unless two change the same thing, where the command line's order says which does first.
+    """Names of plugins as records hold them: by name, unless two change the same thing, where the command line's order
+    says which does first.
 
     Args:
         first: the one that stands before all others, the matcher.
@@ -407,7 +408,8 @@ def _suggestion(plugin: Any, attribute: str) -> str | None:
 
 
 def _assets(plugins: Mapping[str, Any], initializers: Sequence[str], labeller: str) -> tuple[str, ...]:
-    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses, or its labels need."""
+    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses,
+    or its labels need."""
     found = {TEACHERS} if labeller in RULES else set[str]()
     for plugin in plugins.values():
         used: list[str | None] = [name for name in initializers if name in plugin.initializers]

@@ -1,4 +1,5 @@
-"""A picture of a set: images in rows by class, with a title, enlarged without smoothing so that pixels stay what they are."""
+"""A picture of a set: images in rows by class, with a title,
+enlarged without smoothing so that pixels stay what they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The view that recovered images are seen under: one crop, mirror and torus roll of a whole batch, so that its statistics mean something.
+"""The view that recovered images are seen under: one crop, mirror and torus roll of a whole batch, so that its
+statistics mean something.
 
 As SRe2L (arXiv:2306.13092) and those that build on it draw it; for views of single images see ``ddcore.images.views``.
 """
@@ -101,7 +102,8 @@ class ViewRule:
 
 
 def seen_in_step(images: Tensor, classes: Tensor, task: Task, step: int, run: Run, *, of: str, rule: ViewRule) -> Batch:
-    """Images as a step of recovery sees them: what enhancements show of them, under the step's shared view and augmentation.
+    """Images as a step of recovery sees them: what enhancements show of them, under the step's shared view and
+    augmentation.
 
     Args:
         images: (B, C, H, W) normalised; classes: (B,) int64.

@@ -1,13 +1,14 @@
 """Second derivatives of a network's loss without double backward.
 
-The Hessian of a loss times a vector w is the gradient of the slope s = <w, d loss/d theta>, and s is one forward pass that
-carries tangents: how each value changes when the weights move along w. Differentiating that pass backwards costs eight
-convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of anything.
-torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm have a wrong
-gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images need are written here;
-anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
+The Hessian of a loss times a vector w is the gradient of the slope s = <w, d loss/d theta>, and s is one forward pass
+that carries tangents: how each value changes when the weights move along w. Differentiating that pass backwards costs
+eight convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of
+anything. torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm
+have a wrong gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images need
+are written here; anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
 
-Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative along d is
+Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative
+along d is
 
     P(d) = r (d - mean d - xh mean(xh d)),
 
@@ -255,7 +256,8 @@ class _Normalise(Function):
 
 
 class _NormaliseBoth(Function):
-    """xh weight + bias and its tangent, weight P(x_t) + xh weight_t + bias_t; differentiable once, weight_t and bias_t constant."""
+    """xh weight + bias and its tangent, weight P(x_t) + xh weight_t + bias_t; differentiable once,
+    weight_t and bias_t constant."""
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -13,8 +13,8 @@ forward sweep keeps the weights theta_i only, then, with v = w = 0 and for i = N
     v += dL_direct/d theta_{i+1}      w = v + mu w      s_i = <w, g_i>
     pixels and labels -= alpha ds_i/d batch_i      alpha -= s_i      v -= alpha ds_i/d theta_i
 
-``tesla`` leaves out the last of these (Cui et al., ICML 2023, arXiv:2211.10586): its g_i know the batch but not the weights
-before them, which is exact for the last step only. The momentum form is ours; mu = 0 gives ``specs/mtt.md``'s.
+``tesla`` leaves out the last of these (Cui et al., ICML 2023, arXiv:2211.10586): its g_i know the batch but not the
+weights before them, which is exact for the last step only. The momentum form is ours; mu = 0 gives ``specs/mtt.md``'s.
 
 Shape letters: B images of a batch, C H W pixels, K classes, P weights.
 """
@@ -43,7 +43,8 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 BatchLoss = Callable[[Tensor, Tensor], Tensor]
 
 MICRO_BATCH = 10
-"""Images of 32x32 pixels whose second-order graph is alive at once: see ``examples/benchmarks/results/unroll_speed.json``."""
+"""Images of 32x32 pixels whose second-order graph is alive at once:
+see ``examples/benchmarks/results/unroll_speed.json``."""
 
 
 def soft_cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class Batches:
     """What a student is trained on, made of tensors that learn from it.
 
     Attributes:
-        at: inner step, counted from 0, to (inputs (B, C, H, W), targets), differentiable in ``leaves``. ``adjoint`` and ``tesla``
-            call it again in the backward sweep, where it must answer the same.
+        at: inner step, counted from 0, to (inputs (B, C, H, W), targets), differentiable in ``leaves``. ``adjoint`` and
+            ``tesla`` call it again in the backward sweep, where it must answer the same.
         leaves: tensors that ``at`` reads and that get a gradient; zero where no batch uses them.
     """
 
@@ -125,18 +126,19 @@ def unrolled_loss(
 
     Args:
         network: gives the architecture; its own parameters and buffers are neither used as weights nor changed.
-        segment: start and targets, flat (P,). A target's inner step counts from 1; -1 is the last one, whatever ``steps``.
+        segment: start and targets, flat (P,). A target's inner step counts from 1; -1 is the last one, whatever
+            ``steps``.
         batches: of the inner steps 0 ... ``steps`` - 1, with targets as ``loss`` takes them.
         rate: the student's learning rate a step, scalar tensor.
         steps: N >= 0.
         mode: see the top of the module.
-        micro_batch: images of one pass; None is ``MICRO_BATCH`` of 32x32 pixels and more of smaller ones. Networks that mix
-            images (BatchNorm) and mode ``full`` take the whole batch.
+        micro_batch: images of one pass; None is ``MICRO_BATCH`` of 32x32 pixels and more of smaller ones. Networks that
+            mix images (BatchNorm) and mode ``full`` take the whole batch.
         loss: (logits, targets) to a scalar that is a mean over the batch's images.
 
     Returns:
-        Scalar; differentiable once in ``rate`` and the leaves (any number of times in mode ``full``). The sweep back runs
-        when the gradient is asked for, so a loss that is thrown away costs the forward sweep only.
+        Scalar; differentiable once in ``rate`` and the leaves (any number of times in mode ``full``). The sweep back
+        runs when the gradient is asked for, so a loss that is thrown away costs the forward sweep only.
 
     Raises:
         InputError: the expert did not move, a target lies outside the unroll, or the network draws random numbers.
@@ -321,7 +323,8 @@ class _Student:
 
 @frozen(eq=False)
 class _SlopeGradients:
-    """s; its gradient in the weights; and those (``slopes``) in what the learned tensors were made into (``outputs``)."""
+    """s; its gradient in the weights; and those (``slopes``) in what the learned tensors were made into
+    (``outputs``)."""
 
     value: Tensor
     by_theta: Tensor

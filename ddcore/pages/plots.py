@@ -1,5 +1,5 @@
-"""Plots as inline SVG whose text stays text and whose colours are the page's, dark or light. matplotlib draws them, which the
-extra ``report`` brings; where it is not installed there are none, and pages say how to get them.
+"""Plots as inline SVG whose text stays text and whose colours are the page's, dark or light. matplotlib draws them,
+which the extra ``report`` brings; where it is not installed there are none, and pages say how to get them.
 
 Text from data is shown as it is: nothing in it is read as markup or as mathematics.
 """

@@ -1,4 +1,5 @@
-"""What every run has, whether it distils, trains students or evaluates: its identity, data, randomness, words and teachers."""
+"""What every run has, whether it distils, trains students or evaluates: its identity, data, randomness,
+words and teachers."""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ class Opened:
         return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:
-        """Use data that are loaded already; those from which another run carved its validation part are loaded again."""
+        """Use data that are loaded already; those from which another run carved its validation part are loaded
+        again."""
         if source.carved in (None, self._share_and_seed):
             self.source = self._carved(source)
             self.hooks.asked.update(self.hooks.names("ddcore_data"))
@@ -107,7 +109,8 @@ class Opened:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What computes, as JSON values: part of the key of whatever is kept between runs; see ``ddcore.storage.keeping``."""
+        """What computes, as JSON values: part of the key of whatever is kept between runs;
+        see ``ddcore.storage.keeping``."""
         return machine(self.device, self.dtype)
 
     @property
@@ -189,7 +192,8 @@ class Opened:
         return Decoder(spec, known)
 
     def label(self, images: Tensor, classes: Tensor) -> Labels:
-        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device, the labels on the CPU."""
+        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device,
+        the labels on the CPU."""
         images, classes = images.to(self.device), classes.to(self.device)
         with torch.no_grad():
             labels = self.hooks.label(self._whole.labeller, images, classes, self._whole)
@@ -247,7 +251,8 @@ class Opened:
         self.tasks.stopping = told
 
     def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
-        """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
+        """Do tasks where ``--executor`` says and return their results in the order given;
+        finished ones are not redone."""
         return self.tasks.map(self._whole, tasks, label, unit)
 
     def check_stop(self) -> None:

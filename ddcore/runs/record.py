@@ -120,7 +120,8 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
 
 
 def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
-    """Let no worker compute on another kind of device than the run was begun on, nor on a CPU with kernels of another kind.
+    """Let no worker compute on another kind of device than the run was begun on, nor on a CPU with kernels of another
+    kind.
 
     Raises:
         InputError: naming the worker's host and both kinds.

@@ -37,7 +37,8 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
     Args:
         to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
             ``pt``: a dict of tensors and texts that ``torch.load(weights_only=True)`` reads, and that loses nothing.
-        out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends in .parquet, .pt or .pth.
+        out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends
+            in .parquet, .pt or .pth.
 
     Returns:
         The folder or file written.

@@ -1,4 +1,5 @@
-"""Training networks: experts, teachers, students, and the protocols they are trained by. Names listed here are public."""
+"""Training networks: experts, teachers, students, and the protocols they are trained by.
+Names listed here are public."""
 
 from typing import TYPE_CHECKING
 

@@ -6,8 +6,9 @@ of everything that shaped them, so that runs share them and never mix two kinds:
 
     experts/<digest>/recipe.json, expert-000/epoch-000.safetensors (as initialised), epoch-001.safetensors, ...
 
-An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes. Every file says in
-its header whose it is, under a seal; one that is missing, damaged or another's has its expert trained again, with a warning.
+An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes. Every
+file says in its header whose it is, under a seal; one that is missing, damaged or another's has its expert trained
+again, with a warning.
 """
 
 from __future__ import annotations

@@ -49,13 +49,15 @@ OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
 ScheduleName = Literal["drop", "cosine", "steps"]
 SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine", "steps")
 Backward = Callable[[nn.Module, Batch, Any], Tensor]
-"""From (network, batch, the labels' recipe) to the labels' own mean loss, after adding the gradient of what is descended."""
+"""From (network, batch, the labels' recipe) to the labels' own mean loss,
+after adding the gradient of what is descended."""
 Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
 """From (rows of the batch, step) to a drawn transform."""
 Reshape = Callable[[Tensor, Tensor, nn.Module, Batch, Batch, int], Tensor]
-"""From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to descend."""
+"""From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to
+descend."""
 Replace = Callable[[Optimizer, int], Optimizer]
 """From (the descent's optimiser, step) to the optimiser that makes this step and those after it."""
 Choose = Callable[[nn.Module, int, int], Tensor]
@@ -103,20 +105,24 @@ class Descent:
         steps: batches in all; may end within an epoch.
         momentum: of SGD; Adam and AdamW take betas (0.9, 0.999) and eps 1e-8.
         nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter, arXiv:1711.05101).
+        weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter,
+            arXiv:1711.05101).
         drop_at: from this step on a *new* optimiser, its state at zero, goes on at ``rate * drop``; None: never. Of the
             schedule ``drop`` alone.
-        drops: steps from which on the rate is ``drop`` times what it was, with the same optimiser; of the schedule ``steps``.
+        drops: steps from which on the rate is ``drop`` times what it was, with the same optimiser; of the schedule
+            ``steps``.
         decay_biases: whether tensors of fewer than 2 axes (biases, norms) decay too.
         schedule: ``drop``, ``cosine`` or ``steps``; see ``rate_at``.
         stretch: eta of the cosine.
         floor: what the cosine falls to.
         per_epoch: steps of an epoch, within which the rate stands still; None: it changes every step.
         warmup: steps, linear.
-        group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch: BatchNorm
-            sees exactly these groups (CV-DD, arXiv:2501.07575), a lone last row with those before it. None: BatchNorm sees whole batches.
+        group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch:
+            BatchNorm sees exactly these groups (CV-DD, arXiv:2501.07575), a lone last row with those before it. None:
+            BatchNorm sees whole batches.
         whole: whether a batch, or a group, passes at once whatever the network: for losses that compare rows.
-        amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they are.
+        amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they
+            are.
     """
 
     steps: int = field(validator=ge(0))
@@ -153,11 +159,11 @@ class Descent:
     def rate_at(self, step: int) -> float:
         """The rate of step t, counted from 0, with T = ``steps`` and W = ``warmup``.
 
-        For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T - W)))),
-        with eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2, which ends at
-        rate / 2; ``drop`` has the rate, times ``drop`` for t >= ``drop_at``; and ``steps`` has it times ``drop`` for each of
-        ``drops`` that t has reached. Warm-up and cosine stand still within ``per_epoch`` steps, at the first one's value, and a
-        cosine falls to ``floor`` in the place of 0.
+        For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T -
+        W)))), with eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2,
+        which ends at rate / 2; ``drop`` has the rate, times ``drop`` for t >= ``drop_at``; and ``steps`` has it times
+        ``drop`` for each of ``drops`` that t has reached. Warm-up and cosine stand still within ``per_epoch`` steps, at
+        the first one's value, and a cosine falls to ``floor`` in the place of 0.
         """
         rate, start, floor = self.rate, self.warmup, self.floor
         t = step - step % self.per_epoch if self.per_epoch else step
@@ -240,8 +246,8 @@ class Beside:
 
     Attributes:
         modules: by name.
-        optimizers: of some of them, by the same names, each with a rate of its own that falls as the network's does; the others
-            join the network's.
+        optimizers: of some of them, by the same names, each with a rate of its own that falls as the network's does;
+            the others join the network's.
         state: what else is kept in checkpoints, by name.
     """
 
@@ -290,7 +296,8 @@ class Changes:
         augment: drawn anew for every batch.
         reshape: changes the loss that is descended; the one that is reported stays the labels' own.
         replace: changes the optimiser.
-        choose: asked before each epoch which rows it visits; None: all. Labels with views of their own say that themselves.
+        choose: asked before each epoch which rows it visits; None: all. Labels with views of their own say that
+            themselves.
         also: trained beside the network, for the loss that ``reshape`` makes.
     """
 
@@ -318,9 +325,10 @@ def train_student(
         network: on the images' device; left in train mode.
         images: (N, C, H, W) normalised, or samples that are fetched batch by batch.
         labels: of the N images; they also say in which order and batches an epoch visits them.
-        generator: all randomness: asked for ("order", epoch), and for ("dropout", step), from which torch's own generators draw.
-        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``; of a training that was stopped
-            after its last epoch once more.
+        generator: all randomness: asked for ("order", epoch), and for ("dropout", step), from which torch's own
+            generators draw.
+        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``; of a training that was
+            stopped after its last epoch once more.
 
     Returns:
         The same network. One whose loss became NaN is trained to the end all the same: judge it by ``is_finite``.
@@ -347,7 +355,8 @@ class _Training:
     """One network's descent.
 
     Attributes:
-        state: what a checkpoint holds of it: the network, its optimiser, steps made so far, the last epoch, what is beside it.
+        state: what a checkpoint holds of it: the network, its optimiser, steps made so far, the last epoch, what is
+            beside it.
         shares: each group's rate, as a share of the descent's.
     """
 
@@ -440,8 +449,8 @@ def train_step(
 ) -> Tensor:
     """One step on one batch; its mean loss before the step, detached.
 
-    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need: each call clears the
-    gradients and makes new ones of the same batch. Only the first call moves batch statistics, and gives the loss.
+    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need: each call clears
+    the gradients and makes new ones of the same batch. Only the first call moves batch statistics, and gives the loss.
 
     Args:
         backward: adds the gradient and returns the labels' own mean loss; None takes the labels' own.

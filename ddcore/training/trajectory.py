@@ -79,7 +79,8 @@ class UnrollOptions(Plugin):
 
 
 def choose_segment(run: Run, owner: str, task: Task, step: int, low: int, high: int, ahead: int) -> Segment:
-    """The next expert of a shuffled pass over all of them, from a start epoch drawn uniformly from ``low`` to ``high`` - 1.
+    """The next expert of a shuffled pass over all of them, from a start epoch drawn uniformly from ``low`` to ``high``
+    - 1.
 
     Raises:
         OptionError: the stretch would read past the last epoch of the experts.

@@ -1,6 +1,7 @@
 """The list that every check stands in, and the checks of what a plugin says: its class, its imports, its options.
 
-A check is a function of the plugin: it returns what it saw, or None; it raises ``Broken`` or ``Skipped`` with the reason.
+A check is a function of the plugin: it returns what it saw, or None; it raises ``Broken`` or ``Skipped`` with the
+reason.
 """
 
 from __future__ import annotations

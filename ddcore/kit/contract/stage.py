@@ -156,8 +156,8 @@ def has_matcher(words: Sequence[str]) -> bool:
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:
     """A quick run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else.
 
-    On the tiny images, unless none of the plugins works on images: then on the data that their matcher or a pack offers first. Without
-    steps where no matcher makes any.
+    On the tiny images, unless none of the plugins works on images: then on the data that their matcher or a pack offers
+    first. Without steps where no matcher makes any.
     """
     first = select([*words, "--preset", "none"], {}).classes
     matchers = [cls for cls in first.values() if cls.role == "matcher"]
@@ -198,8 +198,8 @@ def outcome(run: Run) -> dict[str, Tensor]:
 def one_step(subject: Subject, partner: str, **more: Any) -> str:
     """Take a step with another installed plugin; empty if all went well, else what went wrong.
 
-    Where a plugin only shapes students, there is nothing to see in a step, and an executor sees tasks, not methods, whose starting
-    takes longer than a step: then the run is planned.
+    Where a plugin only shapes students, there is nothing to see in a step, and an executor sees tasks, not methods,
+    whose starting takes longer than a step: then the run is planned.
     """
     pair = (subject.cls, load_class(partner)[0])
     try:
@@ -215,7 +215,8 @@ def one_step(subject: Subject, partner: str, **more: Any) -> str:
 
 
 def outcome_in_pieces(run: Run) -> dict[str, Tensor]:
-    """The same, stopped wherever it looks and after each task, the last task first, and opened again from its folder."""
+    """The same, stopped wherever it looks and after each task, the last task first,
+    and opened again from its folder."""
     tasks = distillation_tasks(run)
     for task in reversed(tasks):
         for _ in range(task.steps + 1):

@@ -1,7 +1,7 @@
 """Evolution on a score that is known at once: tournament, mutation, a budget, the oldest leaves.
 
-The best of a random sample have a child; one over budget is drawn again; whoever is in the population longest leaves it. What is
-returned is everything that was scored, so that the best is the best of all, not of the last population.
+The best of a random sample have a child; one over budget is drawn again; whoever is in the population longest leaves
+it. What is returned is everything that was scored, so that the best is the best of all, not of the last population.
 """
 
 from collections import deque

@@ -1,12 +1,15 @@
-"""FerKD: stored teachers' labels of crops (FKD, ECCV 2022, arXiv:2112.01528), sorted by confidence (ICCV 2023, arXiv:2312.17473).
+"""FerKD: stored teachers' labels of crops (FKD, ECCV 2022, arXiv:2112.01528), sorted by confidence (ICCV 2023,
+arXiv:2312.17473).
 
-Teachers are asked once: for R random crops of each image, what they say is compressed to k classes and stored with the crop. FerKD
-drops crops of which they are too sure or too unsure and gives doubtful ones the smoothed class:
+Teachers are asked once: for R random crops of each image, what they say is compressed to k classes and stored with the
+crop. FerKD drops crops of which they are too sure or too unsure and gives doubtful ones the smoothed class:
 
-    y < T_L or y > T_T: dropped      T_L <= y < T_M: (1 - eps) on the class, eps / (K - 1) elsewhere      else: the teachers' label
+    y < T_L or y > T_T: dropped
+    T_L <= y < T_M:     (1 - eps) on the class, eps / (K - 1) elsewhere
+    else:               the teachers' label
 
-with y the largest probability. Students draw from the store, and lose -sum_c y_c log softmax(z / T)_c. The formulas are in
-``ddcore_ferkd.calibration``, the label kind in ``ddcore_ferkd.store``; here is how a store is made.
+with y the largest probability. Students draw from the store, and lose -sum_c y_c log softmax(z / T)_c. The formulas are
+in ``ddcore_ferkd.calibration``, the label kind in ``ddcore_ferkd.store``; here is how a store is made.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,10 @@
 """Graphs for ddcore: what every method that distils graphs needs and no method owns.
 
-Data (molecules as SMILES, the text files of the TU collection, computed rings), message-passing networks, their training, rows of
-ROC-AUC or accuracy, sets of graphs as tensors, pictures. A method names the pack, ``packs = ("graphs",)``, and imports from its modules:
-``graphs`` the value that passes through everything, ``packing`` sets on disk, ``rows`` the scores, ``preview`` pictures. ``probe`` is the
-smallest such method, and what the contract kit tries plugins on graphs with.
+Data (molecules as SMILES, the text files of the TU collection, computed rings), message-passing networks, their
+training, rows of ROC-AUC or accuracy, sets of graphs as tensors, pictures. A method names the pack,
+``packs = ("graphs",)``, and imports from its modules: ``graphs`` the value that passes through everything, ``packing``
+sets on disk, ``rows`` the scores, ``preview`` pictures. ``probe`` is the smallest such method, and what the contract
+kit tries plugins on graphs with.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""A small variational autoencoder of images (Kingma and Welling, arXiv:1312.6114), to change them by its code; its command trains one.
+"""A small variational autoencoder of images (Kingma and Welling, arXiv:1312.6114), to change them by its code; its
+command trains one.
 
     python -m ddcore_hard.autoencoder --data DATA --out FILE
 
@@ -27,7 +28,8 @@ DEVIATION = 0.1
 
 
 class Autoencoder(nn.Module):
-    """Two convolutions of stride 2 and two linear layers to a code; the way back by a linear layer and two that double the sides.
+    """Two convolutions of stride 2 and two linear layers to a code; the way back by a linear layer and two that double
+    the sides.
 
     There is neither dropout nor batch norm: train and eval mode are the same.
 
@@ -67,7 +69,8 @@ class Autoencoder(nn.Module):
         return self.up[1](F.interpolate(middle, self.sizes[0])).sigmoid()  # type: ignore[no-any-return]
 
     def moved(self, images: Tensor, code: Tensor, shift: Tensor) -> Tensor:
-        """Images (B, C, H, W) with what their codes say exchanged for what shifted ones say; what the codes leave out stays.
+        """Images (B, C, H, W) with what their codes say exchanged for what shifted ones say; what the codes leave out
+        stays.
 
         Args:
             code, shift: (B, D); no shift leaves the images as they are.

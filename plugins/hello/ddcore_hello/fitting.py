@@ -1,4 +1,5 @@
-"""From a run's real data and teachers to a projector, kept in the cache so that relabelling and other runs find it again."""
+"""From a run's real data and teachers to a projector, kept in the cache so that relabelling and other runs find it
+again."""
 
 import json
 import math

@@ -1,9 +1,11 @@
-"""A search over pipelines (AutoDistiller, arXiv:2109.11105): some are tried, all are ranked by what a regression predicts.
+"""A search over pipelines (AutoDistiller, arXiv:2109.11105): some are tried, all are ranked by what a regression
+predicts.
 
     python -m ddcore_mi_alpha.search --data DATA --student NETWORK --teacher FILE --tries 8 [options of ddcore train]
 
-What is predicted is a student's accuracy over its teacher's, from the pipeline's choices and the task's size; finished tries of other tasks
-(``--known FILE``) help. Tries are runs of ``ddcore train``; those that are in ``--out`` already are not made again.
+What is predicted is a student's accuracy over its teacher's, from the pipeline's choices and the task's size; finished
+tries of other tasks (``--known FILE``) help. Tries are runs of ``ddcore train``; those that are in ``--out`` already
+are not made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +81,8 @@ def candidates(grid: Mapping[str, Sequence[str]] = GRID) -> list[Choices]:
 
 
 def encoded(choices: Choices, task: Task, grid: Mapping[str, Sequence[str]] = GRID) -> Tensor:
-    """A pipeline for a task as numbers (d,), float64: a 1 for each value that was chosen, else 0; log10 of examples and of classes."""
+    """A pipeline for a task as numbers (d,), float64: a 1 for each value that was chosen, else 0;
+    log10 of examples and of classes."""
     chosen = [float(choices.get(name) == value) for name, values in grid.items() for value in values]
     sizes = torch.tensor([task.examples, task.classes], dtype=torch.float64).log10()
     return torch.cat([torch.tensor(chosen, dtype=torch.float64), sizes])

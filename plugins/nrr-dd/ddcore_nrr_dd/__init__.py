@@ -1,12 +1,13 @@
 """NRR-DD: keep what an image is recognised by, refine the rest (Tran et al., CVPR 2025, arXiv:2503.18267).
 
 Start from real patches that hold the object and that teachers are least sure of (``cidd``, critical-based initial data
-discovery); let the matcher move each pixel the less the more of its class is seen there, by class activation maps C in [0, 1]:
+discovery); let the matcher move each pixel the less the more of its class is seen there, by class activation maps C in
+[0, 1]:
 
     M = max(0, epsilon - C(x_0))        x <- x + M (what the matcher's step makes of x, less x)
 
-so that pixels with C >= epsilon stay as they were photographed. What is left of the paper, two distances in the place of a soft
-label, is the core's ``--labels two-distances``. The maps themselves are in ``ddcore_nrr_dd.maps``.
+so that pixels with C >= epsilon stay as they were photographed. What is left of the paper, two distances in the place
+of a soft label, is the core's ``--labels two-distances``. The maps themselves are in ``ddcore_nrr_dd.maps``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,8 @@ def discover(
     votes: Sequence[Vote],
     look: Look,
 ) -> dict[str, Tensor]:
-    """The patches of a class to start from: of each image those that hold most of the class, of these the least confident.
+    """The patches of a class to start from: of each image those that hold most of the class, of these the least
+    confident.
 
     Args:
         images: from rows (b,) to normalised images (b, C, H, W); asked for some at a time, so that no more are held.
@@ -115,7 +117,8 @@ def discover(
 
 @frozen(kw_only=True, eq=False)
 class NRRDD(Plugin):
-    """Start from patches that hold the object and are hard to tell; leave the pixels that the class is seen in as they are."""
+    """Start from patches that hold the object and are hard to tell;
+    leave the pixels that the class is seen in as they are."""
 
     summary: ClassVar[str] = "start from hard real patches; only pixels that the class is not seen in are refined"
     paper: ClassVar[str] = (

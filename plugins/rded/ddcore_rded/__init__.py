@@ -1,12 +1,14 @@
-"""RDED: images stitched from the real patches that a teacher finds most realistic (Sun et al., CVPR 2024, arXiv:2312.03526).
+"""RDED: images stitched from the real patches that a teacher finds most realistic (Sun et al., CVPR 2024,
+arXiv:2312.03526).
 
-Cut M random patches out of each image of a pool, keep the one of each image, then the n = IPC f^2 of a class, that the teacher
-finds most likely to be of their class, and stitch f x f of them into each image:
+Cut M random patches out of each image of a pool, keep the one of each image, then the n = IPC f^2 of a class, that the
+teacher finds most likely to be of their class, and stitch f x f of them into each image:
 
     p_1, ..., p_n = the n patches of lowest -log softmax(teacher(patch))_class, at most one an image
     image k       = p_k in cell 0, p_{IPC + k} in cell 1, p_{2 IPC + k} in cell 2, ...
 
-No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in ``ddcore.images.patches``.
+No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in
+``ddcore.images.patches``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +120,8 @@ def select(
 def images_of(
     selection: Selection, images: Callable[[Tensor], Tensor], total: int, which: Tensor, side: int, size: int
 ) -> Tensor:
-    """Some of the ``total`` images that a selection makes, cut and stitched: (I, C, size, size) for ``which`` (I,) int64."""
+    """Some of the ``total`` images that a selection makes, cut and stitched:
+    (I, C, size, size) for ``which`` (I,) int64."""
     by_cell = torch.arange(len(selection.rows)).view(-1, total)
     needed = by_cell[:, which].flatten()
     patches = cut(images(selection.rows[needed]), selection.boxes[needed][:, None], side)[:, 0]
@@ -204,7 +207,8 @@ class RDED(Plugin):
         return patches_a_side(self.factor, run.source.size, "--rded.factor")
 
     def selection(self, cls: int, total: int, task: Task, run: "Run") -> Selection:
-        """Which patches make ``total`` images of a class; kept in the run's folder, so that slots do not judge them again.
+        """Which patches make ``total`` images of a class; kept in the run's folder, so that slots do not judge them
+        again.
 
         Args:
             task: of its slot's draws and teachers.

@@ -1,12 +1,13 @@
 """Dataset reinforcement: augmentations stored with what teachers say to the outcome (ICCV 2023, arXiv:2303.08983).
 
-For each image S times: draw the parameters theta of a fixed chain of augmentations, apply them, and keep theta with the k largest of
+For each image S times: draw the parameters theta of a fixed chain of augmentations, apply them, and keep theta with the
+k largest of
 
     q = sum_t w_t softmax(z_t(apply(theta, x)))
 
-Students replay a random record, and lose KL(q || softmax(z)), with what is missing of q to 1 shared out among the other classes; with
-probability 1 - p they see the image plain, with its class. The chain is in ``ddcore_reinforce.chain``, the label kind in
-``ddcore_reinforce.store``; here is how records are made.
+Students replay a random record, and lose KL(q || softmax(z)), with what is missing of q to 1 shared out among the other
+classes; with probability 1 - p they see the image plain, with its class. The chain is in ``ddcore_reinforce.chain``,
+the label kind in ``ddcore_reinforce.store``; here is how records are made.
 """
 
 from collections.abc import Mapping, Sequence

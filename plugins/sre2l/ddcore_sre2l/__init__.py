@@ -4,8 +4,9 @@ Squeeze the data into a teacher with BatchNorm; recover images, a block of class
 
     L(x) = CE(f(x'), y) + r_bn sum_l w_l ( ||v_l - var_l(x')||_2 + ||mu_l - mean_l(x')||_2 )
 
-in the pixels, where x' are the images under one crop, mirror and roll shared by the block, and mu_l, v_l what the l-th BatchNorm
-layer remembers of the real data; then relabel every view by the teacher. With several teachers the loss is their weighted sum.
+in the pixels, where x' are the images under one crop, mirror and roll shared by the block, and mu_l, v_l what the l-th
+BatchNorm layer remembers of the real data; then relabel every view by the teacher. With several teachers the loss is
+their weighted sum.
 
 Nothing couples one image a class ("slot") with the next, so slots and blocks are independent tasks.
 
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Frobenius norms, over the whole batch, of the differences to the neighbours right, below, and on both diagonals; summed.
+    """Frobenius norms, over the whole batch, of the differences to the neighbours right, below, and on both diagonals;
+    summed.
 
     References:
-        Mahendran and Vedaldi, CVPR 2015, in DeepInversion's form (arXiv:1912.08795, equation 3); 0 in all published settings.
+        Mahendran and Vedaldi, CVPR 2015, in DeepInversion's form (arXiv:1912.08795, equation 3); 0 in all published
+        settings.
     """
     right = images[:, :, :, :-1] - images[:, :, :, 1:]
     below = images[:, :, :-1, :] - images[:, :, 1:, :]
