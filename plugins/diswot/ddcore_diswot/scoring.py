@@ -1,7 +1,7 @@
 """DisWOT's score of a student for a teacher, both untrained: how alike they see one batch.
 
     M_r = -1/B^2 sum (G'_t - G'_s)^2                        G = A A^T of the last feature map, rows of length 1
-    M_s = -1/(D K) sum_k sum (Q_t,k - Q_s,k)^2              Q_k = g_k g_k^T of the classifier's gradient, rows of length 1
+    M_s = -1/(D K) sum_k sum (Q_t,k - Q_s,k)^2              Q_k = g_k g_k^T of the classifier's gradient, rows likewise
     score = M_r + M_s                                        at most 0; higher is better
 
 Shape letters: B images, C H W of a feature map, K classes, D inputs of the classifier.
