@@ -1,4 +1,5 @@
-"""ddcore: dataset distillation with composable plugins. What authors and users import; nothing here imports torch early."""
+"""ddcore: dataset distillation with composable plugins. What authors and users import;
+nothing here imports torch early."""
 
 from typing import TYPE_CHECKING
 

@@ -15,8 +15,8 @@ def later(package: str, names: Names, *, once: str = "") -> Callable[[str], Any]
     """What a package does when it is asked for a name that it does not hold.
 
     Args:
-        once: a module of the package, all of whose names stood under the package's own name up to version 0.1: they still do, with
-            a warning.
+        once: a module of the package, all of whose names stood under the package's own name up to version 0.1: they
+            still do, with a warning.
 
     Raises:
         AttributeError: nobody has it.

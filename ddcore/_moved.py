@@ -1,4 +1,5 @@
-"""Where modules stood up to version 0.1: importing one by its old name works, with a warning that names the new one, until 1.0."""
+"""Where modules stood up to version 0.1: importing one by its old name works, with a warning that names the new one,
+until 1.0."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Which device a run computes on, and all that depends on it: the one module that asks.
 
-A run computes on the CPU or on one CUDA device. Everything that is decided by which of them it is, is decided here, so that tests
-can take either branch without the device: ``ddcore.kit.contract.stand_in`` puts another ``Cuda`` in the place of torch's.
+A run computes on the CPU or on one CUDA device. Everything that is decided by which of them it is, is decided here, so
+that tests can take either branch without the device: ``ddcore.kit.contract.stand_in`` puts another ``Cuda`` in the
+place of torch's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Cuda:
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Let what draws from the device's own generator draw from a seed; the generator's state is put back afterwards."""
+        """Let what draws from the device's own generator draw from a seed;
+        the generator's state is put back afterwards."""
         before = torch.cuda.get_rng_state()
         torch.cuda.manual_seed(seed)
         try:
@@ -112,7 +114,8 @@ def autocast(device: torch.device, dtype: torch.dtype = torch.bfloat16, enabled:
 
 
 def seeded(device: torch.device, draw: Callable[[], int]) -> AbstractContextManager[None]:
-    """Let what draws from a device's own generator (dropout) draw from a seed; nothing on the CPU, which has a generator of the run's.
+    """Let what draws from a device's own generator (dropout) draw from a seed; nothing on the CPU, which has a
+    generator of the run's.
 
     Args:
         draw: gives the seed; asked on devices only.

@@ -40,12 +40,12 @@ def generator(seed: int, *key: Key) -> torch.Generator:
 def drawing_from(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
     """Let code that only knows torch's global generators (module constructors, dropout) draw from ``source``.
 
-    The global generators' states are put back afterwards, so nobody else's draws move; ``source`` moves on. Borrowing again
-    for the same source inside is no change.
+    The global generators' states are put back afterwards, so nobody else's draws move; ``source`` moves on. Borrowing
+    again for the same source inside is no change.
 
     Args:
-        device: where the code computes: a device other than the CPU has a generator of its own, which then gets its seed from
-            ``source``. None: on the CPU alone.
+        device: where the code computes: a device other than the CPU has a generator of its own, which then gets its
+            seed from ``source``. None: on the CPU alone.
     """
     with _lent_to_torch(source), nullcontext() if device is None else devices.seeded(device, _seed):
         yield

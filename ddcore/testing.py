@@ -1,4 +1,5 @@
-"""For tests of plugins: ``pytest_plugins = ["ddcore.testing"]`` in the package's ``conftest.py`` brings the fixtures below.
+"""For tests of plugins: ``pytest_plugins = ["ddcore.testing"]`` in the package's ``conftest.py`` brings the fixtures
+below.
 
 from ddcore.testing import check_plugin
 
@@ -147,7 +148,8 @@ def _require_close(got: Tensor, due: Tensor, rtol: float, what: str) -> None:
 
 
 def descended(network: nn.Module, start_P: Tensor, batches: Iterable[tuple[Tensor, Tensor]], rate: Tensor) -> Tensor:
-    """Where plain SGD on the mean cross entropy leads from flat weights, by the textbook's loop, all steps in one graph.
+    """Where plain SGD on the mean cross entropy leads from flat weights, by the textbook's loop, all steps in one
+    graph.
 
     Args:
         network: gives the architecture.
@@ -238,9 +240,11 @@ def ddcore_cli(
 
 
 def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
-    """From here on runs of this process save wherever they may, and are told to stop at every other such place, so many times in all.
+    """From here on runs of this process save wherever they may, and are told to stop at every other such place, so many
+    times in all.
 
-    A command that is stopped ends with exit code 3: go on with ``resume_to_end``, and compare with one that nothing stopped.
+    A command that is stopped ends with exit code 3: go on with ``resume_to_end``, and compare with one that nothing
+    stopped.
     """
     stops, plain = chain([False, True] * times, repeat(False)), Tasks.check_stop
 
@@ -280,8 +284,8 @@ def fake_teacher(tiny_run: Callable[..., Run]) -> FakeTeacher:
 def tiny_run(tmp_path: Path) -> Callable[..., Run]:
     """``tiny_run("--plugin", "dm", ipc=1, dm__lr_img=2.0)``: a run on the tiny images that has not begun.
 
-    A matcher of other data, such as ``mirage``, gets the data that it offers first. Without a matcher among the words, the
-    contract kit's probe, which asks for every view and augmentation, matches.
+    A matcher of other data, such as ``mirage``, gets the data that it offers first. Without a matcher among the words,
+    the contract kit's probe, which asks for every view and augmentation, matches.
     """
     count = 0
 

@@ -102,7 +102,7 @@ class Plugin:
 
     def cost(self, run: Any) -> Any:
         """Of a matcher: what an outer step costs (``ddcore.Cost``), for the estimate before a run."""
-        from ddcore.api.types import Cost
+        from ddcore.api.types import Cost  # imports torch
 
         return Cost()
 

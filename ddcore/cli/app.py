@@ -1,4 +1,5 @@
-"""The command line: parse, call, print. Nothing here imports torch before a command needs it."""
+"""The command line: parse, call, print. Help and listings do without torch,
+so what imports it is imported where it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +15,18 @@ from ddcore import config
 from ddcore._version import __version__
 from ddcore.cli.lists import data, plugins
 from ddcore.cli.terminal import AS_JSON, emit
-from ddcore.composing.options import fields
+from ddcore.commands import doctor as doctors
+from ddcore.composing.options import click_options, fields, to_toml, unknown
+from ddcore.composing.options import explain as explained
+from ddcore.composing.presets import every_preset, listed, listing_text
+from ddcore.composing.selection import select, setup_from
+from ddcore.composing.tables import scores_table, table
 from ddcore.config import Config
-from ddcore.errors import DdcoreError, OptionError
+from ddcore.errors import DdcoreError, InputError, OptionError
+from ddcore.pages.leaderboard import terminal
+from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
-from ddcore.storage.progress import on_signals
+from ddcore.storage.progress import Reporter, on_signals
 from ddcore.storage.secrecy import hidden, redact
 
 
@@ -85,11 +93,8 @@ class RunCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the selected plugins first, then parse with their options."""
-        from ddcore.composing.options import unknown
-        from ddcore.runs.assembly import select
-
         wants_help = any(flag in args for flag in context.help_option_names)
-        selection = context.meta["ddcore.images.selection"] = select(args, os.environ, strict=not wants_help)
+        selection = context.meta["ddcore.composing.selection"] = select(args, os.environ, strict=not wants_help)
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
@@ -99,9 +104,7 @@ class RunCommand(click.Command):
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         """The fixed options, then the shared ones, then the plugins'."""
-        from ddcore.composing.options import click_options
-
-        selection = context.meta.get("ddcore.images.selection")
+        selection = context.meta.get("ddcore.composing.selection")
         made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
         fixed = super().get_params(context)
         return [*fixed[:-1], *made, fixed[-1]]
@@ -129,13 +132,10 @@ def run(
     context: click.Context, /, plan_only: bool, explain: bool, dump_config: bool, as_json: bool, **values: Any
 ) -> None:
     """Distil a data set: --plugin a matcher, and any enhancements."""
-    from ddcore.composing.options import explain as explained
-    from ddcore.composing.options import to_toml
-    from ddcore.composing.tables import table
-    from ddcore.runs.assembly import begin, setup_from
+    from ddcore.runs.assembly import begin  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n)}
-    setup = setup_from(context.meta["ddcore.images.selection"], given, dict(os.environ))
+    setup = setup_from(context.meta["ddcore.composing.selection"], given, dict(os.environ))
     if explain:
         rows = explained(setup.resolved)
         emit(
@@ -156,7 +156,7 @@ def run(
 
 
 def _show_plan(made: Any, as_json: bool) -> None:
-    from ddcore.scoring.estimate import estimate
+    from ddcore.scoring.estimate import estimate  # imports torch
 
     costs = estimate(made)
     emit(
@@ -176,8 +176,7 @@ def _finish(made: Any, as_json: bool) -> None:
 
 
 def _distil(made: Any, as_json: bool) -> None:
-    from ddcore.commands.reproduce import compare, comparison_text, reproduction_of
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.reproduce import compare, comparison_text, reproduction_of  # imports torch
     from ddcore.runs.distil import distil
 
     reproduction = reproduction_of(made)
@@ -197,7 +196,7 @@ class ReproduceCommand(RunCommand):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the preset first, then parse as ``run`` does with its plugins selected."""
-        from ddcore.commands.reproduce import find_preset, line_of
+        from ddcore.commands.reproduce import find_preset, line_of  # imports torch
 
         if any(flag in args for flag in context.help_option_names):
             return super().parse_args(context, args)
@@ -224,12 +223,11 @@ def reproduce(
     PRESET is NAME or PLUGIN/NAME, as `ddcore presets` lists them. Options of `ddcore run` change it, for example
     --device, --seed, --data-root or --dataset parquet:PATH; what they change is said beside the result.
     """
-    from ddcore.commands.reproduce import Reproduction
-    from ddcore.errors import InputError
+    from ddcore.commands.reproduce import Reproduction  # imports torch
     from ddcore.runs.assembly import begin
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
-    selection = context.meta["ddcore.images.selection"]
+    selection = context.meta["ddcore.composing.selection"]
     made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
     try:
         begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]], more=made.marks())
@@ -250,8 +248,6 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 
     Plugins in brackets are those that the paper's runs use as well; the settings fit without them.
     """
-    from ddcore.composing.presets import every_preset, listed, listing_text
-
     found = listed(every_preset(lambda sentence: click.echo(f"warning: {sentence}", err=True)), plugin, dataset)
     emit(as_json, [preset.as_json() for preset in found], lambda: listing_text(found))
 
@@ -266,7 +262,7 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 @AS_JSON
 def resume(run_folder: str, trust: bool, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
-    from ddcore.commands.train import TrainingRun
+    from ddcore.commands.train import TrainingRun  # imports torch
     from ddcore.runs.opening import reopen
 
     run = reopen(run_folder, trust=trust)
@@ -320,15 +316,15 @@ class TrainCommand(PartCommand):
 def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Train students on an artifact, beside the honest baselines.
 
-    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins, options; --plugin
-    adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are taken, such as the seed: name
-    data (unless you used the same ones before) and plugins. Without --out, scores are only printed.
+    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins,
+    options; --plugin adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are
+    taken, such as the seed: name data (unless you used the same ones before) and plugins. Without --out, scores are
+    only printed.
     """
-    from ddcore.composing.tables import scores_table
-    from ddcore.runs.assembly import evaluate_folder
+    from ddcore.commands.evaluating import evaluate_folder  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    rows = evaluate_folder(artifact, given, context.meta["ddcore.images.selection"], trust=trust)
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.composing.selection"], trust=trust)
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
@@ -340,14 +336,14 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
 def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
 
-    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other sets, numbers
-    and choices are taken, such as the seed.
+    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other
+    sets, numbers and choices are taken, such as the seed.
     """
-    from ddcore.commands.relabelling import relabel as relabelled
+    from ddcore.commands.relabelling import relabel as relabelled  # imports torch
     from ddcore.sets.exports import describe
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    made = relabelled(artifact, context.meta["ddcore.images.selection"], given, dict(os.environ), trust=trust)
+    made = relabelled(artifact, context.meta["ddcore.composing.selection"], given, dict(os.environ), trust=trust)
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
@@ -377,34 +373,31 @@ def train(
     data: str,
     student: str,
     teachers: tuple[str, ...],
-    per_class: int | None,
-    start: str | None,
-    on: str | None,
-    plain: bool,
     trust: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
     """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
-    from ddcore.commands.train import Lesson, begin, of_artifact
-    from ddcore.storage.places import Place
+    from ddcore.commands.train import Lesson, begin, of_artifact  # imports torch
 
+    own = {name: values.pop(name) for name in ("per_class", "plain", "start", "on")}
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
     finished = ":" not in data.partition("://")[0] and (Place.at(data) / "manifest.json").exists()
-    if finished and per_class is not None:
+    if finished and own["per_class"] is not None:
         raise OptionError("--per-class chooses real images, and --data is a distilled set: leave it out")
-    if on is not None and (finished or per_class is not None):
+    if own["on"] is not None and (finished or own["per_class"] is not None):
         raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, per_class, plain, start, on)
-    _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    lesson = Lesson(data if finished else None, **own)
+    _train(
+        begin(context.meta["ddcore.composing.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json
+    )
 
 
 def _evaluate(run: Any, as_json: bool) -> None:
-    from ddcore.composing.tables import scores_table
-    from ddcore.runs.assembly import evaluate_on
+    from ddcore.commands.evaluating import evaluate_on  # imports torch
     from ddcore.sets.packed import load_either
 
     with run.tasks.stoppable():
@@ -413,8 +406,7 @@ def _evaluate(run: Any, as_json: bool) -> None:
 
 
 def _train(run: Any, as_json: bool) -> None:
-    from ddcore.commands.train import train as trained
-    from ddcore.composing.tables import scores_table
+    from ddcore.commands.train import train as trained  # imports torch
 
     rows = trained(run)
     answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.tasks.reporter.warnings}
@@ -428,7 +420,7 @@ def _train(run: Any, as_json: bool) -> None:
 @AS_JSON
 def inspect(artifact: str, as_json: bool) -> None:
     """Say what a distilled set holds, where it came from and what it costs in bytes."""
-    from ddcore.sets.exports import describe
+    from ddcore.sets.exports import describe  # imports torch
     from ddcore.sets.exports import inspect as inspected
     from ddcore.sets.packed import load_either
 
@@ -443,7 +435,7 @@ def inspect(artifact: str, as_json: bool) -> None:
 @AS_JSON
 def export(artifact: str, to: str, out: str, as_json: bool) -> None:
     """Write a distilled set in a form that other tools read."""
-    from ddcore.sets.exports import export as exported
+    from ddcore.sets.exports import export as exported  # imports torch
     from ddcore.sets.packed import load_either
 
     exported(load_either(artifact), to, out)
@@ -454,9 +446,9 @@ def export(artifact: str, to: str, out: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @AS_JSON
 def report(run_folder: str, as_json: bool) -> None:
-    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`: one file that opens anywhere."""
-    from ddcore.pages.report import write_report
-    from ddcore.storage.places import Place
+    """Write report.html of a finished run again, of `run`, `train` or `evaluate --out`:
+    one file that opens anywhere."""
+    from ddcore.pages.report import write_report  # imports torch
 
     url = write_report(Place.at(run_folder))
     emit(as_json, {"report": url}, url)
@@ -468,7 +460,7 @@ def report(run_folder: str, as_json: bool) -> None:
 @AS_JSON
 def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
     """Set finished runs side by side: equal protocols only in one column, accuracy against bytes."""
-    from ddcore.pages.compare import compare as compared
+    from ddcore.pages.compare import compare as compared  # imports torch
     from ddcore.pages.compare import comparison_text, write_comparison
 
     comparison = compared(runs)
@@ -503,13 +495,11 @@ def bench(
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
-    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what changed.
+    What is done is not done again: the same command goes on after a stop, and after a change of SUITE.toml does what
+    changed.
     """
-    from ddcore.commands.bench import bench as benched
+    from ddcore.commands.bench import bench as benched  # imports torch
     from ddcore.commands.bench import chosen, read_suite
-    from ddcore.pages.leaderboard import terminal
-    from ddcore.storage.places import Place
-    from ddcore.storage.progress import Reporter
 
     found = read_suite(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
@@ -528,8 +518,6 @@ def bench(
 @click.pass_context
 def doctor(context: click.Context, /, as_json: bool) -> None:
     """Look over the installation, and say what to do about what does not work."""
-    from ddcore.commands import doctor as doctors
-
     found = doctors.examine()
     emit(as_json, doctors.as_json(found), lambda: doctors.findings_text(found))
     context.exit(0 if doctors.healthy(found) else 2)

@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from ddcore.cli.terminal import AS_JSON, emit
+from ddcore.composing.inspection import listing, listing_text, show, show_text
+from ddcore.composing.tables import table
 from ddcore.errors import OptionError
+from ddcore.kit.scaffold import create, next_steps
 from ddcore.storage.printing import printable_line
 
 
@@ -18,8 +21,6 @@ from ddcore.storage.printing import printable_line
 def plugins(context: click.Context, as_json: bool) -> None:
     """List the installed plugins; `show NAME` says all about one."""
     if context.invoked_subcommand is None:
-        from ddcore.composing.inspection import listing, listing_text
-
         found = listing()
         emit(as_json, found, lambda: listing_text(found))
 
@@ -29,8 +30,6 @@ def plugins(context: click.Context, as_json: bool) -> None:
 @AS_JSON
 def show_plugin(name: str, as_json: bool) -> None:
     """Paper, options with defaults, presets, hooks and file of one plugin."""
-    from ddcore.composing.inspection import show, show_text
-
     found = show(name)
     emit(as_json, found, lambda: show_text(found))
 
@@ -42,7 +41,7 @@ def show_plugin(name: str, as_json: bool) -> None:
 @click.pass_context
 def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_json: bool) -> None:
     """Run the contract that every plugin has to keep, on tiny data, and list what it keeps."""
-    from ddcore.kit.contract import examine, results_text
+    from ddcore.kit.contract import examine, results_text  # imports torch
 
     try:
         results = examine(plugin, only)
@@ -63,8 +62,6 @@ def check_plugin(context: click.Context, plugin: str, only: tuple[str, ...], as_
 @AS_JSON
 def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
     """Write a complete, working plugin package to start from; no network needed."""
-    from ddcore.kit.scaffold import create, next_steps
-
     folder, files = create(name, kind, out)
     emit(as_json, {"folder": str(folder), "files": files}, lambda: next_steps(name, folder, files))
 
@@ -75,7 +72,7 @@ def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
 @click.pass_context
 def plugin_matrix(context: click.Context, tried: bool, as_json: bool) -> None:
     """Which installed plugins go with which matcher, and why the others do not."""
-    from ddcore.kit.matrix import matrix, matrix_text, try_pairs
+    from ddcore.kit.matrix import matrix, matrix_text, try_pairs  # imports torch
 
     pairs = matrix()
     failures = try_pairs(pairs) if tried else {}
@@ -93,8 +90,7 @@ def data() -> None:
 @AS_JSON
 def list_data(as_json: bool) -> None:
     """Names that --dataset takes."""
-    from ddcore.composing.tables import table
-    from ddcore.data.sources import known_sources
+    from ddcore.data.sources import known_sources  # imports torch
 
     known = [{"name": name, "what": what} for name, what in known_sources()]
     emit(as_json, known, lambda: table(["name", "what"], [[k["name"], k["what"]] for k in known]))
@@ -110,7 +106,7 @@ def list_data(as_json: bool) -> None:
 @AS_JSON
 def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""
-    from ddcore.runs.assembly import open_data
+    from ddcore.runs.assembly import open_data  # imports torch
 
     summary = open_data(name, plugin, plugin_path, options).summary()
     emit(as_json, summary, lambda: summary_text(summary))

@@ -1,4 +1,5 @@
-"""``ddcore bench SUITE.toml``: methods x data x images a class x seeds, each a run of its own, and a leaderboard of them.
+"""``ddcore bench SUITE.toml``: methods x data x images a class x seeds, each a run of its own, and a leaderboard of
+them.
 
 A suite is a TOML file:
 
@@ -19,9 +20,9 @@ A suite is a TOML file:
     steps = 200
     plugin.dm.lr_img = 1.0
 
-What a method says counts over what its data say, and that over what all runs share; options of plugins and teachers that a run has
-not are left out there. Runs lie under names that end in a digest of their options: a changed suite does again what changed, a
-stopped one goes on.
+What a method says counts over what its data say, and that over what all runs share; options of plugins and teachers
+that a run has not are left out there. Runs lie under names that end in a digest of their options: a changed suite does
+again what changed, a stopped one goes on.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed, load_class
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
+from ddcore.composing.selection import Setup, core_groups, select, setup_from
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
-from ddcore.runs.assembly import begin, core_groups, select, setup_from
+from ddcore.runs.assembly import begin
+from ddcore.runs.builtin import Core
 from ddcore.runs.distil import distil
 from ddcore.runs.executors import EXECUTORS
 from ddcore.runs.opening import open_distillation
-from ddcore.runs.record import Setup, read_record
+from ddcore.runs.record import read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
@@ -58,9 +61,6 @@ if TYPE_CHECKING:
     from ddcore.api.services import Executor
     from ddcore.data.source import Source
     from ddcore.runs.executors import Description
-    from ddcore.runs.record import Setup
-    from ddcore.runs.run import Run
-    from ddcore.storage.progress import Reporter
 
 BENCH = "bench"
 """The kind of a task that is a whole run."""
@@ -253,7 +253,8 @@ def chosen(suite: Suite, only: str, place: Place) -> list[Cell]:
 def bench(
     suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter, executor: str | None = None
 ) -> dict[str, Any]:
-    """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is stopped.
+    """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is
+    stopped.
 
     Args:
         cells: those to do; the leaderboard shows what is done of the whole suite.
@@ -292,7 +293,7 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
     own = {n: v for n, v in environment.items() for p in plugins if n.startswith(f"DDCORE_{_variable(p)}__")}
     words = [word for plugin in plugins for word in ("--plugin", plugin)]
     setup = setup_from(select([*words, "--preset", "none"], {}), {}, own)
-    hooks = Hooks(setup.manager(), setup.described())
+    hooks = Hooks(setup.manager(Core()), setup.described())
     found = hooks.executor(name)
     if found is None:
         raise OptionError(f"no executor is named {name!r}: {near(name, EXECUTORS)}")
@@ -300,7 +301,8 @@ def executor_of(name: str, environment: Mapping[str, str]) -> Executor:
 
 
 def _offering(name: str) -> list[str]:
-    """The installed plugins that offer an executor: first-party ones are called like it, others have to be loaded to know."""
+    """The installed plugins that offer an executor: first-party ones are called like it,
+    others have to be loaded to know."""
     known = set(EXECUTORS)
     for plugin in sorted(installed(), key=lambda plugin: plugin != name):
         with suppress(PluginError):
@@ -376,7 +378,8 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
 
 
 def _is_of(setup: Setup, place: Place) -> bool:
-    """Whether a run's record says what the suite says: then nobody else can have put anything into it, wherever it was begun."""
+    """Whether a run's record says what the suite says: then nobody else can have put anything into it,
+    wherever it was begun."""
     record, due = read_record(place), setup.as_json()
     settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
     found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))

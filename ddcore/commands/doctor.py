@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
+from fsspec.registry import known_implementations
 
+from ddcore._version import __version__
+from ddcore.composing.discovery import installed, load_class
+from ddcore.composing.options import SHARED, fields, variable
+from ddcore.composing.tables import table
+from ddcore.config import Config
 from ddcore.errors import DdcoreError, in_short, near
+from ddcore.storage.places import DRIVERS, Place, default_cache
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ROOM = 2_000_000_000
@@ -95,8 +102,6 @@ def healthy(findings: list[Finding]) -> bool:
 
 def findings_text(findings: list[Finding]) -> str:
     """A table, and under it what to do."""
-    from ddcore.composing.tables import table
-
     lines = [table(["check", "status", "found"], [[f.check, f.status, f.said] for f in findings])]
     to_do = [f"  {finding.check}: {finding.way_out}" for finding in findings if finding.way_out]
     lines += ["", "to do:", *to_do] if to_do else ["", "nothing to do"]
@@ -108,8 +113,6 @@ def findings_text(findings: list[Finding]) -> str:
 
 def python() -> Iterator[Finding]:
     """The interpreter and ddcore itself."""
-    from ddcore._version import __version__
-
     status = OK if sys.version_info >= (3, 11) else PROBLEM
     way_out = "" if status == OK else "install Python 3.11 or newer"
     yield Finding("python", status, f"{platform.python_version()} at {sys.executable}", way_out)
@@ -118,7 +121,7 @@ def python() -> Iterator[Finding]:
 
 def torch_itself() -> Iterator[Finding]:
     """torch computes."""
-    import torch
+    import torch  # looked at here
 
     product = torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3)).item()
     right = product == 9.0
@@ -128,7 +131,7 @@ def torch_itself() -> Iterator[Finding]:
 
 def torchvision_beside_torch() -> Iterator[Finding]:
     """torchvision can be imported, and is of the same age as torch."""
-    import torch
+    import torch  # looked at here
 
     from ddcore.networks.vision import import_torchvision
 
@@ -154,7 +157,7 @@ def torchvision_beside_torch() -> Iterator[Finding]:
 
 def cuda() -> Iterator[Finding]:
     """The devices that torch sees."""
-    from ddcore import devices
+    from ddcore import devices  # imports torch
 
     if names := devices.names():
         yield Finding("cuda", OK, f"{', '.join(names)}; results on CUDA may differ in their last bits from run to run")
@@ -167,9 +170,6 @@ def cuda() -> Iterator[Finding]:
 
 def threads(environment: Mapping[str, str]) -> Iterator[Finding]:
     """How many threads a process uses, and how many there are."""
-    from ddcore.composing.options import fields
-    from ddcore.config import Config
-
     cores, default = os.cpu_count() or 1, fields(Config)["threads"].default
     asked = environment.get("OMP_NUM_THREADS")
     said = (
@@ -189,10 +189,6 @@ def extras() -> Iterator[Finding]:
 
 def stores() -> Iterator[Finding]:
     """Drivers of remote stores."""
-    from fsspec.registry import known_implementations
-
-    from ddcore.storage.places import DRIVERS
-
     there: list[str] = []
     absent: dict[str, str] = {}
     for protocol, distribution in DRIVERS.items():
@@ -212,8 +208,6 @@ def stores() -> Iterator[Finding]:
 
 def plugins() -> Iterator[Finding]:
     """Installed plugins can be imported, and no two have one name."""
-    from ddcore.composing.discovery import installed, load_class
-
     sound = []
     for name, offers in installed().items():
         try:
@@ -233,9 +227,6 @@ def plugins() -> Iterator[Finding]:
 
 def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables named ``DDCORE_...`` are ones that something reads."""
-    from ddcore.composing.options import SHARED, fields, variable
-    from ddcore.config import Config
-
     known = {f"DDCORE_{name}" for name in VARIABLES} | {variable(SHARED, name) for name in fields(Config)}
     ours = sorted(name for name in environment if name.startswith("DDCORE_"))
     for name in ours:
@@ -246,8 +237,6 @@ def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def folders() -> Iterator[Finding]:
     """Runs, cache and temporary files can be written, and there is room."""
-    from ddcore.storage.places import Place, default_cache
-
     for name, place in (
         ("runs", Place.at("runs")),
         ("cache", Place.at(default_cache())),

@@ -1,4 +1,5 @@
-"""Other labels for a finished set: ``ddcore relabel``. Images are not touched; what was done, and to what, is in the provenance."""
+"""Other labels for a finished set: ``ddcore relabel``. Images are not touched; what was done, and to what,
+is in the provenance."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ddcore.commands.evaluating import run_on, setup_on
+from ddcore.commands.taken import taken
 from ddcore.composing.recipes import RULES
 from ddcore.errors import OptionError, near
 from ddcore.runs import assembly
-from ddcore.runs.assembly import run_on, setup_on
+from ddcore.runs.distil import weights_of
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
@@ -21,10 +24,9 @@ from ddcore.training.protocols import auto_protocol
 if TYPE_CHECKING:
     import torch
 
-    from ddcore.runs.assembly import Selection
+    from ddcore.composing.selection import Selection
     from ddcore.runs.run import Run
     from ddcore.sets.artifact import Artifact
-    from ddcore.storage.places import Place
 
 HARD = "hard"
 
@@ -44,9 +46,6 @@ def relabel(
         OptionError: no such rule for labels, or none given.
         InputError: no artifact, other data than it was distilled from, or a folder that is in use.
     """
-    from ddcore.runs.taken import taken
-    from ddcore.storage.places import Place
-
     artifact = load_artifact(url)
     source = taken(artifact.manifest, artifact.place, trust=trust)
     setup = setup_on(artifact, given, selection, environment, source=source)
@@ -71,7 +70,8 @@ def relabel(
 
 
 def claim(out: Place) -> None:
-    """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written again."""
+    """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written
+    again."""
     if not (out.exists() and {IMAGES} <= {*out.names()} <= {*PARTS, PREVIEW, CARD}):
         assembly.claim(out)
 
@@ -102,8 +102,6 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
-    from ddcore.runs.distil import weights_of
-
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())
     done = {"labels": rule, "was": artifact.labels.kind, "manifest_sha256": old, "seed": run.seed}

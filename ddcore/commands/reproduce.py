@@ -1,9 +1,9 @@
 """Run a preset as its paper did, and set the result beside the published figure; or a shortened copy, to see it run.
 
-What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those, and
-students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so that a
-window stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method itself and
-stays. The row on all data gets one epoch.
+What shortening means: outer steps, experts and their epochs, options of plugins that count epochs or steps of those,
+and students' epochs, each times the scale and rounded up, at least 1. Lower bounds (``min_...``) are rounded down, so
+that a window stays open; experts get epochs enough for one segment. How a student is unrolled (N, M) is the method
+itself and stays. The row on all data gets one epoch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from attrs import frozen
 from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
 from ddcore.composing.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
+from ddcore.composing.selection import Setup
 from ddcore.errors import InputError, OptionError, near
-from ddcore.runs.record import Setup
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.training.protocols import protocol, resolved_protocols
@@ -27,9 +27,7 @@ from ddcore.training.trajectory import UnrollOptions
 
 if TYPE_CHECKING:
     from ddcore.api.types import Row
-    from ddcore.runs.assembly import Selection
-    from ddcore.runs.record import Setup
-    from ddcore.runs.run import Run
+    from ddcore.composing.selection import Selection
 
 INDIFFERENT = {"plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline"}
 INDIFFERENT |= {"jobs", "executor", "threads", "cache"}
@@ -270,7 +268,8 @@ def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str
 
 
 def distilled_row(run: Run, rows: Sequence[Row]) -> Row:
-    """The distilled set under the first protocol and network, with its own labels if they are learned, else hard ones."""
+    """The distilled set under the first protocol and network, with its own labels if they are learned,
+    else hard ones."""
     learned = "labels" in run.matcher.learns and run.config.labels is None
     return next(row for row in rows if row.set == "distilled" and (row.labels != "hard") == learned)
 

@@ -1,8 +1,8 @@
 """``ddcore train``: a student on real data or on a finished set, with the labels and losses that plugins bring.
 
-What a student is worth is seen beside the same student without plugins, under the same protocol, steps, seeds and initial weights;
-on a finished set also beside random real images, with and without; and beside its teachers. Weights are kept, so that a student
-may be the next one's teacher (``--teacher FILE``).
+What a student is worth is seen beside the same student without plugins, under the same protocol, steps, seeds and
+initial weights; on a finished set also beside random real images, with and without; and beside its teachers. Weights
+are kept, so that a student may be the next one's teacher (``--teacher FILE``).
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from torch import Tensor, nn
 from ddcore.api.plugin import Plugin
 from ddcore.api.services import Samples, StudentData
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
+from ddcore.commands.taken import taken
 from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
+from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import Selection, check_names, claim, setup_from
+from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
-from ddcore.runs.record import Setup, write_record
-from ddcore.runs.taken import taken
+from ddcore.runs.record import write_record
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -247,7 +248,8 @@ def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapp
 
 
 def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
-    """The data and the recipe of a finished set as options, as far as they may be taken over; see ``ddcore.runs.taken``.
+    """The data and the recipe of a finished set as options, as far as they may be taken over; see
+    ``ddcore.commands.taken``.
 
     Args:
         given: from the command line, ``group__name`` to value: it counts before all that is taken.
@@ -413,13 +415,13 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
     arm, seed = str(task.options["arm"]), int(task.options["student"])
     data = data_for(run, arm, seed)
     recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
+    schedule = recipe.schedule(visited(run.plugins, len(data.images)))
     result = train_and_test(
         run,
-        Course(run.network_name, recipe, recipe.schedule(visited(run.plugins, len(data.images))), recipe.rate),
+        Course(run.network_name, recipe, schedule, recipe.rate, plain=arm in (PLAIN, RANDOM_PLAIN)),
         data,
         partial(run.generator, "train", seed),
         task.key,
-        plain=arm in (PLAIN, RANDOM_PLAIN),
         start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
         keep=lambda network: keep(run, network, arm, seed),
     )
@@ -452,7 +454,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
 
 
 def foreign_data(run: TrainingRun, foreign: Source) -> StudentData:
-    """All train images of another source under the task's normalisation, with teachers' labels or none (class 0 stands for none)."""
+    """All train images of another source under the task's normalisation,
+    with teachers' labels or none (class 0 stands for none)."""
     part = Part(foreign.train, run.normalisation, run.device, run.dtype)
     none = torch.zeros(len(part), dtype=torch.int64)
     hard: HardLabels = hard_labels(none, run)

@@ -1,4 +1,5 @@
-"""From words to a plan: options, presets, plugins found, hooks asked and their answers looked at. Names listed here are public."""
+"""From words to a plan: options, presets, plugins found, hooks asked and their answers looked at.
+Names listed here are public."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""What a plugin's answer has to be, and on which device it lies. Whatever it is not is one sentence that names hook, plugin,
-distribution and version.
+"""What a plugin's answer has to be, and on which device it lies. Whatever it is not is one sentence that names hook,
+plugin, distribution and version.
 
-Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi' (ddcore-fyi 0.1.0)", and returns the answer.
+Each function takes an answer and ``who`` gave it, such as "ddcore_view of 'fyi' (ddcore-fyi 0.1.0)", and returns the
+answer.
 """
 
 from __future__ import annotations

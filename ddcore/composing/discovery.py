@@ -108,7 +108,8 @@ class Offer:
 
 
 def installed() -> dict[str, list[Offer]]:
-    """All installed plugins by name, from metadata alone: nothing is imported. Read again when a folder on the path changes."""
+    """All installed plugins by name, from metadata alone: nothing is imported.
+    Read again when a folder on the path changes."""
     return {
         name: list(offers) for name, offers in _installed(tuple((path, _changed(path)) for path in sys.path)).items()
     }

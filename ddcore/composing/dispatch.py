@@ -86,7 +86,8 @@ class Dispatch:
         return providers[0] if providers else None
 
     def one(self, hook: str, *, check: Check | None = None, optional: bool = False, **arguments: Any) -> Any:
-        """The answer of the only implementation; None when there is none, or, where ``optional``, it leaves it to the core."""
+        """The answer of the only implementation; None when there is none, or, where ``optional``,
+        it leaves it to the core."""
         impl = self.sole(hook)
         if impl is None:
             return None

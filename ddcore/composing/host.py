@@ -1,4 +1,5 @@
-"""A run as the core's own stages see it: what authors have (``ddcore.api.services.Run``), the hooks themselves, and how tasks are done."""
+"""A run as the core's own stages see it: what authors have (``ddcore.api.services.Run``), the hooks themselves,
+and how tasks are done."""
 
 from __future__ import annotations
 
@@ -56,4 +57,5 @@ class Host(Run, Protocol):
         """The kind of labels that a rule makes."""
 
     def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
-        """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
+        """Do tasks where ``--executor`` says and return their results in the order given;
+        finished ones are not redone."""

@@ -1,4 +1,5 @@
-"""What `ddcore plugins` says: read from metadata and from source text, so that nothing heavy, or broken, is imported."""
+"""What `ddcore plugins` says: read from metadata and from source text, so that nothing heavy, or broken,
+is imported."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from typing import Any
 from ddcore.api.hooks import KINDS
 from ddcore.api.plugin import Plugin
 from ddcore.composing.discovery import FIRST_PARTY, Offer, find, installed, load_class
+from ddcore.composing.options import fields, flag
+from ddcore.composing.presets import presets_of, published_text
+from ddcore.composing.tables import table
 from ddcore.errors import DdcoreError, near
 
 UNREADABLE = "?"
@@ -63,7 +67,8 @@ def bound_names(parsed: ast.Module) -> set[str]:
 
 
 def fault(parsed: ast.Module, hooks: list[str]) -> str | None:
-    """Why a plugin cannot work, as far as its source tells: a module that is not installed, a hook that does not exist."""
+    """Why a plugin cannot work, as far as its source tells: a module that is not installed,
+    a hook that does not exist."""
     for statement in parsed.body:
         modules = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
         if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
@@ -118,8 +123,6 @@ def _is_hookimpl(decorator: ast.expr) -> bool:
 
 def listing_text(rows: list[dict[str, Any]]) -> str:
     """The rows as a table, with the interpreter that sees them."""
-    from ddcore.composing.tables import table
-
     headings = ["name", "version", "role", "hooks", "summary", "status"]
     cells = [[r["name"], r["version"], r["role"], _short(r["hooks"]), r["summary"], r["status"]] for r in rows]
     absent = [name for name in FIRST_PARTY if name not in {r["name"] for r in rows}]
@@ -139,9 +142,6 @@ def show(name: str) -> dict[str, Any]:
     Raises:
         PluginError: there is no such plugin.
     """
-    from ddcore.composing.options import fields, flag
-    from ddcore.composing.presets import presets_of
-
     offer = find(name)
     row = {
         "name": offer.name,
@@ -201,9 +201,6 @@ def _default(value: Any) -> Any:
 
 def show_text(found: dict[str, Any]) -> str:
     """``show`` for people."""
-    from ddcore.composing.presets import published_text
-    from ddcore.composing.tables import table
-
     plain = {k: v for k, v in found.items() if k not in ("options", "presets")}
     lines = [f"{k:<15} {_words(v)}" for k, v in plain.items()]
     if found.get("options"):

@@ -1,7 +1,8 @@
 """Values and where they came from: command line > environment > config file > preset > default. No torch here.
 
-Field ``flip_prob`` of plugin ``fyi`` is ``--fyi.flip-prob``, ``DDCORE_FYI__FLIP_PROB`` and ``[plugin.fyi] flip_prob``; a shared
-option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values are read by the type of their field.
+Field ``flip_prob`` of plugin ``fyi`` is ``--fyi.flip-prob``, ``DDCORE_FYI__FLIP_PROB`` and ``[plugin.fyi] flip_prob``;
+a shared option ``ipc`` is ``--ipc``, ``DDCORE_IPC`` and ``ipc`` at a file's top. Values are read by the type of their
+field.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import click
 import tomli_w
 from attrs import frozen
 
-from ddcore.composing.discovery import FIRST_PARTY
+from ddcore.composing.discovery import FIRST_PARTY, installed
 from ddcore.composing.presets import Preset
 from ddcore.composing.recipes import RULES, Experts, Teachers, ViewOptions
 from ddcore.config import Config
 from ddcore.errors import OptionError, near
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
+from ddcore.storage.places import Place
 from ddcore.storage.secrecy import keep, option, withhold
 
 SHARED = ""
@@ -61,7 +63,8 @@ class First:
 
 
 def preparse(args: Sequence[str], environment: Mapping[str, str]) -> First:
-    """``--plugin``, ``--plugin-path``, ``--config``, ``--preset`` and ``--labels``, in any position; files may name them too.
+    """``--plugin``, ``--plugin-path``, ``--config``, ``--preset`` and ``--labels``, in any position; files may name
+    them too.
 
     Raises:
         OptionError: a flag without its value.
@@ -100,8 +103,6 @@ def read_toml(path: str) -> dict[str, Any]:
     Raises:
         OptionError: it is not TOML.
     """
-    from ddcore.storage.places import Place
-
     try:
         return parse_toml(Place.at(path).read_bytes(0, LONGEST_SETTINGS + 1))
     except ValueError as error:
@@ -397,8 +398,6 @@ def unknown(name: str, groups: Mapping[str, type]) -> str | None:
         return f"{group} has no option {word!r}: {near(word, own)}"
     if group in CORE_GROUPS:
         return _unneeded(f"{name!r} configures {group}, which no selected plugin needs", group)
-    from ddcore.composing.discovery import installed
-
     known = {*installed(), *FIRST_PARTY}
     if group in known:
         return f"{name!r} belongs to plugin {group!r}, which is not selected: add --plugin {group}"
@@ -446,7 +445,8 @@ def explain(resolved: Resolved) -> list[tuple[str, Any, str]]:
 
 
 def as_json(resolved: Resolved) -> dict[str, Any]:
-    """Plain values for ``run.json``: without secret options, and addresses without credentials, named under ``withheld``."""
+    """Plain values for ``run.json``: without secret options, and addresses without credentials,
+    named under ``withheld``."""
     options = {group: _plain(instance) for group, instance in resolved.options.items()}
     made = {"config": _plain(resolved.config), "options": options, "sources": dict(resolved.sources)}
     return withhold(made, "config", "options")

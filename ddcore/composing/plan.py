@@ -6,7 +6,7 @@ The plan is printed at the start, shown by ``--plan-only`` and kept in the run a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import asdict, field, frozen
@@ -110,7 +110,8 @@ def offers(plugin: Any) -> set[str]:
 
 
 def recorded_order(plugins: Mapping[str, Any], first: str = "") -> list[str]:
-    """Names of plugins as records hold them: by name, unless two change the same thing, where the command line's order says which does first.
+    """Names of plugins as records hold them: by name, unless two change the same thing, where the command line's order
+    says which does first.
 
     Args:
         first: the one that stands before all others, the matcher.
@@ -181,8 +182,27 @@ def resolve(
     if IMAGES not in matcher.modality:
         stages = _stages_of_its_own(name, plugins, steps)
         return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
+    label = ("learned, soft", name) if learns_labels else (labeller, label_by)
+    stages = _stages_of_images(name, plugins, steps, needs, (initializer, init_by), label)
+    return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
+
+
+def _stages_of_images(
+    name: str,
+    plugins: Mapping[str, Any],
+    steps: int,
+    needs: Collection[str],
+    initializer: tuple[str, str],
+    label: tuple[str, str],
+) -> list[Stage]:
+    """Of a matcher of images, in the order they are made in.
+
+    Args:
+        initializer, label: what, and whose.
+    """
+    matcher = plugins[name]
     stages = [
-        Stage("initialize", initializer, init_by),
+        Stage("initialize", *initializer),
         Stage("match", f"{steps} steps", name, _phased(plugins, "view", name)),
     ]
     if TRAJECTORIES in needs:
@@ -206,11 +226,11 @@ def resolve(
         for stage, what in (("segment", "an expert's"), ("finish", "last step's"), ("store", "as learned"))
         if (changing := tuple(p for p, plugin in plugins.items() if offers(plugin) & asked_by(matcher) & {stage}))
     ]
-    stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
+    stages.append(Stage("label", *label))
     stages.append(
         Stage("evaluate", "honest rows", CORE, tuple(p for p in plugins if hasattr(plugins[p], "ddcore_evaluate")))
     )
-    return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
+    return stages
 
 
 def _stages_of_its_own(name: str, plugins: Mapping[str, Any], steps: int) -> list[Stage]:
@@ -387,7 +407,8 @@ def _suggestion(plugin: Any, attribute: str) -> str | None:
 
 
 def _assets(plugins: Mapping[str, Any], initializers: Sequence[str], labeller: str) -> tuple[str, ...]:
-    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses, or its labels need."""
+    """Every asset that some plugin needs, for itself or for an initialiser of its own that the run uses,
+    or its labels need."""
     found = {TEACHERS} if labeller in RULES else set[str]()
     for plugin in plugins.values():
         used: list[str | None] = [name for name in initializers if name in plugin.initializers]

@@ -24,6 +24,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ddcore.composing.discovery import find, installed, load_class, matching
+from ddcore.composing.tables import table
 from ddcore.errors import DdcoreError, OptionError, PluginError, near
 
 AUTO, NONE = "auto", "none"
@@ -152,8 +153,6 @@ def listed(presets: Iterable[Preset], plugin: str | None, dataset: str | None) -
 
 def listing_text(presets: Iterable[Preset]) -> str:
     """One preset a line."""
-    from ddcore.composing.tables import table
-
     headings = ["preset", "plugins", "data", "ipc", "published", "source"]
     cells = [[p.name, _plugins(p), p.dataset, str(p.ipc), published_text(p.published), p.source] for p in presets]
     return table(headings, cells)

@@ -31,7 +31,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def scores_table(rows: Sequence[Row]) -> str:
-    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and notes.
+    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and
+    notes.
 
     Where rows measure different things a column says what.
     """

@@ -1,5 +1,6 @@
-"""The hook API as data: what it offers, what changed since a recorded version, which version that makes due, what is on its
-way out. ``python -m ddcore.composing.versions`` prints the record that ``tests/hook_api.json`` keeps of the last version."""
+"""The hook API as data: what it offers, what changed since a recorded version, which version that makes due, what is on
+its way out. ``python -m ddcore.composing.versions`` prints the record that ``tests/hook_api.json`` keeps of the last
+version."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Changes:
     def version_due(self, before: str) -> str:
         """The version that these changes make due after ``before``.
 
-        >>> Changes((), ()).version_due("1.3"), Changes((), ("x",)).version_due("1.3"), Changes(("y",), ()).version_due("1.3")
-        ('1.3', '1.4', '2.0')
+        >>> [Changes(*made).version_due("1.3") for made in (((), ()), ((), ("x",)), (("y",), ()))]
+        ['1.3', '1.4', '2.0']
         """
         major, minor = (int(part) for part in before.split("."))
         if self.breaking:

@@ -58,7 +58,8 @@ class Normalisation(ABC):
         """What is too large for a header."""
 
     def clamped(self, images: Tensor) -> Tensor:
-        """The nearest images (B, C, H, W) that exist: those that ``inverse`` brings into [0, 1]; others stay as they are."""
+        """The nearest images (B, C, H, W) that exist: those that ``inverse`` brings into [0, 1];
+        others stay as they are."""
         if not self.pixelwise:
             pixels = self.inverse(images)
             inside = ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1)[:, None, None, None]
@@ -202,7 +203,8 @@ def fit(
 
     Args:
         kind: ``mean-std`` (the source's own numbers if it gives any), ``zca`` or ``none``.
-        cache: a folder in which a ZCA fit is kept, by the data's fingerprint and ``computed_by``: it takes cubic time in D.
+        cache: a folder in which a ZCA fit is kept, by the data's fingerprint and ``computed_by``: it takes cubic time
+            in D.
         computed_by: see ``ddcore.storage.keeping.machine``.
         note: told of a kept fit that is damaged, which is made again.
 

@@ -69,7 +69,7 @@ def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
 
 def _open(place: Place) -> _File:
     try:
-        import pyarrow
+        import pyarrow  # an extra
         import pyarrow.parquet
     except ImportError as error:
         way_out = "pip install 'ddcore-torch[parquet]'"
@@ -104,7 +104,7 @@ def _column(schema: Any, known: Sequence[str], what: str, place: Place) -> str:
 
 def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
     """Encoded pictures in order; the labels of the same rows are appended to ``labels`` on the way."""
-    import pyarrow
+    import pyarrow  # an extra
 
     row = written_out = 0
     try:

@@ -62,8 +62,8 @@ class Source:
 
     Attributes:
         classes: names, in the order of the labels.
-        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's source may
-            hold something else, which is then not checked here.
+        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's
+            source may hold something else, which is then not checked here.
         vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
         mean: of each channel in [0, 1], where a published one has to be kept; None: computed from ``train``.
@@ -71,7 +71,8 @@ class Source:
         licence: of the data, as far as known.
         origin: where it was read, without credentials.
         notes: what a reader of results should know (how a test part was cut, what was converted).
-        carved: share and seed of ``--validation``, where the test part is train images (see ``ddcore.scoring.validation``).
+        carved: share and seed of ``--validation``, where the test part is train images (see
+            ``ddcore.scoring.validation``).
 
     Raises:
         InputError: the images or labels are not what they have to be.
@@ -122,7 +123,8 @@ class Source:
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1]; none of text."""
+        """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1];
+        none of text."""
         if self.modality == TEXT:
             return (), ()
         if self.mean is not None and self.std is not None:
@@ -176,7 +178,8 @@ def keep_decoded(source: Source, cache: Place, note: Note) -> None:
 
 
 def load_decoded(cache: Place, key: Mapping[str, Any], note: Note) -> Source | None:
-    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there, or not what it has to be."""
+    """What ``keep_decoded`` wrote, its pixels mapped from the file; None if it is not there,
+    or not what it has to be."""
     there = found(_decoded(cache, key), digest_of(key), note=note, read=_read_source)
     return there.source if isinstance(there, _Decoded) else None
 
@@ -248,7 +251,8 @@ class Part:
         return self._labels
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images (n, C, H, W) at ``index`` (n,), normalised, in the run's float type, or tokens (n, L); on its device."""
+        """The images (n, C, H, W) at ``index`` (n,), normalised, in the run's float type, or tokens (n, L);
+        on its device."""
         rows = self._stored[index.to(self._stored.device)].to(self._device)
         if self._ready:
             return rows if rows.is_floating_point() else rows.long()

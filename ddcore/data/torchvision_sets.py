@@ -45,8 +45,8 @@ class TorchvisionSet:
         idx: its files have MNIST's format, which the core reads itself.
         licence: as far as the authors state one.
         classes: names for the formats that hold none.
-        mean, std: the field's constants, of pixels in [0, 1], that published learning rates belong to. Those of CIFAR are not
-            the deviation of all pixels (about 0.247) but the mean of each image's own. Empty: computed.
+        mean, std: the field's constants, of pixels in [0, 1], that published learning rates belong to. Those of CIFAR
+            are not the deviation of all pixels (about 0.247) but the mean of each image's own. Empty: computed.
     """
 
     cls: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         stitch,
     )
     from ddcore.images.selection import kcenter, random_choice
-    from ddcore.images.shared_view import Cropping, seen_in_step
+    from ddcore.images.shared_view import Cropping, ViewRule, seen_in_step
     from ddcore.images.views import (
         ATTEMPTS,
         Draw,
@@ -41,6 +41,7 @@ __all__ = [
     "Draw",
     "MOSAICS",
     "Ranks",
+    "ViewRule",
     "beta",
     "changed",
     "crop_boxes",
@@ -82,7 +83,7 @@ __getattr__ = later(
             "stitch",
         ),
         "selection": ("kcenter", "random_choice"),
-        "shared_view": ("Cropping", "seen_in_step"),
+        "shared_view": ("Cropping", "ViewRule", "seen_in_step"),
         "views": (
             "ATTEMPTS",
             "Draw",

@@ -1,10 +1,11 @@
 """Differentiable augmentations, drawn first and applied then, so that a draw can be replayed or shared.
 
-The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's because
-the field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are normalised, so the
-zeros that move in from outside are the data's mean colour. All operations keep dtype and device and are differentiable in
-the images; a parameter has one entry an image, or is a single number for all. Numbers and names are the authors': ``dx``
-and ``cx`` run down the rows, but ``sx`` runs across; geometry is that of ``align_corners=True``, which their PyTorch meant.
+The family of differentiable Siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259). It is the core's
+because the field's evaluation protocols use it; plugin ``dsa`` brings it into matching. Images (B, C, H, W) are
+normalised, so the zeros that move in from outside are the data's mean colour. All operations keep dtype and device and
+are differentiable in the images; a parameter has one entry an image, or is a single number for all. Numbers and names
+are the authors': ``dx`` and ``cx`` run down the rows, but ``sx`` runs across; geometry is that of
+``align_corners=True``, which their PyTorch meant.
 """
 
 from __future__ import annotations
@@ -259,8 +260,8 @@ class DrawnOneEach:
 
     Attributes:
         which: (count,) int64, an index into ``ops``.
-        parameters: (count,) each: ``dx`` and ``dy`` of the crop; ``height`` and ``width`` to scale to, pixels; ``theta``;
-            (count, C, H, W) ``noise``.
+        parameters: (count,) each: ``dx`` and ``dy`` of the crop; ``height`` and ``width`` to scale to, pixels;
+            ``theta``; (count, C, H, W) ``noise``.
         ops: ``MNIST_OPS`` or ``BATCHNORM_OPS``.
     """
 
@@ -324,8 +325,9 @@ def _nearest(side: int, new: Tensor, square: Tensor) -> Tensor:
 def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) -> DrawnOneEach:
     """Draw for each image a crop, a scale or a turn, in the ranges of DC's code.
 
-    A crop moves by -4 to 3 pixels each way, a scale is to 0.8 to 1.2 of height and width each, truncated to whole pixels,
-    a turn is by a whole number of degrees from -45 to 44. The authors turn by a cubic spline; here it is bilinear.
+    A crop moves by -4 to 3 pixels each way, a scale is to 0.8 to 1.2 of height and width each, truncated to whole
+    pixels, a turn is by a whole number of degrees from -45 to 44. The authors turn by a cubic spline; here it is
+    bilinear.
     """
     height, width = (
         (side * (1 + MNIST_SCALE * (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1))).long()
@@ -343,7 +345,8 @@ def draw_mnist(count: int, size: tuple[int, int], generator: torch.Generator) ->
 
 
 def draw_batchnorm(count: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> DrawnOneEach:
-    """Draw for each image a crop as above, or noise of deviation 0.001: what DC's code does to students with BatchNorm."""
+    """Draw for each image a crop as above, or noise of deviation 0.001:
+    what DC's code does to students with BatchNorm."""
     parameters = {
         "dx": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),
         "dy": torch.randint(-MNIST_SHIFT, MNIST_SHIFT, (count,), generator=generator),

@@ -1,16 +1,17 @@
 """Patches of real images: cut at random, judged by networks, the fittest kept, several stitched into one image.
 
-The pieces of RDED (Sun et al., CVPR 2024, arXiv:2312.03526), which methods that start from stitched patches share. A set is
-made in four moves, each a function: ``crop_boxes`` draws where to cut, ``patch_losses`` judges what is cut there, ``ranked``
-keeps some, ``stitch`` joins them. Boxes are numbers, so only what is kept need be cut twice and nothing else held:
+The pieces of RDED (Sun et al., CVPR 2024, arXiv:2312.03526), which methods that start from stitched patches share. A
+set is made in four moves, each a function: ``crop_boxes`` draws where to cut, ``patch_losses`` judges what is cut
+there, ``ranked`` keeps some, ``stitch`` joins them. Boxes are numbers, so only what is kept need be cut twice and
+nothing else held:
 
     boxes = crop_boxes(len(images), 5, (224, 224), (0.08, 1.0), generator)
     losses, best = fittest(patch_losses(cut(images, boxes, 112), classes, networks, size=224))
     kept = ranked(losses, 40, "lowest")
     mosaics = stitch(cut(images[kept], boxes[kept, best[kept]][:, None], 112)[:, 0], 10, 224)
 
-Shape letters: N images, M crops of each, n patches that are kept, I stitched images, C H W pixels, S side of a patch, f cells
-a side, K classes.
+Shape letters: N images, M crops of each, n patches that are kept, I stitched images, C H W pixels, S side of a patch, f
+cells a side, K classes.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def _resized(window: Tensor, size: tuple[int, int]) -> Tensor:
 def padded(patches: Tensor, size: int) -> Tensor:
     """Patches (B, C, S, S) in the middle of zeros, (B, C, size, size): what a network made for whole images is shown.
 
-    Of normalised images zero is the mean colour. Where size - S is odd, the extra row and column go to the bottom and right.
+    Of normalised images zero is the mean colour. Where size - S is odd, the extra row and column go to the bottom and
+    right.
 
     >>> padded(torch.ones(1, 1, 1, 1), 3)[0, 0].tolist()
     [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
@@ -161,8 +163,8 @@ def ranked(losses: Tensor, count: int, ranks: Ranks) -> Tensor:
     Args:
         losses: (N,), one an image.
         count: n, at most N.
-        ranks: ``lowest`` (RDED: the most realistic), lowest first; ``highest`` (NRR-DD: the least confident), highest first;
-            ``median`` (CV-DD: medium), (N - n) // 2 below them, lowest first.
+        ranks: ``lowest`` (RDED: the most realistic), lowest first; ``highest`` (NRR-DD: the least confident), highest
+            first; ``median`` (CV-DD: medium), (N - n) // 2 below them, lowest first.
 
     Returns:
         (n,) int64, distinct, on the CPU.
@@ -234,8 +236,9 @@ def unstitch(images: Tensor, factor: int) -> Tensor:
 def of_slot(count: int, slot: int, ipc: int) -> tuple[int, Tensor, int]:
     """Of which set a task gets which images of a class, where images are selected once and tasks ask for some of them.
 
-    A task that asks for all images of a class gets a set of its slot's own. Slots that ask for fewer share one set and get
-    different images of it, so that together they start from what one task would; draws and teachers are then slot 0's.
+    A task that asks for all images of a class gets a set of its slot's own. Slots that ask for fewer share one set and
+    get different images of it, so that together they start from what one task would; draws and teachers are then slot
+    0's.
 
     Args:
         count: images of the class that the task asks for.

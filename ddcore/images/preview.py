@@ -1,18 +1,15 @@
-"""A picture of a set: images in rows by class, with a title, enlarged without smoothing so that pixels stay what they are."""
+"""A picture of a set: images in rows by class, with a title,
+enlarged without smoothing so that pixels stay what they are."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
 LEAST_SIDE = 56
 """Pixels of the sheet; smaller images are enlarged by a whole number to at least this."""
@@ -50,8 +47,6 @@ def preview_png(images: Tensor, classes: Tensor, class_names: Sequence[str], tit
 
     What does not fit (``MOST_ROWS`` classes, as many images of each as are ``WIDEST`` pixels wide) is counted.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     present = [c for c in range(len(class_names)) if bool((classes == c).any())]
     shown = present[:MOST_ROWS]
     small, large = ImageFont.load_default(NOTE), ImageFont.load_default(TITLE)
@@ -84,8 +79,6 @@ def sheet_png(images: Tensor, columns: int, side: int | None = None) -> bytes:
         columns: images of a row.
         side: pixels of each image; its own if None.
     """
-    from PIL import Image
-
     side = int(images.shape[-1]) if side is None else side
     sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * side), PAPER)
     for at, image in enumerate(images):
@@ -93,7 +86,7 @@ def sheet_png(images: Tensor, columns: int, side: int | None = None) -> bytes:
     return _png(sheet)
 
 
-def _png(sheet: Image) -> bytes:
+def _png(sheet: Image.Image) -> bytes:
     held = io.BytesIO()
     sheet.save(held, format="PNG", optimize=True)
     return held.getvalue()
@@ -106,9 +99,7 @@ def _layout(images: Tensor, classes: Tensor, shown: Sequence[int], label: int) -
     return _Layout(side, label, min(most, max(1, (WIDEST - label) // (side + GAP))))
 
 
-def _picture(image: Tensor, side: int) -> Image:
-    from PIL import Image
-
+def _picture(image: Tensor, side: int) -> Image.Image:
     image = image if len(image) in (1, 3) else image.mean(0, keepdim=True)
     levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
@@ -117,9 +108,7 @@ def _picture(image: Tensor, side: int) -> Image:
     return Image.fromarray(array).convert("RGB").resize((side, side), how)
 
 
-def _write(pen: ImageDraw, at: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
-    from PIL import ImageFont
-
+def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
     pen.text(at, text, fill=colour, font=ImageFont.load_default(NOTE), anchor="lm")
 
 

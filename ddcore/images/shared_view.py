@@ -1,4 +1,5 @@
-"""The view that recovered images are seen under: one crop, mirror and torus roll of a whole batch, so that its statistics mean something.
+"""The view that recovered images are seen under: one crop, mirror and torus roll of a whole batch, so that its
+statistics mean something.
 
 As SRe2L (arXiv:2306.13092) and those that build on it draw it; for views of single images see ``ddcore.images.views``.
 """
@@ -83,37 +84,41 @@ def draw_view(
     return SharedView((down, right), (top, left, height, width), mirrored)
 
 
-def seen_in_step(
-    images: Tensor,
-    classes: Tensor,
-    task: Task,
-    step: int,
-    run: Run,
-    *,
-    of: str,
-    crop: Cropping = "auto",
-    scale: float = 0.08,
-    roll: int | None = None,
-    centred: bool = False,
-) -> Batch:
-    """Images as a step of recovery sees them: what enhancements show of them, under the step's shared view and augmentation.
+@frozen
+class ViewRule:
+    """How the shared view of a step of recovery is drawn.
+
+    Attributes:
+        crop: ``auto`` crops from ``LARGE`` pixels on. What is cropped is also mirrored, where that keeps the class.
+        scale: least area of a crop before ``match.crop_scale`` changes it.
+        roll: largest; None takes the usual.
+        centred: whether rolls go both ways.
+    """
+
+    crop: Cropping = "auto"
+    scale: float = 0.08
+    roll: int | None = None
+    centred: bool = False
+
+
+def seen_in_step(images: Tensor, classes: Tensor, task: Task, step: int, run: Run, *, of: str, rule: ViewRule) -> Batch:
+    """Images as a step of recovery sees them: what enhancements show of them, under the step's shared view and
+    augmentation.
 
     Args:
         images: (B, C, H, W) normalised; classes: (B,) int64.
         of: the matcher, which names its draws.
-        crop: ``auto`` crops from ``LARGE`` pixels on. What is cropped is also mirrored, where that keeps the class.
-        scale: least area of a crop before ``match.crop_scale`` changes it.
-        roll: largest; None takes the usual.
+        rule: of the view.
     """
     progress, size = Progress(step, task.steps), run.source.size
-    cropped = crop == "resized" or (crop == "auto" and size >= LARGE)
+    cropped = rule.crop == "resized" or (rule.crop == "auto" and size >= LARGE)
     view = draw_view(
         size,
-        usual_reach(size) if roll is None else roll,
+        usual_reach(size) if rule.roll is None else rule.roll,
         run.generator(of, "view", task.key, step),
-        least=run.setting("match.crop_scale", scale, progress) if cropped else None,
+        least=run.setting("match.crop_scale", rule.scale, progress) if cropped else None,
         mirror=0.5 if cropped and run.source.mirror_symmetric else 0.0,
-        centred=centred,
+        centred=rule.centred,
     )
     batch = Batch(images, {"class": classes}, torch.arange(len(classes), device=images.device))
     batch = run.view(batch, "match")

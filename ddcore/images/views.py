@@ -1,10 +1,11 @@
-"""What is done to a batch that labels were made for: drawn first and applied then, so that it can be stored or drawn again.
+"""What is done to a batch that labels were made for: drawn first and applied then, so that it can be stored or drawn
+again.
 
     shuffle patches; crop and resize, or shift; mirror; then CutMix or MixUp with another row of the batch
 
 as SRe2L stores them (Yin, Xing and Shen, NeurIPS 2023, arXiv:2306.13092; the store is FKD's, Shen and Xing, ECCV 2022,
-arXiv:2112.01528) and INFER draws them (arXiv:2408.06927). Nothing here knows labels. Operations keep dtype and device and
-are differentiable in the images. Shape letters: B images of a batch, C H W pixels, A attempts at a crop.
+arXiv:2112.01528) and INFER draws them (arXiv:2408.06927). Nothing here knows labels. Operations keep dtype and device
+and are differentiable in the images. Shape letters: B images of a batch, C H W pixels, A attempts at a crop.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ LARGE = 64
 ATTEMPTS = 10
 """At a crop of the drawn area and aspect that fits, as torchvision's; then the centre is taken."""
 ANTIALIAS = True
-"""Of crops that shrink: what Pillow always does. torchvision's default for tensors changed in 0.17, so it is said here."""
+"""Of crops that shrink: what Pillow always does. torchvision's default for tensors changed in 0.17,
+so it is said here."""
 
 Crop = Literal["resized", "shifted", "none"]
 Mix = Literal["cutmix", "mixup", "none"]
@@ -36,7 +38,8 @@ Ops = tuple[tuple[str, Mapping[str, Tensor]], ...]
 
 
 def changed(view: View, images: Tensor) -> Tensor:
-    """Images (B, C, H, W) of ``view.index`` under the view's operations, then mixed; without any, the images themselves.
+    """Images (B, C, H, W) of ``view.index`` under the view's operations, then mixed; without any, the images
+    themselves.
 
     Raises:
         InputError: an operation that this version does not know.
@@ -99,12 +102,14 @@ def cells(size: int, factor: int) -> list[int]:
 
 
 def strip_orders(count: int, factor: int, generator: torch.Generator) -> Tensor:
-    """Random orders for ``shuffled``, (count, 2, f) int64: of the columns' strips and of the rows', all equally likely."""
+    """Random orders for ``shuffled``, (count, 2, f) int64: of the columns' strips and of the rows',
+    all equally likely."""
     return torch.rand(count, 2, factor, generator=generator, dtype=torch.float64).argsort(2)
 
 
 def shuffled(images: Tensor, orders: Tensor) -> Tensor:
-    """Each image with its f strips of columns, then its f strips of rows, in another order: a student's view of mosaics.
+    """Each image with its f strips of columns, then its f strips of rows, in another order: a student's view of
+    mosaics.
 
     Cells move whole where the image was stitched of f x f; with f = 2, 4 of the 24 arrangements can come out.
 
@@ -173,8 +178,8 @@ class Draw:
     """What is drawn for a batch of views; a crop and a mirror for each image, one mix for the batch.
 
     Attributes:
-        crop: ``resized``, a box of random area and aspect, brought back to full size; ``shifted`` by up to ``pad`` pixels
-            each way, with zeros from outside; ``none``.
+        crop: ``resized``, a box of random area and aspect, brought back to full size; ``shifted`` by up to ``pad``
+            pixels each way, with zeros from outside; ``none``.
         scale: least and largest area of a resized crop, a fraction of the image.
         ratio: least and largest width over height.
         pad: in pixels.
@@ -197,7 +202,8 @@ class Draw:
     shuffle: int = field(default=1, validator=[instance_of(int), ge(1), le(16)])
 
     def fitting(self, size: int, symmetric: bool) -> Draw:
-        """The same for images of ``size`` pixels: no shift by more than an eighth, and no mirror where it changes the class."""
+        """The same for images of ``size`` pixels: no shift by more than an eighth,
+        and no mirror where it changes the class."""
         return evolve(self, pad=min(self.pad, size // 8), flip=self.flip if symmetric else 0.0)
 
     def header(self) -> dict[str, Any]:
@@ -303,8 +309,8 @@ def resized_crops(
 ) -> Tensor:
     """The boxes of torchvision's ``RandomResizedCrop`` from uniform numbers.
 
-    Area uniform in ``scale``, log aspect uniform in log ``ratio``; the first of the attempts that fits is placed uniformly;
-    where none fits, the centre, as large as the ratio allows.
+    Area uniform in ``scale``, log aspect uniform in log ``ratio``; the first of the attempts that fits is placed
+    uniformly; where none fits, the centre, as large as the ratio allows.
 
     Args:
         attempts: (A, B, 2) in [0, 1), for area and for aspect.

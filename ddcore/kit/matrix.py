@@ -77,7 +77,8 @@ def one_step(pair: Pair, folder: Path) -> str:
 
 
 def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:
-    """Markdown: a row a plugin, or for several that go with the same matchers, a column a matcher, the reasons below."""
+    """Markdown: a row a plugin, or for several that go with the same matchers, a column a matcher,
+    the reasons below."""
     if not pairs:
         return "no pair of an enhancement and a matcher is installed"
     matchers = list(dict.fromkeys(pair.matcher for pair in pairs))

@@ -141,7 +141,7 @@ def render(name: str, kind: str) -> dict[str, str]:
 
 
 def _rendered(template: str, values: dict[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined  # of pages and templates only
 
     text = resources.files("ddcore.kit").joinpath("templates", template).read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)

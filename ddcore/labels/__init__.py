@@ -1,9 +1,9 @@
 """Labels of a synthetic set: what is stored, in which order and under which changes it is visited, and what it costs.
 
-A label kind answers ``views`` (which samples a batch holds, and what is done to them) and ``targets`` (what the student is
-told about them, in the vocabulary of ``ddcore.api.types.TARGETS``). Kinds that store a label for each view own order, batches,
-crops and mixes; hard and soft labels leave all of that to the protocol. Everything here is defined in ``ddcore.labels``
-and ``ddcore.images.views``; this module is the name to import from.
+A label kind answers ``views`` (which samples a batch holds, and what is done to them) and ``targets`` (what the student
+is told about them, in the vocabulary of ``ddcore.api.types.TARGETS``). Kinds that store a label for each view own
+order, batches, crops and mixes; hard and soft labels leave all of that to the protocol. Everything here is defined in
+``ddcore.labels`` and ``ddcore.images.views``; this module is the name to import from.
 """
 
 from ddcore.api.types import View
@@ -47,7 +47,8 @@ from ddcore.labels.sizes import imagenet_parts, label_bytes, label_parts, low_ra
 from ddcore.labels.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 
 LABEL_KINDS = "ddcore.labels"
-"""Entry points of kinds that plugins bring, by name: an artifact with such labels opens wherever the plugin is installed."""
+"""Entry points of kinds that plugins bring, by name: an artifact with such labels opens wherever the plugin is
+installed."""
 KINDS: dict[str, type[Labels]] = {
     kind.kind: kind
     for kind in (

@@ -1,8 +1,10 @@
-"""Frozen encoders that labels are computed with: images to features, by the name of an architecture and weights from somewhere.
+"""Frozen encoders that labels are computed with: images to features, by the name of an architecture and weights from
+somewhere.
 
-The weights lie in the artifact, or are public and only named: file, SHA-256, bytes and, if it has one, address. Public files are
-looked for in the folder ``DDCORE_WEIGHTS``, then at their address. ``open_clip:NAME`` is an image tower of open_clip with its text
-tower beside it; every other name is one of ``ddcore.networks.zoo``. Shape letters: B images, C H W pixels, D features, K classes.
+The weights lie in the artifact, or are public and only named: file, SHA-256, bytes and, if it has one, address. Public
+files are looked for in the folder ``DDCORE_WEIGHTS``, then at their address. ``open_clip:NAME`` is an image tower of
+open_clip with its text tower beside it; every other name is one of ``ddcore.networks.zoo``. Shape letters: B images, C
+H W pixels, D features, K classes.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class Public:
         return cls(place.name, sha256_of(content), len(content), url)
 
     def place(self, *, trust: bool = False) -> Place:
-        """Where the file is: in the folder that ``DDCORE_WEIGHTS`` names, else at its address, which nobody is asked for yet.
+        """Where the file is: in the folder that ``DDCORE_WEIGHTS`` names, else at its address, which nobody is asked
+        for yet.
 
         Args:
             trust: follow any address, not ``https`` to the public internet alone.
@@ -107,7 +110,8 @@ class Public:
 
 
 def _may_be_asked(url: str, trust: bool) -> bool:
-    """Whether an address that an artifact brings may be followed, by its letters; what its name stands for is seen then."""
+    """Whether an address that an artifact brings may be followed, by its letters;
+    what its name stands for is seen then."""
     try:
         return trust or not taken_apart(url).user
     except InputError:
@@ -195,7 +199,8 @@ def empty_network(name: str, channels: int, size: int) -> nn.Module:
 
 
 def feature_tensors(network: nn.Module, channels: int, size: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the weights and buffers that ``embed`` depends on: all but the last layer, and counters of batches."""
+    """Name and shape of the weights and buffers that ``embed`` depends on: all but the last layer,
+    and counters of batches."""
     device, dtype = (tensor := next(network.parameters())).device, tensor.dtype
     training, asked = network.training, {name: p.requires_grad for name, p in network.named_parameters()}
     network.eval().requires_grad_(True)
@@ -245,7 +250,8 @@ def _fitting(
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images (B, C, H, W) as an encoder of ``size`` pixels sees them, bilinear and antialiased; those of that size as they are."""
+    """Images (B, C, H, W) as an encoder of ``size`` pixels sees them, bilinear and antialiased;
+    those of that size as they are."""
     if images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
@@ -255,7 +261,8 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class ClipTowers(nn.Module):
-    """Image and text encoder of one CLIP model (Radford et al., ICML 2021, arXiv:2103.00020), from the package open_clip."""
+    """Image and text encoder of one CLIP model (Radford et al., ICML 2021, arXiv:2103.00020),
+    from the package open_clip."""
 
     def __init__(self, model: Any, tokenize: Any) -> None:
         super().__init__()
@@ -292,7 +299,8 @@ class ClipTowers(nn.Module):
         return self.embed(images)
 
     def text(self, prompts: Sequence[str]) -> Tensor:
-        """Features (K, D) of unit length for K sentences, without gradient; to be asked before the tower of images is moved."""
+        """Features (K, D) of unit length for K sentences, without gradient;
+        to be asked before the tower of images is moved."""
         model, tokenize = self._rest
         with torch.no_grad():
             return F.normalize(model.encode_text(tokenize(list(prompts))), dim=1)
@@ -316,7 +324,8 @@ def import_open_clip() -> Any:
 
 @frozen
 class Prompts:
-    """Class names as sentences, from which a text encoder makes the head of a classifier, so that it need not be stored.
+    """Class names as sentences, from which a text encoder makes the head of a classifier, so that it need not be
+    stored.
 
     Attributes:
         names: of K classes.

@@ -19,10 +19,12 @@ class Labels(ABC):
 
     Attributes:
         kind: its name in a manifest.
-        distribution: that reads this kind; empty for the core's. It has an entry point ``ddcore.labels`` of the kind's name.
+        distribution: that reads this kind; empty for the core's. It has an entry point ``ddcore.labels`` of the kind's
+            name.
         classes: (N,) int64 on the CPU: the class each sample is of.
         class_count: K.
-        size: (H, W) of the images that its views are drawn for; None if it leaves crops, mirrors and mixes to the protocol.
+        size: (H, W) of the images that its views are drawn for; None if it leaves crops, mirrors and mixes to the
+            protocol.
     """
 
     kind: ClassVar[str]
@@ -51,11 +53,12 @@ class Labels(ABC):
 
     @abstractmethod
     def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
-        """What the student is told about a view; ``images`` are already decoded and changed, stored kinds ignore them."""
+        """What the student is told about a view; ``images`` are already decoded and changed,
+        stored kinds ignore them."""
 
     def changed(self, view: View, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) of a view as it wants them, from those of ``view.fetched``: by the core's changes, unless a kind
-        brings more."""
+        """Images (B, C, H, W) of a view as it wants them, from those of ``view.fetched``: by the core's changes, unless
+        a kind brings more."""
         return changed(view, images)
 
     @property
@@ -69,7 +72,8 @@ class Labels(ABC):
         return False
 
     def answered(self, batch: Batch) -> Batch:
-        """A batch after all that changes it, with what can only be told of it then; stored labels have told all before."""
+        """A batch after all that changes it, with what can only be told of it then;
+        stored labels have told all before."""
         return batch
 
     @abstractmethod

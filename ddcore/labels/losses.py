@@ -1,4 +1,5 @@
-"""What a student loses by labels: pure functions of its logits and of what it was told, every one a mean over the batch.
+"""What a student loses by labels: pure functions of its logits and of what it was told, every one a mean over the
+batch.
 
 Shape letters: B of a batch, K classes.
 """
@@ -77,7 +78,8 @@ def soft_cross_entropy(
 
 
 def kl_divergence(logits: Tensor, target_logits: Tensor, temperature: float = 1.0, tau_squared: bool = False) -> Tensor:
-    """KL(softmax(z / tau) || softmax(f / tau)) of each row (SRe2L, arXiv:2306.13092, without tau^2 on ImageNet and CIFAR).
+    """KL(softmax(z / tau) || softmax(f / tau)) of each row (SRe2L, arXiv:2306.13092, without tau^2 on ImageNet and
+    CIFAR).
 
     Its mean over B rows has the gradient (softmax(f / tau) - softmax(z / tau)) / (tau B) in f.
 
@@ -103,7 +105,8 @@ def mixed_cross_entropy(logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor
 
 
 def distances(logits: Tensor, own: Tensor, mixed: Tensor, temperature: float = 1.0) -> Tensor:
-    """-log softmax(z / tau) at the own and at the mixed-in class (NRR-DD, arXiv:2503.18267): cross entropies of one-hots.
+    """-log softmax(z / tau) at the own and at the mixed-in class (NRR-DD, arXiv:2503.18267): cross entropies of
+    one-hots.
 
     Args:
         logits: z, (B, K) float.

@@ -2,9 +2,9 @@
 
     z = sum_m w_m f_m(view) / sum_m w_m
 
-A teacher is any classifier in eval mode on the images' device, and none is changed. Images are normalised as the teachers want
-them. What is asked is never held whole: views are made, shown and reduced to what is stored batch by batch. Shape letters:
-N images, C H W pixels, K classes, V views, M teachers.
+A teacher is any classifier in eval mode on the images' device, and none is changed. Images are normalised as the
+teachers want them. What is asked is never held whole: views are made, shown and reduced to what is stored batch by
+batch. Shape letters: N images, C H W pixels, K classes, V views, M teachers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ LOOKED_AT = 512
 class How(TypedDict, total=False):
     """How teachers answer.
 
-    ``weights``: w, one a teacher, at least 0; default: equal ones. ``statistics``: ``running`` (default) is eval mode; with ``batch``
-    BatchNorm takes mean and biased variance of ``group`` (default 8) consecutive images at a time (CV-DD's batch-specific soft
-    labels, arXiv:2501.07575); a lone last image joins the group before it. ``dropout``: a generator switches dropout on, as
-    the authors' code has it there; default: off.
+    ``weights``: w, one a teacher, at least 0; default: equal ones. ``statistics``: ``running`` (default) is eval mode;
+    with ``batch`` BatchNorm takes mean and biased variance of ``group`` (default 8) consecutive images at a time
+    (CV-DD's batch-specific soft labels, arXiv:2501.07575); a lone last image joins the group before it. ``dropout``: a
+    generator switches dropout on, as the authors' code has it there; default: off.
     """
 
     weights: Sequence[float] | None
@@ -60,8 +60,8 @@ def mean_logits(images: Tensor, teachers: Teachers, **how: Unpack[How]) -> Tenso
     """The teachers' weighted mean of logits for images (N, C, H, W): (N, K), without gradient.
 
     Raises:
-        InputError: no teacher, one in training mode (its answer would depend on the batch and change the teacher), weights that
-            do not fit, or a single image where groups are due.
+        InputError: no teacher, one in training mode (its answer would depend on the batch and change the teacher),
+            weights that do not fit, or a single image where groups are due.
     """
     return asking(teachers, **how)(images)
 
@@ -74,7 +74,8 @@ def asking(
     group: int = GROUP,
     dropout: torch.Generator | None = None,
 ) -> Ask:
-    """A function from images (B, C, H, W) to the teachers' weighted mean of logits (B, K); see ``How`` and ``mean_logits``."""
+    """A function from images (B, C, H, W) to the teachers' weighted mean of logits (B, K);
+    see ``How`` and ``mean_logits``."""
     every = [teachers] if isinstance(teachers, nn.Module) else list(teachers)
     if not every:
         raise InputError("labels were asked of no teacher: give at least one network")
@@ -216,7 +217,6 @@ def make_top_k(
     *,
     classes: Tensor,
     k: int,
-    rest: str = "zero",
     temperature: float = 20.0,
     tau_squared: bool = False,
     **how: Unpack[How],
@@ -225,7 +225,7 @@ def make_top_k(
     ask = asking(teachers, **how)
     count = ask(images[:2]).shape[1]
     values, ids = _stacked(views.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, views)))
-    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared, rest)
+    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared)
 
 
 def make_two_distances(
@@ -292,7 +292,8 @@ def agreement(
 
     Args:
         classes: (N,) int64.
-        record: the views, of which the first batches are looked at; None: the clean images, evenly from all over the set.
+        record: the views, of which the first batches are looked at; None: the clean images, evenly from all over the
+            set.
         most: views to look at, and as many more as fill the last batch.
     """
     ask, classes, right, seen = asking(teachers, **how), classes.cpu(), 0, 0

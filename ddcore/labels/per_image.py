@@ -1,4 +1,5 @@
-"""Labels that say one thing about each sample, whatever is done to it. Shape letters: N samples, B of a batch, K classes."""
+"""Labels that say one thing about each sample, whatever is done to it. Shape letters: N samples, B of a batch,
+K classes."""
 
 from __future__ import annotations
 
@@ -130,8 +131,8 @@ class SoftLabels(OneVector):
 class StaticMixedLabels(OneVector):
     """One vector of logits a sample, of the clean image, which students get mixed (INFER, arXiv:2408.06927).
 
-    A batch's views are drawn as it comes up and cost nothing. The label ignores crop and mirror and follows the mix in logit
-    space, before the softmax: lam z + (1 - lam) z[partner].
+    A batch's views are drawn as it comes up and cost nothing. The label ignores crop and mirror and follows the mix in
+    logit space, before the softmax: lam z + (1 - lam) z[partner].
 
     Attributes:
         logits: (N, K) before the softmax; float16 is kept, everything else becomes float32.
@@ -178,7 +179,8 @@ class StaticMixedLabels(OneVector):
 
 
 def check_logits(logits: Tensor, classes: Tensor, temperature: float) -> None:
-    """Refuse logits that are not one row a sample, classes that are not theirs, and a temperature that is not above 0."""
+    """Refuse logits that are not one row a sample, classes that are not theirs,
+    and a temperature that is not above 0."""
     if logits.dim() != 2 or len(logits) != len(classes):
         due = f"({classes.numel()} samples, classes)"
         raise InputError(

@@ -43,14 +43,15 @@ class PerView(Labels):
         return self.record.size
 
     def views(self, epoch: int, count: int, batch_size: int, generator: torch.Generator) -> Iterator[View]:
-        """The record's batches, as many as make an epoch, from the first again after the last; the arguments ``batch_size``
-        and ``generator`` are of no effect."""
+        """The record's batches, as many as make an epoch, from the first again after the last; the arguments
+        ``batch_size`` and ``generator`` are of no effect."""
         each = self.record.per_epoch
         for number in range(epoch * each, (epoch + 1) * each):
             yield self.record.view(number % self.record.batches)
 
     def targets(self, view: View, images: Tensor | None = None) -> dict[str, Tensor]:
-        """What was stored for the view, with ``class``, ``mixed`` and ``lam``; of a view that is not the record's, ``class``."""
+        """What was stored for the view, with ``class``, ``mixed`` and ``lam``; of a view that is not the record's,
+        ``class``."""
         classes = mixed_classes(self.classes, view)
         return classes if view.rows is None else {**self.told(view.rows), **classes}
 
@@ -209,7 +210,8 @@ class TopKLabels(PerView):
     Attributes:
         values: (V, k); float16 is kept, everything else becomes float32.
         ids: (V, k) int16, above 32,768 classes int32.
-        rest: what the other classes get: ``zero`` probability, so that the softmax is over the k, or the ``least`` logit kept.
+        rest: what the other classes get: ``zero`` probability, so that the softmax is over the k, or the ``least``
+            logit kept.
     """
 
     kind: ClassVar[str] = "top-k"
@@ -261,7 +263,8 @@ def _up_to_largest_half(values: Tensor) -> Tensor:
 @final
 @frozen(eq=False)
 class TwoDistanceLabels(PerView):
-    """Two numbers a view, -log p of its own and of its mixed-in class (NRR-DD, arXiv:2503.18267): 4 bytes and the record's.
+    """Two numbers a view, -log p of its own and of its mixed-in class (NRR-DD, arXiv:2503.18267): 4 bytes and the
+    record's.
 
     A student loses lam CE(own) + (1 - lam) CE(mixed) + weight times its distances' gap to the teacher's.
 

@@ -1,9 +1,10 @@
 """Which views a student sees, in which batches: stored, or drawn again from a seed.
 
 E epochs over N samples in batches of B make V = E N views. ``StoredViews`` keep every parameter (FKD's record: crop 4
-float32, mirror, index and partner, 25 bytes a view), ``DrawnViews`` none. Both number batches from 0 on and answers by rows, and
-both may be pruned to a random share of whole batches (LPLD, arXiv:2410.15919). A student that trains for longer than was
-stored goes through the batches again from the first. Shape letters: V views stored, M batches stored, B of a batch.
+float32, mirror, index and partner, 25 bytes a view), ``DrawnViews`` none. Both number batches from 0 on and answers by
+rows, and both may be pruned to a random share of whole batches (LPLD, arXiv:2410.15919). A student that trains for
+longer than was stored goes through the batches again from the first. Shape letters: V views stored, M batches stored, B
+of a batch.
 """
 
 from __future__ import annotations

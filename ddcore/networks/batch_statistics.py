@@ -3,8 +3,9 @@
     L_bn = sum_l w_l ( b || v_l - var_l(x) ||_2 + a || mu_l - mean_l(x) ||_2 ),  w_1 = 10, else 1
 
 (DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795; SRe2L, NeurIPS 2023, arXiv:2306.13092, equation 6; b > 1: DWA,
-NeurIPS 2024, arXiv:2409.17612.) Norms are plain L2 over channels, neither squared nor divided by their number; variances are
-the population's; what the layers remember are constants. Shape letters: B images, C channels of a layer, H W its pixels.
+NeurIPS 2024, arXiv:2409.17612.) Norms are plain L2 over channels, neither squared nor divided by their number;
+variances are the population's; what the layers remember are constants. Shape letters: B images, C channels of a layer,
+H W its pixels.
 """
 
 from __future__ import annotations

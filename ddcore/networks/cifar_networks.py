@@ -1,12 +1,14 @@
-"""The networks that knowledge distillation is compared on, for images of about 32 pixels, as in RepDistiller and mdistiller.
+"""The networks that knowledge distillation is compared on, for images of about 32 pixels, as in RepDistiller and
+mdistiller.
 
-    resnet{8,14,20,32,44,56,110}  resnet{8,14,32,110}x{2,4}  wrn-DEPTH-WIDTH  vgg8 vgg13  mobilenetv2  shufflenetv1 shufflenetv2
+    resnet{8,14,20,32,44,56,110}  resnet{8,14,32,110}x{2,4}  wrn-DEPTH-WIDTH  vgg8 vgg13  mobilenetv2  shufflenetv1
+    shufflenetv2
 
-All have batch norm, a stem, stages that end in ReLU (of a wide ResNet: in a sum) and global average pooling, so that the size of
-images is free; parameter counts are those of the published code at 100 classes. ``taps`` names where features are compared.
-Sources: He et al. (CVPR 2016, arXiv:1512.03385, section 4.2; shortcuts are 1x1 convolutions), Zagoruyko and Komodakis (BMVC 2016,
-arXiv:1605.07146), Sandler et al. (CVPR 2018, arXiv:1801.04381), Zhang et al. (CVPR 2018, arXiv:1707.01083), Ma et al. (ECCV 2018,
-arXiv:1807.11164).
+All have batch norm, a stem, stages that end in ReLU (of a wide ResNet: in a sum) and global average pooling, so that
+the size of images is free; parameter counts are those of the published code at 100 classes. ``taps`` names where
+features are compared. Sources: He et al. (CVPR 2016, arXiv:1512.03385, section 4.2; shortcuts are 1x1 convolutions),
+Zagoruyko and Komodakis (BMVC 2016, arXiv:1605.07146), Sandler et al. (CVPR 2018, arXiv:1801.04381), Zhang et al. (CVPR
+2018, arXiv:1707.01083), Ma et al. (ECCV 2018, arXiv:1807.11164).
 """
 
 from __future__ import annotations
@@ -92,7 +94,8 @@ def _unit(into: int, width: int, kernel: int, stride: int = 1, groups: int = 1) 
 
 
 def _init(network: nn.Module, linear: float | None = None) -> nn.Module:
-    """Normal weights of deviation sqrt(2 / fan out) in convolutions; ``linear`` is the deviation of linear ones, if given."""
+    """Normal weights of deviation sqrt(2 / fan out) in convolutions; ``linear`` is the deviation of linear ones,
+    if given."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
@@ -130,7 +133,8 @@ def resnet(channels: int, classes: int, depth: int, times: int) -> nn.Module:
 
 
 def staged_resnet(channels: int, classes: int, stem: int, depths: Sequence[int], widths: Sequence[int]) -> nn.Module:
-    """A ResNet of any stages: ``depths`` blocks of ``widths`` channels after a stem; all stages but the first halve the map."""
+    """A ResNet of any stages: ``depths`` blocks of ``widths`` channels after a stem;
+    all stages but the first halve the map."""
     first, into, stages = nn.Sequential(*_unit(channels, stem, 3)), stem, []
     for at, (depth, width) in enumerate(zip(depths, widths, strict=True)):
         strides = (1 if at == 0 else 2, *[1] * (depth - 1))
@@ -169,7 +173,8 @@ def wide_resnet(channels: int, classes: int, depth: int, times: int) -> nn.Modul
 
 
 def vgg(channels: int, size: int, classes: int, first: int, each: Sequence[int]) -> nn.Module:
-    """Stages of 3x3 convolutions of 64, 128, 256, 512, 512, max-pooled before each but the first and, below 64 pixels, the last."""
+    """Stages of 3x3 convolutions of 64, 128, 256, 512, 512, max-pooled before each but the first and, below 64 pixels,
+    the last."""
 
     def block(into: int, width: int, count: int, pooled: bool) -> nn.Sequential:
         units = []
@@ -206,7 +211,8 @@ class Inverted(nn.Module):
 
 
 def mobilenet(channels: int, size: int, classes: int) -> nn.Module:
-    """MobileNetV2 of half width and expansion 6, whose stem and second stage have strides 2 and 1, as in the published comparison."""
+    """MobileNetV2 of half width and expansion 6, whose stem and second stage have strides 2 and 1,
+    as in the published comparison."""
     rows = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
     into, groups = 16, []
     for times, full, count, stride in rows:
@@ -236,7 +242,8 @@ class Shuffle(nn.Module):
 
 
 class Grouped(nn.Module):
-    """ShuffleNet's unit: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; halving units join an average pooling instead of adding."""
+    """ShuffleNet's unit: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1;
+    halving units join an average pooling instead of adding."""
 
     def __init__(self, into: int, width: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -267,7 +274,8 @@ def shufflenet_v1(channels: int, classes: int) -> nn.Module:
 
 
 class Split(nn.Module):
-    """ShuffleNetV2's unit: half of the channels pass as they are, the rest by 1x1, depthwise 3x3, 1x1; then a shuffle."""
+    """ShuffleNetV2's unit: half of the channels pass as they are, the rest by 1x1, depthwise 3x3, 1x1;
+    then a shuffle."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -299,7 +307,8 @@ class Down(nn.Module):
 
 
 def shufflenet_v2(channels: int, classes: int) -> nn.Module:
-    """ShuffleNetV2 of width 1: stages of 116, 232, 464 channels, 1024 at the end; a 1x1 stem and no pooling after it."""
+    """ShuffleNetV2 of width 1: stages of 116, 232, 464 channels, 1024 at the end;
+    a 1x1 stem and no pooling after it."""
     into, stages = 24, []
     for width, count in ((116, 3), (232, 7), (464, 3)):
         stages.append(nn.Sequential(Down(into, width), *(Split(width) for _ in range(count))))

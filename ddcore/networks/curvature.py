@@ -1,13 +1,14 @@
 """Second derivatives of a network's loss without double backward.
 
-The Hessian of a loss times a vector w is the gradient of the slope s = <w, d loss/d theta>, and s is one forward pass that
-carries tangents: how each value changes when the weights move along w. Differentiating that pass backwards costs eight
-convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of anything.
-torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm have a wrong
-gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images need are written here;
-anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
+The Hessian of a loss times a vector w is the gradient of the slope s = <w, d loss/d theta>, and s is one forward pass
+that carries tangents: how each value changes when the weights move along w. Differentiating that pass backwards costs
+eight convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of
+anything. torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm
+have a wrong gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images need
+are written here; anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
 
-Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative along d is
+Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative
+along d is
 
     P(d) = r (d - mean d - xh mean(xh d)),
 
@@ -26,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -160,23 +162,27 @@ def layer_norm(
     return _affine(of, out, out_t, weight, bias, shape)
 
 
-def instance_norm(
-    of: Of,
-    x: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Pair:
+@frozen(eq=False)
+class _InstanceNorm:
+    """What ``torch.nn.functional.instance_norm`` takes beside the images."""
+
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    use_input_stats: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+def instance_norm(of: Of, x: Tensor, *given: Any, **named: Any) -> Pair:
     """``torch.nn.functional.instance_norm``; with running statistics torch's own, which has no tangent."""
-    if running_mean is None and use_input_stats:
-        return group_norm(of, x, x.shape[1], weight, bias, eps)
-    if any(of(value) is not None for value in (x, weight, bias)):
+    how = _InstanceNorm(*given, **named)
+    if how.running_mean is None and how.use_input_stats:
+        return group_norm(of, x, x.shape[1], how.weight, how.bias, how.eps)
+    if any(of(value) is not None for value in (x, how.weight, how.bias)):
         raise NotImplementedError("instance norm with running statistics has no tangent here")
-    return F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps), None
+    return F.instance_norm(x, *given, **named), None
 
 
 def _norm(of: Of, x: Tensor, dims: Dims, eps: float, weight: Tensor | None, bias: Tensor | None, shape: Dims) -> Pair:
@@ -250,7 +256,8 @@ class _Normalise(Function):
 
 
 class _NormaliseBoth(Function):
-    """xh weight + bias and its tangent, weight P(x_t) + xh weight_t + bias_t; differentiable once, weight_t and bias_t constant."""
+    """xh weight + bias and its tangent, weight P(x_t) + xh weight_t + bias_t; differentiable once,
+    weight_t and bias_t constant."""
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -1,11 +1,14 @@
-"""Passes of images through a network, cut so that what they touch stays in the processor's cache: the one place that knows.
+"""Passes of images through a network, cut so that what they touch stays in the processor's cache: the one place that
+knows.
 
-Images go channels-last, where convolutions reach the machine's matrix-product speed, a chunk at a time: the memory-bound rest
-(norms, activations, pooling) then works in cache. Gradients of sums add up, so a training batch may be cut too. Networks whose
-BatchNorm mixes a batch see it whole; so do devices other than the CPU, which want large batches. Where many parts of one
-batch are due, threads that work on a part each (``Crew``) beat threads that share every operation: nobody waits after each.
+Images go channels-last, where convolutions reach the machine's matrix-product speed, a chunk at a time: the
+memory-bound rest (norms, activations, pooling) then works in cache. Gradients of sums add up, so a training batch may
+be cut too. Networks whose BatchNorm mixes a batch see it whole; so do devices other than the CPU, which want large
+batches. Where many parts of one batch are due, threads that work on a part each (``Crew``) beat threads that share
+every operation: nobody waits after each.
 
-Measured: ``examples/benchmarks/results/pass_chunks.json``. Shape letters: B images, C H W pixels, D features, K classes.
+Measured: ``examples/benchmarks/results/pass_chunks.json``. Shape letters: B images, C H W pixels, D features, K
+classes.
 """
 
 from __future__ import annotations
@@ -72,12 +75,14 @@ def quick_norms(images: Tensor) -> AbstractContextManager[Any]:
 
 
 def mixed_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[Any]:
-    """Products and convolutions in bfloat16, sums and norms as they are; bfloat16 has float32's range, so no loss is scaled."""
+    """Products and convolutions in bfloat16, sums and norms as they are; bfloat16 has float32's range,
+    so no loss is scaled."""
     return devices.autocast(device) if wanted else nullcontext()
 
 
 def chunk_of(network: nn.Module, images: Tensor, most: int) -> int:
-    """How many of these images one pass takes: ``most`` of 32x32 pixels, more of smaller ones, fewer of larger, at least 1.
+    """How many of these images one pass takes: ``most`` of 32x32 pixels, more of smaller ones, fewer of larger, at
+    least 1.
 
     All of them where BatchNorm in training mode mixes the batch, and off the CPU.
     """
@@ -124,7 +129,8 @@ class Crew:
             torch.set_num_threads(self.threads)  # workers set the default of threads to come
 
     def each(self, function: Callable[..., Result], parts: Sequence[tuple[Any, ...]]) -> list[Result]:
-        """``function(network, *part)`` of every part; in the caller's thread when there are fewer parts than workers."""
+        """``function(network, *part)`` of every part; in the caller's thread when there are fewer parts than
+        workers."""
         if self.threads == 1 or len(parts) < self.threads:
             return [function(self.network, *part) for part in parts]
         if self.pool is None:
@@ -152,7 +158,8 @@ def backward_in_parts(
     Args:
         images: (B, C, H, W).
         targets: a tensor, or tensors by name, with leading axis B.
-        loss: (output, targets) of a part to a scalar that is a mean over its images, so that parts add up by their size.
+        loss: (output, targets) of a part to a scalar that is a mean over its images, so that parts add up by their
+            size.
         chunk: images of one part, or of each; None chooses by their size.
 
     Returns:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def wide(x: Tensor) -> Tensor:
-    """The same numbers in float32 at least: sums of squares overflow in half precision, products of small numbers vanish.
+    """The same numbers in float32 at least: sums of squares overflow in half precision, products of small numbers
+    vanish.
 
     >>> wide(torch.ones(1, dtype=torch.float16)).dtype, wide(torch.ones(1, dtype=torch.float64)).dtype
     (torch.float32, torch.float64)

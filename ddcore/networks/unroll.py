@@ -13,8 +13,8 @@ forward sweep keeps the weights theta_i only, then, with v = w = 0 and for i = N
     v += dL_direct/d theta_{i+1}      w = v + mu w      s_i = <w, g_i>
     pixels and labels -= alpha ds_i/d batch_i      alpha -= s_i      v -= alpha ds_i/d theta_i
 
-``tesla`` leaves out the last of these (Cui et al., ICML 2023, arXiv:2211.10586): its g_i know the batch but not the weights
-before them, which is exact for the last step only. The momentum form is ours; mu = 0 gives ``specs/mtt.md``'s.
+``tesla`` leaves out the last of these (Cui et al., ICML 2023, arXiv:2211.10586): its g_i know the batch but not the
+weights before them, which is exact for the last step only. The momentum form is ours; mu = 0 gives ``specs/mtt.md``'s.
 
 Shape letters: B images of a batch, C H W pixels, K classes, P weights.
 """
@@ -43,7 +43,8 @@ BatchAt = Callable[[int], tuple[Tensor, Tensor]]
 BatchLoss = Callable[[Tensor, Tensor], Tensor]
 
 MICRO_BATCH = 10
-"""Images of 32x32 pixels whose second-order graph is alive at once: see ``examples/benchmarks/results/unroll_speed.json``."""
+"""Images of 32x32 pixels whose second-order graph is alive at once:
+see ``examples/benchmarks/results/unroll_speed.json``."""
 
 
 def soft_cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
@@ -96,13 +97,26 @@ def weights_view(network: nn.Module, flat_P: Tensor) -> dict[str, Tensor]:
     return {name: piece.view(p.shape) for (name, p), piece in zip(named.items(), pieces, strict=True)}
 
 
+@frozen(eq=False)
+class Batches:
+    """What a student is trained on, made of tensors that learn from it.
+
+    Attributes:
+        at: inner step, counted from 0, to (inputs (B, C, H, W), targets), differentiable in ``leaves``. ``adjoint`` and
+            ``tesla`` call it again in the backward sweep, where it must answer the same.
+        leaves: tensors that ``at`` reads and that get a gradient; zero where no batch uses them.
+    """
+
+    at: BatchAt
+    leaves: Sequence[Tensor]
+
+
 def unrolled_loss(
     network: nn.Module,
     segment: Segment,
-    batch_at: BatchAt,
+    batches: Batches,
     rate: Tensor,
     steps: int,
-    leaves: Sequence[Tensor],
     *,
     mode: Mode = "adjoint",
     micro_batch: int | None = None,
@@ -112,28 +126,27 @@ def unrolled_loss(
 
     Args:
         network: gives the architecture; its own parameters and buffers are neither used as weights nor changed.
-        segment: start and targets, flat (P,). A target's inner step counts from 1; -1 is the last one, whatever ``steps``.
-        batch_at: inner step 0 ... ``steps`` - 1 to (inputs (B, C, H, W), targets as ``loss`` takes them), differentiable in
-            ``leaves``. ``adjoint`` and ``tesla`` call it again in the backward sweep, where it must answer the same.
+        segment: start and targets, flat (P,). A target's inner step counts from 1; -1 is the last one, whatever
+            ``steps``.
+        batches: of the inner steps 0 ... ``steps`` - 1, with targets as ``loss`` takes them.
         rate: the student's learning rate a step, scalar tensor.
         steps: N >= 0.
-        leaves: tensors that ``batch_at`` reads and that get a gradient; zero where no batch uses them.
         mode: see the top of the module.
-        micro_batch: images of one pass; None is ``MICRO_BATCH`` of 32x32 pixels and more of smaller ones. Networks that mix
-            images (BatchNorm) and mode ``full`` take the whole batch.
+        micro_batch: images of one pass; None is ``MICRO_BATCH`` of 32x32 pixels and more of smaller ones. Networks that
+            mix images (BatchNorm) and mode ``full`` take the whole batch.
         loss: (logits, targets) to a scalar that is a mean over the batch's images.
 
     Returns:
-        Scalar; differentiable once in ``rate`` and ``leaves`` (any number of times in mode ``full``). The sweep back runs
-        when the gradient is asked for, so a loss that is thrown away costs the forward sweep only.
+        Scalar; differentiable once in ``rate`` and the leaves (any number of times in mode ``full``). The sweep back
+        runs when the gradient is asked for, so a loss that is thrown away costs the forward sweep only.
 
     Raises:
         InputError: the expert did not move, a target lies outside the unroll, or the network draws random numbers.
     """
-    student = _Student(network, batch_at, steps, leaves, micro_batch, loss, segment)
+    student = _Student(network, batches, steps, micro_batch, loss, segment)
     if mode == "full":
         return student.full(rate)
-    return _Swept.apply(student, mode == "adjoint", rate, *leaves)  # type: ignore[no-any-return, no-untyped-call]
+    return _Swept.apply(student, mode == "adjoint", rate, *batches.leaves)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _travelled(start_P: Tensor, target_P: Tensor) -> Tensor:
@@ -176,9 +189,8 @@ class _Student:
     """Everything about an unroll but the rate."""
 
     network: nn.Module
-    batch_at: BatchAt
+    batches: Batches
     steps: int
-    leaves: Sequence[Tensor]
     micro_batch: int | None
     loss: BatchLoss
     segment: Segment
@@ -221,7 +233,7 @@ class _Student:
         total: Any = self.landing_loss(0, theta)
         for i in range(self.steps):
             (gradient,) = torch.autograd.grad(
-                self.batch_loss(self.network, theta, *self.batch_at(i)), theta, create_graph=True
+                self.batch_loss(self.network, theta, *self.batches.at(i)), theta, create_graph=True
             )
             velocity = self.segment.momentum * velocity + gradient
             theta = theta - rate * velocity
@@ -238,7 +250,7 @@ class _Student:
     def gradient(self, crew: Crew, theta_P: Tensor, i: int) -> Tensor:
         """g_i (P,) at these weights, without a graph."""
         with torch.no_grad():
-            inputs, targets = self.batch_at(i)
+            inputs, targets = self.batches.at(i)
 
         def part(network: nn.Module, x: Tensor, t: Tensor, share: float) -> Tensor:
             theta = theta_P.detach().requires_grad_()
@@ -291,17 +303,17 @@ class _Student:
 
     def backward_sweep(self, path: list[Tensor], rate: Tensor, exact: bool) -> tuple[Tensor, list[Tensor]]:
         """The gradient in the rate and in each leaf: the recurrence at the top of the module."""
-        by_rate, by_leaf = torch.zeros_like(rate), [torch.zeros_like(leaf) for leaf in self.leaves]
+        by_rate, by_leaf = torch.zeros_like(rate), [torch.zeros_like(leaf) for leaf in self.batches.leaves]
         v, w = torch.zeros_like(path[0]), torch.zeros_like(path[0])
         with Crew(self.network, v.device) as crew:
             for i in reversed(range(self.steps)):
                 v = v + self.landing_slope(i + 1, path[i + 1])
                 w = v + self.segment.momentum * w
                 with torch.enable_grad():
-                    inputs, targets = self.batch_at(i)
+                    inputs, targets = self.batches.at(i)
                 s = self.slope_gradients(crew, path[i], w, inputs, targets)
                 by_rate -= s.value
-                for total, part in zip(by_leaf, s.back_to(self.leaves), strict=True):
+                for total, part in zip(by_leaf, s.back_to(self.batches.leaves), strict=True):
                     if part is not None:
                         total.sub_(rate * part)
                 if exact:
@@ -311,7 +323,8 @@ class _Student:
 
 @frozen(eq=False)
 class _SlopeGradients:
-    """s; its gradient in the weights; and those (``slopes``) in what the learned tensors were made into (``outputs``)."""
+    """s; its gradient in the weights; and those (``slopes``) in what the learned tensors were made into
+    (``outputs``)."""
 
     value: Tensor
     by_theta: Tensor
@@ -342,13 +355,13 @@ class _Swept(Function):
     def forward(ctx: Any, student: _Student, exact: bool, rate: Tensor, *leaves: Tensor) -> Tensor:  # type: ignore[override]
         ctx.student, ctx.exact, ctx.rate = student, exact, rate.detach().clone()
         ctx.path, total = student.forward_sweep(ctx.rate)
-        ctx.versions = [leaf._version for leaf in student.leaves]
+        ctx.versions = [leaf._version for leaf in student.batches.leaves]
         return torch.as_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        if ctx.versions != [leaf._version for leaf in ctx.student.leaves]:
+        if ctx.versions != [leaf._version for leaf in ctx.student.batches.leaves]:
             raise RuntimeError("a learned tensor was changed in place between an unrolled loss and its gradient")
         by_rate, by_leaf = ctx.student.backward_sweep(ctx.path, ctx.rate, ctx.exact)
         return None, None, upstream * by_rate, *(upstream * part for part in by_leaf)

@@ -24,7 +24,7 @@ def import_torchvision() -> ModuleType:
         InputError: it is not installed, or cannot be imported either way.
     """
     try:
-        import torchvision
+        import torchvision  # may not fit this torch
     except ModuleNotFoundError as error:
         raise InputError("this needs torchvision, which is not installed: pip install torchvision") from error
     except RuntimeError:

@@ -2,10 +2,12 @@
 
 Every network maps images (B, C, H, W) to logits (B, K), and ``embed`` gives the flattened input (B, D) of its last
 linear layer. Instance normalisation is GroupNorm with as many groups as channels; initialisation is PyTorch's default.
-From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with every other pixel, as in DATM's code.
+From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 ends with every other pixel, as in
+DATM's code.
 
     convnet[DEPTH][-bn|-ln|-in|-gn|-nonorm][-wWIDTH][-relu|-sigmoid|-leaky|-swish][-avg|-max|-nopool]
-    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME  and those of ``cifar_networks``
+    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME  and those of
+    ``cifar_networks``
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Classifier(nn.Module):
 
     @property
     def taps(self) -> dict[str, str]:
-        """Where features are compared, by name: ``stage1`` and so on, after each pooling, or each pair of residual blocks."""
+        """Where features are compared, by name: ``stage1`` and so on, after each pooling,
+        or each pair of residual blocks."""
         named = list(self.features.named_children())
         blocks = [path for path, module in named if isinstance(module, Block)][1::2]
         pools = [path for path, module in named if isinstance(module, nn.AvgPool2d | nn.MaxPool2d)]

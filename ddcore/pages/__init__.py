@@ -1,4 +1,5 @@
-"""What people look at, made from folders alone: reports, comparisons, leaderboards, plots. Names listed here are public."""
+"""What people look at, made from folders alone: reports, comparisons, leaderboards, plots.
+Names listed here are public."""
 
 from typing import TYPE_CHECKING
 

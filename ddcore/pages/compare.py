@@ -1,8 +1,8 @@
 """``ddcore compare``: several runs on the same test images, equal protocols only in one column, accuracy against bytes.
 
-A column is a protocol, a network, what was measured and on which images; nothing is ever compared across columns. In each
-column a set is *beaten* if another one takes no more bytes and scores no less, and one of the two strictly so (Pareto
-dominance); teachers are in the table but store no set, so they beat nobody.
+A column is a protocol, a network, what was measured and on which images; nothing is ever compared across columns. In
+each column a set is *beaten* if another one takes no more bytes and scores no less, and one of the two strictly so
+(Pareto dominance); teachers are in the table but store no set, so they beat nobody.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _data(run: Finished) -> str:
 
 
 def compare(urls: Sequence[str]) -> dict[str, Any]:
-    """The comparison as plain values: runs, columns, entries with a cell in each column that they have, and what differs.
+    """The comparison as plain values: runs, columns, entries with a cell in each column that they have, and what
+    differs.
 
     Raises:
         InputError: see ``open_runs``.
@@ -115,7 +116,8 @@ def column_of(run: Finished, row: Mapping[str, Any]) -> Column:
 
 
 def entries_of(runs: Sequence[Finished], names: Sequence[str], columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """A line for each run, set and kind of labels; what stands beside two runs and scores the same, value by value, is one."""
+    """A line for each run, set and kind of labels; what stands beside two runs and scores the same, value by value,
+    is one."""
     every: list[dict[str, Any]] = []
     for name, run in zip(names, runs, strict=True):
         for entry in _entries_of_run(run, name, columns):

@@ -19,7 +19,7 @@ def page(template: str, **values: Any) -> str:
 
     Values that are ``Markup`` stand as they are: only plots are.
     """
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # of pages and templates only
 
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,14 +1,16 @@
-"""What a bench came to: a row a method, a column for each data set, images a class, protocol and network; a cell links to its record.
+"""What a bench came to: a row a method, a column for each data set, images a class, protocol and network; a cell links
+to its record.
 
-Only equal protocols and networks stand in one column. Real images under hard labels stand among the methods, as the runs trained on
-them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over seeds (n - 1). Students on all real
-images are the same whatever a run's seed: there the deviation is over students.
+Only equal protocols and networks stand in one column. Real images under hard labels stand among the methods, as the
+runs trained on them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over
+seeds (n - 1). Students on all real images are the same whatever a run's seed: there the deviation is over students.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any, Protocol
 
 from ddcore.composing.tables import table
@@ -54,10 +56,11 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     """The leaderboard, as JSON values.
 
     Returns:
-        ``columns`` (data, ipc, protocol, network); ``rows``, methods and real images, best mean rank first and all real images last:
-        ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by column number, each with
-        ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``;
-        ``failed``, sentences by run; ``left``, runs that are neither done nor failed.
+        ``columns`` (data, ipc, protocol, network); ``rows``, methods and real images, best mean rank first and all real
+        images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by
+        column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds
+        share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences by run; ``left``,
+        runs that are neither done nor failed.
     """
     scores = {cell.key: _scores(place, cell.key) for cell in cells if finished(place, cell.key)}
     entries: dict[str, dict[Column, list[tuple[Cell, Mapping[str, Any]]]]] = {}
@@ -113,7 +116,8 @@ def _cell(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _rank(rows: list[dict[str, Any]], columns: int) -> None:
-    """Mean rank of each row over the columns it stands in, and the best cell of each; all real images are out of competition."""
+    """Mean rank of each row over the columns it stands in, and the best cell of each;
+    all real images are out of competition."""
     ranks: dict[str, list[int]] = {row["name"]: [] for row in rows}
     for column in map(str, range(columns)):
         there = [row for row in rows if column in row["cells"] and not row["name"].startswith(BASELINES[FULL])]
@@ -139,7 +143,8 @@ def _failure(place: Place, key: str) -> str:
 
 
 def write_board(made: Mapping[str, Any], place: Place) -> None:
-    """``leaderboard.json``, ``.md`` and ``.html``, and a record of each cell: what its runs were and all that they scored."""
+    """``leaderboard.json``, ``.md`` and ``.html``, and a record of each cell:
+    what its runs were and all that they scored."""
     for name, keys in made["records"].items():
         if keys:
             (place / RECORDS / f"{name}.json").write_json({"runs": [_record(place, key) for key in keys]})
@@ -222,9 +227,7 @@ def _rule(count: int) -> str:
 
 def html(made: Mapping[str, Any]) -> str:
     """One page that asks the network for nothing; names from data are shown, not executed."""
-    from importlib import resources
-
-    from jinja2 import Environment, select_autoescape
+    from jinja2 import Environment, select_autoescape  # of pages and templates only
 
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(

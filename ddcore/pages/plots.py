@@ -1,5 +1,5 @@
-"""Plots as inline SVG whose text stays text and whose colours are the page's, dark or light. matplotlib draws them, which the
-extra ``report`` brings; where it is not installed there are none, and pages say how to get them.
+"""Plots as inline SVG whose text stays text and whose colours are the page's, dark or light. matplotlib draws them,
+which the extra ``report`` brings; where it is not installed there are none, and pages say how to get them.
 
 Text from data is shown as it is: nothing in it is read as markup or as mathematics.
 """
@@ -181,7 +181,7 @@ def short(name: str) -> str:
 
 
 def _logarithmic(axes: Axes, which: str, words: Callable[[float], str]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -196,7 +196,7 @@ def _far_apart(values: Sequence[float]) -> bool:
 
 def _svg(draw: Callable[[Axes], None], height: float, label: str) -> str:
     """The drawing as an ``<svg>`` element; equal arguments give equal text."""
-    import matplotlib
+    import matplotlib  # an extra
     from markupsafe import escape
     from matplotlib.figure import Figure
 

@@ -1,4 +1,5 @@
-"""``report.html``: what a run did and what came of it, in one file that opens from disk and asks the network for nothing."""
+"""``report.html``: what a run did and what came of it, in one file that opens from disk and asks the network for
+nothing."""
 
 from __future__ import annotations
 
@@ -174,7 +175,8 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
 
 
 def command_text(record: Mapping[str, Any]) -> str:
-    """The command line as it can be pasted into a shell, addresses without credentials; empty where none is recorded."""
+    """The command line as it can be pasted into a shell, addresses without credentials;
+    empty where none is recorded."""
     return shlex.join(redact(word) for word in record.get("command", []))
 
 
@@ -283,7 +285,8 @@ def score_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows that can be compared, by protocol, network and metric; teachers, who have protocols of their own, stand beside all."""
+    """Rows that can be compared, by protocol, network and metric; teachers, who have protocols of their own,
+    stand beside all."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["set"] != TEACHER:
@@ -327,7 +330,8 @@ def extras(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Any]]]]:
 
 
 def by_class(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any] | None:
-    """Accuracy in each class, mean over seeds, of the rows of the first protocol and network that have it; None where none has."""
+    """Accuracy in each class, mean over seeds, of the rows of the first protocol and network that have it;
+    None where none has."""
     told = [row for row in rows if row.get(BY_CLASS) and all(len(seed) == len(classes) for seed in row[BY_CLASS])]
     told = [row for row in told if (row["protocol"], row["network"]) == (told[0]["protocol"], told[0]["network"])]
     if not told:
@@ -364,7 +368,8 @@ def events(run: Place) -> list[dict[str, Any]]:
 
 
 def loss_plot(log: Sequence[Mapping[str, Any]]) -> str:
-    """The matching loss over the steps: of each task, or of many their mean and range; empty where there is none to draw."""
+    """The matching loss over the steps: of each task, or of many their mean and range;
+    empty where there is none to draw."""
     by_task: dict[str, dict[int, float]] = {}
     for event in log:
         if event.get("event") == "step" and event.get("loss") is not None:
@@ -388,8 +393,9 @@ def _together(curves: Sequence[Mapping[int, float]], name: str, colour: int = 0)
 
 
 def student_plots(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Plots of students along their training for each protocol and network, mean and range of a row's seeds: losses on the rows that
-    they learn from, and accuracies on validation images where such were watched; never anything of the test set.
+    """Plots of students along their training for each protocol and network, mean and range of a row's seeds: losses on
+    the rows that they learn from, and accuracies on validation images where such were watched; never anything of the
+    test set.
     """
     if not available():
         return []

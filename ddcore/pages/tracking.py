@@ -35,7 +35,8 @@ def numbers(event: str, fields: Mapping[str, Any]) -> list[Number]:
     [Number(name='step/distil-000/loss', value=0.5, step=3), Number(name='step/distil-000/seconds', value=0.1, step=3)]
     >>> numbers("step", {"task": "distil-000", "step": 4, "loss": None})
     []
-    >>> numbers("row", {"set": "random", "labels": "hard", "network": "convnet", "protocol": "quick", "accuracy": {"mean": 0.5}})
+    >>> row = {"set": "random", "labels": "hard", "network": "convnet", "protocol": "quick"}
+    >>> numbers("row", {**row, "accuracy": {"mean": 0.5}})
     [Number(name='accuracy/random/hard/convnet/quick', value=0.5, step=0)]
     """
     if event == "row":

@@ -112,7 +112,8 @@ def refuse_options_of_images(run: Run) -> None:
 
 
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
-    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined, sorted by class."""
+    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined,
+    sorted by class."""
     with torch.no_grad():
         return stored(run, joined(run, tasks))
 
@@ -139,7 +140,8 @@ def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
 
 
 def label(run: Run, synthetic: Synthetic) -> Labels:
-    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's, of the images as they will be stored."""
+    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's,
+    of the images as they will be stored."""
     learned = synthetic.of_role("labels")
     if learned is not None and run.config.labels is None:
         return SoftLabels(learned, synthetic.classes)

@@ -1,4 +1,5 @@
-"""Where independent tasks run. An executor sees tasks as JSON and results as files, so every one gives the same bits."""
+"""Where independent tasks run. An executor sees tasks as JSON and results as files,
+so every one gives the same bits."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Here:
 
 
 def leave_with_parent() -> None:
-    """End this worker when the process that began it is gone, however that ended; Ctrl-C, which reaches both, is the driver's."""
+    """End this worker when the process that began it is gone, however that ended; Ctrl-C, which reaches both,
+    is the driver's."""
     parent = parent_process()
 
     def leave() -> None:

@@ -1,4 +1,5 @@
-"""What every run has, whether it distils, trains students or evaluates: its identity, data, randomness, words and teachers."""
+"""What every run has, whether it distils, trains students or evaluates: its identity, data, randomness,
+words and teachers."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ from ddcore.api.types import SETTINGS, Batch, Progress, Task, Transform, Vote
 from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
+from ddcore.composing.selection import Setup
 from ddcore.data.normalisation import Normalisation, fit
 from ddcore.data.source import Real, Source, load_decoded
 from ddcore.errors import InputError, PluginError
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import unknown_network
 from ddcore.randomness import Key
-from ddcore.runs.record import Setup
+from ddcore.runs.builtin import Core
 from ddcore.runs.tasks import Tasks
 from ddcore.scoring.validation import carve
 from ddcore.sets.decoders import OPERATIONS, Decoder
@@ -66,7 +68,7 @@ class Opened:
         self.device = devices.chosen(setup.config.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[setup.config.dtype]
         torch.set_num_threads(setup.config.threads)
-        self.hooks = Hooks(setup.manager(), setup.described())
+        self.hooks = Hooks(setup.manager(Core()), setup.described())
         self.tasks = Tasks(place, setup.config, self.hooks, reporter)
         self.cache = Place.at(setup.config.cache or default_cache())
         self.artifact: Artifact | None = None
@@ -91,7 +93,8 @@ class Opened:
         return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:
-        """Use data that are loaded already; those from which another run carved its validation part are loaded again."""
+        """Use data that are loaded already; those from which another run carved its validation part are loaded
+        again."""
         if source.carved in (None, self._share_and_seed):
             self.source = self._carved(source)
             self.hooks.asked.update(self.hooks.names("ddcore_data"))
@@ -106,7 +109,8 @@ class Opened:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What computes, as JSON values: part of the key of whatever is kept between runs; see ``ddcore.storage.keeping``."""
+        """What computes, as JSON values: part of the key of whatever is kept between runs;
+        see ``ddcore.storage.keeping``."""
         return machine(self.device, self.dtype)
 
     @property
@@ -188,7 +192,8 @@ class Opened:
         return Decoder(spec, known)
 
     def label(self, images: Tensor, classes: Tensor) -> Labels:
-        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device, the labels on the CPU."""
+        """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device,
+        the labels on the CPU."""
         images, classes = images.to(self.device), classes.to(self.device)
         with torch.no_grad():
             labels = self.hooks.label(self._whole.labeller, images, classes, self._whole)
@@ -246,7 +251,8 @@ class Opened:
         self.tasks.stopping = told
 
     def map(self, tasks: Sequence[Task], label: str = "", unit: str = "tasks") -> list[dict[str, Tensor]]:
-        """Do tasks where ``--executor`` says and return their results in the order given; finished ones are not redone."""
+        """Do tasks where ``--executor`` says and return their results in the order given;
+        finished ones are not redone."""
         return self.tasks.map(self._whole, tasks, label, unit)
 
     def check_stop(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddcore.composing.selection import Setup
 from ddcore.data.source import decoded_key
 from ddcore.errors import InputError
 from ddcore.runs.opened import Whole
-from ddcore.runs.record import Setup, read_record, refuse_other_device, refuse_other_software
+from ddcore.runs.record import read_record, refuse_other_device, refuse_other_software
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
 from ddcore.storage.holding import held
@@ -23,12 +24,13 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
 
     Args:
         url: its folder.
-        worker: for a task of it in another process, whose software and device have to be the run's; whose run it is, its driver asked.
+        worker: for a task of it in another process, whose software and device have to be the run's; whose run it is,
+            its driver asked.
         trust: take its record whoever wrote it.
 
     Raises:
-        InputError: no run there, one that this user did not begin, or other data than it was begun with; in a worker, other software or
-            another device.
+        InputError: no run there, one that this user did not begin, or other data than it was begun with; in a worker,
+            other software or another device.
         PluginError: other plugin versions.
     """
     place = Place.at(url)
@@ -77,7 +79,8 @@ def reopen(url: str, *, trust: bool = False) -> Whole:
 
 
 KINDS = {"train": "ddcore.commands.train:reopened"}
-"""What makes a run of another kind again, by the entry of ``run.json`` that says so: from (setup, place, reporter, entry)."""
+"""What makes a run of another kind again, by the entry of ``run.json`` that says so:
+from (setup, place, reporter, entry)."""
 
 
 def _of_kind(record: Mapping[str, Any], setup: Setup, place: Place, reporter: Reporter | None) -> Whole:

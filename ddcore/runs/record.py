@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pluggy
-from attrs import field, frozen
+import torch
 
+from ddcore import devices
 from ddcore._version import __version__
 from ddcore.api.hooks import API_VERSION
-from ddcore.composing.discovery import Offer, add_packs, load_class, load_path, manager
 from ddcore.composing.host import Host
-from ddcore.composing.options import CORE_GROUPS, Resolved, as_json, from_json
+from ddcore.composing.options import CORE_GROUPS
 from ddcore.composing.plan import Plan
-from ddcore.errors import InputError, PluginError
-from ddcore.runs.builtin import Core
+from ddcore.composing.selection import OF_A_SET, Setup
+from ddcore.errors import InputError
 from ddcore.runs.tasks import Tasks
 from ddcore.storage.documents import is_count
 from ddcore.storage.known_data import WORDS, remember
@@ -27,76 +26,9 @@ from ddcore.storage.ownership import SIGNATURE, key_file, signed
 from ddcore.storage.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
-    from ddcore.config import Config
     from ddcore.storage.places import Place
 
 SCHEMA = 1
-OF_A_SET = "of the artifact"
-"""Name of the preset by which what is taken over from a finished set enters a command's options."""
-
-
-@frozen(eq=False)
-class Setup:
-    """What makes a run.
-
-    Attributes:
-        resolved: configuration, option instances by group, and the source of every value.
-        offers: where each selected plugin came from, by name, in command-line order.
-    """
-
-    resolved: Resolved
-    offers: Mapping[str, Offer] = field(factory=dict)
-
-    @property
-    def config(self) -> Config:
-        """The shared options."""
-        return self.resolved.config
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Option instances by group: plugins and the core's own groups."""
-        return self.resolved.options
-
-    @property
-    def plugins(self) -> dict[str, Any]:
-        """Plugin instances by name, in command-line order."""
-        return {name: self.resolved.options[name] for name in self.offers}
-
-    def manager(self) -> pluggy.PluginManager:
-        """A plugin manager with the core first, then the selected plugins."""
-        return manager(self.plugins, self.offers, core=Core())
-
-    def described(self) -> dict[str, str]:
-        """How messages name each plugin."""
-        return {name: f"{name!r} ({offer.distribution} {offer.version})" for name, offer in self.offers.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values; secrets are left out."""
-        return {**as_json(self.resolved), "plugins": [offer.as_json() for offer in self.offers.values()]}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Setup:
-        """Rebuild from ``run.json``.
-
-        Raises:
-            PluginError: a plugin is missing, or is installed in another version than the run was begun with.
-            InputError: the record is damaged or from a newer ddcore.
-        """
-        offers: dict[str, Offer] = {}
-        classes: dict[str, Any] = {}
-        for saved in record["plugins"]:
-            name = saved["name"]
-            classes[name], offers[name] = (
-                load_path(saved["path"], str(saved.get("sha256", "")))
-                if saved.get("path")
-                else load_class(saved["request"])
-            )
-            if (now := offers[name].identity) != (then := saved["identity"]):
-                raise PluginError(
-                    f"the run was begun with plugin {name!r} {then}, and {now} is here: install the one it had"
-                )
-        add_packs(classes, offers)
-        return cls(from_json(record, classes), offers)
 
 
 def read_record(place: Place) -> dict[str, Any]:
@@ -162,10 +94,6 @@ class Recorded(Host, Protocol):
 
 def environment(run: Host) -> dict[str, Any]:
     """Facts of the machine and its software that a figure depends on."""
-    import torch
-
-    from ddcore import devices
-
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
@@ -183,8 +111,6 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the worker's host, what it has and what the run has.
     """
-    import torch
-
     begun = record.get("environment", {})
     for name, here in (("ddcore", __version__), ("torch", torch.__version__)):
         if (then := begun.get(name, here)) != here:
@@ -194,13 +120,12 @@ def refuse_other_software(record: Mapping[str, Any]) -> None:
 
 
 def refuse_other_device(record: Mapping[str, Any], run: Host) -> None:
-    """Let no worker compute on another kind of device than the run was begun on, nor on a CPU with kernels of another kind.
+    """Let no worker compute on another kind of device than the run was begun on, nor on a CPU with kernels of another
+    kind.
 
     Raises:
         InputError: naming the worker's host and both kinds.
     """
-    import torch
-
     here = run.device.type
     if (then := record.get("environment", {}).get("device", here).partition(":")[0]) != here:
         raise InputError(

@@ -44,8 +44,8 @@ class Run(Opened):
 
     @property
     def network_name(self) -> str:
-        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours, or the first
-        network of a matcher on other data than images."""
+        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours, or the
+        first network of a matcher on other data than images."""
         if self.config.network != "auto":
             return str(self.config.network)
         own = [p.networks[0] for p in self.plugins.values() if p.networks and "images" not in p.modality]
@@ -83,7 +83,8 @@ class Run(Opened):
         return loss_of(self, images, classes, step)
 
     def score(self, arms: Sequence[Arm], seeds: int | None = None) -> list[Row]:
-        """A row for each arm, of students that the evaluation trains, or has trained: for a plugin's ``ddcore_evaluate``.
+        """A row for each arm, of students that the evaluation trains, or has trained: for a plugin's
+        ``ddcore_evaluate``.
 
         Args:
             arms: sets of the core, or of a plugin's ``student_sets``.

@@ -146,7 +146,8 @@ class Tasks:
 
     @contextmanager
     def at_work(self, cache: Place) -> Iterator[None]:
-        """Work in the run's folder: alone, stoppable by SIGINT and SIGTERM, and with a word on how to go on where a store fails.
+        """Work in the run's folder: alone, stoppable by SIGINT and SIGTERM, and with a word on how to go on where a
+        store fails.
 
         Raises:
             InputError: another process works in it.

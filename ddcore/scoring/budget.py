@@ -1,7 +1,8 @@
-"""``--bytes``: the most images a class whose set, images and labels and models as stored, costs no more than so many bytes.
+"""``--bytes``: the most images a class whose set, images and labels and models as stored, costs no more than so many
+bytes.
 
-Images are sized by writing blank ones the way the set will be stored (storage type, plugins that store otherwise), headers included;
-labels by their kind's formula (``ddcore.labels.label_parts``).
+Images are sized by writing blank ones the way the set will be stored (storage type, plugins that store otherwise),
+headers included; labels by their kind's formula (``ddcore.labels.label_parts``).
 """
 
 from __future__ import annotations

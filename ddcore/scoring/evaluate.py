@@ -3,9 +3,9 @@
 For every protocol, network and seed a fresh student is trained on the distilled set; on as many random real images; on
 as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all real images. All but the last
 make the same number of optimiser steps, in batches of the same size, under the same augmentation. Every row exists with
-hard labels; a set with soft labels is also set beside real images with the same labeller's soft labels, and beside itself
-with hard ones. Labels of views bring batches and views of their own: all rows then take those batches, and hard labels the
-protocol's views. The last epoch counts, on the whole test set; nothing is chosen on it.
+hard labels; a set with soft labels is also set beside real images with the same labeller's soft labels, and beside
+itself with hard ones. Labels of views bring batches and views of their own: all rows then take those batches, and hard
+labels the protocol's views. The last epoch counts, on the whole test set; nothing is chosen on it.
 
 Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
 """
@@ -123,7 +123,8 @@ def _changes(recipe: Protocol, run: Run, labels: Labels) -> dict[str, Any]:
 
 
 def fitted(recipe: Protocol, labels: Labels) -> Protocol:
-    """The protocol with the batches of labels that have their own: every row of it makes the steps that they ask for."""
+    """The protocol with the batches of labels that have their own:
+    every row of it makes the steps that they ask for."""
     return attrs.evolve(recipe, batch=labels.record.batch) if isinstance(labels, PerView) else recipe
 
 
@@ -175,8 +176,8 @@ def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: A
 def extras(results: Sequence[Result]) -> dict[str, Any]:
     """What else is known of a row's students, as JSON values, seed by seed.
 
-    ``calibration_error``; ``class_accuracy``, in the order of the classes; ``time_to_accuracy`` in ``steps`` and ``seconds``, where a
-    validation part was watched; and what plugins found, as ``PLUGIN.NAME``.
+    ``calibration_error``; ``class_accuracy``, in the order of the classes; ``time_to_accuracy`` in ``steps`` and
+    ``seconds``, where a validation part was watched; and what plugins found, as ``PLUGIN.NAME``.
     """
     names = dict.fromkeys(name for result in results for name in result)
     found: dict[str, Any] = {}
@@ -244,9 +245,9 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     """Train and test one student, or choose the k-center images that students share.
 
     Returns:
-        ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,) float64; ``steps``,
-        ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part is; ``examined.PLUGIN.NAME``.
-        Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
+        ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,)
+        float64; ``steps``, ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part
+        is; ``examined.PLUGIN.NAME``. Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
     """
     options = dict(task.options)
     if options.get("what") == SELECT:
@@ -325,7 +326,8 @@ def offered(run: Run, name: str, student: int) -> StudentData | None:
 
 
 def full_epochs(run: Run, recipe: Protocol) -> int:
-    """``--full-epochs``, else the protocol's, but no more than make ``FULL_IMAGES`` images: big data take hours on a CPU."""
+    """``--full-epochs``, else the protocol's, but no more than make ``FULL_IMAGES`` images:
+    big data take hours on a CPU."""
     within = FULL_IMAGES // max(1, len(run.real.train))
     return int(run.config.full_epochs or max(1, min(recipe.full_epochs, within)))
 
@@ -367,7 +369,8 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
 
 
 def artifact_of(run: Run) -> Artifact:
-    """The run's artifact, read from its folder, or from where an evaluation found it, if this process did not make it."""
+    """The run's artifact, read from its folder, or from where an evaluation found it,
+    if this process did not make it."""
     if run.artifact is None:
         run.artifact = load_artifact(run.of_artifact or run.place / "artifact")
     return run.artifact

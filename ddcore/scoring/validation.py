@@ -1,7 +1,8 @@
 """Choosing without the test set: a part of the train images takes its place, in everything that a run does.
 
-``--validation SHARE`` carves it before anything else looks at the data, so that no expert, teacher, student, evaluator or plugin of
-such a run ever holds a test image, and experts and cached students of other runs are not mistaken for this one's.
+``--validation SHARE`` carves it before anything else looks at the data, so that no expert, teacher, student, evaluator
+or plugin of such a run ever holds a test image, and experts and cached students of other runs are not mistaken for this
+one's.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 def carve(source: Source, share: float, seed: int) -> Source:
     """The same data with ``share`` of the train images of each class in the place of the test images.
 
-    Of each class with n train images it is round(share n) of them, at least one and at most n - 1, drawn by the seed; both parts keep
-    the order in which the images came.
+    Of each class with n train images it is round(share n) of them, at least one and at most n - 1, drawn by the seed;
+    both parts keep the order in which the images came.
 
     Raises:
         InputError: a class with one train image only; data that are neither images nor text.

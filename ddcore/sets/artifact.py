@@ -4,8 +4,9 @@
     distilled = load_artifact("runs/mine/artifact")
     for images, targets in distilled.loader(batch_size=64, seed=0): ...
 
-The manifest is written last, so a folder without it is not an artifact; it holds a checksum of every other file. Nothing in
-a folder is executed when it is read, and nothing is a pickle. Shape letters: N samples, B of a batch, C H W pixels, K classes.
+The manifest is written last, so a folder without it is not an artifact; it holds a checksum of every other file.
+Nothing in a folder is executed when it is read, and nothing is a pickle. Shape letters: N samples, B of a batch, C H W
+pixels, K classes.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ CHECKED_AT_ONCE = 2**22
 
 @final
 class Artifact(Dataset[tuple[Tensor, Tensor]]):
-    """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that ``torch.nn.functional.cross_entropy``
-    takes: images float32, normalised as training wants them; targets class ids under hard labels, and under soft ones
-    class probabilities (K,), softened by the labels' temperature.
+    """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that
+    ``torch.nn.functional.cross_entropy`` takes: images float32, normalised as training wants them; targets class ids
+    under hard labels, and under soft ones class probabilities (K,), softened by the labels' temperature.
 
-    Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in their
-    order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance labels the
-    mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). A single item is the clean image,
-    with its class id if the labels say nothing about clean images.
+    Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in
+    their order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance
+    labels the mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). A single item is
+    the clean image, with its class id if the labels say nothing about clean images.
 
     Attributes:
         place: where it lies.
@@ -101,8 +102,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
 
         Args:
-            batch_size: images of a batch; the last of an epoch may be short. Of no effect on labels that were stored for
-                batches of their own.
+            batch_size: images of a batch; the last of an epoch may be short. Of no effect on labels that were stored
+                for batches of their own.
             epochs: how many of them one iteration goes through.
         """
         return Loader(self, batch_size, seed, epochs)
@@ -131,7 +132,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes on storage: ``images``, ``labels``, ``models`` and their ``total``; ``normalisation`` is not part of it."""
+        """Bytes on storage: ``images``, ``labels``, ``models`` and their ``total``;
+        ``normalisation`` is not part of it."""
         return {part: int(size) for part, size in self.manifest["bytes"].items()}
 
     @property
@@ -221,9 +223,9 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 class Contents(TypedDict):
     """What an artifact is made of.
 
-    ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set and
-    ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known gaps;
-    ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
+    ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
+    and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
+    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
     """
 
     tensors: Mapping[str, Tensor]
@@ -347,8 +349,8 @@ def as_stored(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 
-    uint8 is for images that ``rows`` or ``sum`` decodes, see ``ddcore.sets.levels``. What is levels already stays as it is, and what
-    levels stand for stays float32.
+    uint8 is for images that ``rows`` or ``sum`` decodes, see ``ddcore.sets.levels``. What is levels already stays as it
+    is, and what levels stand for stays float32.
 
     Raises:
         InputError: an unknown type, one that these tensors cannot have, values that are not finite.
@@ -386,8 +388,8 @@ def load_artifact(url: str | PathLike[str] | Place) -> Artifact:
     """Load an artifact from a folder or any fsspec URL. No plugin is needed for the kinds of ``ddcore.labels``.
 
     Raises:
-        InputError: no artifact; a file is missing, truncated or altered; a newer schema; labels or a decoder of a plugin
-            (names its distribution).
+        InputError: no artifact; a file is missing, truncated or altered; a newer schema; labels or a decoder of a
+            plugin (names its distribution).
     """
     place = Place.at(url)
     manifest = read_manifest(place)

@@ -1,8 +1,8 @@
 """How stored tensors become samples, in the run, in the artifact and in everybody's loader, for ever.
 
-A decoder is a list of operations, each a plain dict with its name under ``op``; the first makes images, the others change
-them. An operation has no state, gives random access by sample, and is differentiable in the stored float tensors.
-Shape letters: B samples asked for, C H W pixels.
+A decoder is a list of operations, each a plain dict with its name under ``op``; the first makes images, the others
+change them. An operation has no state, gives random access by sample, and is differentiable in the stored float
+tensors. Shape letters: B samples asked for, C H W pixels.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Tensors = Mapping[str, Tensor]
 class Operation(Protocol):
     """One kind of operation.
 
-    ``before`` in its methods belongs to the operation before it in the list, None for the first: an operation that copies,
-    cuts or combines samples asks it for whichever it needs.
+    ``before`` in its methods belongs to the operation before it in the list, None for the first: an operation that
+    copies, cuts or combines samples asks it for whichever it needs.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -52,8 +52,8 @@ class Rows:
 class Dequantise:
     """``{"op": "dequantise", "tensor": NAME, "scale": NAME, "offset": NAME}``: scale_c * row + offset_c in channel c.
 
-    ``ddcore.sets.levels`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32. With ``"bits": 4`` or 2 and
-    ``"shape": [C, H, W]`` rows are packed levels (N, ceil(C H W bits / 8)) uint8.
+    ``ddcore.sets.levels`` makes its tensors: rows (N, C, H, W) uint8, scale and offset (C,) float32. With ``"bits": 4``
+    or 2 and ``"shape": [C, H, W]`` rows are packed levels (N, ceil(C H W bits / 8)) uint8.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -67,12 +67,14 @@ class Dequantise:
 
 
 class Sum:
-    """``{"op": "sum", "bases": NAME, "added": NAME, "pairs": NAME, "least": NAME, "most": NAME}``: base + added, clamped.
+    """``{"op": "sum", "bases": NAME, "added": NAME, "pairs": NAME, "least": NAME, "most": NAME}``: base + added,
+    clamped.
 
-    Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as it is
-    where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few additive
-    images serve all classes. Bases and added may be levels, as of ``dequantise``: then ``bases_scale``, ``bases_offset``,
-    ``added_scale`` and ``added_offset`` name their tensors, and ``bases_bits`` and the like say how they are packed.
+    Sample i is row ``pairs[i, 0]`` of bases (N, C, H, W) plus row ``pairs[i, 1]`` of added (M, C, H, W), or the base as
+    it is where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few
+    additive images serve all classes. Bases and added may be levels, as of ``dequantise``: then ``bases_scale``,
+    ``bases_offset``, ``added_scale`` and ``added_offset`` name their tensors, and ``bases_bits`` and the like say how
+    they are packed.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -109,7 +111,8 @@ def _from_levels(rows: Tensor, tensors: Tensors, spec: Spec, of: str = "") -> Te
 
 
 def _check_channels(images: Tensor, *values: Tensor) -> None:
-    """Refuse what is not one value a channel of images (B, C, H, W): it would be spread over sizes that nobody stored."""
+    """Refuse what is not one value a channel of images (B, C, H, W):
+    it would be spread over sizes that nobody stored."""
     for value in values:
         if images.dim() != 4 or value.shape != images.shape[1:2]:
             raise InputError(

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ddcore.errors import InputError, near
 from ddcore.labels import SoftLabels, StaticMixedLabels
@@ -36,7 +37,8 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
     Args:
         to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
             ``pt``: a dict of tensors and texts that ``torch.load(weights_only=True)`` reads, and that loses nothing.
-        out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends in .parquet, .pt or .pth.
+        out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends
+            in .parquet, .pt or .pth.
 
     Returns:
         The folder or file written.
@@ -93,7 +95,7 @@ def _to_folder(artifact: Artifact, place: Place) -> Place:
 
 def _to_parquet(artifact: Artifact, place: Place) -> Place:
     try:
-        import pyarrow
+        import pyarrow  # an extra
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
@@ -166,8 +168,6 @@ def folder_names(classes: tuple[str, ...]) -> list[str]:
 
 
 def _pngs(artifact: Artifact) -> list[bytes]:
-    from PIL import Image
-
     pixels, made = artifact.pixels(), []
     if pixels.shape[1] not in (1, 3):
         raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")

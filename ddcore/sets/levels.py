@@ -2,8 +2,9 @@
 
     image = scale_c * level + offset_c,  level in 0 .. 2^bits - 1
 
-Levels of 8 bits lie in the images' own shape; fewer are packed, the first pixel in the lowest bits, and each sample begins at a
-byte, so that any sample can be read alone. ``ddcore.sets.decoders`` decodes both. Shape letters: N images, C H W pixels.
+Levels of 8 bits lie in the images' own shape; fewer are packed, the first pixel in the lowest bits, and each sample
+begins at a byte, so that any sample can be read alone. ``ddcore.sets.decoders`` decodes both. Shape letters: N images,
+C H W pixels.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ def to_levels(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Stored images as levels, and the decoder that gives them back.
 
-    What ``rows`` and ``sum`` read becomes levels; everything else stays. Levels span each channel's values, from the least to the
-    largest or without a share of them at each end. Only 256 levels go from black to white where a channel stays within [0, 1],
-    so that real 8-bit images lose nothing; ZCA and what is added to images have no such ends.
+    What ``rows`` and ``sum`` read becomes levels; everything else stays. Levels span each channel's values, from the
+    least to the largest or without a share of them at each end. Only 256 levels go from black to white where a channel
+    stays within [0, 1], so that real 8-bit images lose nothing; ZCA and what is added to images have no such ends.
 
     Args:
         tensors: on the CPU, finite.
@@ -131,13 +132,15 @@ def exact_names(decoder: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def stored_type(decoder: Sequence[Mapping[str, Any]], otherwise: str) -> str:
-    """The name of the type that pixels are stored in: ``uint8``, ``uint4``, ``uint2``, or the one of what is no levels."""
+    """The name of the type that pixels are stored in: ``uint8``, ``uint4``, ``uint2``,
+    or the one of what is no levels."""
     bits = [int(value) for op in decoder for key, value in op.items() if key.rpartition("_")[2] == "bits"]
     return f"uint{min(bits, default=8)}" if are_levels(decoder) else otherwise
 
 
 def clipped_ends(images: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Least and largest value (C,) of each channel of (N, C, H, W), without a share ``clip`` of its values at each end."""
+    """Least and largest value (C,) of each channel of (N, C, H, W),
+    without a share ``clip`` of its values at each end."""
     values = images.transpose(0, 1).flatten(1)
     if not clip:
         return values.amin(1), values.amax(1)

@@ -1,10 +1,11 @@
 """``manifest.json``: what an artifact says of itself, checked before anything in it is believed.
 
-Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``classes``, names in the order of class ids; ``shape`` of a sample;
-``storage_dtype``; ``value_range`` of the samples, normalised and as pixels; ``normalisation``, with its exact inverse;
-``decoder``, a list of operations; ``labels``, their kind and header; ``recipe`` for training; ``provenance``; ``source``, the
-real data; ``notes``; ``bytes`` by part; ``files``, bytes and SHA-256 of every other file. A decoder operation and a label
-kind that the core lacks name the ``distribution`` that provides them.
+Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``classes``, names in the
+order of class ids; ``shape`` of a sample; ``storage_dtype``; ``value_range`` of the samples, normalised and as pixels;
+``normalisation``, with its exact inverse; ``decoder``, a list of operations; ``labels``, their kind and header;
+``recipe`` for training; ``provenance``; ``source``, the real data; ``notes``; ``bytes`` by part; ``files``, bytes and
+SHA-256 of every other file. A decoder operation and a label kind that the core lacks name the ``distribution`` that
+provides them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ KIND = "images"
 AGAIN = "get the artifact again"
 MOST_NOTES = 1000
 COUNTED = ("images", "labels", "models")
-"""Parts of the total. The normalisation is not among them: real images that the set is compared with need it as well."""
+"""Parts of the total. The normalisation is not among them: real images that the set is compared with need it as
+well."""
 
 TYPES: Mapping[str, type] = {
     "kind": str,
@@ -101,7 +103,8 @@ def check_own_files(place: Place, names: Iterable[str]) -> None:
 
 
 def provider(spec: Mapping[str, Any]) -> str:
-    """The distribution that reads what a manifest describes, where it names one that could be installed; else nothing."""
+    """The distribution that reads what a manifest describes, where it names one that could be installed;
+    else nothing."""
     name = spec.get("distribution")
     return name if isinstance(name, str) and DISTRIBUTION.fullmatch(name) else ""
 

@@ -1,8 +1,8 @@
 """A finished set that is not images: a folder with the matcher's tensors, what decodes them, a picture and a card.
 
-The manifest is that of an image artifact (see ``ddcore.sets.manifest``) without what only images have; its ``kind`` is the data's
-modality, ``shape`` what their summary says of it, ``samples_per_class`` a count for each class. Labels lie among the tensors.
-Nothing in a folder is executed when it is read, and nothing is a pickle.
+The manifest is that of an image artifact (see ``ddcore.sets.manifest``) without what only images have; its ``kind`` is
+the data's modality, ``shape`` what their summary says of it, ``samples_per_class`` a count for each class. Labels lie
+among the tensors. Nothing in a folder is executed when it is read, and nothing is a pickle.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def load_packed(url: str | PathLike[str] | Place) -> Packed:
     """Load such a folder from a path or any fsspec URL.
 
     Raises:
-        InputError: none there; a file is missing, truncated or altered; a damaged manifest or a newer schema; it holds images.
+        InputError: none there; a file is missing, truncated or altered; a damaged manifest or a newer schema; it holds
+            images.
     """
     place = Place.at(url)
     manifest = read_manifest(place, images=False)

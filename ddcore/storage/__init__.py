@@ -1,4 +1,5 @@
-"""Bytes that survive: places on any file system, files that are whole or not there, checkpoints, locks, secrets. Names listed here are public."""
+"""Bytes that survive: places on any file system, files that are whole or not there, checkpoints, locks, secrets.
+Names listed here are public."""
 
 from typing import TYPE_CHECKING
 

@@ -217,7 +217,8 @@ def _filled(value: Any, branch: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def _lay_out_as_parameters(optimizer: Optimizer) -> None:
-    """Momentum and its like in their parameters' memory layout, which files do not keep and fused optimisers rely on."""
+    """Momentum and its like in their parameters' memory layout,
+    which files do not keep and fused optimisers rely on."""
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -1,7 +1,8 @@
 """Local copies of files that lie behind a network and are read again and again, as many as fit a bound.
 
-For files that never change under their name, such as the weights of experts. The copies that were read longest ago go first.
-``DDCORE_COPIES`` is their folder (default: ``copies`` in the user's cache folder), ``DDCORE_COPIES_BYTES`` the bound (default: 10GB).
+For files that never change under their name, such as the weights of experts. The copies that were read longest ago go
+first. ``DDCORE_COPIES`` is their folder (default: ``copies`` in the user's cache folder), ``DDCORE_COPIES_BYTES`` the
+bound (default: 10GB).
 """
 
 from __future__ import annotations

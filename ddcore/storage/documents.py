@@ -1,7 +1,8 @@
 """JSON and TOML that anybody may have written: one way in, which refuses what later code would stumble over.
 
-A document is refused if it is too long or nested too deeply, holds numbers that are not finite or beyond 64 bits, or text that is no
-Unicode: half of a surrogate pair, which can be neither printed nor written. Of a key that is given twice, JSON's last one counts; TOML has none.
+A document is refused if it is too long or nested too deeply, holds numbers that are not finite or beyond 64 bits, or
+text that is no Unicode: half of a surrogate pair, which can be neither printed nor written. Of a key that is given
+twice, JSON's last one counts; TOML has none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import tomllib
 from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 2**26
-"""Bytes of a JSON document; the largest that ddcore writes, the scores of a thousand students, take less than a hundredth."""
+"""Bytes of a JSON document; the largest that ddcore writes, the scores of a thousand students,
+take less than a hundredth."""
 LONGEST_SETTINGS = 2**18
 """Bytes of a TOML document, which people write; parsing one takes quadratic time at worst."""
 MOST_VALUES = 1_000_000

@@ -1,9 +1,10 @@
 """Files at public ``https`` addresses, taken from the very machine that was looked over.
 
-An address may come from a stranger's artifact, and this process may reach what a stranger cannot: services on this machine, in its
-network, of its cloud. So an address is taken apart once; its name is looked up once; every machine that answers to it has to be on the
-public internet; and the connection goes to one of those, by number, while its certificate has to be that of the name. A redirect is
-another address and meets the same conditions. Proxies that the environment names are not used.
+An address may come from a stranger's artifact, and this process may reach what a stranger cannot: services on this
+machine, in its network, of its cloud. So an address is taken apart once; its name is looked up once; every machine that
+answers to it has to be on the public internet; and the connection goes to one of those, by number, while its
+certificate has to be that of the name. A redirect is another address and meets the same conditions. Proxies that the
+environment names are not used.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ WAY_OUT = "download the file yourself and give its path"
 ADDRESS = re.compile(r"[!-\[\]-~]+")
 """Letters of an address as they are sent: no spaces, no tabs, no line ends, no backslash, nothing beyond ASCII."""
 NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])\.?\Z")
-"""Of a machine on the internet: with a dot, and no number however it is written, for a number's last part begins with a digit."""
+"""Of a machine on the internet: with a dot, and no number however it is written,
+for a number's last part begins with a digit."""
 INWARDS = re.compile(
     r"(?:.*\.)?(?:localhost|local|internal|intranet|localdomain|lan|corp|home|private|home\.arpa)\.?\Z"
 )
@@ -88,7 +90,8 @@ def fetched(url: str, *, most: int = MOST, trust: bool = False, sha256: str | No
 
     Args:
         most: bytes that it may have.
-        trust: take it from anywhere, this machine and its network too, and by ``http``: for addresses that the user vouches for.
+        trust: take it from anywhere, this machine and its network too, and by ``http``: for addresses that the user
+            vouches for.
         sha256: what its SHA-256 has to be, or to begin with.
 
     Raises:
@@ -213,7 +216,8 @@ def _asked(target: Target, first: Target, most: int, trust: bool) -> bytes | str
 
 
 class _Watch:
-    """Ends a connection over which too little comes, in whatever the other side dawdles: a word of the answer, or the file."""
+    """Ends a connection over which too little comes, in whatever the other side dawdles: a word of the answer,
+    or the file."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         self.received, self.slow = 0, False

@@ -1,7 +1,8 @@
 """One process at a time works in a folder; another one is told who does.
 
-On this machine's disks a lock says so, which ends with its process however that ends. Stores behind a network have no locks: there a
-file that is renewed while its process works says so, and counts for nothing once it is old, or its process is known to be gone.
+On this machine's disks a lock says so, which ends with its process however that ends. Stores behind a network have no
+locks: there a file that is renewed while its process works says so, and counts for nothing once it is old, or its
+process is known to be gone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Hold:
         self._is = None if lock is None else _identity(lock.lock_file)
 
     def check(self) -> None:
-        """Say so if the folder was removed, or another one was put into its place: somebody else may be working there by now.
+        """Say so if the folder was removed, or another one was put into its place: somebody else may be working there
+        by now.
 
         Raises:
             InputError: it was.
@@ -98,7 +100,8 @@ def lock_at(path: Path) -> BaseFileLock:
 
 
 def acquired(lock: BaseFileLock) -> bool:
-    """Take a lock without waiting; False: another process has it. A file system without locks lets everybody through."""
+    """Take a lock without waiting; False: another process has it.
+    A file system without locks lets everybody through."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -159,7 +162,8 @@ def _holder(place: Place) -> Mapping[str, Any]:
 
 
 def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether a holder can be known to have ended. One that will renew in the future cannot: its clock may go otherwise."""
+    """Whether a holder can be known to have ended. One that will renew in the future cannot:
+    its clock may go otherwise."""
     renewed = _number(holder.get("renewed"))
     if renewed is None or time.time() - renewed > OLD:
         return True

@@ -1,9 +1,10 @@
 """What is kept between runs: files in the cache, each under a name that is the hash of its key.
 
-A key holds, as JSON values, everything that shapes the bits of what is kept: data, options, seeds, and by ``machine`` the software and
-hardware that computes. A file repeats its whole key in its header, under a seal over all of it, so that one that was exchanged, renamed, cut
-short or altered is known: it counts as none, ``note`` is told in one line, and it is made again. So is what lies where a file has to be and is
-none, such as a folder (which is renamed) or a pipe (which is never opened). Two processes that make the same thing write the same bytes.
+A key holds, as JSON values, everything that shapes the bits of what is kept: data, options, seeds, and by ``machine``
+the software and hardware that computes. A file repeats its whole key in its header, under a seal over all of it, so
+that one that was exchanged, renamed, cut short or altered is known: it counts as none, ``note`` is told in one line,
+and it is made again. So is what lies where a file has to be and is none, such as a folder (which is renamed) or a pipe
+(which is never opened). Two processes that make the same thing write the same bytes.
 
     KIND/DIGEST.safetensors              one file                   ``kept``
     KIND/DIGEST/PART.safetensors         several of one key         ``save``, ``load`` or ``found``, ``describe``
@@ -52,7 +53,8 @@ class Found:
 def machine(device: torch.device, dtype: torch.dtype | str) -> dict[str, Any]:
     """The part of a key that says what computes: torch, threads, device, precision and, on a CPU, the kind of kernels.
 
-    How many operations go on side by side (``torch.get_num_interop_threads``) shapes no bit of an eager program and is left out.
+    How many operations go on side by side (``torch.get_num_interop_threads``) shapes no bit of an eager program and is
+    left out.
     """
     computes: dict[str, Any] = {
         "torch": torch.__version__,

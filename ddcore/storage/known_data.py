@@ -1,6 +1,7 @@
 """Which words this user named data by: ``data/FINGERPRINT.json`` in the cache, signed, written when a run begins.
 
-A finished set says the fingerprint of its data and not where they are. By these notes a command finds the user's own copy of them.
+A finished set says the fingerprint of its data and not where they are. By these notes a command finds the user's own
+copy of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ WORDS = ("dataset", "data_root", "split", "resize")
 
 
 def remember(cache: Place, fingerprint: str, words: Mapping[str, Any]) -> None:
-    """Note that data of this fingerprint were loaded by these words; a cache that cannot be written to is left as it is."""
+    """Note that data of this fingerprint were loaded by these words;
+    a cache that cannot be written to is left as it is."""
     note = signed(clean({"fingerprint": fingerprint, **{name: words.get(name) for name in WORDS}}))
     with suppress(InputError, OSError):
         file = _file(cache, fingerprint)

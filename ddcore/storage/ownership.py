@@ -1,7 +1,7 @@
 """Whose a record is: ``run.json`` is signed with a key that lies among the user's own settings.
 
-A run folder says which data are read, where files are kept and which plugin files are imported. What this user's commands wrote there may
-be followed; what came from elsewhere only when the user says so (``--trust``).
+A run folder says which data are read, where files are kept and which plugin files are imported. What this user's
+commands wrote there may be followed; what came from elsewhere only when the user says so (``--trust``).
 """
 
 from __future__ import annotations

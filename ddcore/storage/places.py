@@ -1,8 +1,8 @@
 """Where bytes lie: folders and files on any fsspec file system, local ones written atomically.
 
 A ``Place`` is an address and nothing else, so it can be kept, compared and sent to another process. Its ``url`` is what
-messages and records show: without credentials and query. Tensors are stored as safetensors, never as pickles. What fails on a
-remote store for a moment is tried again; what still fails, and a full disk, is one sentence.
+messages and records show: without credentials and query. Tensors are stored as safetensors, never as pickles. What
+fails on a remote store for a moment is tried again; what still fails, and a full disk, is one sentence.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import fsspec
 from attrs import field, frozen
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
+from safetensors import SafetensorError, safe_open
 
 from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
@@ -228,7 +229,8 @@ class Place:
         """A JSON file's content.
 
         Raises:
-            InputError: it is no JSON, which is what a file cut short looks like, or none that ``ddcore.storage.documents`` lets in.
+            InputError: it is no JSON, which is what a file cut short looks like, or none that
+                ``ddcore.storage.documents`` lets in.
         """
         try:
             return parse_json(self.read_bytes(0, LONGEST + 1))
@@ -238,8 +240,8 @@ class Place:
     def write_bytes(self, data: bytes) -> None:
         """Replace a file by ``data`` at once or not at all; folders on the way are made.
 
-        Object stores replace whole objects themselves. Other remote stores may leave a file cut short when the connection
-        ends in the middle: what reads it finds that out.
+        Object stores replace whole objects themselves. Other remote stores may leave a file cut short when the
+        connection ends in the middle: what reads it finds that out.
 
         Raises:
             NoSpace: the disk is full; the file that was there still is.
@@ -284,7 +286,8 @@ class Place:
         self._do("made", lambda fs, path: fs.makedirs(path, exist_ok=True))
 
     def remove_unfinished(self) -> None:
-        """Remove what killed processes had begun to write below this local folder, in which nobody else may be writing."""
+        """Remove what killed processes had begun to write below this local folder,
+        in which nobody else may be writing."""
         if (local := self.local_path()) is not None:
             for above, _, names in os.walk(local):
                 for name in filter(LEFT.fullmatch, names):
@@ -292,7 +295,8 @@ class Place:
                         Path(above, name).unlink()
 
     def remove_abandoned(self) -> None:
-        """Remove what was begun in this local folder, in which others may be writing, by processes that are gone, or long ago."""
+        """Remove what was begun in this local folder, in which others may be writing, by processes that are gone,
+        or long ago."""
         local = self.local_path()
         with suppress(OSError):
             for path in () if local is None else local.iterdir():
@@ -392,8 +396,8 @@ def save_tensors(
     Args:
         tensors: any dtypes, shapes and devices; views and shared storage are fine, values are copied.
         metadata: text in the file's header.
-        sealed: put a checksum of tensors and metadata into the header, by which ``load_tensors`` finds what was altered: for
-            files whose checksum stands nowhere else.
+        sealed: put a checksum of tensors and metadata into the header, by which ``load_tensors`` finds what was
+            altered: for files whose checksum stands nowhere else.
 
     Returns:
         Bytes written.
@@ -429,8 +433,7 @@ def load_whole(
     place: Place, *, sha256: str | None = None, size: int | None = None, sealed: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """``load_tensors`` and ``read_metadata`` at once."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load  # imports torch
 
     place.refuse_other_than_file()
     path = place.local_path()
@@ -457,8 +460,7 @@ def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
     Raises:
         InputError: cut short, altered, or no safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load  # imports torch
 
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(len(content), LONGEST_HEADER) or not _is_whole([content], None, sealed=False):
@@ -472,7 +474,7 @@ def tensors_in(content: bytes, url: str) -> dict[str, Tensor]:
 
 
 def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    from safetensors.torch import save
+    from safetensors.torch import save  # imports torch
 
     copied = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     return _sorted_header(save(copied, dict(metadata or {})))
@@ -480,8 +482,6 @@ def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
 
 def _mapped(place: Place) -> dict[str, Tensor]:
     """Tensors that stay in a local file; memory holds what is in use."""
-    from safetensors import safe_open
-
     with safe_open(str(place.local_path()), framework="pt") as file:  # type: ignore[no-untyped-call]
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
@@ -597,7 +597,8 @@ def _here() -> str:
 
 
 def is_abandoned(path: Path, pid: int, machine: str) -> bool:
-    """Whether nobody writes a file any more that a process had begun; of other machines' processes only its age tells."""
+    """Whether nobody writes a file any more that a process had begun;
+    of other machines' processes only its age tells."""
     return (machine == _here() and not lives(pid)) or time.time() - path.lstat().st_mtime > OLD
 
 

@@ -1,8 +1,8 @@
 """Text from data on its way to a terminal, where some characters are commands: they are shown as escapes instead.
 
-Class names, file names and whatever a manifest says may hold them. Control characters move the cursor, set colours and titles, and
-can rewrite what was printed before; others turn the direction of a text; halves of surrogate pairs, from file names that are no
-UTF-8, cannot be printed at all.
+Class names, file names and whatever a manifest says may hold them. Control characters move the cursor, set colours and
+titles, and can rewrite what was printed before; others turn the direction of a text; halves of surrogate pairs, from
+file names that are no UTF-8, cannot be printed at all.
 """
 
 from __future__ import annotations

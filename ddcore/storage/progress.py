@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TextIO, cast
 
+import click
+
 from ddcore.storage.printing import printable
 from ddcore.storage.secrecy import hidden
 
@@ -91,10 +93,8 @@ def _silent() -> Iterator[Tick]:
 @contextmanager
 def _bar(label: str, total: int, unit: str) -> Iterator[Tick]:
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # an extra
     except ImportError:
-        import click
-
         with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
             yield lambda n=1, note="": bar.update(n)
         return

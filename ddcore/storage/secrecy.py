@@ -1,8 +1,9 @@
-"""What records, logs, reports and screens never show: credentials in addresses, secret options, secrets of the environment.
+"""What records, logs, reports and screens never show: credentials in addresses, secret options, secrets of the
+environment.
 
-A record holds an address without its credentials and says that it does. Workers that this process begins, and a run that is resumed
-later, get what was withheld through the environment: ``DDCORE_SECRETS`` holds whole addresses, or ``group.option=value`` of secret
-options, quoted and separated as a shell does.
+A record holds an address without its credentials and says that it does. Workers that this process begins, and a run
+that is resumed later, get what was withheld through the environment: ``DDCORE_SECRETS`` holds whole addresses, or
+``group.option=value`` of secret options, quoted and separated as a shell does.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _options: dict[str, str] = {}
 
 
 def redact(text: str) -> str:
-    """A text without the credentials, parameters, queries and fragments of addresses in it; plain paths stay as they are.
+    """A text without the credentials, parameters, queries and fragments of addresses in it; plain paths stay as they
+    are.
 
     >>> redact("GET s3://key:secret@bucket/a.npz?versionId=7 failed")
     'GET s3://bucket/a.npz failed'
@@ -52,8 +54,8 @@ def redact(text: str) -> str:
 def bare(address: str) -> str:
     """One address, or a chain of them, without credentials, parameters, query and fragment.
 
-    People write what has to be percent-encoded as it is: ``@``, ``#``, ``?``, ``/`` and spaces in passwords. Where it cannot be told
-    what is secret, all is.
+    People write what has to be percent-encoded as it is: ``@``, ``#``, ``?``, ``/`` and spaces in passwords. Where it
+    cannot be told what is secret, all is.
 
     >>> bare("npz:https://me:p@ss w@host/a.npz;token=x"), bare("simplecache::s3://key:secret@bucket/a?v=1")
     ('npz:https://host/a.npz', 'simplecache::s3://bucket/a')
@@ -90,7 +92,8 @@ def shown(address: str) -> str:
 
 
 def without(text: str, address: str) -> str:
-    """What a driver says of an address, which may hold pieces of it alone; nothing, if it holds any that records do not show."""
+    """What a driver says of an address, which may hold pieces of it alone; nothing,
+    if it holds any that records do not show."""
     kept = bare(address)
     text = redact(text.replace(address, kept))
     parts = {word[at : at + PART] for word in _pieces(address) for at in range(max(1, len(word) - PART + 1))}
@@ -131,7 +134,8 @@ def option(name: str) -> str | None:
 
 
 def withhold(document: Mapping[str, Any], *branches: str) -> dict[str, Any]:
-    """A JSON document whose addresses in some branches stand without credentials; ``withheld`` names those that had any."""
+    """A JSON document whose addresses in some branches stand without credentials;
+    ``withheld`` names those that had any."""
     made = {name: clean(value) if name in branches else value for name, value in document.items()}
     paths = [
         *document.get("withheld", ()),

@@ -1,8 +1,10 @@
-"""State dicts out of files that ``torch.save`` wrote, without an unpickler: a pickle is a program, and this reads a few of its words.
+"""State dicts out of files that ``torch.save`` wrote, without an unpickler: a pickle is a program, and this reads a few
+of its words.
 
-A word that makes tensors, containers, numbers or text is followed; any other, and any name that stands for something else to call, is
-refused. Numbers are taken from where the file's own directory says that they lie, so that a file never grows: nothing in it may be
-compressed, overlap, or be claimed to be longer than it is. Complex, sparse, quantised and meta tensors are refused by their kind.
+A word that makes tensors, containers, numbers or text is followed; any other, and any name that stands for something
+else to call, is refused. Numbers are taken from where the file's own directory says that they lie, so that a file never
+grows: nothing in it may be compressed, overlap, or be claimed to be longer than it is. Complex, sparse, quantised and
+meta tensors are refused by their kind.
 """
 
 from __future__ import annotations
@@ -83,15 +85,16 @@ class View:
 def state_of(content: bytes, name: str) -> dict[str, Tensor]:
     """The state dict in a file that ``torch.save`` wrote, by tensor name, on the CPU.
 
-    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen through.
-    Tensors that share numbers in the file share memory.
+    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen
+    through. Tensors that share numbers in the file share memory.
 
     Args:
         content: the file.
         name: of the file, for messages.
 
     Raises:
-        InputError: no state dict; one that only an unpickler would read; one whose tensors claim more than the file holds.
+        InputError: no state dict; one that only an unpickler would read; one whose tensors claim more than the file
+            holds.
     """
     try:
         held, numbers = _opened(content)

@@ -1,7 +1,7 @@
 """What compressed data may grow to: a few kilobytes can unpack to any number of gigabytes.
 
-Pixels and labels of real data shrink to a tenth or a fiftieth; only what was made to do harm shrinks to a thousandth. So a file may
-grow without limit as long as it grows in proportion, and beyond that by a fixed number of bytes.
+Pixels and labels of real data shrink to a tenth or a fiftieth; only what was made to do harm shrinks to a thousandth.
+So a file may grow without limit as long as it grows in proportion, and beyond that by a fixed number of bytes.
 """
 
 from __future__ import annotations

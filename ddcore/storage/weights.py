@@ -34,15 +34,18 @@ def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> No
 def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
     """A state dict from safetensors, or from torch's format without running anything that is stored in it.
 
-    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen through.
+    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen
+    through.
 
     Args:
-        place: one that the user named: a local file, an ``https`` address (see ``ddcore.storage.fetching``), or what fsspec's drivers reach.
+        place: one that the user named: a local file, an ``https`` address (see ``ddcore.storage.fetching``), or what
+            fsspec's drivers reach.
         trust: follow ``http`` and addresses that are not public too.
         sha256: what the SHA-256 of the file has to be, or to begin with.
 
     Raises:
-        InputError: no such file; not a state dict; one that only unpickling would read; weights that are not finite, or complex.
+        InputError: no such file; not a state dict; one that only unpickling would read; weights that are not finite, or
+            complex.
     """
     local = place.local_path()
     if local is not None and place.name.endswith(SAFE) and sha256 is None:

@@ -1,4 +1,5 @@
-"""Training networks: experts, teachers, students, and the protocols they are trained by. Names listed here are public."""
+"""Training networks: experts, teachers, students, and the protocols they are trained by.
+Names listed here are public."""
 
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from ddcore.training.label_rules import label as label_by_teachers
     from ddcore.training.loop import (
         FETCHED_AT_ONCE,
+        Changes,
         Descent,
         Epoch,
         Keeper,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ddcore.training.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 __all__ = [
+    "Changes",
     "Descent",
     "EMBEDDING",
     "Epoch",
@@ -72,6 +75,7 @@ __getattr__ = later(
             "shown_by": "shown_by",
         },
         "loop": (
+            "Changes",
             "Descent",
             "Epoch",
             "FETCHED_AT_ONCE",

@@ -6,8 +6,9 @@ of everything that shaped them, so that runs share them and never mix two kinds:
 
     experts/<digest>/recipe.json, expert-000/epoch-000.safetensors (as initialised), epoch-001.safetensors, ...
 
-An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes. Every file says in
-its header whose it is, under a seal; one that is missing, damaged or another's has its expert trained again, with a warning.
+An expert is a pure function of its number and that digest: two runs that train the same one write the same bytes. Every
+file says in its header whose it is, under a seal; one that is missing, damaged or another's has its expert trained
+again, with a warning.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ddcore.storage.copies import tensors_of
 from ddcore.storage.holding import acquired, lock_at
 from ddcore.storage.keeping import Shapes, describe, digest_of, facts_of, load, machine, make_folder, save, wrong
 from ddcore.storage.places import Place
-from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
+from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -319,9 +320,11 @@ def _train(number: int, kept: Checkpoints, run: Run) -> None:
         HardLabels(real.labels, len(run.real.classes)),
         descent,
         generator=partial(run.generator, *key),
-        augment=draw if augmenters(run.plugins, EXPERT) else None,
-        reshape=reshape if expert_shapers(run.plugins, "ddcore_expert_loss") else None,
-        replace=replace if expert_shapers(run.plugins, "ddcore_expert_optimizer") else None,
+        changes=Changes(
+            augment=draw if augmenters(run.plugins, EXPERT) else None,
+            reshape=reshape if expert_shapers(run.plugins, "ddcore_expert_loss") else None,
+            replace=replace if expert_shapers(run.plugins, "ddcore_expert_optimizer") else None,
+        ),
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )

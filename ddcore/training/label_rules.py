@@ -1,8 +1,8 @@
-"""Rules by which the core labels images with the run's teachers: ``--labels averaged``, ``per-view``, ``top-k``, ``two-distances``
-and ``static-mixed``, with their options ``--views.*``.
+"""Rules by which the core labels images with the run's teachers: ``--labels averaged``, ``per-view``, ``top-k``,
+``two-distances`` and ``static-mixed``, with their options ``--views.*``.
 
-What is left open follows the evaluation protocol, so that labels fit the students that will learn from them: as many epochs, in
-its batches, under its crops and mixes. Random real images are labelled by the same rule.
+What is left open follows the evaluation protocol, so that labels fit the students that will learn from them: as many
+epochs, in its batches, under its crops and mixes. Random real images are labelled by the same rule.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
 
 
 def steps_shortened(temperature: float, options: ViewOptions, protocols: list[Protocol]) -> str:
-    """A warning, or nothing: AdamW does not mind the size of a loss, SGD does, which a temperature divides by its square."""
+    """A warning, or nothing: AdamW does not mind the size of a loss, SGD does,
+    which a temperature divides by its square."""
     plain = [protocol.name for protocol in protocols if protocol.optimizer == "sgd"]
     if options.tau_squared or temperature < HOT or not plain:
         return ""
@@ -102,7 +103,7 @@ def _of_views(
     made: PerView
     if name == TOP_K:
         k = kept_classes(options, run.source)
-        made = make_top_k(images, teachers, views, k=k, rest=options.rest, **given)
+        made = attrs.evolve(make_top_k(images, teachers, views, k=k, **given), rest=options.rest)
     elif name == TWO_DISTANCES:
         own = {n: v for n, v in given.items() if n != "tau_squared"}
         made = make_two_distances(images, teachers, views, weight=options.weight, norm=options.norm, **own)
@@ -124,7 +125,8 @@ def answering(options: ViewOptions, votes: list[Vote], protocols: list[Protocol]
 
 
 def drawn_for(run: Run) -> Draw | None:
-    """What is drawn for the views of the set that is evaluated, whatever its protocol: real images beside it get the same."""
+    """What is drawn for the views of the set that is evaluated, whatever its protocol:
+    real images beside it get the same."""
     held = None if run.artifact is None else run.artifact.labels
     if isinstance(held, PerView):
         return held.record.draw
@@ -210,5 +212,6 @@ def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[
 
 
 def shown_by(run: Run) -> Draw:
-    """What teachers, and what stands in for them, are shown in this run: the protocol's views, changed by ``--views``."""
+    """What teachers, and what stands in for them, are shown in this run: the protocol's views,
+    changed by ``--views``."""
     return draw_for(run.options["views"], resolved_protocols(run)[0].views, run.source)

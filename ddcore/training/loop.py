@@ -49,13 +49,15 @@ OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
 ScheduleName = Literal["drop", "cosine", "steps"]
 SCHEDULES: tuple[ScheduleName, ...] = ("drop", "cosine", "steps")
 Backward = Callable[[nn.Module, Batch, Any], Tensor]
-"""From (network, batch, the labels' recipe) to the labels' own mean loss, after adding the gradient of what is descended."""
+"""From (network, batch, the labels' recipe) to the labels' own mean loss,
+after adding the gradient of what is descended."""
 Generators = Callable[..., torch.Generator]
 """From a key such as ("order", epoch) to a fresh generator."""
 Augment = Callable[[int, int], Transform]
 """From (rows of the batch, step) to a drawn transform."""
 Reshape = Callable[[Tensor, Tensor, nn.Module, Batch, Batch, int], Tensor]
-"""From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to descend."""
+"""From (mean loss of some rows, logits, network, those rows, the same rows before augmentation, step) to the loss to
+descend."""
 Replace = Callable[[Optimizer, int], Optimizer]
 """From (the descent's optimiser, step) to the optimiser that makes this step and those after it."""
 Choose = Callable[[nn.Module, int, int], Tensor]
@@ -71,34 +73,24 @@ def rate_at(
     stretch: float = 1.0,
     per_epoch: int | None = None,
     warmup: int = 0,
-    drop_at: int | None = None,
-    drop: float = 0.1,
     drops: Sequence[int] = (),
-    floor: float = 0.0,
 ) -> float:
-    """The rate of a step, with T = ``steps`` and W = ``warmup``.
-
-    For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T - W)))), with
-    eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2, which ends at
-    rate / 2; ``drop`` has the rate, times ``drop`` for t >= ``drop_at``; and ``steps`` has it times ``drop`` for each of ``drops``
-    that t has reached.
-
-    Args:
-        step: t, counted from 0.
-        per_epoch: steps of an epoch: warm-up and cosine then stand still within it, at its first step's value.
-        floor: what a cosine falls to in the place of 0.
+    """``Descent.rate_at`` of a descent that has these and nothing else.
 
     >>> [rate_at(t, 1.0, 100, schedule="cosine") for t in (0, 50, 100)]
     [1.0, 0.5, 0.0]
     """
-    t = step - step % per_epoch if per_epoch else step
-    if t < warmup:
-        return rate * (WARM + (1 - WARM) * t / warmup)
-    if schedule == "cosine":
-        return floor + (rate - floor) / 2 * (1 + math.cos(math.pi * (t - warmup) / (stretch * max(1, steps - warmup))))
-    if schedule == "steps":
-        return rate * drop ** sum(step >= at for at in drops)
-    return rate * drop if drop_at is not None and step >= drop_at else rate
+    descent = Descent(
+        steps=steps,
+        batch=1,
+        rate=rate,
+        schedule=schedule,
+        stretch=stretch,
+        per_epoch=per_epoch,
+        warmup=warmup,
+        drops=tuple(drops),
+    )
+    return descent.rate_at(step)
 
 
 def _whole(least: int) -> Any:
@@ -113,20 +105,24 @@ class Descent:
         steps: batches in all; may end within an epoch.
         momentum: of SGD; Adam and AdamW take betas (0.9, 0.999) and eps 1e-8.
         nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter, arXiv:1711.05101).
+        weight_decay: of SGD and Adam added to the gradient, of AdamW apart from it (Loshchilov and Hutter,
+            arXiv:1711.05101).
         drop_at: from this step on a *new* optimiser, its state at zero, goes on at ``rate * drop``; None: never. Of the
             schedule ``drop`` alone.
-        drops: steps from which on the rate is ``drop`` times what it was, with the same optimiser; of the schedule ``steps``.
+        drops: steps from which on the rate is ``drop`` times what it was, with the same optimiser; of the schedule
+            ``steps``.
         decay_biases: whether tensors of fewer than 2 axes (biases, norms) decay too.
-        schedule: ``drop`` or ``cosine``; see ``rate_at``.
+        schedule: ``drop``, ``cosine`` or ``steps``; see ``rate_at``.
         stretch: eta of the cosine.
         floor: what the cosine falls to.
         per_epoch: steps of an epoch, within which the rate stands still; None: it changes every step.
         warmup: steps, linear.
-        group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch: BatchNorm
-            sees exactly these groups (CV-DD, arXiv:2501.07575), a lone last row with those before it. None: BatchNorm sees whole batches.
+        group: rows of a batch that pass at once, one group after the other, gradients averaged over the batch:
+            BatchNorm sees exactly these groups (CV-DD, arXiv:2501.07575), a lone last row with those before it. None:
+            BatchNorm sees whole batches.
         whole: whether a batch, or a group, passes at once whatever the network: for losses that compare rows.
-        amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they are.
+        amp: whether passes are made in bfloat16 where torch's autocast says so; weights and their sums stay as they
+            are.
     """
 
     steps: int = field(validator=ge(0))
@@ -161,20 +157,24 @@ class Descent:
         return self.schedule != "drop" or self.warmup > 0
 
     def rate_at(self, step: int) -> float:
-        """The rate of a step."""
-        return rate_at(
-            step,
-            self.rate,
-            self.steps,
-            schedule=self.schedule,
-            stretch=self.stretch,
-            per_epoch=self.per_epoch,
-            warmup=self.warmup,
-            drop_at=self.drop_at,
-            drop=self.drop,
-            drops=self.drops,
-            floor=self.floor,
-        )
+        """The rate of step t, counted from 0, with T = ``steps`` and W = ``warmup``.
+
+        For t < W it is rate (0.01 + 0.99 t / W). From then on ``cosine`` has rate / 2 (1 + cos(pi (t - W) / (eta (T -
+        W)))), with eta = ``stretch``: the half cosine of RDED (arXiv:2312.03526) and CV-DD (arXiv:2501.07575) for 2,
+        which ends at rate / 2; ``drop`` has the rate, times ``drop`` for t >= ``drop_at``; and ``steps`` has it times
+        ``drop`` for each of ``drops`` that t has reached. Warm-up and cosine stand still within ``per_epoch`` steps, at
+        the first one's value, and a cosine falls to ``floor`` in the place of 0.
+        """
+        rate, start, floor = self.rate, self.warmup, self.floor
+        t = step - step % self.per_epoch if self.per_epoch else step
+        if t < start:
+            return rate * (WARM + (1 - WARM) * t / start)
+        if self.schedule == "cosine":
+            length = self.stretch * max(1, self.steps - start)
+            return floor + (rate - floor) / 2 * (1 + math.cos(math.pi * (t - start) / length))
+        if self.schedule == "steps":
+            return rate * self.drop ** sum(step >= at for at in self.drops)
+        return rate * self.drop if self.drop_at is not None and step >= self.drop_at else rate
 
     def build(self, network: nn.Module, step: int) -> Optimizer:
         """The optimiser that makes this step and those after it."""
@@ -240,94 +240,14 @@ class Keeper:
             self.check_stop()
 
 
-def train_student(
-    network: nn.Module,
-    images: Tensor | Samples,
-    labels: Labels,
-    descent: Descent,
-    *,
-    generator: Generators,
-    augment: Augment | None = None,
-    reshape: Reshape | None = None,
-    replace: Replace | None = None,
-    choose: Choose | None = None,
-    also: Beside | None = None,
-    keeper: Keeper | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> nn.Module:
-    """Train ``network`` in place.
-
-    Args:
-        network: on the images' device; left in train mode.
-        images: (N, C, H, W) normalised, or samples that are fetched batch by batch.
-        labels: of the N images; they also say in which order and batches an epoch visits them.
-        generator: all randomness: asked for ("order", epoch), and for ("dropout", step), from which torch's own generators draw.
-        augment: drawn anew for every batch.
-        reshape: changes the loss that is descended; the one that is reported stays the labels' own.
-        replace: changes the optimiser.
-        choose: asked before each epoch which rows it visits; None: all. Labels with views of their own say that themselves.
-        also: trained beside the network, for the loss that ``reshape`` makes.
-        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``; of a training that was stopped after
-            its last epoch once more.
-
-    Returns:
-        The same network. One whose loss became NaN is trained to the end all the same: judge it by ``is_finite``.
-    """
-
-    def optimizer(step: int) -> Optimizer:
-        plain = descent.build(nn.ModuleList([network, *also.joined()]) if also else network, step)
-        return plain if replace is None else replace(plain, step)
-
-    state: dict[str, Any] = {"network": network, "optimizer": optimizer(0), "step": 0, "last": None}
-    state |= also.begin() if also else {}
-    shares = [group["lr"] / descent.rate_at(0) for group in state["optimizer"].param_groups]
-    epoch = keeper.begin(state) if keeper else 0
-    network.train()
-    if state["last"] is not None and state["step"] >= descent.steps and on_epoch is not None:
-        on_epoch(Epoch(*state["last"]))
-    while state["step"] < descent.steps:
-        total, seen = torch.zeros((), device=next(network.parameters()).device), 0
-        rows = None if choose is None else choose(network, epoch, state["step"])
-        count = len(images) if rows is None else len(rows)
-        views = labels.views(epoch, count, descent.batch, generator("order", epoch))
-        for view in islice(views, descent.steps - state["step"]):
-            view = view if rows is None else evolve(view, index=rows[view.index])
-            if state["step"] == descent.drop_at:
-                state["optimizer"] = optimizer(state["step"])
-            if descent.moves:
-                for settings, share in zip(state["optimizer"].param_groups, shares, strict=True):
-                    settings["lr"] = share * descent.rate_at(state["step"])
-            clean = batch = batch_of(images, labels, view)
-            if augment is not None:
-                batch = augment(len(batch), state["step"])(batch)
-            batch = labels.answered(batch)
-            plain = _own_backward if reshape is None else partial(_reshaped, reshape, clean, state["step"])
-            own: Backward = partial(plain, how=descent)
-            own = also.cleared(own) if also else own
-            with drawing_from(generator("dropout", state["step"]), total.device):
-                total = total + len(batch) * train_step(network, state["optimizer"], batch, labels.recipe, own)
-            if also:
-                also.step(descent.rate_at(state["step"]) / descent.rate)
-            seen += len(batch)
-            state["step"] += 1
-        epoch += 1
-        done = Epoch(epoch - 1, state["step"], state["optimizer"].param_groups[0]["lr"], float(total) / max(1, seen))
-        state["last"] = list(astuple(done))
-        if on_epoch is not None:
-            on_epoch(done)
-        if keeper is not None:
-            keeper.epoch_done(epoch, state)
-    return network
-
-
 @frozen(eq=False)
 class Beside:
     """Modules that are trained with a network.
 
     Attributes:
         modules: by name.
-        optimizers: of some of them, by the same names, each with a rate of its own that falls as the network's does; the others
-            join the network's.
+        optimizers: of some of them, by the same names, each with a rate of its own that falls as the network's does;
+            the others join the network's.
         state: what else is kept in checkpoints, by name.
     """
 
@@ -368,6 +288,145 @@ class Beside:
             optimizer.step()
 
 
+@frozen(eq=False)
+class Changes:
+    """What else than the labels and the descent has a say in a training; all of it may be left out.
+
+    Attributes:
+        augment: drawn anew for every batch.
+        reshape: changes the loss that is descended; the one that is reported stays the labels' own.
+        replace: changes the optimiser.
+        choose: asked before each epoch which rows it visits; None: all. Labels with views of their own say that
+            themselves.
+        also: trained beside the network, for the loss that ``reshape`` makes.
+    """
+
+    augment: Augment | None = None
+    reshape: Reshape | None = None
+    replace: Replace | None = None
+    choose: Choose | None = None
+    also: Beside | None = None
+
+
+def train_student(
+    network: nn.Module,
+    images: Tensor | Samples,
+    labels: Labels,
+    descent: Descent,
+    *,
+    generator: Generators,
+    changes: Changes | None = None,
+    keeper: Keeper | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> nn.Module:
+    """Train ``network`` in place.
+
+    Args:
+        network: on the images' device; left in train mode.
+        images: (N, C, H, W) normalised, or samples that are fetched batch by batch.
+        labels: of the N images; they also say in which order and batches an epoch visits them.
+        generator: all randomness: asked for ("order", epoch), and for ("dropout", step), from which torch's own
+            generators draw.
+        on_epoch: told after every epoch, the last one possibly cut short by ``descent.steps``; of a training that was
+            stopped after its last epoch once more.
+
+    Returns:
+        The same network. One whose loss became NaN is trained to the end all the same: judge it by ``is_finite``.
+    """
+    training = _Training(network, images, labels, descent, generator, changes or Changes())
+    state = training.state
+    epoch = keeper.begin(state) if keeper else 0
+    network.train()
+    if state["last"] is not None and training.over and on_epoch is not None:
+        on_epoch(Epoch(*state["last"]))
+    while not training.over:
+        done = training.epoch(epoch)
+        epoch += 1
+        state["last"] = list(astuple(done))
+        if on_epoch is not None:
+            on_epoch(done)
+        if keeper is not None:
+            keeper.epoch_done(epoch, state)
+    return network
+
+
+@frozen(eq=False)
+class _Training:
+    """One network's descent.
+
+    Attributes:
+        state: what a checkpoint holds of it: the network, its optimiser, steps made so far, the last epoch, what is
+            beside it.
+        shares: each group's rate, as a share of the descent's.
+    """
+
+    network: nn.Module
+    images: Tensor | Samples
+    labels: Labels
+    descent: Descent
+    generator: Generators
+    changes: Changes
+    state: dict[str, Any] = field(init=False)
+    shares: list[float] = field(init=False)
+
+    @state.default
+    def _begun(self) -> dict[str, Any]:
+        beside = self.changes.also.begin() if self.changes.also else {}
+        return {"network": self.network, "optimizer": self._optimizer(0), "step": 0, "last": None, **beside}
+
+    @shares.default
+    def _of_groups(self) -> list[float]:
+        return [group["lr"] / self.descent.rate_at(0) for group in self.state["optimizer"].param_groups]
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are made."""
+        return bool(self.state["step"] >= self.descent.steps)
+
+    def epoch(self, number: int) -> Epoch:
+        """Make an epoch's steps, or what is left of them."""
+        state, steps, choose = self.state, self.descent.steps, self.changes.choose
+        total, seen = torch.zeros((), device=next(self.network.parameters()).device), 0
+        rows = None if choose is None else choose(self.network, number, state["step"])
+        count = len(self.images) if rows is None else len(rows)
+        views = self.labels.views(number, count, self.descent.batch, self.generator("order", number))
+        for view in islice(views, steps - state["step"]):
+            loss, size = self._step(view if rows is None else evolve(view, index=rows[view.index]))
+            total, seen = total + size * loss, seen + size
+        return Epoch(number, state["step"], state["optimizer"].param_groups[0]["lr"], float(total) / max(1, seen))
+
+    def _step(self, view: View) -> tuple[Tensor, int]:
+        """Make a step; the labels' own mean loss before it, and of how many rows."""
+        step, descent, changes, labels = self.state["step"], self.descent, self.changes, self.labels
+        self._set_rate(step)
+        clean = batch = batch_of(self.images, labels, view)
+        if changes.augment is not None:
+            batch = changes.augment(len(batch), step)(batch)
+        batch = labels.answered(batch)
+        plain = _own_backward if changes.reshape is None else partial(_reshaped, changes.reshape, clean, step)
+        own: Backward = partial(plain, how=descent)
+        own = changes.also.cleared(own) if changes.also else own
+        with drawing_from(self.generator("dropout", step), next(self.network.parameters()).device):
+            loss = train_step(self.network, self.state["optimizer"], batch, labels.recipe, own)
+        if changes.also:
+            changes.also.step(descent.rate_at(step) / descent.rate)
+        self.state["step"] = step + 1
+        return loss, len(batch)
+
+    def _set_rate(self, step: int) -> None:
+        """Give the optimiser the step's rate; from ``drop_at`` on a new one."""
+        if step == self.descent.drop_at:
+            self.state["optimizer"] = self._optimizer(step)
+        if self.descent.moves:
+            for settings, share in zip(self.state["optimizer"].param_groups, self.shares, strict=True):
+                settings["lr"] = share * self.descent.rate_at(step)
+
+    def _optimizer(self, step: int) -> Optimizer:
+        also, replace = self.changes.also, self.changes.replace
+        plain = self.descent.build(nn.ModuleList([self.network, *also.joined()]) if also else self.network, step)
+        return plain if replace is None else replace(plain, step)
+
+
 def batch_of(images: Tensor | Samples, labels: Labels, view: View) -> Batch:
     """The rows a view of the labels names, changed and mixed as it says, with their targets, on the images' device.
 
@@ -390,8 +449,8 @@ def train_step(
 ) -> Tensor:
     """One step on one batch; its mean loss before the step, detached.
 
-    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need: each call clears the
-    gradients and makes new ones of the same batch. Only the first call moves batch statistics, and gives the loss.
+    The optimiser is given a closure, as those that look twice at a batch (sharpness-aware ones) need: each call clears
+    the gradients and makes new ones of the same batch. Only the first call moves batch statistics, and gives the loss.
 
     Args:
         backward: adds the gradient and returns the labels' own mean loss; None takes the labels' own.

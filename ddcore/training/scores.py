@@ -34,7 +34,8 @@ def calibration_error(confidence_M: Tensor, right_M: Tensor, bins: int = BINS) -
         ValueError: no samples, or shapes that differ.
 
     References:
-        Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599, equation 3.
+        Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599, equation
+        3.
 
     >>> calibration_error(torch.tensor([0.5, 0.5]), torch.tensor([True, False]))
     0.0

@@ -24,7 +24,17 @@ from ddcore.composing.plan import augmenters
 from ddcore.errors import InputError
 from ddcore.images import augment
 from ddcore.images.views import Draw, transform
-from ddcore.training.loop import Augment, Descent, Epoch, Generators, Keeper, answers_of, is_finite, train_student
+from ddcore.training.loop import (
+    Augment,
+    Changes,
+    Descent,
+    Epoch,
+    Generators,
+    Keeper,
+    answers_of,
+    is_finite,
+    train_student,
+)
 from ddcore.training.protocols import FIELD_RATE, Protocol, Schedule
 from ddcore.training.scores import calibration_error, class_accuracy
 from ddcore.training.shaping import Shape, shaped
@@ -44,12 +54,14 @@ class Course:
     Attributes:
         network: its name.
         rate: of its first steps.
+        plain: without what plugins make of it.
     """
 
     network: str
     recipe: Protocol
     schedule: Schedule
     rate: float
+    plain: bool = False
 
 
 def train_and_test(
@@ -59,7 +71,6 @@ def train_and_test(
     generator: Generators,
     key: str,
     *,
-    plain: bool = False,
     start: Callable[[Module], None] | None = None,
     keep: Callable[[Module], None] | None = None,
     examine: Callable[[Module, Answers], Mapping[str, Tensor]] | None = None,
@@ -69,57 +80,69 @@ def train_and_test(
     Args:
         generator: all randomness: asked for ("init"), ("order", epoch), ("augment", step).
         key: of its task, under which it is kept while it is trained.
-        plain: without what plugins make of it.
         start: puts weights into the student as initialised.
         keep: handed the trained student.
         examine: handed it and its answers to the test images, for more of the result.
     """
-    recipe, schedule, rate = course.recipe, course.schedule, course.rate
     network = run.network(generator("init"), course.network)
     if start is not None:
         start(network)
-    last: list[Epoch] = []
-    said = curve(run, task=key, protocol=recipe.name, network=course.network, of=schedule.steps)
+    watched = Watch(run.real.test, course.schedule.steps) if run.source.carved else None
+    began = time.perf_counter()
+    network, last = _trained(run, course, data, generator, key, network, watched)
+    seconds = watched.kept["total"] if watched else time.perf_counter() - began
+    if keep is not None:
+        keep(network)
+    found = answers_of(network, run.real.test)
+    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
+    numbers |= {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
+    counts = {"steps": course.schedule.steps, "diverged": int(not is_finite(network))}
+    result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
+    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
+    result |= watched.tensors() if watched and watched.kept["steps"] else {}
+    return {**result, **(examine(network, found) if examine else {})}
 
-    watched = Watch(run.real.test, schedule.steps) if run.source.carved else None
+
+def _trained(
+    run: Run,
+    course: Course,
+    data: StudentData,
+    generator: Generators,
+    key: str,
+    network: Module,
+    watched: Watch | None,
+) -> tuple[Module, Epoch | None]:
+    """The student, or what plugins put around it, trained to the end; and its last epoch."""
+    recipe, schedule, rate, plain = course.recipe, course.schedule, course.rate, course.plain
+    said = curve(run, task=key, protocol=recipe.name, network=course.network, of=schedule.steps)
+    last: list[Epoch] = []
 
     def watch(epoch: Epoch) -> None:
         last[:] = [epoch]
         seen = watched.look(network, epoch) if watched else None
         said(epoch, **({} if seen is None else {"validation": seen}))
 
-    began = time.perf_counter()
-    images, labels = data.images, data.labels
-    lesson = shaped(run, network, images, labels, generator, schedule.steps, rate)
+    lesson = shaped(run, network, data.images, data.labels, generator, schedule.steps, rate)
     with nullcontext(Shape(network)) if plain else lesson as shape:
         network = shape.network
         train_student(
             network,
-            images,
-            labels,
+            data.images,
+            data.labels,
             attrs.evolve(descent_of(recipe, schedule, rate), whole=shape.whole, amp=run.config.amp),
             generator=generator,
-            augment=augmentation(recipe, run, generator, schedule.steps, data.labels, plain=plain),
-            reshape=shape.reshape,
-            choose=shape.choose,
-            also=shape.beside,
+            changes=Changes(
+                augment=augmentation(recipe, run, generator, schedule.steps, data.labels, plain=plain),
+                reshape=shape.reshape,
+                choose=shape.choose,
+                also=shape.beside,
+            ),
             keeper=Keeper(
                 run.checkpoints, key, lambda: run.stopping, run.check_stop, {"watched": watched.kept} if watched else {}
             ),
             on_epoch=watch,
         )
-    seconds = watched.kept["total"] if watched else time.perf_counter() - began
-    if keep is not None:
-        keep(network)
-    loss = last[0].loss if last else math.nan
-    found = answers_of(network, run.real.test)
-    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
-    numbers |= {"loss": loss, "rate": rate, "seconds": seconds}
-    counts = {"steps": schedule.steps, "diverged": int(not is_finite(network))}
-    result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
-    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
-    result |= watched.tensors() if watched and watched.kept["steps"] else {}
-    return {**result, **(examine(network, found) if examine else {})}
+    return network, last[0] if last else None
 
 
 def curve(run: Run, of: int, **words: str) -> Callable[..., None]:

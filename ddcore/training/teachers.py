@@ -1,11 +1,12 @@
 """Teachers: networks that were trained on the real data, or loaded, and that answer for it, frozen and in eval mode.
 
-One that is trained here lies in the cache under a digest of everything that shaped it, so that runs and committees share it:
+One that is trained here lies in the cache under a digest of everything that shaped it, so that runs and committees
+share it:
 
     teachers/<digest>/recipe.json, weights.safetensors, snapshot-000.safetensors (weaker ones, by --teachers.snapshots)
 
-Whatever its origin, a teacher that is right no more often than chance on training images is refused: its classes are in another
-order than the data's, or it wants other images, the most reported failure of methods that need teachers.
+Whatever its origin, a teacher that is right no more often than chance on training images is refused: its classes are in
+another order than the data's, or it wants other images, the most reported failure of methods that need teachers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ddcore.storage.keeping import Found, describe, digest_of, load, machine, ma
 from ddcore.storage.places import Place, sha256_of
 from ddcore.storage.weights import fill, hash_in_name, read_state
 from ddcore.training.experts import sole_trainer
-from ddcore.training.loop import Descent, Epoch, Keeper, accuracy, is_finite, train_student
+from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -105,7 +106,8 @@ class Committee:
         return ", ".join(f"{name} {score:.1%} on training images" for name, score in each)
 
     def network(self, number: int) -> nn.Module:
-        """A teacher in eval mode, its weights without gradient, on the run's device; always the same object: never write to it."""
+        """A teacher in eval mode, its weights without gradient, on the run's device; always the same object:
+        never write to it."""
         if number not in self._networks:
             self._networks[number] = frozen_network(network_of(self.members[number], self.run))
         return self._networks[number]
@@ -356,7 +358,7 @@ def _train(member: Member, kept: Checkpoints, run: Run) -> float:
             warmup=options.warmup * a_pass,
         ),
         generator=partial(run.generator, *key),
-        augment=augment if run.of_images else None,
+        changes=Changes(augment=augment if run.of_images else None),
         keeper=Keeper(kept, DONE, lambda: run.stopping, run.check_stop),
         on_epoch=keep,
     )
@@ -385,7 +387,8 @@ def draw_for(options: Any, run: Run) -> Draw:
 
 
 def snapshot_epochs(epochs: int, count: int) -> list[int]:
-    """After which epochs weaker copies are kept: ``count`` of them, evenly, where there are enough epochs none at the end.
+    """After which epochs weaker copies are kept: ``count`` of them, evenly, where there are enough epochs none at the
+    end.
 
     >>> snapshot_epochs(30, 3), snapshot_epochs(2, 5)
     ([8, 15, 22], [1, 1, 1, 1, 2])

@@ -1,8 +1,10 @@
-"""What losses of students see: features of the student by name, and its teachers' answers, each asked at most once a batch.
+"""What losses of students see: features of the student by name, and its teachers' answers, each asked at most once a
+batch.
 
-Features are read by hooks on modules that are there while a block runs and gone after it. A name is one of the network's ``taps``
-(``stem``, ``stage1`` and so on in the zoo; ``stage*`` are all stages that there are), ``embedding`` (the input of its last linear
-layer), or a module's path. Shape letters: B rows, C H W of a feature map, D of an embedding, K classes.
+Features are read by hooks on modules that are there while a block runs and gone after it. A name is one of the
+network's ``taps`` (``stem``, ``stage1`` and so on in the zoo; ``stage*`` are all stages that there are), ``embedding``
+(the input of its last linear layer), or a module's path. Shape letters: B rows, C H W of a feature map, D of an
+embedding, K classes.
 """
 
 from __future__ import annotations

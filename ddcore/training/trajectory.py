@@ -19,7 +19,7 @@ from torch import Tensor
 from ddcore.api.plugin import Plugin, option
 from ddcore.api.types import STUDENT_STEP, Batch, Cost, Learn, Progress, Segment, Task, Unroll
 from ddcore.errors import OptionError
-from ddcore.networks.unroll import unrolled_loss
+from ddcore.networks.unroll import Batches, unrolled_loss
 
 if TYPE_CHECKING:
     from ddcore.api.services import Run
@@ -79,7 +79,8 @@ class UnrollOptions(Plugin):
 
 
 def choose_segment(run: Run, owner: str, task: Task, step: int, low: int, high: int, ahead: int) -> Segment:
-    """The next expert of a shuffled pass over all of them, from a start epoch drawn uniformly from ``low`` to ``high`` - 1.
+    """The next expert of a shuffled pass over all of them, from a start epoch drawn uniformly from ``low`` to ``high``
+    - 1.
 
     Raises:
         OptionError: the stretch would read past the last epoch of the experts.
@@ -149,14 +150,13 @@ def trajectory_loss(run: Run, unroll: Unroll, task: Task, step: int, learn: Lear
     network = learn.fixed["network"]
     segment = run.segment(segment, unroll, network, task, Progress(step, task.steps))
     leaves = [learn.tensors[name] for name in ("pixels", "labels") if name in learn.tensors]
-    batch_at = student_batches(run, unroll, task, step, learn)
+    batches = Batches(student_batches(run, unroll, task, step, learn), leaves)
     return unrolled_loss(
         network,
         segment,
-        batch_at,
+        batches,
         learn.tensors["rate"],
         unroll.steps,
-        leaves,
         mode=unroll.mode,
         micro_batch=unroll.micro_batch,
     )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from records import machine, write
 
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

@@ -22,9 +22,9 @@ from records import machine, write
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddcore.composing.selection import select, setup_from
 from ddcore.images import DSA_COLOUR, draw
 from ddcore.networks import build
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage import Place

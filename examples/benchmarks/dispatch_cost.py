@@ -15,7 +15,8 @@ from typing import Any
 from records import machine, write
 
 from ddcore.composing.dispatch import Hooks
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
+from ddcore.runs.builtin import Core
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage import Place
@@ -73,7 +74,7 @@ def main() -> None:
         words = [word for name in PLUGINS for word in ("--plugin", name)]
         given = {"plugins": PLUGINS, "threads": options.threads, "ipc": 10}
         run = Run(setup_from(select([*words, "--preset", "none"], {}), given, {}), Place.at(Path(folder) / "run"))
-        run.hooks = Timed(run.setup.manager(), run.setup.described())
+        run.hooks = Timed(run.setup.manager(Core()), run.setup.described())
         task = distillation_task(run)
         learn = begin(task, run)
         for step in range(options.rounds):

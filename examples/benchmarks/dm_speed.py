@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from records import machine, write
 
+from ddcore.composing.selection import select, setup_from
 from ddcore.images import DSA_COLOUR, draw
 from ddcore.networks import build
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage import Place

@@ -20,14 +20,14 @@ import torch
 from records import machine, write
 from torch.nn import functional as F
 
+from ddcore.composing.selection import select, setup_from
 from ddcore.images import Draw
 from ddcore.labels import HardLabels, Labels, PerViewLabels, draw_views, make_per_view
 from ddcore.networks import channels_last, quick_norms
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.scoring.evaluate import hard_labels
 from ddcore.storage import Place
-from ddcore.training import Descent, train_student
+from ddcore.training import Changes, Descent, train_student
 from ddcore.training.shaping import shaped
 
 TEACHER, STUDENT = "resnet20", "resnet8"
@@ -64,7 +64,12 @@ def ours(run: Run, labels: Labels, steps: int) -> float:
     with shaped(run, network, images, labels, run.generator, steps, RATE) as shape:
         start = time.perf_counter()
         train_student(
-            network, images, labels, descent, generator=run.generator, reshape=shape.reshape, also=shape.beside
+            network,
+            images,
+            labels,
+            descent,
+            generator=run.generator,
+            changes=Changes(reshape=shape.reshape, also=shape.beside),
         )
         return time.perf_counter() - start
 

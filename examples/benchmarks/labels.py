@@ -20,7 +20,7 @@ from typing import Any
 from arms import Claim, Study, judged, known, one_run, spread
 from records import RESULTS, machine, write
 
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.storage import Place
 from ddcore.training import members_of

@@ -19,7 +19,8 @@ from typing import Any
 
 from records import machine, write
 
-from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.composing.selection import select, setup_from
+from ddcore.runs.assembly import claim
 from ddcore.runs.distil import assemble
 from ddcore.runs.executors import EXECUTORS
 from ddcore.runs.loop import distillation_tasks

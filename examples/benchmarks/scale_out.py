@@ -23,7 +23,8 @@ from typing import Any
 from attrs import define, evolve, frozen
 from records import machine, write
 
-from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.composing.selection import select, setup_from
+from ddcore.runs.assembly import claim
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

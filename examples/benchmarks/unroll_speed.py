@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddcore import Segment
 from ddcore.networks import build, flat_weights
-from ddcore.networks.unroll import Mode, unrolled_loss
+from ddcore.networks.unroll import Batches, Mode, unrolled_loss
 
 
 class Case:
@@ -42,10 +42,9 @@ class Case:
         value = unrolled_loss(
             self.network,
             self.segment,
-            lambda _: (self.pixels, self.classes),
+            Batches(lambda _: (self.pixels, self.classes), [self.pixels]),
             self.rate,
             self.steps,
-            [self.pixels],
             mode=mode,
         )
         pixels, rate = torch.autograd.grad(value, [self.pixels, self.rate])

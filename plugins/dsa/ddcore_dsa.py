@@ -3,8 +3,8 @@
 The same random transform is applied to the real and to the synthetic batch before they are compared, and pixels receive
 gradients through it. One operation is drawn for a batch: colour (brightness, saturation, contrast), crop, cutout, flip,
 scale or rotate. In matching its parameters are drawn once for both batches; in inner training, in an unrolled student
-and in experts' training each image gets its own. The maths are the core's (``ddcore.images.augment``), because evaluation uses
-them too.
+and in experts' training each image gets its own. The maths are the core's (``ddcore.images.augment``), because
+evaluation uses them too.
 """
 
 from collections.abc import Mapping

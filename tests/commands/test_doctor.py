@@ -69,19 +69,18 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch):
 
 
 def test_broken_and_clashing_plugins_are_problems(monkeypatch):
-    from ddcore.composing import discovery as plugins
     from ddcore.errors import PluginError
 
     class Offer:
         distribution = "ddcore-x"
 
-    monkeypatch.setattr(plugins, "installed", lambda: {"x": [Offer], "y": [Offer, Offer], "z": [Offer]})
+    monkeypatch.setattr(doctor, "installed", lambda: {"x": [Offer], "y": [Offer, Offer], "z": [Offer]})
 
     def load(name):
         if name == "x":
             raise PluginError("plugin 'x' cannot be imported: upgrade it")
 
-    monkeypatch.setattr(plugins, "load_class", load)
+    monkeypatch.setattr(doctor, "load_class", load)
     found = list(doctor.plugins())
     assert [finding.status for finding in found] == [PROBLEM, PROBLEM, OK] and found[2].said == "1: z"
 

@@ -12,8 +12,9 @@ from ddcore.commands.reproduce import Reproduction, comparison_text, find_preset
 from ddcore.composing.discovery import FIRST_PARTY, load_class
 from ddcore.composing.options import fields, preparse
 from ddcore.composing.presets import every_preset
+from ddcore.composing.selection import Selection, select
 from ddcore.errors import OptionError
-from ddcore.runs.assembly import Selection, begin, select
+from ddcore.runs.assembly import begin
 from ddcore.training.trajectory import UnrollOptions
 
 FIRST = [preset for preset in every_preset() if preset.name.partition("/")[0] in FIRST_PARTY]

@@ -17,14 +17,14 @@ import torch
 from reliability.fuzz import hostile
 from reliability.guard import Listener, guarded
 
-import ddcore.runs.taken
+import ddcore.commands.taken
 from ddcore.cli.app import invoke
 from ddcore.commands.bench import _opened
+from ddcore.composing.selection import select, setup_from
 from ddcore.data.normalisation import MeanStd
 from ddcore.data.sources import open_source
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, SoftLabels
-from ddcore.runs.assembly import select, setup_from
 from ddcore.sets.artifact import load_artifact, save_artifact
 from ddcore.storage import ownership
 from ddcore.storage.documents import parse_json
@@ -129,7 +129,7 @@ def edit(place, change):
 def unscored(monkeypatch):
     """``evaluate`` and ``train`` up to where work begins: the runs that they would do."""
     runs = []
-    monkeypatch.setattr("ddcore.runs.assembly.evaluate_on", lambda run, loaded: runs.append(run) or [])
+    monkeypatch.setattr("ddcore.commands.evaluating.evaluate_on", lambda run, loaded: runs.append(run) or [])
     monkeypatch.setattr("ddcore.cli.app._train", lambda run, as_json: runs.append(run))
     return runs
 
@@ -319,7 +319,7 @@ def check_fuzz(cases, command, canary, home, listener, tmp_path, capsys):
 def read_once(monkeypatch):
     """The embedded data are read once: a thousand manifests ask for their fingerprint."""
     kept = lru_cache(maxsize=4)(lambda resize: open_source("digits", resize=resize))
-    monkeypatch.setattr(ddcore.runs.taken, "open_source", lambda name, resize=None: kept(resize))
+    monkeypatch.setattr(ddcore.commands.taken, "open_source", lambda name, resize=None: kept(resize))
     monkeypatch.setattr(
         "ddcore.runs.builtin.open_source", lambda name, **options: kept(options.get("resize")), raising=False
     )
@@ -505,7 +505,7 @@ def test_a_home_that_cannot_be_written_leaves_records_unsigned(home, monkeypatch
 def test_a_set_is_still_evaluated_by_what_its_manifest_may_say(home, tmp_path):
     made = artifact(tmp_path / "set", record(dataset="digits", normalise="none", validation=0.25))
     plain = load_artifact(made)
-    source = ddcore.runs.taken.taken(plain.manifest, plain.place, trust=False)
+    source = ddcore.commands.taken.taken(plain.manifest, plain.place, trust=False)
     kept = source.config({}, len(plain))
     assert kept == {"normalise": "none", "validation": 0.25, "seed": 3, "dtype": "float32", "ipc": 1} | {
         "network": "convnet2-w4",

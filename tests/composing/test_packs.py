@@ -6,9 +6,9 @@ from ddcore import Plugin
 from ddcore.composing.discovery import packs_among
 from ddcore.composing.options import at_their_place, resolve, unknown
 from ddcore.composing.plan import students_of
+from ddcore.composing.selection import select
 from ddcore.errors import OptionError, PluginError
 from ddcore.kit.contract import examine
-from ddcore.runs.assembly import select
 
 MODALITY = 'modality = frozenset({"sounds"})\n        '
 PACK = f"""{MODALITY}role = "data"

@@ -130,3 +130,30 @@ def test_help_and_listing_do_not_import_torch(arguments):
     code = f"import sys; from ddcore.cli import invoke; invoke({arguments!r}); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def inside(path: Path) -> list[tuple[str, bool]]:
+    """Functions that import from ddcore, once for each import, and whether a reason stands beside their first one."""
+    lines, found = path.read_text().splitlines(), []
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+            first = "#" in lines[min((node.lineno for node in own), default=1) - 1]
+            core = [n for n in own if isinstance(n, ast.ImportFrom) and (n.module or "").partition(".")[0] == "ddcore"]
+            found += [(function.name, first) for _ in core]
+    return found
+
+
+MOST_INSIDE = 33
+IMPORTING_INSIDE = {path: inside(path) for path in ROOT.glob("ddcore/**/*.py") if "templates" not in path.parts}
+
+
+def test_few_imports_stand_inside_functions_each_with_its_reason():
+    assert sum(map(len, IMPORTING_INSIDE.values())) <= MOST_INSIDE
+    assert not [(path.name, name) for path, found in IMPORTING_INSIDE.items() for name, why in found if not why]
+
+
+def test_imports_stand_inside_functions_only_of_modules_that_do_without_torch():
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p, found in IMPORTING_INSIDE.items() if found]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names!r}]; sys.exit('torch' in sys.modules)"
+    assert names and subprocess.run([sys.executable, "-c", code]).returncode == 0, names

@@ -38,7 +38,7 @@ from ddcore.labels.sizes import clip_convolutions
 from ddcore.networks.zoo import build
 from ddcore.sets.artifact import save_artifact
 from ddcore.storage.places import save_tensors
-from ddcore.training.loop import Descent, train_student
+from ddcore.training.loop import Changes, Descent, train_student
 from ddcore.training.protocols import auto_protocol
 
 N, K, SIZE = 6, 3, 8
@@ -298,7 +298,14 @@ def test_students_are_told_what_the_projector_says_to_what_they_see():
 
     draw = lambda count, step: transform(SRE2L, count, (SIZE, SIZE), seeded(step))  # noqa: E731
     descent = Descent(steps=2, batch=N, rate=0.1)
-    train_student(Student(), images(), made, descent, generator=lambda *k: seeded(), augment=draw, reshape=reshape)
+    train_student(
+        Student(),
+        images(),
+        made,
+        descent,
+        generator=lambda *k: seeded(),
+        changes=Changes(augment=draw, reshape=reshape),
+    )
     for batch in told:
         assert not torch.equal(batch.inputs, images()[batch.index])
         assert torch.equal(batch.targets["logits"], made.logits(batch.inputs))

@@ -11,7 +11,14 @@ from torch.nn.utils import parameters_to_vector
 
 from ddcore.api.types import Segment
 from ddcore.errors import InputError
-from ddcore.networks.unroll import flat_weights, soft_cross_entropy, trajectory_distance, unrolled_loss, weights_view
+from ddcore.networks.unroll import (
+    Batches,
+    flat_weights,
+    soft_cross_entropy,
+    trajectory_distance,
+    unrolled_loss,
+    weights_view,
+)
 from ddcore.networks.zoo import build
 
 BatchAt = Callable[[int], tuple[Tensor, Tensor]]
@@ -82,7 +89,7 @@ class Student:
         return images, self.logits[rows].softmax(1) if self.soft else rows % 3
 
     def gradients(self, network: nn.Module, segment: Segment, steps: int, **options: object) -> tuple[Tensor, ...]:
-        value = unrolled_loss(network, segment, self.batch_at, self.rate, steps, self.leaves, **options)  # type: ignore[arg-type]
+        value = unrolled_loss(network, segment, Batches(self.batch_at, self.leaves), self.rate, steps, **options)  # type: ignore[arg-type]
         return value.detach(), *torch.autograd.grad(value, [self.rate, *self.leaves])
 
 
@@ -165,7 +172,7 @@ def test_the_unroll_makes_the_same_move_as_torch_sgd(momentum: float):
     # where the student lands exactly on the target, L is 0
     for mode in ("full", "adjoint", "tesla"):
         segment = Segment(start, {4: (end, 1.0)}, momentum)
-        value = unrolled_loss(network, segment, student.batch_at, student.rate, 4, student.leaves, mode=mode)
+        value = unrolled_loss(network, segment, Batches(student.batch_at, student.leaves), student.rate, 4, mode=mode)
         assert value < 1e-25
 
 
@@ -173,9 +180,9 @@ def test_the_unroll_makes_the_same_move_as_torch_sgd(momentum: float):
 def test_no_step_or_no_rate_gives_one(mode: str):
     network, student = small_convnet(), Student()
     segment = toy_segment(network)
-    assert unrolled_loss(network, segment, student.batch_at, student.rate, 0, student.leaves, mode=mode) == 1
+    assert unrolled_loss(network, segment, Batches(student.batch_at, student.leaves), student.rate, 0, mode=mode) == 1
     still = torch.zeros((), dtype=torch.float64)
-    assert unrolled_loss(network, segment, student.batch_at, still, 3, student.leaves, mode=mode) == 1
+    assert unrolled_loss(network, segment, Batches(student.batch_at, student.leaves), still, 3, mode=mode) == 1
 
 
 @pytest.mark.parametrize("mode", ["full", "adjoint", "tesla"])
@@ -188,10 +195,9 @@ def test_constant_gradient_with_momentum_in_closed_form(mode: str):
     value = unrolled_loss(
         Linear(3),
         segment,
-        lambda i: (images, torch.zeros(2)),
+        Batches(lambda i: (images, torch.zeros(2)), [images]),
         rate,
         3,
-        [images],
         mode=mode,
         loss=lambda out, _: out.mean(),
     )
@@ -219,10 +225,9 @@ def test_quadratic_toy_in_closed_form(mode: str):
     value = unrolled_loss(
         Quadratic(3),
         Segment(start, {N: (target, 1.0)}),
-        lambda i: (rows[i : i + 1], torch.zeros(1)),
+        Batches(lambda i: (rows[i : i + 1], torch.zeros(1)), [rows]),
         rate,
         N,
-        [rows],
         mode=mode,
         loss=lambda out, _: out,
     )
@@ -244,10 +249,9 @@ def test_the_rate_grows_when_the_student_stops_short_of_the_expert():
         value = unrolled_loss(
             Linear(3),
             segment,
-            lambda i: (images, torch.zeros(1)),
+            Batches(lambda i: (images, torch.zeros(1)), []),
             rate,
             1,
-            [],
             mode=mode,
             loss=lambda out, _: out.mean(),
         )
@@ -310,7 +314,9 @@ def test_pixels_labels_and_rate_pass_gradcheck(mode: str):
 
     def value(pixels: Tensor, logits: Tensor, rate: Tensor) -> Tensor:
         student.pixels, student.logits, student.rate = pixels, logits, rate
-        return unrolled_loss(network, segment, student.batch_at, rate, 3, student.leaves, mode=mode, micro_batch=4)
+        return unrolled_loss(
+            network, segment, Batches(student.batch_at, student.leaves), rate, 3, mode=mode, micro_batch=4
+        )
 
     assert torch.autograd.gradcheck(value, (student.pixels, student.logits, student.rate), fast_mode=True)
 
@@ -325,7 +331,11 @@ def test_a_row_no_batch_uses_gets_zero_and_a_row_used_twice_gets_both():
     apart = twice.detach().clone().requires_grad_()
     for leaf, rows in ((images, lambda: torch.cat([images, images[:1]])), (apart, lambda: apart)):
         value = unrolled_loss(
-            network, toy_segment(network), lambda i, r=rows: (r(), torch.tensor([0, 1, 0])), student.rate, 2, [leaf]
+            network,
+            toy_segment(network),
+            Batches(lambda i, r=rows: (r(), torch.tensor([0, 1, 0])), [leaf]),
+            student.rate,
+            2,
         )
         (leaf.grad,) = torch.autograd.grad(value, leaf)
     torch.testing.assert_close(images.grad[0], apart.grad[0] + apart.grad[2])
@@ -339,7 +349,7 @@ def test_logit_gradients_sum_to_zero_over_classes():
 
 def test_the_upstream_gradient_scales_the_result():
     network, student = small_convnet(), Student()
-    value = unrolled_loss(network, toy_segment(network), student.batch_at, student.rate, 2, student.leaves)
+    value = unrolled_loss(network, toy_segment(network), Batches(student.batch_at, student.leaves), student.rate, 2)
     once = torch.autograd.grad(value, student.pixels, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(3 * value, student.pixels)[0], 3 * once)
 
@@ -352,7 +362,7 @@ def test_gradient_reaches_what_made_the_leaves():
     for mode in ("full", "adjoint"):
         student.pixels = base * 2 - 1
         value = unrolled_loss(
-            network, toy_segment(network), student.batch_at, student.rate, 2, student.leaves, mode=mode
+            network, toy_segment(network), Batches(student.batch_at, student.leaves), student.rate, 2, mode=mode
         )
         found.append(torch.autograd.grad(value, base))
     assert_same(found[1], found[0], 1e-10)
@@ -420,10 +430,9 @@ def test_tesla_is_exact_for_what_only_the_last_step_sees():
         value = unrolled_loss(
             network,
             toy_segment(network),
-            lambda i: (pixels[i], torch.tensor([0, 1, 2, 0])),
+            Batches(lambda i: (pixels[i], torch.tensor([0, 1, 2, 0])), [pixels]),
             student.rate,
             3,
-            [pixels],
             mode=mode,
         )
         found[mode] = torch.autograd.grad(value, pixels)[0]
@@ -458,7 +467,7 @@ def test_a_network_with_dropout_is_refused_unless_it_is_off():
 
 def test_a_leaf_changed_between_loss_and_gradient_is_refused():
     network, student = small_convnet(), Student()
-    value = unrolled_loss(network, toy_segment(network), student.batch_at, student.rate, 1, student.leaves)
+    value = unrolled_loss(network, toy_segment(network), Batches(student.batch_at, student.leaves), student.rate, 1)
     with torch.no_grad():
         student.pixels += 1
     with pytest.raises(RuntimeError, match="changed in place"):

@@ -614,7 +614,8 @@ def _read_suite(folder: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    from ddcore.runs.assembly import begin, select, setup_from
+    from ddcore.composing.selection import select, setup_from
+    from ddcore.runs.assembly import begin
     from ddcore.storage.progress import Reporter
 
     words = ["--plugin", "dm", "--plugin", "fyi"]

@@ -99,9 +99,13 @@ RECIPES = {
     "teachers": Recipe("run" + DM + TEACHERS + DATA + STUDENTS + HERE),
     "train": Recipe("train" + KD + LESSON + HERE),
     "evaluate": Recipe("evaluate set --dataset tiny" + STUDENTS + HERE, needs=("set",)),
-    "relabel": Recipe("relabel set --dataset tiny --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)),
+    "relabel": Recipe(
+        "relabel set --dataset tiny --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)
+    ),
     "bench": Recipe("bench suite.toml --out run", resumes=False, needs=("suite.toml",)),
-    "fit": Recipe("relabel set --dataset tiny --labels projector" + PROJECTOR + HERE, resumes=False, again=False, needs=("set",)),
+    "fit": Recipe(
+        "relabel set --dataset tiny --labels projector" + PROJECTOR + HERE, resumes=False, again=False, needs=("set",)
+    ),
     "export": Recipe("export set --to folder --out run", resumes=False, again=False, needs=("set",)),
     "report": Recipe("report run", resumes=False, needs=("run",)),
 }

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ddcore import load_artifact
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.distil import assemble, label, save
 from ddcore.runs.loop import distillation_tasks
 from ddcore.scoring.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest

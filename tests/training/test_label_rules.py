@@ -13,9 +13,9 @@ from ddcore.api.types import Vote
 from ddcore.cli.app import invoke
 from ddcore.composing.plan import TEACHERS
 from ddcore.composing.recipes import OF_VIEWS, RULES, ViewOptions
+from ddcore.composing.selection import select, setup_from
 from ddcore.images.views import INFER, SRE2L, changed
 from ddcore.labels import PerView, label_bytes, mean_logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place

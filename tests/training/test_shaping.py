@@ -11,7 +11,7 @@ from ddcore.labels import HardLabels
 from ddcore.networks.zoo import build
 from ddcore.storage.places import Place, load_tensors, read_metadata
 from ddcore.testing import resume_to_end, stop_often
-from ddcore.training.loop import Beside, Descent, train_student
+from ddcore.training.loop import Beside, Changes, Descent, train_student
 
 HALF = """
 from typing import ClassVar
@@ -171,8 +171,7 @@ def test_modules_keep_a_rate_of_their_own_under_the_students_schedule():
         HardLabels(torch.arange(10), 10),
         descent,
         generator=lambda *key: torch.Generator().manual_seed(0),
-        reshape=reshape,
-        also=beside,
+        changes=Changes(reshape=reshape, also=beside),
         on_epoch=lambda epoch: seen.append(own.param_groups[0]["lr"]),
     )
     assert seen == pytest.approx([0.3, 0.03])

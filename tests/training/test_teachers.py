@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ddcore import Vote
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, PluginError
 from ddcore.labels import mean_logits
 from ddcore.networks.passes import logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, save_tensors
 from ddcore.storage.weights import read_state

@@ -14,7 +14,7 @@ from ddcore.errors import Interrupted
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.storage.checkpoints import Checkpoints
 from ddcore.storage.places import Place
-from ddcore.training.loop import Descent, Keeper, accuracy, is_finite, rate_at, train_student
+from ddcore.training.loop import Changes, Descent, Keeper, accuracy, is_finite, rate_at, train_student
 from ddcore.training.protocols import protocol
 
 CLASSES = torch.arange(10) % 3
@@ -113,7 +113,7 @@ def test_the_last_short_batch_is_kept_and_every_image_is_seen_once_an_epoch(imag
 
         return keep
 
-    trained(images, settings=descent(epochs=1), augment=augment)
+    trained(images, settings=descent(epochs=1), changes=Changes(augment=augment))
     assert [len(i) for i in seen] == [4, 4, 2, 4, 4, 2]
     assert torch.cat(seen[:3]).sort().values.tolist() == list(range(10))
     assert torch.cat(seen[:3]).tolist() != torch.cat(seen[3:]).tolist()
@@ -126,7 +126,7 @@ def test_augmentation_is_drawn_once_for_each_mini_batch(images):
         drawn.append((count, step))
         return Sequential()
 
-    trained(images, settings=descent(epochs=0, batch=8), augment=augment)
+    trained(images, settings=descent(epochs=0, batch=8), changes=Changes(augment=augment))
     assert drawn == [(8, 0), (2, 1)]
 
 
@@ -280,7 +280,7 @@ def test_a_reshaped_loss_that_is_the_same_gives_the_same_bits(count):
     labels = HardLabels(torch.arange(count) % 3, 3)
     settings = descent(epochs=1, batch=80, images=count)
     plain = trained(images, labels, settings)
-    reshaped = trained(images, labels, settings, reshape=lambda value, *_: value)
+    reshaped = trained(images, labels, settings, changes=Changes(reshape=lambda value, *_: value))
     assert torch.equal(moves(plain, a_network(torch.float32)), moves(reshaped, a_network(torch.float32)))
 
 
@@ -288,7 +288,9 @@ def test_a_halved_loss_makes_half_the_move_and_is_reported_whole(images):
     settings = Descent(steps=1, batch=10, rate=0.1)
     seen = []
     plain = trained(images, settings=settings, on_epoch=lambda e: seen.append(e.loss))
-    half = trained(images, settings=settings, reshape=lambda v, *_: v / 2, on_epoch=lambda e: seen.append(e.loss))
+    half = trained(
+        images, settings=settings, changes=Changes(reshape=lambda v, *_: v / 2), on_epoch=lambda e: seen.append(e.loss)
+    )
     torch.testing.assert_close(moves(half, a_network()), moves(plain, a_network()) / 2)
     assert seen[0] == pytest.approx(seen[1])
 
@@ -312,7 +314,7 @@ def test_a_loss_of_parts_adds_up_to_the_batchs_and_sees_clean_rows_beside_augmen
     classes = torch.arange(90) % 3
     due = F.cross_entropy(network(-images), classes) + network(images).square().mean()
     gradients = torch.autograd.grad(due, list(network.parameters()))
-    more = {"augment": augment, "reshape": reshape, "network": network}
+    more = {"changes": Changes(augment=augment, reshape=reshape), "network": network}
     trained(images, HardLabels(classes, 3), Descent(steps=1, batch=90, rate=0.1), **more)
     assert len(parts) > 1 and sum(parts) == 90
     for p, before, gradient in zip(network.parameters(), start, gradients, strict=True):
@@ -326,7 +328,7 @@ def test_an_optimiser_may_be_replaced_and_is_made_anew_when_the_rate_drops(image
         made.append((step, base.param_groups[0]["lr"]))
         return torch.optim.SGD(base.param_groups[0]["params"], lr=0.0)
 
-    still = trained(images, replace=replace)
+    still = trained(images, changes=Changes(replace=replace))
     assert not moves(still, a_network()).any()
     assert made == [(0, 0.05), (15, pytest.approx(0.005))]
 
@@ -356,7 +358,14 @@ def test_a_second_look_sees_the_same_batch_and_moves_no_batch_statistics():
         looked.append(Twice(base.param_groups, lr=0.1))
         return looked[0]
 
-    ours = trained(images, labels, settings, network=network(), replace=replace, on_epoch=lambda e: seen.append(e.loss))
+    ours = trained(
+        images,
+        labels,
+        settings,
+        network=network(),
+        changes=Changes(replace=replace),
+        on_epoch=lambda e: seen.append(e.loss),
+    )
     plain = trained(images, labels, settings, network=network())
     assert torch.equal(moves(ours, network()), moves(plain, network()))
     for name, value in plain.named_buffers():
@@ -386,7 +395,8 @@ def test_a_whole_cosine_is_at_half_the_rate_in_the_middle_and_above_zero_in_its_
 
 def test_without_a_cosine_the_rate_is_constant_and_drops_once():
     assert [rate_at(t, 0.2, 4) for t in range(4)] == [0.2] * 4
-    assert [rate_at(t, 0.5, 4, drop_at=2, drop=0.1) for t in range(4)] == [0.5, 0.5, 0.05, 0.05]
+    dropping = Descent(steps=4, batch=1, rate=0.5, drop_at=2, drop=0.1)
+    assert [dropping.rate_at(t) for t in range(4)] == [0.5, 0.5, 0.05, 0.05]
 
 
 def test_a_rate_by_epochs_is_that_of_the_epochs_first_step():
@@ -438,7 +448,7 @@ def test_adam_and_adamw_make_torchs_moves_step_by_step(images, name):
 def test_biases_and_norms_decay_unless_told_otherwise(images):
     for decays in (True, False):
         settings = Descent(steps=1, batch=10, rate=0.1, optimizer="adamw", weight_decay=0.5, decay_biases=decays)
-        network = trained(images, settings=settings, reshape=lambda value, *_: value * 0)
+        network = trained(images, settings=settings, changes=Changes(reshape=lambda value, *_: value * 0))
         # no gradient at all: what is left is the decay, 1 - 0.1 * 0.5
         for before, after in zip(a_network().parameters(), network.parameters(), strict=True):
             share = 0.95 if decays or before.dim() > 1 else 1.0
@@ -458,7 +468,9 @@ def test_groups_pass_one_after_the_other_and_their_gradients_are_averaged(sizes,
     images = torch.randn(rows, 1, 4, 4, generator=randomness.generator(3), dtype=torch.float64)
     classes = torch.arange(rows) % 3
     settings = Descent(steps=2, batch=rows, rate=0.1, group=8)
-    ours = trained(images, HardLabels(classes, 3), settings, network=with_batch_norm(), reshape=reshape)
+    ours = trained(
+        images, HardLabels(classes, 3), settings, network=with_batch_norm(), changes=Changes(reshape=reshape)
+    )
     slow = with_batch_norm()
     optimizer = torch.optim.SGD(slow.parameters(), lr=0.1)
     for epoch in range(2):
@@ -497,7 +509,7 @@ def test_a_replaced_optimiser_keeps_its_share_of_a_moving_rate(images):
         return torch.optim.SGD(base.param_groups[0]["params"], lr=0.05)
 
     settings = Descent(steps=4, batch=10, rate=0.1, schedule="cosine")
-    trained(images, settings=settings, replace=replace, on_epoch=lambda e: seen.append(e.rate))
+    trained(images, settings=settings, changes=Changes(replace=replace), on_epoch=lambda e: seen.append(e.rate))
     assert seen == pytest.approx([0.05 * cosine(t, 4) for t in range(4)])
 
 

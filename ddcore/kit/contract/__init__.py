@@ -1,4 +1,5 @@
-"""The contract kit: what every plugin has to keep, as named checks. ``ddcore plugins check`` and ``ddcore.testing`` run it."""
+"""The contract kit: what every plugin has to keep, as named checks.
+``ddcore plugins check`` and ``ddcore.testing`` run it."""
 
 from __future__ import annotations
 

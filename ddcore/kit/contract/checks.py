@@ -1,6 +1,7 @@
 """The list that every check stands in, and the checks of what a plugin says: its class, its imports, its options.
 
-A check is a function of the plugin: it returns what it saw, or None; it raises ``Broken`` or ``Skipped`` with the reason.
+A check is a function of the plugin: it returns what it saw, or None; it raises ``Broken`` or ``Skipped`` with the
+reason.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def options_round_trip(subject: Subject) -> str:
     if not every:
         return "it has none"
     try:
-        from hypothesis import HealthCheck, given, reject, settings
+        from hypothesis import HealthCheck, given, reject, settings  # of tests only
     except ImportError:
         return f"{len(every)} options, defaults only: pip install hypothesis tries many values"
 
@@ -211,7 +212,7 @@ def options_round_trip(subject: Subject) -> str:
 
 
 def _strategies(every: Mapping[str, attrs.Attribute]) -> Any:
-    from hypothesis import strategies as st
+    from hypothesis import strategies as st  # of tests only
 
     def of(attribute: attrs.Attribute) -> Any:
         def fits(value: Any) -> bool:
@@ -230,7 +231,7 @@ def _strategies(every: Mapping[str, attrs.Attribute]) -> Any:
 
 
 def _values(kind: Any, default: Any) -> Any:
-    from hypothesis import strategies as st
+    from hypothesis import strategies as st  # of tests only
 
     arguments = get_args(kind)
     if get_origin(kind) is Literal:

@@ -1,7 +1,7 @@
 """What plugins may import: these packages, and of each the names that it lists in ``__all__``.
 
-Within a major hook API version a listed name is not removed or changed without a deprecation (see CONTRIBUTING). ``python -m
-ddcore.kit.contract.public`` prints the record that ``tests/public_api.json`` keeps.
+Within a major hook API version a listed name is not removed or changed without a deprecation (see CONTRIBUTING).
+``python -m ddcore.kit.contract.public`` prints the record that ``tests/public_api.json`` keeps.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
+import random
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from torch import Tensor
@@ -18,8 +20,9 @@ from torch import Tensor
 from ddcore.api.plugin import PACK
 from ddcore.composing.discovery import FIRST_PARTY, Offer, installed, load_class, load_path
 from ddcore.composing.plan import OF_STUDENTS, offers
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import DdcoreError, Interrupted, PluginError
-from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.assembly import claim
 from ddcore.runs.distil import assemble, distil
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opening import open_distillation
@@ -153,8 +156,8 @@ def has_matcher(words: Sequence[str]) -> bool:
 def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: type[Run] = Run) -> Run:
     """A quick run of the plugins that ``words`` select, under their ``tiny`` options where ``given`` says nothing else.
 
-    On the tiny images, unless none of the plugins works on images: then on the data that their matcher or a pack offers first. Without
-    steps where no matcher makes any.
+    On the tiny images, unless none of the plugins works on images: then on the data that their matcher or a pack offers
+    first. Without steps where no matcher makes any.
     """
     first = select([*words, "--preset", "none"], {}).classes
     matchers = [cls for cls in first.values() if cls.role == "matcher"]
@@ -195,8 +198,8 @@ def outcome(run: Run) -> dict[str, Tensor]:
 def one_step(subject: Subject, partner: str, **more: Any) -> str:
     """Take a step with another installed plugin; empty if all went well, else what went wrong.
 
-    Where a plugin only shapes students, there is nothing to see in a step, and an executor sees tasks, not methods, whose starting
-    takes longer than a step: then the run is planned.
+    Where a plugin only shapes students, there is nothing to see in a step, and an executor sees tasks, not methods,
+    whose starting takes longer than a step: then the run is planned.
     """
     pair = (subject.cls, load_class(partner)[0])
     try:
@@ -212,7 +215,8 @@ def one_step(subject: Subject, partner: str, **more: Any) -> str:
 
 
 def outcome_in_pieces(run: Run) -> dict[str, Tensor]:
-    """The same, stopped wherever it looks and after each task, the last task first, and opened again from its folder."""
+    """The same, stopped wherever it looks and after each task, the last task first,
+    and opened again from its folder."""
     tasks = distillation_tasks(run)
     for task in reversed(tasks):
         for _ in range(task.steps + 1):
@@ -270,10 +274,6 @@ def _request_of(cls: type) -> str:
 @contextmanager
 def untouched_randomness() -> Iterator[list[str]]:
     """Names of global random generators that the block moved."""
-    import random
-
-    import numpy as np
-
     moved: list[str] = []
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index,union-attr]
     yield moved

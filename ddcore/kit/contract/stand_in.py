@@ -1,9 +1,10 @@
 """A device that is not there: tensors that say ``cuda`` and hold CPU values, and refuse what CUDA refuses.
 
-``with standing_in():`` makes ``--device cuda`` work on any machine. Results equal the CPU's bits, because the CPU's kernels make
-them, wherever the code takes the same branch. Refused, as on a GPU, are operations over tensors of both devices (a CPU tensor
-without axes may join one of the device; a CPU index may pick from it), CPU generators for the device's numbers, and NumPy's look at
-its memory. Refused beside that is to draw from the device's own generator when nobody has seeded it: a run's bits depend on it.
+``with standing_in():`` makes ``--device cuda`` work on any machine. Results equal the CPU's bits, because the CPU's
+kernels make them, wherever the code takes the same branch. Refused, as on a GPU, are operations over tensors of both
+devices (a CPU tensor without axes may join one of the device; a CPU index may pick from it), CPU generators for the
+device's numbers, and NumPy's look at its memory. Refused beside that is to draw from the device's own generator when
+nobody has seeded it: a run's bits depend on it.
 
 Not seen here: other processes, kernels that exist on one device only, memory, and time.
 """
@@ -188,7 +189,8 @@ _asked_for: list[str] = []
 
 
 class _Inside(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Marks tensors that C++ makes on its own where it works on others (a zero gradient, an index): it takes these for the CPU's."""
+    """Marks tensors that C++ makes on its own where it works on others (a zero gradient, an index):
+    it takes these for the CPU's."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -1,4 +1,5 @@
-"""Images of 8x8 pixels that need no file: three classes of stripes under noise. ``--plugin-path`` of this file offers ``tiny``."""
+"""Images of 8x8 pixels that need no file: three classes of stripes under noise.
+``--plugin-path`` of this file offers ``tiny``."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ RENAMED = (1, 2, 0)
 
 
 def stripes(cls: int, count: int, channels: int, generator: torch.Generator, noise: float = 0.15) -> torch.Tensor:
-    """Images (count, channels, 8, 8) uint8 of one class: stripes of its own width and tilt, fixed colours, and noise."""
+    """Images (count, channels, 8, 8) uint8 of one class: stripes of its own width and tilt, fixed colours,
+    and noise."""
     axis = torch.arange(SIZE, dtype=torch.float64)
     wave = torch.sin((cls + 1) * math.pi / 4 * axis[None, :] + cls * axis[:, None])
     colours = torch.linspace(0.4, 1.0, channels, dtype=torch.float64).roll(cls)

@@ -1,8 +1,8 @@
 """CDA: curriculum data augmentation for recovery (Yin and Shen, TMLR 2024, arXiv:2311.18838).
 
-Recovery shows the teacher a random crop of the images in every step. Small crops early on spend the steps that settle where
-things are on details. CDA begins with whole images, and lets crops get smaller as the steps go by: their area is uniform in
-[lo(t), 1], where for T steps, of which the first K = m T are the curriculum,
+Recovery shows the teacher a random crop of the images in every step. Small crops early on spend the steps that settle
+where things are on details. CDA begins with whole images, and lets crops get smaller as the steps go by: their area is
+uniform in [lo(t), 1], where for T steps, of which the first K = m T are the curriculum,
 
     lo(t) = s + (1 - s) (1 + cos(pi t / K)) / 2    for t < K, and s from there on
 

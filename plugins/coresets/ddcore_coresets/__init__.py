@@ -1,8 +1,10 @@
-"""Coresets: real images worth keeping, chosen class by class, as a set of their own, as rows to compare with, or to start from.
+"""Coresets: real images worth keeping, chosen class by class, as a set of their own, as rows to compare with, or to
+start from.
 
 A *score* is one number for each sample, high or low where the sample is hard (``scores``); a *selector* turns scores,
-features or similarities into samples to keep (``selectors``); experts that the core trains say the scores (``dynamics``).
-Nothing is learned: the chosen images are the distilled set. Beside another matcher the same images are where it starts.
+features or similarities into samples to keep (``selectors``); experts that the core trains say the scores
+(``dynamics``). Nothing is learned: the chosen images are the distilled set. Beside another matcher the same images are
+where it starts.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """Scores of a run's real training images, from the weights that its experts had along the way; kept in the run's cache.
 
 Experts are trained by the core and keep their weights after every epoch. Here each snapshot looks at all real images
-once, unaugmented and in eval mode. What a run has scored is kept under a digest of the experts and of what was asked, so
-that resumed runs, evaluation rows and other runs on the same experts do not score again.
+once, unaugmented and in eval mode. What a run has scored is kept under a digest of the experts and of what was asked,
+so that resumed runs, evaluation rows and other runs on the same experts do not score again.
 
 Shape letters: T epochs, N real training images, K classes, D features.
 """

@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from ddcore.devices import at_once
 
 GRADIENTS_AT_ONCE = 2**21
-"""Numbers in the per-sample gradients that are held at once on a CPU, whose cache should hold them; off it, 64 times as many."""
+"""Numbers in the per-sample gradients that are held at once on a CPU, whose cache should hold them; off it,
+64 times as many."""
 
 
 def errors(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
@@ -42,7 +43,8 @@ def el2n(logits_RNK: Tensor, classes_N: Tensor) -> Tensor:
     References:
         Paul et al., NeurIPS 2021, arXiv:2107.07075, the EL2N score.
 
-    >>> [round(float(s), 4) for s in el2n(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), torch.tensor([0, 0, 0]))]
+    >>> logits = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+    >>> [round(float(s), 4) for s in el2n(logits, torch.tensor([0, 0, 0]))]
     [0.7071, 0.0, 1.4142]
     """
     return _mean_of_leading(errors(logits_RNK, classes_N).norm(dim=-1))

@@ -88,7 +88,8 @@ def coverage(scores_N: Tensor, count: int, *, cut: float, strata: int, generator
 
 
 def levels_of(scores_N: Tensor, strata: int) -> Tensor:
-    """Which of ``strata`` levels of equal width each score is in, from 0 at the lowest; all in level 0 if all are equal.
+    """Which of ``strata`` levels of equal width each score is in, from 0 at the lowest; all in level 0 if all are
+    equal.
 
     The upper end lies a ten-thousandth of the highest score above it, so that the highest is in the last level; the
     authors multiply by 1.0001, which for a negative highest score ends below it and loses samples.
@@ -256,7 +257,8 @@ def facility_location(similarity: Similarity | Tensor, count: int, *, lazy: bool
 
     Args:
         similarity: of N samples; or their symmetric matrix (N, N).
-        lazy: compute again only gains that may have become the largest: the same picks, faster, because gains never grow.
+        lazy: compute again only gains that may have become the largest: the same picks, faster, because gains never
+            grow.
     """
     similarity, step = _known(similarity), _lazy if lazy else _naive
     return step(similarity, _checked(count, similarity.size))

@@ -9,9 +9,9 @@ from ddcore_coresets import METHODS, Coresets, dynamics, scores
 
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, OptionError
 from ddcore.networks.passes import features, logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_task
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run

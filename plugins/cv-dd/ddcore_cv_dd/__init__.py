@@ -1,14 +1,16 @@
 """CV-DD: dataset distillation by committee voting (arXiv:2501.07575).
 
-Images that are recovered from one teacher carry its bias. CV-DD gives each slot (one image of each class) a few teachers of a
-committee, and lets their losses weigh as much as data that were distilled from each teacher alone are worth to a student:
+Images that are recovered from one teacher carry its bias. CV-DD gives each slot (one image of each class) a few
+teachers of a committee, and lets their losses weigh as much as data that were distilled from each teacher alone are
+worth to a student:
 
     L(x) = sum_j w_j L_j(x),    w_j = exp(alpha_j / T) / sum_k exp(alpha_k / T)
 
-with L_j the matcher's loss under teacher j, alpha_j the accuracy in percent that a student reaches on teacher j's data (its
-*prior*), T = 5. The whole committee labels, its logits weighted likewise with T = 10, and every teacher answers by the batch
-statistics of the 8 images that it sees together, not by those that it remembers of the real data (batch-specific soft labels).
-Slots begin at mosaics of real patches of medium difficulty. With one teacher it is the baseline that the paper calls SRe2L++.
+with L_j the matcher's loss under teacher j, alpha_j the accuracy in percent that a student reaches on teacher j's data
+(its *prior*), T = 5. The whole committee labels, its logits weighted likewise with T = 10, and every teacher answers by
+the batch statistics of the 8 images that it sees together, not by those that it remembers of the real data
+(batch-specific soft labels). Slots begin at mosaics of real patches of medium difficulty. With one teacher it is the
+baseline that the paper calls SRe2L++.
 """
 
 from collections.abc import Mapping, Sequence
@@ -228,7 +230,8 @@ class CVDD(Plugin):
 
 
 def by_batch_statistics(run: "Run") -> "Run":
-    """The run as one whose ``--labels`` are per-view and whose ``--views.statistics`` are the batch's; itself it stays as it is."""
+    """The run as one whose ``--labels`` are per-view and whose ``--views.statistics`` are the batch's;
+    itself it stays as it is."""
     run.teachers  # noqa: B018  made once, for all copies
     asked = copy(run)
     asked.config = attrs.evolve(run.config, labels=PER_VIEW)

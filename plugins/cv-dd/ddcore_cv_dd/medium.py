@@ -1,7 +1,8 @@
 """Initial images of medium difficulty: RDED's mosaics, of the patches in the middle of the committee's ranking.
 
-The authors start from such images and publish them, not the code that made them. Here each image of a pool gives its likeliest
-crop, crops are ranked by the committee's loss, and the middle of the ranking is stitched; the moves are ``ddcore.images.patches``'.
+The authors start from such images and publish them, not the code that made them. Here each image of a pool gives its
+likeliest crop, crops are ranked by the committee's loss, and the middle of the ranking is stitched; the moves are
+``ddcore.images.patches``'.
 """
 
 from collections.abc import Callable, Sequence

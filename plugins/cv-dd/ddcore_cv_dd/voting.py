@@ -13,8 +13,8 @@ def vote_weights(priors_M: Tensor, temperature: float) -> Tensor:
     """What each vote weighs: w_j = exp(alpha_j / T) / sum_k exp(alpha_k / T).
 
     Args:
-        priors_M: (M,) float, accuracies in **percent**. Of fractions the exponents would differ by hundredths, and all votes
-            weigh about 1/M.
+        priors_M: (M,) float, accuracies in **percent**. Of fractions the exponents would differ by hundredths, and all
+            votes weigh about 1/M.
         temperature: T > 0, in percent too; infinite: 1/M each.
 
     Returns:

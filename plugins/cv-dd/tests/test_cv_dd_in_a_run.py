@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.images.patches import patch_losses, unstitch
 from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.labels import answers, mean_logits
 from ddcore.networks.batch_statistics import capture, statistics_loss
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

@@ -4,7 +4,8 @@ Early stretches of an expert's training teach easy patterns, late ones hard patt
 patterns; many images need hard ones. DATM matches (``ddcore_mtt`` tells how) only stretches whose start epoch lies in a
 window, widens the window while it distils, and learns the labels:
 
-    t ~ U{T-, ..., u_k - 1},  u_k = min(T+, T + floor((T+ - T) k / E)),   l = -mean_b sum_c softmax(Y_b)_c log softmax(f(x_b))_c
+    t ~ U{T-, ..., u_k - 1},  u_k = min(T+, T + floor((T+ - T) k / E)),
+    l = -mean_b sum_c softmax(Y_b)_c log softmax(f(x_b))_c
 
 Images start as real ones that an expert classifies correctly, label logits Y as the mean logits of the experts that do.
 """
@@ -38,8 +39,8 @@ def window(step: int, low: int, start: int | None, high: int, end: int) -> tuple
         high: T+.
         end: E, the step at which u_k reaches T+.
 
-    >>> window(0, 0, 10, 20, 1000), window(500, 0, 10, 20, 1000), window(5000, 0, 10, 20, 1000), window(0, 40, None, 60, 0)
-    ((0, 10), (0, 15), (0, 20), (40, 60))
+    >>> [window(step, 0, 10, 20, 1000) for step in (0, 500, 5000)], window(0, 40, None, 60, 0)
+    ([(0, 10), (0, 15), (0, 20)], (40, 60))
     """
     if start is None:
         return low, high

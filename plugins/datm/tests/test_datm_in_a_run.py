@@ -5,8 +5,8 @@ import torch
 from ddcore_datm import expert_logits, final_networks
 
 from ddcore.api.types import Unroll
+from ddcore.composing.selection import select, setup_from
 from ddcore.networks.passes import logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place

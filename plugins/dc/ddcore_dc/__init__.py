@@ -1,12 +1,12 @@
 """Gradient matching (Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929).
 
-Images on which a network learns the same as on real ones give its loss the same gradients. So draw a network, and at T_out
-points of its training on the synthetic set S move S along
+Images on which a network learns the same as on real ones give its loss the same gradients. So draw a network, and at
+T_out points of its training on the synthetic set S move S along
 
     L = sum_c D(grad_theta l(S_c, theta), grad_theta l(B_c, theta))
 
-for a batch B_c of real images of each class c, l the mean cross entropy; between two such points train the network on S for
-T_in epochs. D adds up, layer by layer, the cosine distances of the gradients of each output's weights:
+for a batch B_c of real images of each class c, l the mean cross entropy; between two such points train the network on S
+for T_in epochs. D adds up, layer by layer, the cosine distances of the gradients of each output's weights:
 
     D(a, b) = sum_layers sum_rows 1 - <a_i, b_i> / (|a_i| |b_i| + 1e-6)
 
@@ -47,8 +47,8 @@ def row_distance(real: Tensor, synthetic: Tensor) -> Tensor:
         real: (out, ...) any float dtype, half precision compared in float32; a row is everything of one output.
 
     Returns:
-        Scalar from 0 to twice the number of rows; 0 for a parameter of one axis (biases, norms' scales and shifts). A row
-        of zeros is at distance 1 from any other: 1e-6 stands beside the product of norms.
+        Scalar from 0 to twice the number of rows; 0 for a parameter of one axis (biases, norms' scales and shifts). A
+        row of zeros is at distance 1 from any other: 1e-6 stands beside the product of norms.
     """
     if real.dim() < 2:
         return real.new_zeros(())
@@ -63,8 +63,8 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
     Args:
         real: the gradient in each parameter, any float dtype; half precision is compared in float32.
         synthetic: likewise, in the same order.
-        kind: ``ours``, ``row_distance`` summed over parameters; ``mse``, the squared length of the difference, summed over
-            all weights, biases too; ``cos``, 1 minus the cosine of all weights as one vector.
+        kind: ``ours``, ``row_distance`` summed over parameters; ``mse``, the squared length of the difference, summed
+            over all weights, biases too; ``cos``, 1 minus the cosine of all weights as one vector.
 
     Returns:
         Scalar, differentiable in both. With ``ours`` and ``cos`` the length of a gradient does not matter, up to 1e-6.
@@ -94,8 +94,8 @@ def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind:
 def outer_inner_loops(ipc: int) -> tuple[int, int]:
     """T_out, how often a network's gradients are matched, and T_in, the epochs it is trained for in between.
 
-    The authors' table at 1, 10, 20, 30, 40 and 50 images a class. Elsewhere, where their code refuses, ours: the row below,
-    and from 2 to 9 images T_in of 10 images with T_out the number of images.
+    The authors' table at 1, 10, 20, 30, 40 and 50 images a class. Elsewhere, where their code refuses, ours: the row
+    below, and from 2 to 9 images T_in of 10 images with T_out the number of images.
 
     >>> [outer_inner_loops(ipc) for ipc in (1, 10, 20, 30, 40, 50)]
     [(1, 1), (10, 50), (20, 25), (30, 20), (40, 15), (50, 10)]

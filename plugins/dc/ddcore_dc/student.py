@@ -4,8 +4,9 @@ The distance D of a gradient g(x) to a fixed one depends on the images x through
 
     dD/dx = d/dx <d, g(x)>,
 
-the image gradient of a slope: one forward pass that carries tangents, differentiated backwards (``ddcore.networks.curvature``). The
-sum over images is a sum over parts that fit the processor's cache, and nothing of a part is kept for the next.
+the image gradient of a slope: one forward pass that carries tangents, differentiated backwards
+(``ddcore.networks.curvature``). The sum over images is a sum over parts that fit the processor's cache, and nothing of
+a part is kept for the next.
 
 Shape letters: B images, C H W pixels, P weights.
 """

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ddcore import Batch, InputError
 from ddcore.api.types import Progress
 from ddcore.cli.app import invoke
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.loop import begin, distillation_task, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place

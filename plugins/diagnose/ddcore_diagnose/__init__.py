@@ -1,13 +1,14 @@
 """Diagnostics of a distilled set: what its accuracy does not say.
 
-* *Does the loss rank sets as students do?* Spearman's rho of the matcher's loss and the trained accuracy, over random subsets of real
-  images: a method whose loss does not rank sets optimises something else (Hard Truths about Soft Labels, CVPR 2026, arXiv:2604.18811).
+* *Does the loss rank sets as students do?* Spearman's rho of the matcher's loss and the trained accuracy, over random
+  subsets of real images: a method whose loss does not rank sets optimises something else (Hard Truths about Soft
+  Labels, CVPR 2026, arXiv:2604.18811).
 * *Redundancy*: students of one half of the set, of the other, and of as many random images.
-* *Leakage*: how often the nearest real image of a distilled one is a train image rather than a held-out one. Where the set holds
-  nothing of its train images in particular, these and held-out ones of a class are exchangeable, and the share is
-  n_train / (n_train + n_held_out), exactly.
-* *Membership*: an attacker who sees a student's loss on an image says whether it was in the data; the loss against a threshold (Yeom,
-  Giacomelli, Fredrikson and Jha, Privacy Risk in Machine Learning, CSF 2018, arXiv:1709.01604).
+* *Leakage*: how often the nearest real image of a distilled one is a train image rather than a held-out one. Where the
+  set holds nothing of its train images in particular, these and held-out ones of a class are exchangeable, and the
+  share is n_train / (n_train + n_held_out), exactly.
+* *Membership*: an attacker who sees a student's loss on an image says whether it was in the data; the loss against a
+  threshold (Yeom, Giacomelli, Fredrikson and Jha, Privacy Risk in Machine Learning, CSF 2018, arXiv:1709.01604).
 * *Gaps* between classes, and between groups that a file names; and *calibration*.
 
 Each as a row beside the same of the honest rows. Shape letters: N images, M samples, D pixels, K classes, G groups.

@@ -45,8 +45,8 @@ def caught(positive_N: Tensor, negative_M: Tensor, alarms: float = 0.01) -> floa
     """The share of positives above a threshold that at most a share ``alarms`` of negatives is above; in [0, 1].
 
     References:
-        Carlini et al., Membership Inference Attacks From First Principles, S&P 2022, arXiv:2112.03570: the figure to report, since an
-        attack that is right about a few, and knows which, is a breach that an area hides.
+        Carlini et al., Membership Inference Attacks From First Principles, S&P 2022, arXiv:2112.03570: the figure to
+        report, since an attack that is right about a few, and knows which, is a breach that an area hides.
     """
     allowed = int(alarms * len(negative_M) * (1 + 1e-12))  # 0.29 of 100 are 29, whatever the product rounds to
     if allowed >= len(negative_M):
@@ -85,8 +85,8 @@ def accuracy_table(right_M: Tensor, labels_M: Tensor, groups_M: Tensor, classes:
 def odds_gaps(right_M: Tensor, labels_M: Tensor, groups_M: Tensor, classes: int, groups: int) -> Tensor:
     """How far groups' true-positive rates are apart in each class, (K,) float64 in [0, 1].
 
-    All 0: the answers have equal opportunity in every class, and, of more than two classes, what the field of fair distillation calls
-    equalised odds; its figures are the maximum and the mean.
+    All 0: the answers have equal opportunity in every class, and, of more than two classes, what the field of fair
+    distillation calls equalised odds; its figures are the maximum and the mean.
 
     References:
         Hardt, Price and Srebro, Equality of Opportunity in Supervised Learning, NeurIPS 2016, arXiv:1610.02413.

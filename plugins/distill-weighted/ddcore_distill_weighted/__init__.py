@@ -1,12 +1,13 @@
 """DistillNearest and DistillWeighted: students of networks of other tasks (ICCV 2023, arXiv:2304.12314).
 
-Few images are labelled. Each source s (a network of another task) gets a score e_s, how similar its features are to the labels, and a
-linear head h_s on its frozen features, fitted on the labelled images. The student f then descends
+Few images are labelled. Each source s (a network of another task) gets a score e_s, how similar its features are to the
+labels, and a linear head h_s on its frozen features, fitted on the labelled images. The student f then descends
 
-    L = lambda mean_labelled CE(f(x), y) + (1 - lambda) mean_all T^2 KL( sum_s alpha_s softmax(h_s(phi_s(x)) / T) || softmax(f(x) / T) )
+    L = lambda mean_labelled CE(f(x), y) + (1 - lambda) mean_all T^2 KL( sum_s alpha_s softmax(h_s(phi_s(x)) / T) ||
+    softmax(f(x) / T) )
 
-with alpha_s = max(e_s, 0)^p / sum: p = 0 is the plain ensemble, p large, or ``nearest``, the best source alone. The metrics are in
-``similarity``, the heads in ``heads``, the sources in ``sources``.
+with alpha_s = max(e_s, 0)^p / sum: p = 0 is the plain ensemble, p large, or ``nearest``, the best source alone. The
+metrics are in ``similarity``, the heads in ``heads``, the sources in ``sources``.
 
 Shape letters: N images, B rows, C classes, S sources.
 """
@@ -47,7 +48,8 @@ LABEL_WEIGHT = "student.label_weight"
 Metric = Literal["parc", "rsa", "cka", "dds", "leep", "nce", "hscore", "1nn", "logistic"]
 OF_REFERENCE, OF_PROBABILITIES = ("rsa", "dds"), ("leep", "nce")
 A_DIRECTION = 4
-"""Images that a direction of PCA stands for, at least: n - 1 of them, standardised, are equally far apart whatever the features."""
+"""Images that a direction of PCA stands for, at least: n - 1 of them, standardised,
+are equally far apart whatever the features."""
 PROBE_L2 = 1e-2
 _said: WeakSet["Run"] = WeakSet()
 
@@ -101,7 +103,8 @@ def weighted_kl(student: Tensor, logits: Tensor, weights: Tensor, temperature: f
 
 
 def labelled_cross_entropy(student: Tensor, batch: Batch, labelled: Tensor) -> Tensor:
-    """(N / n) mean over rows of [row is labelled] CE(f(x), y): over an epoch the mean over the n labelled images; a scalar.
+    """(N / n) mean over rows of [row is labelled] CE(f(x), y): over an epoch the mean over the n labelled images; a
+    scalar.
 
     Of a mixed image only the row's own class is told, by its share: the other image may be unlabelled.
 
@@ -140,7 +143,8 @@ def similarity(metric: Metric, features: Tensor, classes: Tensor, reference: Ten
 
 
 def labelled_rows(classes: Tensor, each: int | None, generator: torch.Generator) -> Tensor:
-    """Rows (n,) int64 of ``each`` random images of every class that is there (None: all), one of each class after the other.
+    """Rows (n,) int64 of ``each`` random images of every class that is there (None: all), one of each class after the
+    other.
 
     Raises:
         InputError: a class has fewer.
@@ -288,7 +292,8 @@ class DistillWeighted(Plugin):
         return Term(NAME, value)
 
     def bank(self, samples: Samples, rows: Tensor, run: "Run") -> Bank:
-        """Sources with heads fitted on labelled ``rows`` and weights by their scores; those without weight are left out.
+        """Sources with heads fitted on labelled ``rows`` and weights by their scores; those without weight are left
+        out.
 
         Raises:
             InputError: no source is named, or a file is none.

@@ -1,4 +1,5 @@
-"""Linear heads on frozen features: multinomial logistic regression with an L2 penalty, whose strength may be cross-validated.
+"""Linear heads on frozen features: multinomial logistic regression with an L2 penalty, whose strength may be
+cross-validated.
 
     min over W, b of   mean_i CE(W x_i + b, y_i) + (l2 / 2) ||W||^2
 

@@ -1,7 +1,7 @@
 """How similar a source's features are to a target task: the metrics that choose and weight sources, higher is better.
 
-Shape letters: n images of the target, d features, C target classes, Z source classes. All are invariant to the order of images; PARC,
-RSA, DDS, 1-NN and the linear probe are in percent, as their authors report them.
+Shape letters: n images of the target, d features, C target classes, Z source classes. All are invariant to the order of
+images; PARC, RSA, DDS, 1-NN and the linear probe are in percent, as their authors report them.
 """
 
 import torch
@@ -19,7 +19,8 @@ LEAST = 1e-12
 
 
 def principal(features: Tensor, count: int) -> Tensor:
-    """The ``count`` directions of largest variance, (n, k), k = count or as many as the features have; exact, up to sign.
+    """The ``count`` directions of largest variance, (n, k), k = count or as many as the features have; exact, up to
+    sign.
 
     Args:
         features: (n, d) float.
@@ -49,7 +50,8 @@ def _rank(values: Tensor, matrix: Tensor) -> int:
 
 
 def _distances(features: Tensor, decimals: int | None) -> Tensor:
-    """1 minus Pearson's correlation of every two rows, (n (n - 1) / 2,); a row without variation correlates with none."""
+    """1 minus Pearson's correlation of every two rows, (n (n - 1) / 2,);
+    a row without variation correlates with none."""
     rows = standardised(features)
     ways = F.normalize(rows - rows.mean(1, keepdim=True), dim=1, eps=LEAST)
     far = _pairs(1 - ways @ ways.T)
@@ -87,8 +89,9 @@ def spearman(one: Tensor, other: Tensor) -> Tensor:
 def parc(features: Tensor, classes: Tensor, decimals: int | None = DECIMALS) -> float:
     """100 times the rank correlation between distances of features and of labels, over all pairs of images.
 
-    Distances are 1 - Pearson of standardised features and of one-hot labels. Labels have two distances only, so that it reaches
-    100 sqrt(3 q (1 - q)) at best where features of a class differ at all, with q the share of pairs of one class.
+    Distances are 1 - Pearson of standardised features and of one-hot labels. Labels have two distances only, so that it
+    reaches 100 sqrt(3 q (1 - q)) at best where features of a class differ at all, with q the share of pairs of one
+    class.
 
     Args:
         features: (n, d) float.
@@ -99,8 +102,8 @@ def parc(features: Tensor, classes: Tensor, decimals: int | None = DECIMALS) -> 
         InputError: one class only, or features that hardly vary.
 
     References:
-        Bolya, Mittapalli and Hoffman, NeurIPS 2021, arXiv:2111.06977. One-hot labels of any number of classes have the same
-        ranks as "of one class or not".
+        Bolya, Mittapalli and Hoffman, NeurIPS 2021, arXiv:2111.06977. One-hot labels of any number of classes have the
+        same ranks as "of one class or not".
     """
     _refuse_one_class(classes)
     apart = _pairs((classes[:, None] != classes[None, :]).double())
@@ -164,10 +167,12 @@ def leep(probabilities: Tensor, classes: Tensor) -> float:
 
 
 def nce(assigned: Tensor, classes: Tensor) -> float:
-    """-H(Y | Z), at most 0, of target classes and the source's most likely classes ``assigned`` (n,), natural logarithm.
+    """-H(Y | Z), at most 0, of target classes and the source's most likely classes ``assigned`` (n,), natural
+    logarithm.
 
     References:
-        Tran, Nguyen and Hassner, ICCV 2019, arXiv:1908.08142. 0 log 0 is 0, where the code of PARC adds 1e-5 to every share.
+        Tran, Nguyen and Hassner, ICCV 2019, arXiv:1908.08142. 0 log 0 is 0, where the code of PARC adds 1e-5 to every
+        share.
     """
     pairs = torch.zeros(int(classes.max()) + 1, int(assigned.max()) + 1, dtype=torch.float64)
     pairs.index_put_((classes.cpu(), assigned.cpu()), torch.ones(len(classes), dtype=torch.float64), accumulate=True)
@@ -178,8 +183,8 @@ def nce(assigned: Tensor, classes: Tensor) -> float:
 def h_score(features: Tensor, classes: Tensor) -> float:
     """Trace of pinv(Cov F) Cov(class means of F), in [0, C - 1]: how much of the features' space tells classes apart.
 
-    It is ||P U||^2 with U an orthonormal basis of the centred features and P the projection on class means, and so the same for
-    features under any invertible linear map; C - 1 for any features of n - 1 dimensions.
+    It is ||P U||^2 with U an orthonormal basis of the centred features and P the projection on class means, and so the
+    same for features under any invertible linear map; C - 1 for any features of n - 1 dimensions.
 
     References:
         Bao et al., ICIP 2019.

@@ -4,8 +4,8 @@ The plugin brings the networks of the search space, ``diswot-resnet:5-5-7``; the
 
     python -m ddcore_diswot rank|search --data DATA --teacher NETWORK
 
-which prints what to give to ``ddcore train --student``. The score is in ``scoring``, the networks in ``space``, the evolution in
-``search``.
+which prints what to give to ``ddcore train --student``. The score is in ``scoring``, the networks in ``space``, the
+evolution in ``search``.
 """
 
 from typing import ClassVar

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from attrs import define, field
 from torch import Tensor
 
 from ddcore.data import Real, Source, fit, open_source
@@ -16,7 +17,7 @@ from ddcore.errors import DdcoreError
 from ddcore.randomness import generator
 from ddcore_diswot.ranks import kendall
 from ddcore_diswot.scoring import Init, Judge, Score, Used
-from ddcore_diswot.search import best_of, evolve
+from ddcore_diswot.search import Evolution, best_of, evolve
 from ddcore_diswot.space import ResNet, Space, cost, maker
 
 COMMON = (
@@ -55,26 +56,28 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+@define(eq=False)
 class Bench:
     """Data, teacher and what candidates cost."""
 
-    def __init__(
-        self,
-        data: str,
-        teacher: str,
-        *,
-        seeds: int = 3,
-        batch: int = 64,
-        init: Init = "normal",
-        use: Used = "both",
-        device: str = "cpu",
-        data_root: str | None = None,
-        resize: int | None = None,
-    ) -> None:
-        self.source, self.use = open_source(data, data_root=data_root, resize=resize), use
-        batches = [drawn(self.source, batch, seed, device) for seed in range(seeds)]
+    data: str
+    teacher: str
+    seeds: int = field(default=3, kw_only=True)
+    batch: int = field(default=64, kw_only=True)
+    init: Init = field(default="normal", kw_only=True)
+    use: Used = field(default="both", kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+    data_root: str | None = field(default=None, kw_only=True)
+    resize: int | None = field(default=None, kw_only=True)
+    source: Source = field(init=False)
+    _shape: tuple[int, int, int] = field(init=False)
+    _judge: Judge = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.source = open_source(self.data, data_root=self.data_root, resize=self.resize)
+        batches = [drawn(self.source, self.batch, seed, self.device) for seed in range(self.seeds)]
         self._shape = (self.source.channels, self.source.size, len(self.source.classes))
-        self._judge = Judge(maker(teacher, *self._shape), batches, init, use)
+        self._judge = Judge(maker(self.teacher, *self._shape), batches, self.init, self.use)
 
     def score(self, name: str) -> Score:
         """Of a student, by name."""
@@ -141,16 +144,14 @@ def rank(students: tuple[str, ...], budget: int | None, as_json: bool, **given: 
 def search(
     depths: tuple[int, ...],
     widths: str,
-    population: int,
     steps: int,
-    sample: int,
-    parents: int,
     seed: int,
     budget: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Evolve a student within a budget and print the best that were scored."""
+    of_tournaments = {name: given.pop(name) for name in ("population", "sample", "parents")}
     space, bench = Space(tuple(sorted(set(depths))), choices(widths)), Bench(**given)
     scores: dict[ResNet, Score] = {}
 
@@ -163,10 +164,7 @@ def search(
         space.draw,
         space.mutated,
         lambda net: budget is None or bench.parameters(net.name) <= budget,
-        population=population,
-        steps=steps if len(space.every()) > 1 else 0,
-        sample=sample,
-        parents=parents,
+        Evolution(steps=steps if len(space.every()) > 1 else 0, **of_tournaments),
         generator=generator(seed, "diswot", "search"),
     )
     first = best_of(history)[0]

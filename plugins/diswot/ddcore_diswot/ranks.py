@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def kendall(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kendall's tau-b, in [-1, 1]: pairs in the same order less those in the other, ties allowed for; nan if one is constant.
+    """Kendall's tau-b, in [-1, 1]: pairs in the same order less those in the other, ties allowed for; nan if one is
+    constant.
 
     >>> kendall([1, 2, 3], [1, 3, 2])
     0.3333333333333333

@@ -1,7 +1,7 @@
 """DisWOT's score of a student for a teacher, both untrained: how alike they see one batch.
 
     M_r = -1/B^2 sum (G'_t - G'_s)^2                        G = A A^T of the last feature map, rows of length 1
-    M_s = -1/(D K) sum_k sum (Q_t,k - Q_s,k)^2               Q_k = g_k g_k^T of the classifier's gradient, rows of length 1
+    M_s = -1/(D K) sum_k sum (Q_t,k - Q_s,k)^2              Q_k = g_k g_k^T of the classifier's gradient, rows likewise
     score = M_r + M_s                                        at most 0; higher is better
 
 Shape letters: B images, C H W of a feature map, K classes, D inputs of the classifier.
@@ -41,13 +41,15 @@ def relations(features: Tensor) -> Tensor:
 
 
 def relation_similarity(teacher: Tensor, student: Tensor) -> Tensor:
-    """M_r = -1/B^2 times the sum of squared differences of ``relations``; a scalar in [-4 / B, 0], 0 for equal relations.
+    """M_r = -1/B^2 times the sum of squared differences of ``relations``; a scalar in [-4 / B, 0], 0 for equal
+    relations.
 
     Args:
         teacher, student: features (B, ...) of the same images; what stands behind B may differ.
 
     References:
-        Dong, Li and Wei, CVPR 2023, arXiv:2303.15678: the loss of similarity-preserving distillation (arXiv:1907.09682), negative.
+        Dong, Li and Wei, CVPR 2023, arXiv:2303.15678: the loss of similarity-preserving distillation
+        (arXiv:1907.09682), negative.
     """
     return -(relations(teacher) - relations(student)).square().mean()
 
@@ -68,8 +70,8 @@ def semantic_similarity(teacher: Tensor, student: Tensor) -> Tensor:
         InputError: they have different D, so that maps cannot be subtracted, or different K.
 
     References:
-        arXiv:2303.15678. A row of g g^T that is 0 stays 0, however small the others are; the authors' code divides rows shorter than
-        1e-12 by 1e-12.
+        arXiv:2303.15678. A row of g g^T that is 0 stays 0, however small the others are; the authors' code divides rows
+        shorter than 1e-12 by 1e-12.
     """
     if teacher.shape != student.shape:
         both = f"{tuple(student.shape)} where the teacher's has {tuple(teacher.shape)}"
@@ -99,7 +101,8 @@ def _unit_rows(matrix: Tensor) -> Tensor:
 
 
 def _level(matrix: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The matrix, or each of its rows, over the largest absolute number in it, so that no square over- or underflows; 0 stays 0."""
+    """The matrix, or each of its rows, over the largest absolute number in it, so that no square over- or underflows;
+    0 stays 0."""
     most = matrix.detach().abs().amax(axes, keepdim=True)
     return matrix / torch.where(most > 0, most, torch.ones_like(most))
 
@@ -133,7 +136,8 @@ class Score:
 
 
 def gaussian(network: nn.Module, drawn: Generator) -> nn.Module:
-    """The network with weights of convolutions and linear layers drawn from N(0, 1) and their biases 0, as the authors' rank study."""
+    """The network with weights of convolutions and linear layers drawn from N(0, 1) and their biases 0,
+    as the authors' rank study."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.normal_(module.weight, generator=drawn)
@@ -144,7 +148,8 @@ def gaussian(network: nn.Module, drawn: Generator) -> nn.Module:
 
 @torch.no_grad()
 def look(network: nn.Module, images: Tensor, classes: Tensor) -> Seen:
-    """What it makes of one batch, by the batch's own statistics; weights, gradients, statistics and mode stay as they were."""
+    """What it makes of one batch, by the batch's own statistics; weights, gradients,
+    statistics and mode stay as they were."""
     found: dict[str, Tensor] = {}
     linear = network.get_submodule(last_linear(network))
 

@@ -1,7 +1,7 @@
 """Evolution on a score that is known at once: tournament, mutation, a budget, the oldest leaves.
 
-The best of a random sample have a child; one over budget is drawn again; whoever is in the population longest leaves it. What is
-returned is everything that was scored, so that the best is the best of all, not of the last population.
+The best of a random sample have a child; one over budget is drawn again; whoever is in the population longest leaves
+it. What is returned is everything that was scored, so that the best is the best of all, not of the last population.
 """
 
 from collections import deque
@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 import torch
+from attrs import frozen
 from torch import Generator
 
 from ddcore import InputError
@@ -17,16 +18,30 @@ T = TypeVar("T", bound=Hashable)
 TRIES = 1000
 
 
+@frozen(kw_only=True)
+class Evolution:
+    """How long an evolution is, and how its parents are chosen.
+
+    Attributes:
+        population: candidates at the start, drawn one by one, and from then on.
+        steps: children.
+        sample: candidates of a tournament.
+        parents: of its best, one of which has the child.
+    """
+
+    population: int
+    steps: int
+    sample: int
+    parents: int
+
+
 def evolve(
     score: Callable[[T], float],
     draw: Callable[[Generator], T],
     mutate: Callable[[T, Generator], T],
     fits: Callable[[T], bool],
+    how: Evolution,
     *,
-    population: int,
-    steps: int,
-    sample: int,
-    parents: int,
     generator: Generator,
 ) -> list[tuple[T, float]]:
     """Everything that was scored, first to last, a candidate once for each time it came up; all of it ``fits``.
@@ -34,10 +49,6 @@ def evolve(
     Args:
         score: higher is better; asked once for each candidate.
         fits: whether a candidate is within the budget.
-        population: candidates at the start, drawn one by one, and from then on.
-        steps: children.
-        sample: candidates of a tournament.
-        parents: of its best, one of which has the child.
 
     Raises:
         InputError: nothing that was drawn fits.
@@ -53,15 +64,15 @@ def evolve(
         return next((made for _ in range(TRIES) if fits(made := make())), None)
 
     history: list[tuple[T, float]] = []
-    for _ in range(population):
+    for _ in range(how.population):
         first = fitting(lambda: draw(generator))
         if first is None:
             raise InputError(f"none of {TRIES} random candidates is within the budget: raise it, or allow smaller ones")
         history.append(scored(first))
     living = deque(history)
-    for _ in range(steps):
-        chosen = [living[at] for at in torch.randperm(len(living), generator=generator)[:sample].tolist()]
-        best = sorted(chosen, key=lambda pair: pair[1], reverse=True)[:parents]
+    for _ in range(how.steps):
+        chosen = [living[at] for at in torch.randperm(len(living), generator=generator)[: how.sample].tolist()]
+        best = sorted(chosen, key=lambda pair: pair[1], reverse=True)[: how.parents]
         parent = best[int(torch.randint(len(best), (), generator=generator))][0]
         child = fitting(lambda parent=parent: mutate(parent, generator))  # type: ignore[misc]
         if child is None:

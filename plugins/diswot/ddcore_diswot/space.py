@@ -26,7 +26,8 @@ THREE = r"([1-9]\d*)-([1-9]\d*)-([1-9]\d*)"
 NAME = re.compile(rf"{PREFIX}:{THREE}(?::{THREE})?")
 WIDTHS = (16, 32, 64)
 NARROWEST = 8
-"""Below it torch's backward pass of strided 1x1 convolutions in channels-last memory writes past its end on CPUs (seen in 2.13)."""
+"""Below it torch's backward pass of strided 1x1 convolutions in channels-last memory writes past its end on CPUs (seen
+in 2.13)."""
 Three = tuple[int, int, int]
 
 
@@ -222,7 +223,8 @@ class Trained:
 
 
 def published() -> Mapping[ResNet, Trained]:
-    """The authors' 64 ResNets with depths in {1, 3, 5, 7}: exps/s1-gt-kd.txt and s1-gt-cls.txt of lilujunai/DisWOT-CVPR2023."""
+    """The authors' 64 ResNets with depths in {1, 3, 5, 7}: exps/s1-gt-kd.txt and s1-gt-cls.txt of
+    lilujunai/DisWOT-CVPR2023."""
     text = resources.files("ddcore_diswot").joinpath("resnets.csv").read_text("utf-8")
     rows = csv.DictReader(text.splitlines())
     found = {ResNet.named(f"{PREFIX}:{row['depths']}"): Trained(float(row["kd"]), float(row["plain"])) for row in rows}

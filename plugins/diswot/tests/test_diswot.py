@@ -16,7 +16,7 @@ from ddcore_diswot.scoring import (
     relations,
     semantic_similarity,
 )
-from ddcore_diswot.search import best_of, evolve
+from ddcore_diswot.search import Evolution, best_of, evolve
 from ddcore_diswot.space import ResNet, Space, cost, cost_of, maker, published, small
 from torch import nn
 from torch.nn import functional as F
@@ -281,10 +281,7 @@ def toy(fits=lambda bits: True, steps=150, score=sum, parents=5, population=10, 
         draw,
         mutate,
         fits,
-        population=population,
-        steps=steps,
-        sample=8,
-        parents=parents,
+        Evolution(population=population, steps=steps, sample=8, parents=parents),
         generator=drawing(seed),
     )
 

@@ -1,13 +1,14 @@
 """DWA: directed weight adjustment (Du et al., NeurIPS 2024, arXiv:2409.17612).
 
-Every image of a class that is recovered from one and the same teacher tends to look alike. DWA lets each task begin at real
-images, and moves the weights of its own copy of the teacher away from what these images already hold, K steps up the cross
-entropy of the images x0 under their first view:
+Every image of a class that is recovered from one and the same teacher tends to look alike. DWA lets each task begin at
+real images, and moves the weights of its own copy of the teacher away from what these images already hold, K steps up
+the cross entropy of the images x0 under their first view:
 
     theta <- theta + rho / K  g / ||g||_2,    g = grad_theta CE(f_theta(x0), y)
 
-The copy then stays as it is. In the loss of the batch statistics, which stay those of the real data, variances weigh more than
-means, because they carry the diversity. Nothing of a copy outlives its task, and the teacher itself is never written to.
+The copy then stays as it is. In the loss of the batch statistics, which stay those of the real data, variances weigh
+more than means, because they carry the diversity. Nothing of a copy outlives its task, and the teacher itself is never
+written to.
 """
 
 from collections.abc import Mapping
@@ -29,8 +30,8 @@ EPSILON = 1e-12
 def directed(network: nn.Module, images: Tensor, classes: Tensor, *, rho: float, steps: int) -> nn.Module:
     """A copy of a network, its weights moved up the cross entropy of some images.
 
-    The gradient is taken anew after each step, at the same images, and normalised over all parameters together, so that the
-    whole path is rho long, or shorter where a gradient is zero.
+    The gradient is taken anew after each step, at the same images, and normalised over all parameters together, so that
+    the whole path is rho long, or shorter where a gradient is zero.
 
     Args:
         network: a classifier in eval mode, of any float dtype; it is left alone, buffers included.
@@ -40,8 +41,8 @@ def directed(network: nn.Module, images: Tensor, classes: Tensor, *, rho: float,
         steps: K; 0 moves nothing.
 
     Returns:
-        The copy in eval mode, its weights without gradient: the distance to the network's weights is at most rho, and rho for
-        one step. Buffers are equal.
+        The copy in eval mode, its weights without gradient: the distance to the network's weights is at most rho, and
+        rho for one step. Buffers are equal.
 
     References:
         Du et al., NeurIPS 2024, arXiv:2409.17612, and their code; cross entropy is a mean over B.

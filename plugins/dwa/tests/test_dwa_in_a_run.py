@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import Interrupted
 from ddcore.networks.unroll import flat_weights
-from ddcore.runs.assembly import claim, select, setup_from
+from ddcore.runs.assembly import claim
 from ddcore.runs.loop import begin, distillation_tasks
 from ddcore.runs.opening import open_run
 from ddcore.runs.record import write_record

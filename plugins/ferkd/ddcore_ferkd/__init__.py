@@ -1,12 +1,15 @@
-"""FerKD: stored teachers' labels of crops (FKD, ECCV 2022, arXiv:2112.01528), sorted by confidence (ICCV 2023, arXiv:2312.17473).
+"""FerKD: stored teachers' labels of crops (FKD, ECCV 2022, arXiv:2112.01528), sorted by confidence (ICCV 2023,
+arXiv:2312.17473).
 
-Teachers are asked once: for R random crops of each image, what they say is compressed to k classes and stored with the crop. FerKD
-drops crops of which they are too sure or too unsure and gives doubtful ones the smoothed class:
+Teachers are asked once: for R random crops of each image, what they say is compressed to k classes and stored with the
+crop. FerKD drops crops of which they are too sure or too unsure and gives doubtful ones the smoothed class:
 
-    y < T_L or y > T_T: dropped      T_L <= y < T_M: (1 - eps) on the class, eps / (K - 1) elsewhere      else: the teachers' label
+    y < T_L or y > T_T: dropped
+    T_L <= y < T_M:     (1 - eps) on the class, eps / (K - 1) elsewhere
+    else:               the teachers' label
 
-with y the largest probability. Students draw from the store, and lose -sum_c y_c log softmax(z / T)_c. The formulas are in
-``ddcore_ferkd.calibration``, the label kind in ``ddcore_ferkd.store``; here is how a store is made.
+with y the largest probability. Students draw from the store, and lose -sum_c y_c log softmax(z / T)_c. The formulas are
+in ``ddcore_ferkd.calibration``, the label kind in ``ddcore_ferkd.store``; here is how a store is made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +25,30 @@ from ddcore.images import Draw, changed, drawn
 from ddcore.labels import Labels, View, asking, smallest_type
 from ddcore.training import longest
 from ddcore_ferkd.calibration import Calibration, Compression, compressed
-from ddcore_ferkd.store import CropLabels, Dropped, Mix, Use, store_bytes, together
+from ddcore_ferkd.store import CropLabels, Dropped, Kept, Mix, Use, store_bytes, together
 
 if TYPE_CHECKING:
     from ddcore import Run
 
-__all__ = ["CropLabels", "FerKD", "label_crops", "store_bytes", "together"]
+__all__ = ["CropLabels", "Crops", "FerKD", "Kept", "label_crops", "store_bytes", "together"]
 NAME = "ferkd"
 CROPS = 500
 """The authors' R, for 300 epochs."""
 AT_ONCE = 512
 """Crops that are cut before teachers are asked about them."""
+
+
+@frozen
+class Crops:
+    """Which crops are made of an image.
+
+    Attributes:
+        count: R.
+        draw: their crop, mirror, scale and ratio; its mix is not looked at.
+    """
+
+    count: int
+    draw: Draw
 
 
 def label_crops(
@@ -41,14 +57,9 @@ def label_crops(
     generator: torch.Generator,
     *,
     classes: Tensor,
-    crops: int,
-    draw: Draw,
+    crops: Crops,
     weights: Sequence[float] | None = None,
-    compression: Compression = "marginal-smoothing",
-    k: int = 5,
-    temperature: float = 1.0,
-    half: bool = True,
-    calibration: Calibration | None = None,
+    kept: Kept = Kept(),  # noqa: B008
     use: Use | None = None,
 ) -> CropLabels:
     """Draw crops of each image and store what teachers say to them, all teachers to the same crops.
@@ -58,13 +69,11 @@ def label_crops(
         teachers: in eval mode.
         generator: of boxes and mirrors, and of nothing else.
         classes: (N,) int64.
-        crops: R.
-        draw: its crop, mirror, scale and ratio; its mix is not looked at.
         weights: of the teachers; default: equal ones.
-        half: float16 probabilities, else float32.
+        kept: what is stored of their answers.
     """
     height, width = size = images.shape[2], images.shape[3]
-    parameters = drawn(draw, len(images) * crops, size, generator)
+    parameters = drawn(crops.draw, len(images) * crops.count, size, generator)
     boxes = (parameters.crop.double() * torch.tensor([height, width, height, width])).round()
     shares = torch.tensor([1.0] * len(teachers) if weights is None else list(weights), dtype=torch.float64)
     shares = shares / shares.sum()
@@ -72,15 +81,15 @@ def label_crops(
     for rows in torch.arange(len(boxes)).split(AT_ONCE):  # type: ignore[no-untyped-call]
         exact = boxes[rows] / torch.tensor([height, width, height, width])
         ops = ("crop-resize", {"box": exact}), ("flip", {"where": parameters.flip[rows]})
-        view = View(rows // crops, ops)
+        view = View(rows // crops.count, ops)
         seen = changed(view, images[view.index.to(images.device)])
-        each = torch.stack([(ask(seen).float() / temperature).softmax(1).cpu() for ask in asked], 1)
-        kept, found = compressed(each.flatten(0, 1), compression, k)
+        each = torch.stack([(ask(seen).float() / kept.temperature).softmax(1).cpu() for ask in asked], 1)
+        top, found = compressed(each.flatten(0, 1), kept.compression, kept.k)
         ids.append(found.view(len(rows), len(teachers), -1).to(smallest_type(each.shape[2])))
-        values.append(kept.view(len(rows), len(teachers), -1).to(torch.float16 if half else torch.float32))
+        values.append(top.view(len(rows), len(teachers), -1).to(torch.float16 if kept.half else torch.float32))
         sure.append((each * shares.float()[:, None]).sum(1).amax(1).to(values[-1].dtype))
-    told = compression != "hard" and len(teachers) == 1
-    shape = len(images), crops
+    told = kept.compression != "hard" and len(teachers) == 1
+    shape = len(images), crops.count
     return CropLabels(
         classes=classes,
         class_count=each.shape[2],
@@ -88,13 +97,13 @@ def label_crops(
         boxes=boxes.to(smallest_type(max(size) + 1)).view(*shape, 4),
         flips=parameters.flip.view(shape),
         ids=torch.cat(ids).unflatten(0, shape),  # type: ignore[no-untyped-call]
-        values=None if compression == "hard" else torch.cat(values).unflatten(0, shape),  # type: ignore[no-untyped-call]
+        values=None if kept.compression == "hard" else torch.cat(values).unflatten(0, shape),  # type: ignore[no-untyped-call]
         weights=shares.tolist(),
-        confidence=None if told or calibration is None else torch.cat(sure).view(shape),
-        compression=compression,
-        temperature=temperature,
-        calibration=calibration,
-        use=use or Use(together=min(4, crops)),
+        confidence=None if told or kept.calibration is None else torch.cat(sure).view(shape),
+        compression=kept.compression,
+        temperature=kept.temperature,
+        calibration=kept.calibration,
+        use=use or Use(together=min(4, crops.count)),
     )
 
 
@@ -156,14 +165,12 @@ class FerKD(Plugin):
             [vote.network for vote in votes],
             run.generator("ferkd", "crops"),
             classes=classes,
-            crops=self.crops or max(self.together, min(CROPS, epochs)),
-            draw=Draw(scale=(self.scale, 1.0), mix="none").fitting(run.source.size, run.source.mirror_symmetric),
+            crops=Crops(
+                self.crops or max(self.together, min(CROPS, epochs)),
+                Draw(scale=(self.scale, 1.0), mix="none").fitting(run.source.size, run.source.mirror_symmetric),
+            ),
             weights=[vote.weight for vote in votes],
-            compression=self.compression,
-            k=self.k,
-            temperature=self.temperature,
-            half=self.half,
-            calibration=self.thresholds(),
+            kept=Kept(self.compression, self.k, self.temperature, self.half, self.thresholds()),
             use=self.use(epochs, run.seed),
         )
         self._say(made, run)

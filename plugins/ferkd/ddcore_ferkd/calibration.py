@@ -43,7 +43,8 @@ def compressed(probabilities: Tensor, compression: Compression, k: int) -> tuple
         probabilities: (V, K), rows sum to 1.
 
     References:
-        FKD (ECCV 2022, arXiv:2112.01528), section 3.3; the values are stored as they are, also where they are scaled afterwards.
+        FKD (ECCV 2022, arXiv:2112.01528), section 3.3; the values are stored as they are, also where they are scaled
+        afterwards.
     """
     return top_k(probabilities, kept_classes(compression, k, probabilities.shape[1]))
 
@@ -51,8 +52,9 @@ def compressed(probabilities: Tensor, compression: Compression, k: int) -> tuple
 def recovered(values: Tensor, ids: Tensor, classes: int, compression: Compression) -> Tensor:
     """Probabilities (..., K) from what was kept; every row sums to 1.
 
-    ``hard`` is one-hot. ``smoothing`` and ``marginal-smoothing`` share what is missing to 1 out evenly among the other classes;
-    ``marginal-renorm`` scales the values to sum 1 and gives the others 0. Without any other class, k = K, nothing was lost.
+    ``hard`` is one-hot. ``smoothing`` and ``marginal-smoothing`` share what is missing to 1 out evenly among the other
+    classes; ``marginal-renorm`` scales the values to sum 1 and gives the others 0. Without any other class, k = K,
+    nothing was lost.
 
     Args:
         values: (..., k) probabilities; those of ``hard`` are not looked at.
@@ -99,8 +101,8 @@ class Calibration:
 def regions(confidence: Tensor, calibration: Calibration) -> Tensor:
     """The region of each crop, (...) uint8: LOW for y < T_L, HIGH for y > T_T, else HARD for y < T_M, else IMPORTANT.
 
-    Thresholds belong to the region above, T_T to the one below. Where T_M = T_T there is no important region: all that is not
-    dropped is HARD.
+    Thresholds belong to the region above, T_T to the one below. Where T_M = T_T there is no important region: all that
+    is not dropped is HARD.
 
     References:
         FerKD (ICCV 2023, arXiv:2312.17473), section 3.
@@ -148,7 +150,8 @@ def self_mixed(first: Tensor, second: Tensor, share: Tensor, box: Tensor) -> Ten
     Args:
         first, second: (B, C, H, W).
         share: () of the first, in [0, 1], of no effect where there is a box.
-        box: (4,) int64 top, left, bottom, right of the second's pixels in the first; no number at all: share x1 + (1 - share) x2.
+        box: (4,) int64 top, left, bottom, right of the second's pixels in the first; no number at all: share x1 + (1 -
+            share) x2.
 
     Returns:
         (B, C, H, W); for share 1, or an empty box, the first.

@@ -1,6 +1,7 @@
 """Crops of every image with what teachers said to them, and how students draw from them: the label kind ``ferkd``.
 
-Shape letters: N images, R crops of each, M teachers, K classes, k kept of them, B rows of a batch, m crops of an image in a batch.
+Shape letters: N images, R crops of each, M teachers, K classes, k kept of them, B rows of a batch, m crops of an image
+in a batch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -61,8 +62,8 @@ class Use:
         together: m: crops of an image that lie side by side in a batch.
         single_from: first epoch in which it is one; None: none.
         dropped: whether dropped crops are never drawn, or drawn with weight 0.
-        mix: ``self`` and ``self-box`` mix two crops of one image; ``mixup``, ``cutmix`` and ``both`` (one or the other, with equal
-            probability) rows of a batch, once a batch and always.
+        mix: ``self`` and ``self-box`` mix two crops of one image; ``mixup``, ``cutmix`` and ``both`` (one or the other,
+            with equal probability) rows of a batch, once a batch and always.
         beta: shares are drawn from Beta(beta, beta); None: the mix's own.
         seed: of the order in which images come.
     """
@@ -83,14 +84,33 @@ class Use:
         return 1 if self.single_from is not None and epoch >= self.single_from else self.together
 
 
+@frozen
+class Kept:
+    """What is stored of teachers' answers.
+
+    Attributes:
+        k: classes of the marginal compressions.
+        temperature: T of the teachers' softmax and the student's.
+        half: float16 probabilities, else float32.
+        calibration: None keeps every label as it is.
+    """
+
+    compression: Compression = "marginal-smoothing"
+    k: int = 5
+    temperature: float = 1.0
+    half: bool = True
+    calibration: Calibration | None = None
+
+
 @final
 @frozen(eq=False, kw_only=True)
 class CropLabels(Labels):
     """R crops of each image, whole pixels, with compressed labels of M teachers of each.
 
-    They cost 5 bytes a crop (9 of images from 256 pixels on), and k (1 + 2) for each teacher with up to 256 classes in float16. The
-    label of a crop is the weighted mean of the recovered ones, calibrated if there are thresholds. An epoch has as many rows as
-    there are images: N / m images with m crops each, so that m epochs go through all images once.
+    They cost 5 bytes a crop (9 of images from 256 pixels on), and k (1 + 2) for each teacher with up to 256 classes in
+    float16. The label of a crop is the weighted mean of the recovered ones, calibrated if there are thresholds. An
+    epoch has as many rows as there are images: N / m images with m crops each, so that m epochs go through all images
+    once.
 
     Attributes:
         size: (H, W) of the images.
@@ -212,8 +232,8 @@ class CropLabels(Labels):
         return calibrated(soft, self.region.flatten()[rows], own, self.calibration.smoothing)
 
     def targets(self, view: View, images: Tensor | None = None) -> dict[str, Tensor]:
-        """``logits`` (B, K), T times the logarithm of the labels, mixed as the images are, and ``class``; where dropped crops are
-        weighed, ``weight``. Of a view that is not the store's, ``class``."""
+        """``logits`` (B, K), T times the logarithm of the labels, mixed as the images are, and ``class``; where dropped
+        crops are weighed, ``weight``. Of a view that is not the store's, ``class``."""
         if view.rows is None:
             return mixed_classes(self.classes, view)
         told, weight, second = (
@@ -233,7 +253,8 @@ class CropLabels(Labels):
     # ---- what a student sees -----------------------------------------------------------------------------------------
 
     def views(self, epoch: int, count: int, batch_size: int, generator: torch.Generator) -> Iterator[View]:
-        """The batches of an epoch: images in an order that m epochs go through, crops and mixes drawn by the student."""
+        """The batches of an epoch: images in an order that m epochs go through,
+        crops and mixes drawn by the student."""
         together = self.use.crops_in(epoch)
         images = self.turn(epoch, -(-count // together))
         crops = self.drawn(images, together, generator)
@@ -242,7 +263,8 @@ class CropLabels(Labels):
             yield self.view(part, generator)
 
     def turn(self, epoch: int, count: int) -> Tensor:
-        """The images of an epoch, (count,) int64: one window after the other of endless permutations of those with a crop left."""
+        """The images of an epoch, (count,) int64: one window after the other of endless permutations of those with a
+        crop left."""
         left = self.drawable.any(1).nonzero()[:, 0]
         first, last = epoch * count // len(left), (epoch * count + count - 1) // len(left)
         turns = [keyed(self.use.seed, "ferkd", "turn", number) for number in range(first, last + 1)]
@@ -255,7 +277,8 @@ class CropLabels(Labels):
         return self.kept if self.use.dropped == "redrawn" else torch.ones_like(self.kept)
 
     def drawn(self, images: Tensor, together: int, generator: torch.Generator) -> Tensor:
-        """Random crops of each image, (n, together) int64, distinct as long as there are so many; then again from the first."""
+        """Random crops of each image, (n, together) int64, distinct as long as there are so many;
+        then again from the first."""
         may = self.drawable[images]
         noise = torch.rand(may.shape, generator=generator)
         order = torch.where(may, noise, 2.0).argsort(1)
@@ -374,10 +397,8 @@ def store_bytes(
     crops: int,
     size: int,
     *,
-    compression: Compression = "marginal-smoothing",
-    k: int = 5,
+    kept: Kept = Kept(),
     teachers: int = 1,
-    half: bool = True,
     confidence: bool = False,
 ) -> int:
     """Bytes of a store, the same as ``CropLabels.payload_bytes``.
@@ -387,7 +408,7 @@ def store_bytes(
     >>> store_bytes(1_281_167, 1000, 500, 224) / 1e9
     16.017149834
     """
-    number, kept = 2 if half else 4, kept_classes(compression, k, classes)
-    answer = kept * (smallest_type(classes).itemsize + (0 if compression == "hard" else number))
+    number, each = 2 if kept.half else 4, kept_classes(kept.compression, kept.k, classes)
+    answer = each * (smallest_type(classes).itemsize + (0 if kept.compression == "hard" else number))
     a_crop = 4 * smallest_type(size + 1).itemsize + 1 + teachers * answer + number * confidence
     return images * (smallest_type(classes).itemsize + crops * a_crop)

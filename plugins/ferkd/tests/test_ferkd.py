@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attrs import evolve
-from ddcore_ferkd import CropLabels, label_crops, store_bytes, together
+from ddcore_ferkd import CropLabels, Crops, Kept, label_crops, store_bytes, together
 from ddcore_ferkd.calibration import (
     COMPRESSIONS,
     Calibration,
@@ -52,9 +52,10 @@ P = seeded(7, K, seed=1).softmax(1)
 
 
 def store(teachers=None, **changes):
-    given = {"classes": CLASSES, "crops": R, "draw": Draw(mix="none"), "half": False, "k": 3}
-    teachers = teachers or [Watching(1).eval()]
-    return label_crops(IMAGES, teachers, generator(), **{**given, **changes})
+    kept = {"half": False, "k": 3, **changes}
+    given = {name: kept.pop(name) for name in ("weights", "use") if name in kept}
+    teachers, crops = teachers or [Watching(1).eval()], Crops(R, Draw(mix="none"))
+    return label_crops(IMAGES, teachers, generator(), classes=CLASSES, crops=crops, kept=Kept(**kept), **given)
 
 
 def rounds(labels, epoch=0, batch=4, seed=1):
@@ -274,7 +275,12 @@ def test_teachers_share_their_crops_and_their_recovered_labels_are_averaged():
 
 def test_stores_of_other_crops_or_labels_are_not_put_together():
     other = label_crops(
-        IMAGES, [Watching(2).eval()], generator(7), classes=CLASSES, crops=R, draw=Draw(mix="none"), half=False
+        IMAGES,
+        [Watching(2).eval()],
+        generator(7),
+        classes=CLASSES,
+        crops=Crops(R, Draw(mix="none")),
+        kept=Kept(half=False),
     )
     with pytest.raises(InputError, match="not of the same crops"):
         together(store(), other)
@@ -291,8 +297,8 @@ def test_bytes_are_those_of_the_formula_and_nothing_is_lost(compression, teacher
         [Watching(n).eval() for n in range(teachers)], compression=compression, half=half, calibration=calibration
     )
     confidence = compression == "hard" or teachers == 2
-    how = {"compression": compression, "k": 3, "teachers": teachers, "half": half, "confidence": confidence}
-    assert labels.payload_bytes == store_bytes(N, K, R, SIZE, **how)
+    kept = Kept(compression, 3, half=half)
+    assert labels.payload_bytes == store_bytes(N, K, R, SIZE, kept=kept, teachers=teachers, confidence=confidence)
     again = CropLabels.load(labels.header(), labels.tensors())
     assert again.use == labels.use and again.calibration == labels.calibration
     assert torch.equal(again.told(torch.arange(N * R)), labels.told(torch.arange(N * R)))

@@ -1,13 +1,14 @@
 """Flat trajectory distillation (Du et al., CVPR 2023, arXiv:2211.11004).
 
-In trajectory matching every stretch begins at an expert's weights; a student that is trained on the finished set begins its
-next stretch where the last one left it, a little beside the expert, and the errors add up. FTD trains the experts so that a
-little beside makes little difference, with GSAM (Zhuang et al., ICLR 2022, arXiv:2203.08065), g the gradient at the weights w
-and g_p the one of the same batch at w + e:
+In trajectory matching every stretch begins at an expert's weights; a student that is trained on the finished set begins
+its next stretch where the last one left it, a little beside the expert, and the errors add up. FTD trains the experts
+so that a little beside makes little difference, with GSAM (Zhuang et al., ICLR 2022, arXiv:2203.08065), g the gradient
+at the weights w and g_p the one of the same batch at w + e:
 
     e = rho w^2 g / || |w| g ||      g_T = g - cos(g, g_p) ||g|| g_p / ||g_p||      w <- w - lr (g_p - alpha g_T)
 
-Matching itself is unchanged. What is handed on is the running average of the pixels, S_mean <- ema S_mean + (1 - ema) S.
+Matching itself is unchanged. What is handed on is the running average of the pixels, S_mean <- ema S_mean + (1 - ema)
+S.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +112,8 @@ def norm(pieces: Sequence[Tensor]) -> Tensor:
 class GSAM(Optimizer):
     """Gives ``base`` the direction above instead of the gradient; rate, momentum and decay stay its own.
 
-    ``step`` calls the closure twice, at the weights and beside them, and puts the weights back as they were, to the bit.
+    ``step`` calls the closure twice, at the weights and beside them, and puts the weights back as they were, to the
+    bit.
     """
 
     def __init__(self, base: Optimizer, *, rho: float, alpha: float, adaptive: bool) -> None:

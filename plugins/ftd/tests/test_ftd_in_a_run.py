@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ddcore.cli.app import invoke
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors
 from ddcore.training import experts

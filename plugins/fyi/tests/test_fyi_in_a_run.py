@@ -4,7 +4,7 @@ import pytest
 import torch
 from ddcore_fyi import mirrored
 
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.loop import begin, distillation_task
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place

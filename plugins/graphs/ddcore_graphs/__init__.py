@@ -1,9 +1,10 @@
 """Graphs for ddcore: what every method that distils graphs needs and no method owns.
 
-Data (molecules as SMILES, the text files of the TU collection, computed rings), message-passing networks, their training, rows of
-ROC-AUC or accuracy, sets of graphs as tensors, pictures. A method names the pack, ``packs = ("graphs",)``, and imports from its modules:
-``graphs`` the value that passes through everything, ``packing`` sets on disk, ``rows`` the scores, ``preview`` pictures. ``probe`` is the
-smallest such method, and what the contract kit tries plugins on graphs with.
+Data (molecules as SMILES, the text files of the TU collection, computed rings), message-passing networks, their
+training, rows of ROC-AUC or accuracy, sets of graphs as tensors, pictures. A method names the pack,
+``packs = ("graphs",)``, and imports from its modules: ``graphs`` the value that passes through everything, ``packing``
+sets on disk, ``rows`` the scores, ``preview`` pictures. ``probe`` is the smallest such method, and what the contract
+kit tries plugins on graphs with.
 """
 
 from collections.abc import Mapping
@@ -75,14 +76,13 @@ class GraphPack(Plugin):
         """GIN, GCN, GAT and GraphSAGE; ``channels`` are features of a node, ``size`` those of an edge."""
         if name not in NETWORKS:
             return None
-        from ddcore_graphs.students import Student
+        from ddcore_graphs.students import Readout, Student
 
         shape = {
             "layers": self.layers,
             "width": self.width,
             "dropout": self.dropout,
-            "pool": self.pool,
-            "jump": self.jump,
+            "readout": Readout(self.pool, self.jump),
         }
         return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]
 

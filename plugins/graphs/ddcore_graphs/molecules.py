@@ -1,9 +1,9 @@
 """Molecules: SMILES to graphs by RDKit, and the split by scaffold.
 
-A node's nine whole numbers are what the Open Graph Benchmark tells of it (Hu et al., NeurIPS 2020, arXiv:2005.00687): atomic
-number, chirality, degree with hydrogens, formal charge, hydrogens, radical electrons, hybridisation, aromatic, in a ring; an
-edge's three: type of bond, stereo, conjugated. They are the numbers themselves and RDKit's own codes, where OGB has positions in
-lists (atomic number less 1, charge plus 5). Hydrogens are not nodes.
+A node's nine whole numbers are what the Open Graph Benchmark tells of it (Hu et al., NeurIPS 2020, arXiv:2005.00687):
+atomic number, chirality, degree with hydrogens, formal charge, hydrogens, radical electrons, hybridisation, aromatic,
+in a ring; an edge's three: type of bond, stereo, conjugated. They are the numbers themselves and RDKit's own codes,
+where OGB has positions in lists (atomic number less 1, charge plus 5). Hydrogens are not nodes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def parsed(smiles: str) -> Chem.Mol | None:
 
 
 def as_graphs(molecules: Sequence[Chem.Mol]) -> Graphs:
-    """Molecules as graphs: nodes in RDKit's order, each bond in both directions; a single atom is a node without edges."""
+    """Molecules as graphs: nodes in RDKit's order, each bond in both directions;
+    a single atom is a node without edges."""
     nodes, ends, bonds, node_counts, edge_counts = [], [], [], [], []
     for molecule in molecules:
         at = len(nodes)
@@ -74,8 +75,8 @@ def scaffold_split(
 ) -> tuple[list[int], list[int], list[int]]:
     """Train, validation and test positions; molecules of a scaffold stay together, large scaffolds go to train first.
 
-    Scaffolds in order of size, of equal ones the one whose first molecule is later first (as DeepChem and OGB have it); each
-    goes to train if it fits within the first share, else to validation if it fits within both, else to test.
+    Scaffolds in order of size, of equal ones the one whose first molecule is later first (as DeepChem and OGB have it);
+    each goes to train if it fits within the first share, else to validation if it fits within both, else to test.
 
     >>> scaffold_split(["a", "a", "b", "a", "c"], (0.6, 0.2))
     ([0, 1, 3], [4], [2])

@@ -27,11 +27,13 @@ PLAIN = ("node", "end_a", "end_b", "bond", "node_count", "bond_count", "class")
 
 
 def pack_graphs(graphs: Graphs, classes: Tensor) -> dict[str, Tensor]:
-    """Undirected graphs as tensors, compactly: distinct rows once, each undirected bond once, whole numbers in the smallest type.
+    """Undirected graphs as tensors, compactly: distinct rows once, each undirected bond once, whole numbers in the
+    smallest type.
 
     Returns:
-        ``node_rows`` (rows, F) and ``edge_rows`` (rows, D); ``node`` (V,), numbers of rows; ``end_a``, ``end_b`` (U,), within the
-        graph, and ``bond`` (U,) of each bond; ``node_count``, ``bond_count`` and ``class`` (G,). Rows keep their type if it is floating.
+        ``node_rows`` (rows, F) and ``edge_rows`` (rows, D); ``node`` (V,), numbers of rows; ``end_a``, ``end_b`` (U,),
+        within the graph, and ``bond`` (U,) of each bond; ``node_count``, ``bond_count`` and ``class`` (G,). Rows keep
+        their type if it is floating.
     """
     once = graphs.edges[0] <= graphs.edges[1]
     graph_of = graphs.graph_of

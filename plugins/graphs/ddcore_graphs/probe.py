@@ -1,11 +1,12 @@
-"""The smallest method on graphs: real graphs of each class, whose node features move to where the class's mean features are.
+"""The smallest method on graphs: real graphs of each class, whose node features move to where the class's mean features
+are.
 
 For each class, over its nodes and over what their neighbours send them,
 
     L = sum_c || mean_v x_v - mean_real ||^2 + || mean_v sum_{u -> v} x_u - mean_real ||^2
 
-Edges stay. It uses ddcore and ddcore_graphs only: the contract kit tries plugins on graphs with it, and it is a page to begin a method
-from. ``--plugin-path`` of this file runs it.
+Edges stay. It uses ddcore and ddcore_graphs only: the contract kit tries plugins on graphs with it, and it is a page to
+begin a method from. ``--plugin-path`` of this file runs it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Graphs that need no file: random trees with six more nodes in a ring (class ``ring``) or in a row (class ``chain``).
 
-Both hang on the tree by one bond and hold the same labels, so that counting labels tells nothing: what tells is how the six are
-bonded, which their computation trees see.
+Both hang on the tree by one bond and hold the same labels, so that counting labels tells nothing: what tells is how the
+six are bonded, which their computation trees see.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def rings() -> GraphSource:
 
 
 def hung_on_a_tree(closed: bool, generator: Generator) -> Graphs:
-    """A random tree of 3 to 7 nodes labelled 1 or 2, and six nodes labelled 0 0 0 1 0 0, the first of them bonded to it."""
+    """A random tree of 3 to 7 nodes labelled 1 or 2, and six nodes labelled 0 0 0 1 0 0,
+    the first of them bonded to it."""
     size = int(torch.randint(3, 8, (), generator=generator))
     parents = [int(torch.randint(node, (), generator=generator)) for node in range(1, size)]
     pairs = list(enumerate(parents, 1))

@@ -32,8 +32,8 @@ FULL_EPOCHS, FULL_GRAPHS = 30, 300_000
 def rows(run: Run, distilled: Samples, *, described: str) -> list[Row]:
     """Train every student that has no result yet, and make the rows: what a graph method's ``ddcore_evaluate`` returns.
 
-    Students have the pack's options and the networks of ``--eval-network``, else those that the matcher's ``students`` names, else
-    all that the pack builds.
+    Students have the pack's options and the networks of ``--eval-network``, else those that the matcher's ``students``
+    names, else all that the pack builds.
 
     Args:
         distilled: the run's set, as students are to see it.

@@ -30,7 +30,8 @@ def roc_auc(scores_N: Tensor, positive_N: Tensor) -> float:
 
 
 def mean_auc(logits_NK: Tensor, classes_N: Tensor) -> float:
-    """AUC of the second class's logit over the first's if there are two; else the mean over classes, each against the rest.
+    """AUC of the second class's logit over the first's if there are two; else the mean over classes, each against the
+    rest.
 
     Classes that the rows lack, or that all rows are of, do not count; NaN if none counts.
     """

@@ -1,4 +1,5 @@
-"""Graph data: SMILES in a CSV file, the text format of the TU Dortmund collection, and such data as torch_geometric keeps them."""
+"""Graph data: SMILES in a CSV file, the text format of the TU Dortmund collection,
+and such data as torch_geometric keeps them."""
 
 from __future__ import annotations
 
@@ -100,10 +101,12 @@ def read(wanted: Wanted, label_column: str = "") -> Source:
 
 
 def read_smiles(wanted: Wanted, label_column: str) -> Source:
-    """A CSV file with a column ``smiles`` and one of labels, split by scaffold; what RDKit cannot read is counted and left out.
+    """A CSV file with a column ``smiles`` and one of labels, split by scaffold; what RDKit cannot read is counted and
+    left out.
 
     Raises:
-        InputError: a column is missing, several may be the label, or no line is a molecule; parts of other names than these.
+        InputError: a column is missing, several may be the label, or no line is a molecule; parts of other names than
+            these.
     """
     from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
 
@@ -138,9 +141,11 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
 
 
 def read_tu(wanted: Wanted, place: Place) -> Source:
-    """A folder with ``NAME_A.txt``, ``NAME_graph_indicator.txt``, ``NAME_graph_labels.txt``, and labels of nodes and edges.
+    """A folder with ``NAME_A.txt``, ``NAME_graph_indicator.txt``, ``NAME_graph_labels.txt``, and labels of nodes and
+    edges.
 
-    Nodes without labels are labelled by their degree. 80 % of each class are for training, unless ``--split`` says otherwise.
+    Nodes without labels are labelled by their degree. 80 % of each class are for training, unless ``--split`` says
+    otherwise.
 
     Raises:
         InputError: a file is missing, or its lines do not fit the others.

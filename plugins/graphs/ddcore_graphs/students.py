@@ -1,8 +1,9 @@
 """Message-passing students: GIN, GCN, GAT and GraphSAGE on graphs, and on sets of trees whose roots are pooled.
 
-With L layers, a node of a graph and the root of its computation tree of H hops get the same embedding, dropout off and batch
-norm by running statistics, if H >= L: GIN, GAT, GraphSAGE, and GCN with the degrees of the graph. GCN that counts a tree's edges instead
-needs H >= L + 1, since the leaves of a tree have none. Jumping knowledge changes nothing about it.
+With L layers, a node of a graph and the root of its computation tree of H hops get the same embedding, dropout off and
+batch norm by running statistics, if H >= L: GIN, GAT, GraphSAGE, and GCN with the degrees of the graph. GCN that counts
+a tree's edges instead needs H >= L + 1, since the leaves of a tree have none. Jumping knowledge changes nothing about
+it.
 
 Shape letters: G graphs, V nodes, E edges, F features of a node, D features of an edge, W width, K classes.
 """
@@ -13,6 +14,7 @@ import warnings
 from typing import Literal
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
@@ -25,15 +27,24 @@ from ddcore_graphs.graphs import Graphs
 Pool = Literal["sum", "mean"]
 
 
+@frozen
+class Readout:
+    """How node embeddings become a graph's: a pool over nodes, of the last layer's or of the sum of all layers'."""
+
+    pool: Pool = "sum"
+    jump: Literal["last", "sum"] = "last"
+
+
 def gcn_edges(graphs: Graphs) -> tuple[Tensor, Tensor]:
-    """Edges of a GCN layer with their weights 1 / sqrt(d_source d_target), d = degree + 1, self loops of weight 1 / d last.
+    """Edges of a GCN layer with their weights 1 / sqrt(d_source d_target), d = degree + 1, self loops of weight 1 / d
+    last.
 
     Returns:
         ``(2, E + V)`` int64 and ``(E + V,)`` float64.
 
     References:
-        Kipf and Welling, ICLR 2017, arXiv:1609.02907, equation 2; the authors' OGB variant of Mirage adds the weight to the
-        message where the paper multiplies, which is no GCN and not what a tree preserves.
+        Kipf and Welling, ICLR 2017, arXiv:1609.02907, equation 2; the authors' OGB variant of Mirage adds the weight to
+        the message where the paper multiplies, which is no GCN and not what a tree preserves.
     """
     degrees = graphs.in_degrees if graphs.degrees is None else graphs.degrees
     loops = torch.arange(len(graphs.nodes), device=graphs.nodes.device).expand(2, -1)
@@ -54,8 +65,9 @@ class Norm(nn.BatchNorm1d):
 class Student(nn.Module):
     """L message-passing layers, a pool over nodes (of trees: over roots), a linear classifier.
 
-    Node features go through a linear map as numbers, as in the authors' code. GIN adds mapped edge features to messages, GAT
-    attends to them, GCN and GraphSAGE (mean of the neighbours beside the node, arXiv:1706.02216) do not see them.
+    Node features go through a linear map as numbers, as in the authors' code. GIN adds mapped edge features to
+    messages, GAT attends to them, GCN and GraphSAGE (mean of the neighbours beside the node, arXiv:1706.02216) do not
+    see them.
     """
 
     def __init__(
@@ -68,11 +80,10 @@ class Student(nn.Module):
         layers: int = 3,
         width: int = 128,
         dropout: float = 0.0,
-        pool: Pool = "sum",
-        jump: Literal["last", "sum"] = "last",
+        readout: Readout = Readout(),
     ) -> None:
         super().__init__()
-        self.kind, self.pool, self.jump = kind, pool, jump
+        self.kind, self.pool, self.jump = kind, readout.pool, readout.jump
         self.encoder = nn.Linear(features, width)
         self.layers = nn.ModuleList([_layer(kind, width, edge_features) for _ in range(layers)])
         self.norms = nn.ModuleList([Norm(width) for _ in range(layers)])
@@ -96,7 +107,8 @@ class Student(nn.Module):
         return torch.stack(states).sum(0) if self.jump == "sum" else x
 
     def embed(self, graphs: Graphs) -> Tensor:
-        """The pooled embedding (G, W) of every graph: sum or mean over its nodes, or over its roots if it has any marked."""
+        """The pooled embedding (G, W) of every graph: sum or mean over its nodes,
+        or over its roots if it has any marked."""
         x, graph_of = self.nodes(graphs), graphs.graph_of
         if graphs.roots is not None:
             x, graph_of = x[graphs.roots], graph_of[graphs.roots]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ddcore_graphs.graphs import joined, one_graph
 from ddcore_graphs.scores import mean_auc, roc_auc
-from ddcore_graphs.students import NETWORKS, Student, gcn_edges
+from ddcore_graphs.students import NETWORKS, Readout, Student, gcn_edges
 
 NODES = 8
 
@@ -25,7 +25,9 @@ def random_graph(seed=0):
 
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
-    net = Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=8, jump=jump).double()
+    net = Student(
+        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, readout=Readout(jump=jump)
+    ).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something
             norm.running_mean.uniform_(-1, 1)

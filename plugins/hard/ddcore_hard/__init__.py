@@ -1,13 +1,15 @@
 """HARD: students learn from teachers on inputs that are changed until both disagree (arXiv:2305.14890).
 
-An augmentor g makes x' = g(x, u) of images x and noise u. With D(x) = KL( softmax(z_t / T) || softmax(z_s / T) ), means over rows,
+An augmentor g makes x' = g(x, u) of images x and noise u. With D(x) = KL( softmax(z_t / T) || softmax(z_s / T) ), means
+over rows,
 
-    the student descends    w_ce L_labels + w_kd T^2 ( (1 - w) D(x) + w D(x') ),                    x' held fixed;
-    the augmentor descends  -min(D(x'), D_max) + beta L_legitimate(x') + w_e size of the edit,     both networks held fixed.
+    the student descends    w_ce L_labels + w_kd T^2 ( (1 - w) D(x) + w D(x') ),                x' held fixed;
+    the augmentor descends  -min(D(x'), D_max) + beta L_legitimate(x') + w_e size of the edit, both networks held fixed.
 
-Nothing but the abstract and no code was published: the alternation, the terms and all numbers here are inferred from it, from
-TeachAugment (CVPR 2022, arXiv:2202.12513) and from what goes wrong without. ``legitimacy`` keeps x' where the teacher can still be
-trusted: ``penalty``, its cross entropy with the class; ``consistency``, KL( p_t(x) || p_t(x') ); ``gate``, only rows of which it is sure.
+Nothing but the abstract and no code was published: the alternation, the terms and all numbers here are inferred from
+it, from TeachAugment (CVPR 2022, arXiv:2202.12513) and from what goes wrong without. ``legitimacy`` keeps x' where the
+teacher can still be trusted: ``penalty``, its cross entropy with the class; ``consistency``, KL( p_t(x) || p_t(x') );
+``gate``, only rows of which it is sure.
 
 Shape letters: B rows, K classes, C H W pixels.
 """
@@ -49,7 +51,8 @@ def known(instance: object, attribute: object, value: str) -> None:
 def disagreement(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(softmax(z_t / T) || softmax(z_s / T)) of each row, (B,), at least 0; without a factor T^2.
 
-    Made of logarithms, because the teacher's side has a gradient too, which is finite then also for classes of probability 0.
+    Made of logarithms, because the teacher's side has a gradient too, which is finite then also for classes of
+    probability 0.
 
     Args:
         student, teacher: logits (B, K).
@@ -125,7 +128,8 @@ def edit_size(values: Tensor) -> Tensor:
 
 
 def frozen_answer(network: nn.Module, images: Tensor) -> Tensor:
-    """A network's logits in eval mode with its weights held fixed: the gradient reaches images alone, and nothing of it changes."""
+    """A network's logits in eval mode with its weights held fixed: the gradient reaches images alone,
+    and nothing of it changes."""
     fixed = {name: tensor.detach() for name, tensor in network.named_parameters()}
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

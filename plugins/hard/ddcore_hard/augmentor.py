@@ -46,7 +46,8 @@ class Bounds:
         return [sizes[kind] if kind in self.kinds else 0 for kind in KINDS]
 
     def changed(self, images: Tensor, values: Tensor) -> Tensor:
-        """Images (B, C, H, W) under the changes of places and colours that values (B, D) in [-1, 1] say, in this order."""
+        """Images (B, C, H, W) under the changes of places and colours that values (B, D) in [-1, 1] say,
+        in this order."""
         counts = self.counts(images.shape[1])[:3]
         affine, flow, colour = values[:, : sum(counts)].split(counts, 1)  # type: ignore[no-untyped-call]
         if self.kinds & {"affine", "flow"}:
@@ -58,10 +59,12 @@ class Bounds:
 
 
 class Augmentor(nn.Module):
-    """Two hidden layers on a small picture of the image and noise; tanh keeps what comes out in bounds, and it begins at no change.
+    """Two hidden layers on a small picture of the image and noise; tanh keeps what comes out in bounds, and it begins
+    at no change.
 
     Args:
-        spread: deviation of a noise that is added to each value before the tanh: then it begins with no change in the middle.
+        spread: deviation of a noise that is added to each value before the tanh: then it begins with no change in the
+            middle.
         autoencoder: whose codes of images are changed, and seen; its weights stay. None: no code.
     """
 
@@ -97,7 +100,8 @@ class Augmentor(nn.Module):
         return images.new_zeros(len(images), 0) if self.autoencoder is None else self.autoencoder.encode(images)[0]
 
     def forward(self, images: Tensor, values: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] changed by values (B, D), in [0, 1]: what codes say first, then places, then colours."""
+        """Images (B, C, H, W) in [0, 1] changed by values (B, D), in [0, 1]: what codes say first, then places,
+        then colours."""
         if self.autoencoder is not None:
             shift = self.bounds.code_shift * values[:, -self.codes :]
             images = self.autoencoder.moved(images, self.code(images), shift).clamp(0, 1)

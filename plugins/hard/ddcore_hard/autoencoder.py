@@ -1,4 +1,5 @@
-"""A small variational autoencoder of images (Kingma and Welling, arXiv:1312.6114), to change them by its code; its command trains one.
+"""A small variational autoencoder of images (Kingma and Welling, arXiv:1312.6114), to change them by its code; its
+command trains one.
 
     python -m ddcore_hard.autoencoder --data DATA --out FILE
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import click
 import torch
@@ -26,7 +28,8 @@ DEVIATION = 0.1
 
 
 class Autoencoder(nn.Module):
-    """Two convolutions of stride 2 and two linear layers to a code; the way back by a linear layer and two that double the sides.
+    """Two convolutions of stride 2 and two linear layers to a code; the way back by a linear layer and two that double
+    the sides.
 
     There is neither dropout nor batch norm: train and eval mode are the same.
 
@@ -66,7 +69,8 @@ class Autoencoder(nn.Module):
         return self.up[1](F.interpolate(middle, self.sizes[0])).sigmoid()  # type: ignore[no-any-return]
 
     def moved(self, images: Tensor, code: Tensor, shift: Tensor) -> Tensor:
-        """Images (B, C, H, W) with what their codes say exchanged for what shifted ones say; what the codes leave out stays.
+        """Images (B, C, H, W) with what their codes say exchanged for what shifted ones say; what the codes leave out
+        stays.
 
         Args:
             code, shift: (B, D); no shift leaves the images as they are.
@@ -180,12 +184,8 @@ def main(
     resize: int | None,
     out: str,
     latent: int,
-    width: int,
-    epochs: int,
-    batch: int,
-    rate: float,
-    seed: int,
     threads: int,
+    **training: Any,
 ) -> None:
     """Train an autoencoder on a data set's training images, for --hard.changes latent."""
     torch.set_num_threads(threads)
@@ -196,11 +196,7 @@ def main(
         made = fit(
             source.train.stored,
             latent,
-            width=width,
-            epochs=epochs,
-            batch=batch,
-            rate=rate,
-            seed=seed,
+            **training,
             told=lambda epoch, value: click.echo(f"epoch {epoch}: {value:.1f} nats an image", err=True),
         )
         made.write(Place.at(out))

@@ -1,4 +1,5 @@
-"""Bounded, differentiable changes of images: affine maps, smooth flow, colour. Values in [-1, 1] say how far; 0 changes nothing.
+"""Bounded, differentiable changes of images: affine maps, smooth flow, colour. Values in [-1, 1] say how far; 0 changes
+nothing.
 
 Shape letters: B images, C H W pixels, G places of a coarse grid each way.
 """

@@ -1,13 +1,16 @@
 """HeLlO: labels from a small projector instead of from storage (ICCV 2025, arXiv:2408.08201).
 
-A frozen encoder E, a vector v_c for each class and low-rank factors answer for any view of an image while a student trains:
+A frozen encoder E, a vector v_c for each class and low-rank factors answer for any view of an image while a student
+trains:
 
-    f(x) = s cos(E(x; theta + A B), v + A' B')        min over A, B of  MSE(f(x), z(x)) + lambda CE(f(x), y)  on the real data
+    f(x) = s cos(E(x; theta + A B), v + A' B')
+    min over A, B of  MSE(f(x), z(x)) + lambda CE(f(x), y)  on the real data
 
-with z the logits of weak teachers, snapshots along a teacher's training. Only factors are stored, and v where no text encoder makes
-it again, whatever the number of images and epochs. Students minimise MSE(student, f) + beta CE(student, y). The label kind is the
-core's (``ddcore.labels.ProjectorLabels``); here is how a projector is made (``ddcore_hello.fitting``, whose pure pieces are in
-``ddcore_hello.projecting``), and an initialiser whose patches keep what the encoder sees in them (``ddcore_hello.updating``).
+with z the logits of weak teachers, snapshots along a teacher's training. Only factors are stored, and v where no text
+encoder makes it again, whatever the number of images and epochs. Students minimise MSE(student, f) + beta CE(student,
+y). The label kind is the core's (``ddcore.labels.ProjectorLabels``); here is how a projector is made
+(``ddcore_hello.fitting``, whose pure pieces are in ``ddcore_hello.projecting``), and an initialiser whose patches keep
+what the encoder sees in them (``ddcore_hello.updating``).
 """
 
 from collections.abc import Mapping
@@ -128,7 +131,8 @@ class HeLlO(Plugin):
 
     @hookimpl
     def ddcore_initialize(self, name: str, classes: Tensor, task: Task, run: "Run") -> Tensor | None:
-        """``hello``: stitched patches of the lowest teachers' loss, as RDED's, their pixels moved if that is asked for."""
+        """``hello``: stitched patches of the lowest teachers' loss, as RDED's,
+        their pixels moved if that is asked for."""
         if name != PATCHES:
             return None
         return for_each_class(classes, lambda cls, count: self._images(cls, count, task, run))

@@ -1,4 +1,5 @@
-"""From a run's real data and teachers to a projector, kept in the cache so that relabelling and other runs find it again."""
+"""From a run's real data and teachers to a projector, kept in the cache so that relabelling and other runs find it
+again."""
 
 import json
 import math
@@ -33,6 +34,7 @@ from ddcore.training import (
     IMAGENET,
     NEAR_CHANCE,
     TRAINED_HERE,
+    Changes,
     Descent,
     Epoch,
     Keeper,
@@ -271,7 +273,7 @@ def _descend(projector: Projector, classes: int, plugin: "HeLlO", place: Place, 
                 per_epoch=a_pass,
             ),
             generator=partial(run.generator, "hello", "fit"),
-            augment=augment,
+            changes=Changes(augment=augment),
             keeper=Keeper(_kept(place), DONE, lambda: run.stopping, run.check_stop),
             on_epoch=keep,
         )

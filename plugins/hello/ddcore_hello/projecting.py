@@ -21,8 +21,8 @@ Weak = Literal["mean", "each"]
 
 
 def prototypes(features: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Head rows from real features: unit means of unit features, less their mean over the classes, which moves all logits of
-    an image alike and so changes no decision.
+    """Head rows from real features: unit means of unit features, less their mean over the classes, which moves all
+    logits of an image alike and so changes no decision.
 
     Args:
         features: (M, D).
@@ -39,7 +39,8 @@ def prototypes(features: Tensor, classes: Tensor, count: int) -> Tensor:
 
 
 def fitted_scale(logits: Tensor, wanted: Tensor) -> float:
-    """s that brings s f closest to z in least squares, both (M, K) less their mean over the classes; 1 where that is not above 0.
+    """s that brings s f closest to z in least squares, both (M, K) less their mean over the classes; 1 where that is
+    not above 0.
 
     >>> fitted_scale(torch.tensor([[0.0, 1.0]]), torch.tensor([[5.0, 8.0]]))
     3.0

@@ -2,8 +2,8 @@
 
     min over p_s of  MSE(E(up(p_s)), E(p))
 
-p is a patch at the encoder's resolution, p_s what is stored of it, up a bilinear resize. Where nothing was scaled down, p = up(p_s)
-and the loss is 0. Shape letters: n patches, S their side as stored, R the encoder's, D features.
+p is a patch at the encoder's resolution, p_s what is stored of it, up a bilinear resize. Where nothing was scaled down,
+p = up(p_s) and the loss is 0. Shape letters: n patches, S their side as stored, R the encoder's, D features.
 """
 
 from collections.abc import Callable

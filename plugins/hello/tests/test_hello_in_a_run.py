@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, OptionError
 from ddcore.kit.contract import check_plugin
 from ddcore.labels import ProjectorLabels, adaptable, factor_floats, last_layer, mean_logits
 from ddcore.networks.zoo import build
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place, save_tensors

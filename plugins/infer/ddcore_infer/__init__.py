@@ -1,20 +1,22 @@
-"""INFER (Zhang et al., ICLR 2025, arXiv:2408.06927): a few real images of each class, and fewer images that serve every class.
+"""INFER (Zhang et al., ICLR 2025, arXiv:2408.06927): a few real images of each class, and fewer images that serve every
+class.
 
-A slot i is one real image x_c of each class, fixed. For each of M networks f_m one compensator u is learned, a single additive
-image for all classes at once:
+A slot i is one real image x_c of each class, fixed. For each of M networks f_m one compensator u is learned, a single
+additive image for all classes at once:
 
     L(u) = CE( f_m(x' + u'), 1..C ) + r_bn sum_l w_l ( ||v_l - var_l||_2 + ||mu_l - mean_l||_2 ),  u = 0 at first,
 
-where x' + u' are the C sums x_c + u under one crop, mirror and roll, and v_l, mu_l what the l-th BatchNorm layer of f_m remembers
-of the real data. Bases and compensators are stored; the set is every base, and every base plus every compensator of its slot,
-within the pixels that exist. Because it varies so much, one label an image is enough, mixed with the images.
+where x' + u' are the C sums x_c + u under one crop, mirror and roll, and v_l, mu_l what the l-th BatchNorm layer of f_m
+remembers of the real data. Bases and compensators are stored; the set is every base, and every base plus every
+compensator of its slot, within the pixels that exist. Because it varies so much, one label an image is enough, mixed
+with the images.
 
 Shape letters: K classes, C H W pixels.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
@@ -24,7 +26,7 @@ from torch import Tensor
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
 from ddcore.data import Normalisation
 from ddcore.errors import InputError
-from ddcore.images import Cropping, seen_in_step
+from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, require_layers
 from ddcore.networks import inversion_loss as matching_loss
 from ddcore.sets import as_stored
@@ -52,7 +54,8 @@ DECODER = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pai
 def stored_tensors(
     bases: Tensor, compensators: Tensor, pairs: Tensor, normalisation: Normalisation
 ) -> dict[str, Tensor]:
-    """What the core's decoder ``sum`` reads: sample i is base ``pairs[i, 0]`` plus compensator ``pairs[i, 1]``, or the bare base.
+    """What the core's decoder ``sum`` reads: sample i is base ``pairs[i, 0]`` plus compensator ``pairs[i, 1]``, or the
+    bare base.
 
     Args:
         bases: (N, C, H, W) float; compensators: (U, C, H, W).
@@ -206,5 +209,5 @@ class INFER(Plugin):
 
     def viewed(self, images: Tensor, classes: Tensor, task: Task, step: int, run: "Run") -> Batch:
         """Images of these classes under the view of a step."""
-        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll}
-        return seen_in_step(images, classes, task, step, run, of="infer", **given)
+        rule = ViewRule(self.crop, self.scale, self.roll)
+        return seen_in_step(images, classes, task, step, run, of="infer", rule=rule)

@@ -4,7 +4,8 @@ A slot is a base image of each of C classes and M compensators, one a network: C
 
     n0 = floor( IPC / (1 + M / C) )
 
-slots can be had; they are decoded to n0 (1 + M) images a class, the bases as they are and with each of the compensators.
+slots can be had; they are decoded to n0 (1 + M) images a class, the bases as they are and with each of the
+compensators.
 """
 
 import math
@@ -48,8 +49,8 @@ def pairs(bases: int, classes: int, networks: int) -> Tensor:
     """Base and compensator of each decoded image, class by class, then slot by slot, the bare base before its sums.
 
     Returns:
-        (N, 2) of the smallest signed type: rows of the bases, which lie class by class, and rows of the compensators, which lie
-        slot by slot; -1 is none.
+        (N, 2) of the smallest signed type: rows of the bases, which lie class by class, and rows of the compensators,
+        which lie slot by slot; -1 is none.
 
     >>> pairs(1, 2, 2).tolist()
     [[0, -1], [0, 0], [0, 1], [1, -1], [1, 0], [1, 1]]
@@ -72,7 +73,8 @@ def stored_bytes(bases: int, classes: int, networks: int, shape: Sequence[int], 
 
     Args:
         shape: (C, H, W) of an image.
-        value: bytes of a number: 4 in float32, 2 in float16, 1 in uint8, whose levels have a scale and an offset for each channel.
+        value: bytes of a number: 4 in float32, 2 in float16, 1 in uint8, whose levels have a scale and an offset for
+            each channel.
 
     >>> stored_bytes(7, 10, 4, (3, 32, 32)) - 4 * 98 * 3 * 32 * 32
     724

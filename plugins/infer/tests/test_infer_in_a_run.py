@@ -9,12 +9,12 @@ from ddcore_infer import base_count, decoded_count, matching_loss, stored_bytes,
 from torch.nn import functional as F
 
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, staged
 from ddcore.labels import StaticMixedLabels, label_bytes
 from ddcore.networks.batch_statistics import capture
 from ddcore.networks.passes import logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run

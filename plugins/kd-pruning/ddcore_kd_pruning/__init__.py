@@ -65,7 +65,8 @@ def alpha_of(share: float) -> float:
 
 
 def el2n(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
-    """Length of softmax(z) - e_y, (N,) in [0, sqrt 2]; larger is harder (Paul et al., NeurIPS 2021, arXiv:2107.07075)."""
+    """Length of softmax(z) - e_y, (N,) in [0, sqrt 2]; larger is harder (Paul et al., NeurIPS 2021,
+    arXiv:2107.07075)."""
     own = torch.nn.functional.one_hot(classes_N, logits_NK.shape[1])
     return (logits_NK.softmax(1) - own).norm(dim=1)  # type: ignore[no-any-return]
 
@@ -116,7 +117,8 @@ def hardest(scores: Tensor, count: int, generator: Generator) -> Tensor:
 
 
 def middle(scores: Tensor, count: int, generator: Generator) -> Tensor:
-    """Places (count,) around the median score: as many lower as higher ones are left out, else one more of the higher."""
+    """Places (count,) around the median score: as many lower as higher ones are left out,
+    else one more of the higher."""
     ranked = hardest(scores, len(scores), generator).flip(0)
     first = (len(scores) - count) // 2
     return ranked[first : first + count]

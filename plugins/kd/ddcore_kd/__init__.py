@@ -1,10 +1,11 @@
-"""Knowledge distillation: students learn from teachers' logits (Hinton, Vinyals and Dean, arXiv:1503.02531) and, if asked, features.
+"""Knowledge distillation: students learn from teachers' logits (Hinton, Vinyals and Dean, arXiv:1503.02531) and, if
+asked, features.
 
     L = w_ce L_labels + w_kd T^2 mean_B KL( softmax(z_t / T) || softmax(z_s / T) ) + w_f L_features
 
-The first term is whatever the labels ask for. ``decoupled`` takes DKD's logit loss (CVPR 2022, arXiv:2203.08679) instead;
-``feature`` adds FitNets' hint (ICLR 2015, arXiv:1412.6550), attention transfer (ICLR 2017, arXiv:1612.03928) or relations (RKD,
-CVPR 2019, arXiv:1904.05068), with the conventions of RepDistiller (arXiv:1910.10699) and mdistiller.
+The first term is whatever the labels ask for. ``decoupled`` takes DKD's logit loss (CVPR 2022, arXiv:2203.08679)
+instead; ``feature`` adds FitNets' hint (ICLR 2015, arXiv:1412.6550), attention transfer (ICLR 2017, arXiv:1612.03928)
+or relations (RKD, CVPR 2019, arXiv:1904.05068), with the conventions of RepDistiller (arXiv:1910.10699) and mdistiller.
 
 Shape letters: B rows, K classes, C H W of a feature map, D of an embedding.
 """
@@ -60,17 +61,18 @@ def decoupled(
 ) -> Tensor:
     """DKD: alpha T^2 KL(b_t || b_s) + beta T^2 KL(q_t || q_s), means over rows; a scalar.
 
-    b = (p_y, 1 - p_y) of the true class y, q the distribution over the other classes. With alpha 1 and beta = 1 - p_t,y row by row it
-    is Hinton's loss.
+    b = (p_y, 1 - p_y) of the true class y, q the distribution over the other classes. With alpha 1 and beta = 1 - p_t,y
+    row by row it is Hinton's loss.
 
     Args:
-        student, teacher: logits (B, K), below float32 taken to float32; of the teacher -inf for classes of probability 0.
+        student, teacher: logits (B, K), below float32 taken to float32; of the teacher -inf for classes of probability
+            0.
         classes: (B,) int64.
 
     References:
-        Zhao et al., CVPR 2022, arXiv:2203.08679, equation 7. Logarithms of 1 - p_y are taken by log-sum-exp over the other
-        classes, where the authors' code adds probabilities and may take the logarithm of 0. For q the true class is left out,
-        where they take 1000 from its logit: another number only where it leads by hundreds.
+        Zhao et al., CVPR 2022, arXiv:2203.08679, equation 7. Logarithms of 1 - p_y are taken by log-sum-exp over the
+        other classes, where the authors' code adds probabilities and may take the logarithm of 0. For q the true class
+        is left out, where they take 1000 from its logit: another number only where it leads by hundreds.
     """
     (b_s, q_s), (b_t, q_t) = (_split(wide(z) / temperature, classes) for z in (student, teacher))
     target = F.kl_div(b_s, b_t.exp(), reduction="none").sum(1).mean()
@@ -114,11 +116,12 @@ def relations(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: f
     """RKD: smooth L1 of pairwise distances, each over its own mean, and of the cosines at all triplets; 0 for one row.
 
     Args:
-        student, teacher: embeddings (B, D), of any two widths; below float32 taken to float32. The teacher's get no gradient.
+        student, teacher: embeddings (B, D), of any two widths; below float32 taken to float32. The teacher's get no
+            gradient.
 
     References:
-        Park et al., CVPR 2019, arXiv:1904.05068, in RepDistiller's form: the mean distance is over positive ones, the smooth L1
-        over all B^2 and B^3 entries.
+        Park et al., CVPR 2019, arXiv:1904.05068, in RepDistiller's form: the mean distance is over positive ones, the
+        smooth L1 over all B^2 and B^3 entries.
     """
     student, teacher = wide(student), wide(teacher.detach())
     if len(student) < 2:
@@ -148,7 +151,8 @@ def stages(seen: Seen) -> list[Tensor]:
 
 
 class Regressor(nn.Module):
-    """From a student's feature map to the teacher's shape: a strided, a transposed or a plain convolution, batch norm, ReLU."""
+    """From a student's feature map to the teacher's shape: a strided, a transposed or a plain convolution, batch norm,
+    ReLU."""
 
     def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
         super().__init__()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.kit.contract import check_plugin
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.training.teachers import state_hash

@@ -66,7 +66,8 @@ def thresholds(counts_K: Tensor, cutoff: float = 0.95) -> Tensor:
 
 
 def sure(logits_NK: Tensor, cutoff: float = 0.95, *, balanced: bool = True) -> Tensor:
-    """Which images are kept, (N,) bool: the largest probability is above its class's threshold, unbalanced the cutoff."""
+    """Which images are kept, (N,) bool: the largest probability is above its class's threshold,
+    unbalanced the cutoff."""
     most, cls = logits_NK.double().softmax(1).max(1)
     if not balanced:
         return most > cutoff
@@ -132,7 +133,8 @@ def contrast(one: Tensor, other: Tensor, temperature: float = 0.3) -> Tensor:
 
 
 def adapter(into: int, out: int) -> nn.Sequential:
-    """r: 1x1 to half of the teacher's channels, 3x3, 1x1 to all; each with batch norm and ReLU, without a bias before."""
+    """r: 1x1 to half of the teacher's channels, 3x3, 1x1 to all; each with batch norm and ReLU,
+    without a bias before."""
     half = max(1, out // 2)
     layers: list[nn.Module] = []
     for a, b, kernel in ((into, half, 1), (half, half, 3), (half, out, 1)):

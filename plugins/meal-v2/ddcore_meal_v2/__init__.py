@@ -1,11 +1,13 @@
-"""MEAL V2: a trained student is tuned on the mean probability of several teachers, without hard labels (arXiv:2009.08453).
+"""MEAL V2: a trained student is tuned on the mean probability of several teachers, without hard labels
+(arXiv:2009.08453).
 
     p = sum_t v_t softmax(z_t),    L = w_sim mean_B ( -sum_K p log softmax(z_s) ) + w_d L_D,
 
     L_D = mean over 2B rows and 2 answers of BCE( D(z), (1, 0) for a student's row, (0, 1) for the teachers' )
 
-with votes v_t that sum to 1. D is a small network on logits; the teachers' row is sum_t v_t z_t. In the authors' code student and D
-descend the same L_D, so the student is drawn to where D can tell it from the teachers; ``discriminator`` says who descends what.
+with votes v_t that sum to 1. D is a small network on logits; the teachers' row is sum_t v_t z_t. In the authors' code
+student and D descend the same L_D, so the student is drawn to where D can tell it from the teachers; ``discriminator``
+says who descends what.
 
 Shape letters: B rows, K classes.
 """
@@ -64,9 +66,11 @@ def similarity(student: Tensor, probabilities: Tensor) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Linear K -> K // 8 -> K // 64 -> 2, a ReLU after each: 1000, 125, 15 and 2 on ImageNet; no layer is narrower than 2.
+    """Linear K -> K // 8 -> K // 64 -> 2, a ReLU after each: 1000, 125, 15 and 2 on ImageNet; no layer is narrower than
+    2.
 
-    The last ReLU keeps both answers at 0 or more, so that L_D is never under log(2) / 2, and a dead one has log 2 and no gradient.
+    The last ReLU keeps both answers at 0 or more, so that L_D is never under log(2) / 2, and a dead one has log 2 and
+    no gradient.
     """
 
     def __init__(self, classes: int) -> None:

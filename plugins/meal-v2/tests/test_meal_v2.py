@@ -12,7 +12,7 @@ from ddcore import Vote
 from ddcore.api.types import Seen
 from ddcore.labels import HardLabels
 from ddcore.networks.zoo import build
-from ddcore.training.loop import Beside, Descent, train_student
+from ddcore.training.loop import Beside, Changes, Descent, train_student
 from ddcore.training.teaching import Teaching
 
 
@@ -200,8 +200,7 @@ def test_check_student_and_discriminator_keep_their_own_rates_under_a_schedule()
         HardLabels(torch.arange(10), 10),
         Descent(steps=4, batch=5, rate=0.01, schedule="steps", drops=(2,)),
         generator=lambda *key: torch.Generator().manual_seed(0),
-        reshape=reshape,
-        also=Beside({"meal-v2": made}, {"meal-v2": own}),
+        changes=Changes(reshape=reshape, also=Beside({"meal-v2": made}, {"meal-v2": own})),
         on_epoch=lambda epoch: seen.append((epoch.rate, own.param_groups[0]["lr"])),
     )
     assert seen == [(pytest.approx(0.01), pytest.approx(1e-4)), (pytest.approx(0.001), pytest.approx(1e-5))]

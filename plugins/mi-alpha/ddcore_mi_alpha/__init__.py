@@ -2,10 +2,10 @@
 
     L = w_hard L_labels + w_kd L_logits + w_inter sum over layer pairs L_inter + w_soft CE(teacher's classes)
 
-MI-alpha is - I_alpha, a bound on the mutual information of student's and teacher's features that a critic f(s, t) = <g(s), h(t)> and a
-baseline a(t), trained along with the student, make tight; alpha trades scatter for saturation. Features are (B, D): of image stages the map's
-mean over places, of text stages the first place. Where words are edited, all this is of a batch and its edited copy together.
-Shape letters: B rows, D width, K classes.
+MI-alpha is - I_alpha, a bound on the mutual information of student's and teacher's features that a critic f(s, t) =
+<g(s), h(t)> and a baseline a(t), trained along with the student, make tight; alpha trades scatter for saturation.
+Features are (B, D): of image stages the map's mean over places, of text stages the first place. Where words are edited,
+all this is of a batch and its edited copy together. Shape letters: B rows, D width, K classes.
 """
 
 import re
@@ -203,7 +203,8 @@ class MIAlpha(Plugin):
         return Term("mi-alpha", torch.stack(parts).sum()) if parts else None
 
     def of_layers(self, seen: Seen, teachers: "Teaching | Both", modules: nn.Module) -> Tensor:
-        """The loss of layers in between: a sum over pairs, of all pairs by their flow; of several teachers by their votes."""
+        """The loss of layers in between: a sum over pairs, of all pairs by their flow;
+        of several teachers by their votes."""
         total = seen.logits.new_zeros(())
         for vote, other, bridges in zip(teachers.votes, teachers.seen, modules.children(), strict=True):
             pairs = zip(pairs_of(seen, other, self.layers, vote.name), bridges, strict=True)  # type: ignore[arg-type]

@@ -20,12 +20,14 @@ def interpolated_bound(scores: Tensor, baseline: Tensor, alpha: float) -> Tensor
         n_ij = log mean over k != j of exp f_ik            b_ij = log(alpha exp n_ij + (1 - alpha) exp a_i)
         I = 1 + mean over i != j of (f_ii - b_ij) - mean over i != j of exp(f_ij - b_ii)
 
-    For alpha = 1 the last mean is 1 and I is at most log(B - 1) (InfoNCE, one row left out): steady, and it saturates. For alpha = 0 it
-    is 1 + mean (f_ii - a_i) - mean over i != j of exp(f_ij - a_i) (TUBA): it does not saturate, and it scatters. In between the means
-    are at most log((B - 1) / alpha) and 1 / alpha. A constant added to all f and a changes nothing.
+    For alpha = 1 the last mean is 1 and I is at most log(B - 1) (InfoNCE, one row left out): steady, and it saturates.
+    For alpha = 0 it is 1 + mean (f_ii - a_i) - mean over i != j of exp(f_ij - a_i) (TUBA): it does not saturate, and it
+    scatters. In between the means are at most log((B - 1) / alpha) and 1 / alpha. A constant added to all f and a
+    changes nothing.
 
     Args:
-        scores: f (B, B) of a critic, B >= 2; pairs that belong together are on the diagonal. Below float32 taken to float32.
+        scores: f (B, B) of a critic, B >= 2; pairs that belong together are on the diagonal. Below float32 taken to
+            float32.
         baseline: a (B,), a learned logarithm for each row.
         alpha: in [0, 1].
 
@@ -33,8 +35,8 @@ def interpolated_bound(scores: Tensor, baseline: Tensor, alpha: float) -> Tensor
         ValueError: fewer than two rows.
 
     References:
-        Poole et al., ICML 2019, arXiv:1905.06922, section 2.3; as used by Distiller, arXiv:2109.11105. It is a bound where the
-        baseline sees what the rows stand for; see the option ``rows``.
+        Poole et al., ICML 2019, arXiv:1905.06922, section 2.3; as used by Distiller, arXiv:2109.11105. It is a bound
+        where the baseline sees what the rows stand for; see the option ``rows``.
 
     >>> float(interpolated_bound(torch.zeros(3, 3), torch.zeros(3), 0.5))
     0.0
@@ -54,8 +56,8 @@ def interpolated_bound(scores: Tensor, baseline: Tensor, alpha: float) -> Tensor
 def others_log_mean(scores: Tensor) -> Tensor:
     """n (B, B): log of the mean over k != j of exp f_ik.
 
-    The sum without j is the whole less one part, which loses all digits only where that part is most of the whole; there, at a row's
-    largest score, it is added up anew.
+    The sum without j is the whole less one part, which loses all digits only where that part is most of the whole;
+    there, at a row's largest score, it is added up anew.
     """
     largest = F.one_hot(scores.argmax(1), scores.shape[1]).bool()
     anew = scores.masked_fill(largest, -math.inf).logsumexp(1, keepdim=True)
@@ -70,9 +72,10 @@ def _log(share: float) -> float:
 def of_features(student: Tensor, teacher: Tensor, kind: Intermediate) -> Tensor:
     """What two features (B, D) of one width differ by; a scalar.
 
-    ``mse``: mean over all elements of squares. ``cos``: mean over rows of one minus the cosine, as torch's loss has it, which adds
-    1e-12 to squared lengths. ``ce``: mean over rows of the cross entropy of their softmaxes over the D units. ``pkd``: mean over rows of
-    the squared distance of the rows scaled to length 1 (arXiv:1908.09355); a row of length 0 stays 0.
+    ``mse``: mean over all elements of squares. ``cos``: mean over rows of one minus the cosine, as torch's loss has it,
+    which adds 1e-12 to squared lengths. ``ce``: mean over rows of the cross entropy of their softmaxes over the D
+    units. ``pkd``: mean over rows of the squared distance of the rows scaled to length 1 (arXiv:1908.09355); a row of
+    length 0 stays 0.
 
     Raises:
         ValueError: another kind.
@@ -103,8 +106,8 @@ def logit_mse(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def layer_map(student: int, teacher: int, how: Map) -> list[tuple[int, int]]:
     """Which of the teacher's layers each of the student's learns from, counted from 1.
 
-    ``skip``: layer i from the whole part of i L_t / L_s, at least the first. ``last``: from L_t - L_s + i. ``emd``: from all, see
-    ``earth_mover_flow``; the pairs of the student's first layer come first.
+    ``skip``: layer i from the whole part of i L_t / L_s, at least the first. ``last``: from L_t - L_s + i. ``emd``:
+    from all, see ``earth_mover_flow``; the pairs of the student's first layer come first.
 
     >>> layer_map(3, 12, "skip"), layer_map(3, 12, "last"), layer_map(3, 2, "skip")
     ([(1, 4), (2, 8), (3, 12)], [(1, 10), (2, 11), (3, 12)], [(1, 1), (2, 1), (3, 2)])
@@ -124,7 +127,8 @@ def layer_map(student: int, teacher: int, how: Map) -> list[tuple[int, int]]:
 def earth_mover_flow(costs: Tensor) -> Tensor:
     """The flow (S, T) that carries 1/S from each of S layers and 1/T to each of T at the least sum of flow times cost.
 
-    Costs may be negative, as those of mi are. An exact solution of the linear program (BERT-EMD, arXiv:2010.06133), without gradient.
+    Costs may be negative, as those of mi are. An exact solution of the linear program (BERT-EMD, arXiv:2010.06133),
+    without gradient.
 
     Args:
         costs: (S, T) finite, float.

@@ -1,9 +1,11 @@
-"""A search over pipelines (AutoDistiller, arXiv:2109.11105): some are tried, all are ranked by what a regression predicts.
+"""A search over pipelines (AutoDistiller, arXiv:2109.11105): some are tried, all are ranked by what a regression
+predicts.
 
     python -m ddcore_mi_alpha.search --data DATA --student NETWORK --teacher FILE --tries 8 [options of ddcore train]
 
-What is predicted is a student's accuracy over its teacher's, from the pipeline's choices and the task's size; finished tries of other tasks
-(``--known FILE``) help. Tries are runs of ``ddcore train``; those that are in ``--out`` already are not made again.
+What is predicted is a student's accuracy over its teacher's, from the pipeline's choices and the task's size; finished
+tries of other tasks (``--known FILE``) help. Tries are runs of ``ddcore train``; those that are in ``--out`` already
+are not made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +81,8 @@ def candidates(grid: Mapping[str, Sequence[str]] = GRID) -> list[Choices]:
 
 
 def encoded(choices: Choices, task: Task, grid: Mapping[str, Sequence[str]] = GRID) -> Tensor:
-    """A pipeline for a task as numbers (d,), float64: a 1 for each value that was chosen, else 0; log10 of examples and of classes."""
+    """A pipeline for a task as numbers (d,), float64: a 1 for each value that was chosen, else 0;
+    log10 of examples and of classes."""
     chosen = [float(choices.get(name) == value) for name, values in grid.items() for value in values]
     sizes = torch.tensor([task.examples, task.classes], dtype=torch.float64).log10()
     return torch.cat([torch.tensor(chosen, dtype=torch.float64), sizes])
@@ -215,19 +218,17 @@ def main(
     data: str,
     student: str,
     teachers: tuple[str, ...],
-    tries: int,
-    seed: int,
     out: str,
     known: tuple[str, ...],
-    penalty: float,
     show: int,
     more: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Try some of mi-alpha's pipelines and rank all of them; further words go to ddcore train."""
     words = [f"--data={data}", f"--student={student}", *(f"--teacher={name}" for name in teachers), *more]
     try:
         learned = [one for file in known for one in read(file)]
-        finished, ranking = search(words, Place.at(out), tries=tries, seed=seed, known=learned, penalty=penalty)
+        finished, ranking = search(words, Place.at(out), known=learned, **given)
     except DdcoreError as error:
         raise click.ClickException(str(error)) from error
     click.echo(table(finished, ranking[:show]))

@@ -1,4 +1,5 @@
-"""Random edits of sentences, as token ids: the first place stands for the sentence and stays, 0 fills up. Shape letters: B rows, L places."""
+"""Random edits of sentences, as token ids: the first place stands for the sentence and stays, 0 fills up.
+Shape letters: B rows, L places."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ Draw = Callable[[], float]
 def edited(tokens: Tensor, share: float, edit: Edit, generator: Generator) -> Tensor:
     """Sentences (B, L) with some of their words edited; a sentence of fewer than two words stays.
 
-    Of n words the whole part of ``share`` n, but at least 1 and at most 10, are chosen without regard to order. ``swap``: each in turn
-    changes places with the word before or after it. ``delete``: they go, one stays at least, and the rest moves up. ``substitute``: each
-    becomes a word of the batch, as often as it occurs there.
+    Of n words the whole part of ``share`` n, but at least 1 and at most 10, are chosen without regard to order.
+    ``swap``: each in turn changes places with the word before or after it. ``delete``: they go, one stays at least, and
+    the rest moves up. ``substitute``: each becomes a word of the batch, as often as it occurs there.
 
     Args:
         tokens: ids of any integer type, nothing but 0 after a sentence's last word.

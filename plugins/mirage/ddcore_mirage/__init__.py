@@ -2,8 +2,8 @@
 
 Data, students and rows are those of the modality pack ``ddcore-graphs``.
 
-A message-passing network of L layers sees a graph as the multiset of its nodes' computation trees of L hops. Few trees make up
-most of a data set, and they occur together; so the distilled set is, class by class, every set P of trees with
+A message-passing network of L layers sees a graph as the multiset of its nodes' computation trees of L hops. Few trees
+make up most of a data set, and they occur together; so the distilled set is, class by class, every set P of trees with
 
     support(P) = #{ graphs of the class whose trees contain P } >= theta
 

@@ -1,4 +1,5 @@
-"""From the graphs of a class to its frequent sets of trees, as the run's tasks do it, and from all classes to one set."""
+"""From the graphs of a class to its frequent sets of trees, as the run's tasks do it,
+and from all classes to one set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The distilled set: frequent sets of trees with class and support, as plain tensors, and as graphs to train on.
 
-Stored once are each distinct node label and edge label (a row of features), each distinct subtree (its label, its children)
-and each set (its trees, class, support); all whole numbers, in the smallest type that holds them.
+Stored once are each distinct node label and edge label (a row of features), each distinct subtree (its label, its
+children) and each set (its trees, class, support); all whole numbers, in the smallest type that holds them.
 
 Shape letters: V nodes, E edges, F features of a node, D features of an edge, P sets, S distinct subtrees.
 """
@@ -32,8 +32,8 @@ MOST_HOPS = 100
 class Pattern:
     """Trees that occur together in ``support`` train graphs of a class.
 
-    The labels of a tree's nodes and edges are tuples of whole numbers: rows of features. With ``degrees`` the last number of
-    a node's row is its degree in the graphs.
+    The labels of a tree's nodes and edges are tuples of whole numbers: rows of features. With ``degrees`` the last
+    number of a node's row is its degree in the graphs.
     """
 
     cls: int
@@ -49,9 +49,9 @@ def pack(patterns: Sequence[Pattern], *, edge_features: int, degrees: bool) -> d
         degrees: whether node rows end with a degree.
 
     Returns:
-        ``node_rows`` (labels, F) and ``edge_rows`` (labels, D); ``subtree_label`` (S,), ``child_count`` (S,), ``child`` and
-        ``child_edge`` (all children, subtree by subtree); ``set_class``, ``set_support``, ``set_size`` (P,), ``set_tree`` (all
-        trees, set by set); ``degrees`` (), 1 or 0.
+        ``node_rows`` (labels, F) and ``edge_rows`` (labels, D); ``subtree_label`` (S,), ``child_count`` (S,), ``child``
+        and ``child_edge`` (all children, subtree by subtree); ``set_class``, ``set_support``, ``set_size`` (P,),
+        ``set_tree`` (all trees, set by set); ``degrees`` (), 1 or 0.
     """
     order: dict[Tree, int] = {}
     for pattern in patterns:
@@ -105,7 +105,8 @@ def unpack(tensors: Mapping[str, Tensor]) -> tuple[Pattern, ...]:
 def as_graphs(patterns: Sequence[Pattern], *, edge_features: int, degrees: bool) -> Graphs:
     """Each pattern as one graph, the disjoint union of its trees, with edges from child to parent and its roots marked.
 
-    A tree of a single node is dropped, as in the paper, unless the pattern has no other: it tells nothing of its neighbours.
+    A tree of a single node is dropped, as in the paper, unless the pattern has no other: it tells nothing of its
+    neighbours.
 
     Raises:
         InputError: a pattern has too many nodes to be written out.

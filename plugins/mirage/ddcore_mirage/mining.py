@@ -2,8 +2,8 @@
 
     support(P) = number of graphs whose set of distinct trees contains P
 
-All sets with support >= threshold are found, subsets included, by intersecting one bit set of graphs for each tree, depth
-first (Eclat: Zaki, TKDE 2000); the answer is that of FP-growth, which the paper uses.
+All sets with support >= threshold are found, subsets included, by intersecting one bit set of graphs for each tree,
+depth first (Eclat: Zaki, TKDE 2000); the answer is that of FP-growth, which the paper uses.
 
 Shape letters: V nodes, G graphs.
 """
@@ -59,8 +59,8 @@ def frequent_sets(
         The most frequent first, then the smaller sets, then by their trees' numbers; empty if no tree is frequent.
 
     Raises:
-        TooManySets: there are more than ``most``. They are counted as candidates, before any is kept, so that memory stays
-            below ``most`` bit sets of the graphs.
+        TooManySets: there are more than ``most``. They are counted as candidates, before any is kept, so that memory
+            stays below ``most`` bit sets of the graphs.
 
     >>> frequent_sets(np.array([0, 1, 0, 1, 0]), np.array([0, 0, 1, 1, 2]), 2, 10)
     (TreeSet(trees=(0,), support=3), TreeSet(trees=(1,), support=2), TreeSet(trees=(0, 1), support=2))

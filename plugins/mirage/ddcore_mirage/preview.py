@@ -21,7 +21,8 @@ def most_frequent(patterns: Sequence[Pattern], cls: int) -> list[tuple[Tree, int
 
 
 def positions(tree: Tree) -> list[tuple[float, int, int, Hashable]]:
-    """Place across (leaves at 0, 1, 2, ..., others amid their children), depth, parent's number (-1) and label of each node."""
+    """Place across (leaves at 0, 1, 2, ..., others amid their children), depth,
+    parent's number (-1) and label of each node."""
     nodes: list[tuple[float, int, int, Hashable]] = []
     leaves = 0
 

@@ -1,12 +1,13 @@
-"""Computation trees: what an L-layer message-passing network sees from a node (Gupta et al., ICLR 2024, arXiv:2310.09486).
+"""Computation trees: what an L-layer message-passing network sees from a node (Gupta et al., ICLR 2024,
+arXiv:2310.09486).
 
-The tree of H hops at node v has v at its root; every node at a depth below H has one child for each neighbour in the graph,
-the one it came from included:
+The tree of H hops at node v has v at its root; every node at a depth below H has one child for each neighbour in the
+graph, the one it came from included:
 
     T_0(v) = label(v),    T_H(v) = label(v) with the children { (label(v, w), T_{H-1}(w)) : w neighbour of v }
 
-so that trees of all nodes grow together, a hop at a time, and equal trees get equal numbers without ever being written out
-(one refinement of colours a hop): a hop costs the edges of the graphs, however large the trees are.
+so that trees of all nodes grow together, a hop at a time, and equal trees get equal numbers without ever being written
+out (one refinement of colours a hop): a hop costs the edges of the graphs, however large the trees are.
 
 Shape letters: V nodes, E directed edges, T distinct trees.
 """
@@ -29,7 +30,8 @@ Key = tuple[int, tuple[tuple[int, int], ...]]
 class Table:
     """Every distinct tree once, by hop; ``levels[k][i]`` is tree i of k hops, whose children are trees of k - 1 hops.
 
-    Numbers are ranks among the sorted keys, so they depend on which trees there are, never on the order of nodes or graphs.
+    Numbers are ranks among the sorted keys, so they depend on which trees there are, never on the order of nodes or
+    graphs.
     """
 
     levels: tuple[tuple[Key, ...], ...]
@@ -99,8 +101,8 @@ def _numbered(keys: list[Key]) -> tuple[tuple[Key, ...], NDArray[np.int64]]:
 def text(tree: Tree) -> str:
     """Canonical form: the label, for each child in sorted order the edge's label and the child's form, then ``$``.
 
-    Tokens are separated by spaces, so that labels 1 and 12 are not 11 and 2. Two trees are isomorphic, as rooted trees with
-    labels, if and only if their texts are equal.
+    Tokens are separated by spaces, so that labels 1 and 12 are not 11 and 2. Two trees are isomorphic, as rooted trees
+    with labels, if and only if their texts are equal.
 
     >>> text((3, ((0, (5, ())), (0, (4, ())))))
     '3 0 4 $ 0 5 $ $'

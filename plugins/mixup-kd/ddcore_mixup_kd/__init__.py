@@ -1,9 +1,11 @@
-"""Mixup in distillation: part of a batch is mixed, and each row's temperature is the deviation of its logits (WACV 2023, arXiv:2211.03946).
+"""Mixup in distillation: part of a batch is mixed, and each row's temperature is the deviation of its logits (WACV
+2023, arXiv:2211.03946).
 
     x'_i = l_i x_a(i) + (1 - l_i) x_b(i),    y'_i the same mix of one-hot classes,
 
-with two random orders a and b of the batch, l_i ~ Beta(beta, beta) for the rows that are mixed and 1 for the others; teachers answer
-for x'. With s(z) = z over the deviation of a row's logits (divisor K - 1), the student's and the teacher's each by its own,
+with two random orders a and b of the batch, l_i ~ Beta(beta, beta) for the rows that are mixed and 1 for the others;
+teachers answer for x'. With s(z) = z over the deviation of a row's logits (divisor K - 1), the student's and the
+teacher's each by its own,
 
     L = gamma mean_B ( -sum_K y' log softmax(s(z_s)) ) + alpha mean_B KL( softmax(s(z_t)) || softmax(s(z_s)) ).
 
@@ -32,8 +34,8 @@ BETWEEN = and_(ge(0), le(1))
 def standardised(logits: Tensor) -> Tensor:
     """Each row over its own standard deviation, of divisor K - 1 and at least 1e-6; (B, K) to (B, K).
 
-    The gradient flows through the deviation too. The largest number leads the others by at most sqrt(K), so that no softmax of it is
-    above e^sqrt(K) / (e^sqrt(K) + K - 1): 0.724 for 10 classes, 0.9955 for 100.
+    The gradient flows through the deviation too. The largest number leads the others by at most sqrt(K), so that no
+    softmax of it is above e^sqrt(K) / (e^sqrt(K) + K - 1): 0.724 for 10 classes, 0.9955 for 100.
 
     >>> standardised(torch.tensor([[0.0, 2.0, 4.0]])).tolist()
     [[0.0, 1.0, 2.0]]
@@ -71,7 +73,8 @@ def mix(values: Tensor, first: Tensor, second: Tensor, share: Tensor) -> Tensor:
         first, second: (B,) int64, orders of the rows.
         share: (B,) of the first, in [0, 1].
 
-    >>> mix(torch.tensor([[0.0], [4.0]]), torch.tensor([1, 0]), torch.tensor([0, 1]), torch.tensor([0.75, 1.0])).tolist()
+    >>> values, first, second = torch.tensor([[0.0], [4.0]]), torch.tensor([1, 0]), torch.tensor([0, 1])
+    >>> mix(values, first, second, torch.tensor([0.75, 1.0])).tolist()
     [[3.0], [0.0]]
     """
     share = share.to(values).view(-1, *[1] * (values.dim() - 1))
@@ -82,10 +85,11 @@ def shares(count: int, fraction: float, shape: float, generator: Generator, *, l
     """How much each row keeps of its first image, (count,) float64: 1 for the rows that are not mixed.
 
     Args:
-        fraction: of the rows that are mixed, in expectation over batches; for ``legacy``: what the authors' code calls so.
+        fraction: of the rows that are mixed, in expectation over batches; for ``legacy``: what the authors' code calls
+            so.
         shape: of Beta(shape, shape).
-        legacy: the floor(count (1 - fraction)) rows to be left alone are drawn with replacement, as in the authors' code, so that
-            (1 - 1/count)^floor(...) of the rows are mixed: of 64 for 0.1 0.408, for 0.5 0.604.
+        legacy: the floor(count (1 - fraction)) rows to be left alone are drawn with replacement, as in the authors'
+            code, so that (1 - 1/count)^floor(...) of the rows are mixed: of 64 for 0.1 0.408, for 0.5 0.604.
     """
     drawn = torch.stack([beta(shape, generator) for _ in range(count)])
     if legacy:

@@ -1,7 +1,8 @@
 """A run's options and numbers in MLflow: every line of its log, as it is written.
 
-MLflow: Zaharia et al., Accelerating the Machine Learning Lifecycle with MLflow, IEEE Data Engineering Bulletin 41(4), 2018. A run of
-ddcore is one run there, whatever processes work on it and however often it is resumed: its id lies in the run's folder.
+MLflow: Zaharia et al., Accelerating the Machine Learning Lifecycle with MLflow, IEEE Data Engineering Bulletin 41(4),
+2018. A run of ddcore is one run there, whatever processes work on it and however often it is resumed: its id lies in
+      the run's folder.
 """
 
 from collections.abc import Mapping

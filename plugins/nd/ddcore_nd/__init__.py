@@ -1,6 +1,7 @@
 """Norm and direction of embeddings (Wang et al., ECCV 2024, arXiv:2305.17007).
 
-A student's embedding s shall point along its teacher's mean embedding m_y of the row's class, and be as long as the teacher's t:
+A student's embedding s shall point along its teacher's mean embedding m_y of the row's class, and be as long as the
+teacher's t:
 
     ND = mean over rows of 1 - (s . e_y) / max(||s||, ||t||),    e_y = m_y / ||m_y||
 
@@ -32,12 +33,13 @@ AT_ONCE = 256
 def norm_and_direction(student: Tensor, teacher: Tensor, means: Tensor, classes: Tensor) -> Tensor:
     """Mean over rows of 1 - (s . e_y) / max(||s||, ||t||), a scalar in [0, 2]; 0 for s = t = k m_y with k > 0.
 
-    While ||s|| < ||t|| the gradient in s is -e_y / ||t||, so that s grows along e_y; from there on the term is one minus the cosine,
-    whose gradient is orthogonal to s. No row's own norm is detached.
+    While ||s|| < ||t|| the gradient in s is -e_y / ||t||, so that s grows along e_y; from there on the term is one
+    minus the cosine, whose gradient is orthogonal to s. No row's own norm is detached.
 
     Args:
         student, teacher: embeddings (B, D), float; below float32 they are taken to float32.
-        means: (K, D), the teacher's mean embedding of each class; a mean of length 0 has no direction, and its rows cost 1.
+        means: (K, D), the teacher's mean embedding of each class; a mean of length 0 has no direction, and its rows
+            cost 1.
         classes: (B,) int64.
 
     References:
@@ -95,7 +97,8 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, embedding: Tensor, kept: Tensor) -> Tensor:
-        """(B, d) to (B, D); ``kept`` (B, d) is what the normalised embedding is multiplied by: 0, or 1 over the share that stays."""
+        """(B, d) to (B, D); ``kept`` (B, d) is what the normalised embedding is multiplied by: 0,
+        or 1 over the share that stays."""
         norm = self.norm
         if len(embedding) > 1:
             return self.linear(norm(embedding) * kept)  # type: ignore[no-any-return]

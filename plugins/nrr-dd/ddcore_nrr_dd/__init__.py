@@ -1,12 +1,13 @@
 """NRR-DD: keep what an image is recognised by, refine the rest (Tran et al., CVPR 2025, arXiv:2503.18267).
 
 Start from real patches that hold the object and that teachers are least sure of (``cidd``, critical-based initial data
-discovery); let the matcher move each pixel the less the more of its class is seen there, by class activation maps C in [0, 1]:
+discovery); let the matcher move each pixel the less the more of its class is seen there, by class activation maps C in
+[0, 1]:
 
     M = max(0, epsilon - C(x_0))        x <- x + M (what the matcher's step makes of x, less x)
 
-so that pixels with C >= epsilon stay as they were photographed. What is left of the paper, two distances in the place of a soft
-label, is the core's ``--labels two-distances``. The maps themselves are in ``ddcore_nrr_dd.maps``.
+so that pixels with C >= epsilon stay as they were photographed. What is left of the paper, two distances in the place
+of a soft label, is the core's ``--labels two-distances``. The maps themselves are in ``ddcore_nrr_dd.maps``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,28 @@ def critical_boxes(maps: Tensor, boxes: Tensor, keep: int, ratio: Ratio = "share
     return boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
 
 
+@frozen
+class Look:
+    """How patches are looked for.
+
+    Attributes:
+        keep: t, of each image.
+        side: of a patch in pixels, as it is judged.
+        size: H = W.
+        kind, span: of the maps.
+        ratio: by which a box holds much of its class.
+        ranks: of the patches' losses; ``highest`` is the least confident.
+    """
+
+    keep: int
+    side: int
+    size: int
+    kind: Kind = "cam"
+    span: Span = "range"
+    ratio: Ratio = "share"
+    ranks: Ranks = "highest"
+
+
 def discover(
     images: Callable[[Tensor], Tensor],
     rows: Tensor,
@@ -60,16 +83,10 @@ def discover(
     cls: int,
     count: int,
     votes: Sequence[Vote],
-    *,
-    keep: int,
-    side: int,
-    size: int,
-    kind: Kind = "cam",
-    span: Span = "range",
-    ratio: Ratio = "share",
-    ranks: Ranks = "highest",
+    look: Look,
 ) -> dict[str, Tensor]:
-    """The patches of a class to start from: of each image those that hold most of the class, of these the least confident.
+    """The patches of a class to start from: of each image those that hold most of the class, of these the least
+    confident.
 
     Args:
         images: from rows (b,) to normalised images (b, C, H, W); asked for some at a time, so that no more are held.
@@ -78,10 +95,6 @@ def discover(
         cls: the class of them all.
         count: how many patches, at most N t.
         votes: teachers, whose maps and losses are averaged by their weights.
-        keep: t, of each image.
-        side: of a patch in pixels, as it is judged.
-        size: H = W.
-        ranks: of the patches' losses; ``highest`` is the least confident.
 
     Returns:
         By rank: ``rows`` (n,) int64, ``boxes`` (n, 4) int64 and ``losses`` (n,) of each.
@@ -91,18 +104,21 @@ def discover(
     judges = [vote.network for vote in votes], [vote.weight / total for vote in votes]
     for some, own in zip(rows.split(IMAGES_AT_ONCE), boxes.split(IMAGES_AT_ONCE), strict=True):  # type: ignore[no-untyped-call]
         shown, classes = images(some), torch.full((len(some),), cls)
-        best = critical_boxes(mean_maps(votes, shown, classes, kind=kind, span=span), own, keep, ratio)
-        losses.append(patch_losses(cut(shown, best, side), classes, *judges, size=size).cpu())
+        best = critical_boxes(
+            mean_maps(votes, shown, classes, kind=look.kind, span=look.span), own, look.keep, look.ratio
+        )
+        losses.append(patch_losses(cut(shown, best, look.side), classes, *judges, size=look.size).cpu())
         kept.append(best)
     found = torch.cat(losses).flatten()
-    order = ranked(found, count, ranks)
-    of_image = rows.repeat_interleave(keep)
+    order = ranked(found, count, look.ranks)
+    of_image = rows.repeat_interleave(look.keep)
     return {"rows": of_image[order], "boxes": torch.cat(kept).flatten(0, 1)[order], "losses": found[order]}
 
 
 @frozen(kw_only=True, eq=False)
 class NRRDD(Plugin):
-    """Start from patches that hold the object and are hard to tell; leave the pixels that the class is seen in as they are."""
+    """Start from patches that hold the object and are hard to tell;
+    leave the pixels that the class is seen in as they are."""
 
     summary: ClassVar[str] = "start from hard real patches; only pixels that the class is not seen in are refined"
     paper: ClassVar[str] = (
@@ -219,14 +235,9 @@ class NRRDD(Plugin):
         rows = run.real.choose(cls, there, run.generator(NAME, "pool", slot, cls))
         area = (self.scale, 1.0)
         boxes = crop_boxes(there, self.crops, (size, size), area, run.generator(NAME, "crops", slot, cls))
-        look: dict[str, Any] = {
-            "keep": self.keep,
-            "side": size // factor,
-            "size": size,
-            "ranks": RANKS[self.confidence],
-        }
-        look |= {"kind": self.map, "span": self.span, "ratio": self.ratio}
-        return discover(run.real.train.inputs, rows, boxes, cls, count, run.votes("match"), **look)
+        ranks = RANKS[self.confidence]
+        look = Look(self.keep, size // factor, size, self.map, self.span, self.ratio, ranks)
+        return discover(run.real.train.inputs, rows, boxes, cls, count, run.votes("match"), look)
 
     def patches_a_side(self, run: "Run") -> int:
         """The root of beta for images of the run's size."""

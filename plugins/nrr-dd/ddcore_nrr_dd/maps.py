@@ -2,15 +2,16 @@
 
     C_ij = sum_d w_dij A_dij
 
-A: the last feature maps of the pass that have more than one pixel; z_c: the class's logit, before the softmax. With w = dz_c/dA
-(``cam``) this is
+A: the last feature maps of the pass that have more than one pixel; z_c: the class's logit, before the softmax. With w =
+dz_c/dA (``cam``) this is
 
 * for a head of global average pooling and one linear layer: the class activation map of Zhou et al. (CVPR 2016,
   arXiv:1512.04150), whose w is the class's row of that layer, over h w, which a normalised map does not show;
 * for one linear layer on the flattened maps, as in ConvNets: the exact share of each place in the logit less its bias;
 * for other heads: HiResCAM (Draelos and Carin, arXiv:2011.08891).
 
-With w_d = mean_ij dz_c/dA_dij, and what is below 0 cut off, it is Grad-CAM (Selvaraju et al., ICCV 2017, arXiv:1610.02391).
+With w_d = mean_ij dz_c/dA_dij, and what is below 0 cut off, it is Grad-CAM (Selvaraju et al., ICCV 2017,
+arXiv:1610.02391).
 
 Shape letters: B images, C H W pixels, D feature maps of h x w, K classes, M boxes of an image.
 """
@@ -68,8 +69,8 @@ def normalised(maps: Tensor, span: Span = "range") -> Tensor:
 
     Args:
         maps: (B, h, w) float.
-        span: ``range``, (C - min C) / (max C - min C); ``peak``, max(0, C) / max C, which leaves out what speaks against the
-            class.
+        span: ``range``, (C - min C) / (max C - min C); ``peak``, max(0, C) / max C, which leaves out what speaks
+            against the class.
 
     >>> normalised(torch.tensor([[[-1.0, 1.0, 3.0]], [[2.0, 2.0, 2.0]]]))[:, 0].tolist()
     [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
@@ -184,7 +185,8 @@ def hooked(modules: Any, function: Any) -> Iterator[None]:
 
 
 def non_critical(maps: Tensor, threshold: float) -> Tensor:
-    """M = max(0, epsilon - C): how far each pixel may move, as a share of its update; 0 where the map reaches the threshold.
+    """M = max(0, epsilon - C): how far each pixel may move, as a share of its update; 0 where the map reaches the
+    threshold.
 
     Args:
         maps: C, (B, H, W) in [0, 1].
@@ -205,8 +207,8 @@ def non_critical(maps: Tensor, threshold: float) -> Tensor:
 def moved(after: Tensor, before: Tensor, mask: Tensor) -> Tensor:
     """before + M (after - before): bit for bit ``before`` where the mask is 0 and ``after`` where it is 1.
 
-    Of gradient descent, after = before - eta g, this is before - M eta g. Of Adam it is a share of what Adam does, which a mask
-    on the gradient would not be: Adam divides a constant factor out again.
+    Of gradient descent, after = before - eta g, this is before - M eta g. Of Adam it is a share of what Adam does,
+    which a mask on the gradient would not be: Adam divides a constant factor out again.
 
     Args:
         after, before: (B, C, H, W).
@@ -221,8 +223,8 @@ def activation_ratios(maps: Tensor, boxes: Tensor, ratio: Ratio = "share") -> Te
     Args:
         maps: (B, H, W) float, at least 0.
         boxes: (B, M, 4) int64: top, left, height, width in pixels, inside the image, not empty.
-        ratio: ``share``, the activation in a box over that of the image: 1 where all of it lies inside, 0 for a map that is 0;
-            ``mean``, the activation in a box over its area: 1 where all of the box is critical.
+        ratio: ``share``, the activation in a box over that of the image: 1 where all of it lies inside, 0 for a map
+            that is 0; ``mean``, the activation in a box over its area: 1 where all of the box is critical.
 
     Returns:
         (B, M) in [0, 1] for maps in [0, 1], of the maps' type and device.

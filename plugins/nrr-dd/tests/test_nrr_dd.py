@@ -5,7 +5,7 @@ import math
 import ddcore_nrr_dd
 import pytest
 import torch
-from ddcore_nrr_dd import NRRDD, critical_boxes, discover
+from ddcore_nrr_dd import NRRDD, Look, critical_boxes, discover
 from ddcore_nrr_dd.maps import class_maps
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,7 +60,7 @@ def found_in(pool: tuple[Tensor, Tensor, list[Vote]], **options) -> dict[str, Te
     images, boxes, votes = pool
     rows = 10 + torch.arange(N)
     return discover(
-        lambda some: images[some - 10], rows, boxes, 1, 5, votes, **{"keep": 2, "side": 8, "size": 8, **options}
+        lambda some: images[some - 10], rows, boxes, 1, 5, votes, Look(**{"keep": 2, "side": 8, "size": 8, **options})
     )
 
 

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from ddcore import InputError, Learn, PluginError
 from ddcore.cli.app import invoke
 from ddcore.composing.presets import presets_of
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import OptionError
 from ddcore.images.patches import stitch, unstitch
 from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.networks.passes import logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.loop import begin, distil_task, distillation_tasks, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

@@ -2,9 +2,10 @@
 
     level = round((x - low_c) / s_c),  s_c = (high_c - low_c) / (2^b - 1)
 
-in each channel c, when everything is learned; low and high are the channel's ends. Uniform affine quantisation as of networks'
-weights (Nagel et al., A White Paper on Neural Network Quantization, arXiv:2106.08295, equations 4 to 7), applied to pixels.
-The core decodes it, so a reader needs no plugin, and labels that are made of the images are made of the quantised ones.
+in each channel c, when everything is learned; low and high are the channel's ends. Uniform affine quantisation as of
+networks' weights (Nagel et al., A White Paper on Neural Network Quantization, arXiv:2106.08295, equations 4 to 7),
+applied to pixels. The core decodes it, so a reader needs no plugin, and labels that are made of the images are made of
+the quantised ones.
 """
 
 from collections.abc import Iterator, Mapping

@@ -274,7 +274,8 @@ class RAD(Plugin):
     def ask(
         self, network: nn.Module, samples: "Samples", count: int, state: dict[str, Any], generator: Generator
     ) -> None:
-        """Move rows from the pool to those that were asked about; the first time by chance: the student knows nothing."""
+        """Move rows from the pool to those that were asked about; the first time by chance:
+        the student knows nothing."""
         pool, asked = state["pool"], state["asked"]
         first = not len(asked)
         state["wrong"] = min(len(pool) - 1, round(state["error"] * len(pool)))
@@ -303,6 +304,7 @@ def seen_by(network: nn.Module, samples: "Samples", rows: Tensor) -> Tensor:
 
 
 def wrong_share(rows: Tensor, samples: "Samples", teachers: Sequence[Vote]) -> float:
-    """On how many of these rows the teachers' weighted logits are highest at a class that is not the label's, in [0, 1]."""
+    """On how many of these rows the teachers' weighted logits are highest at a class that is not the label's, in [0,
+    1]."""
     found = torch.stack([vote.weight * seen_by(vote.network, samples, rows) for vote in teachers]).sum(0)
     return float((found.argmax(1) != samples.labels.cpu()[rows]).double().mean())

@@ -1,7 +1,7 @@
 """Ray: do a run's tasks on a ray cluster, of one machine or many (Moritz et al., OSDI 2018, arXiv:1712.05889).
 
-What is sent is a line of JSON, to a function that workers import; what comes back is nothing, or why not. Results are files in the run's
-folder, so that any worker may do any task, twice if it must.
+What is sent is a line of JSON, to a function that workers import; what comes back is nothing, or why not. Results are
+files in the run's folder, so that any worker may do any task, twice if it must.
 """
 
 import json
@@ -74,7 +74,8 @@ class OnRay:
         """Do every task.
 
         Raises:
-            DdcoreError: what a task failed with; or its worker died ``retries + 1`` times; or no machine has room for it.
+            DdcoreError: what a task failed with; or its worker died ``retries + 1`` times; or no machine has room for
+                it.
             Interrupted: the run was asked to stop: what runs has been cancelled, and has saved its state if it could.
         """
         if not tasks:

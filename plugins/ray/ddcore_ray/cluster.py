@@ -1,7 +1,7 @@
 """A ray cluster of our own, or somebody else's: begun, joined and left without touching what we did not begin.
 
-``ray.init()`` without an address joins whatever cluster it finds on the machine, and a cluster's files lie in one folder for all users
-of it; so the address is always said, and a cluster of our own has a folder of its own.
+``ray.init()`` without an address joins whatever cluster it finds on the machine, and a cluster's files lie in one
+folder for all users of it; so the address is always said, and a cluster of our own has a folder of its own.
 """
 
 import atexit
@@ -112,8 +112,8 @@ def leave() -> None:
 def end(ray: ModuleType, references: Sequence[Any]) -> None:
     """End tasks that would not stop; in a cluster of our own with all of it.
 
-    Elsewhere by force, but never one that has ended: ray 2.60 takes the driver down when a task is ended by force whose answer is on
-    its way.
+    Elsewhere by force, but never one that has ended: ray 2.60 takes the driver down when a task is ended by force whose
+    answer is on its way.
     """
     left = [reference for reference in references if not ray.wait([reference], timeout=0)[0]]
     if left and _mine is not None and _mine.folder is not None:

@@ -1,12 +1,14 @@
-"""RDED: images stitched from the real patches that a teacher finds most realistic (Sun et al., CVPR 2024, arXiv:2312.03526).
+"""RDED: images stitched from the real patches that a teacher finds most realistic (Sun et al., CVPR 2024,
+arXiv:2312.03526).
 
-Cut M random patches out of each image of a pool, keep the one of each image, then the n = IPC f^2 of a class, that the teacher
-finds most likely to be of their class, and stitch f x f of them into each image:
+Cut M random patches out of each image of a pool, keep the one of each image, then the n = IPC f^2 of a class, that the
+teacher finds most likely to be of their class, and stitch f x f of them into each image:
 
     p_1, ..., p_n = the n patches of lowest -log softmax(teacher(patch))_class, at most one an image
     image k       = p_k in cell 0, p_{IPC + k} in cell 1, p_{2 IPC + k} in cell 2, ...
 
-No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in ``ddcore.images.patches``.
+No pixel is optimised. Beside another matcher the same images are where it starts. The moves themselves are in
+``ddcore.images.patches``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +66,21 @@ class Selection:
         return {"rows": self.rows, "boxes": self.boxes, "losses": self.losses}
 
 
+@frozen
+class Look:
+    """How patches are looked at.
+
+    Attributes:
+        side: S of a patch in pixels.
+        size: H = W that the networks expect.
+        ranks: of the losses, which are kept.
+    """
+
+    side: int
+    size: int
+    ranks: Ranks = "lowest"
+
+
 def select(
     images: Callable[[Tensor], Tensor],
     rows: Tensor,
@@ -73,9 +90,7 @@ def select(
     networks: Sequence[nn.Module],
     weights: Sequence[float] | None = None,
     *,
-    side: int,
-    size: int,
-    ranks: Ranks = "lowest",
+    look: Look,
 ) -> Selection:
     """The patches of a class to keep: of each image its crop of the lowest loss, of those the ``count`` of these ranks.
 
@@ -86,28 +101,27 @@ def select(
         cls: the class of them all.
         count: n, at most N.
         networks: who judges, and with which ``weights``: see ``ddcore.images.patches.patch_losses``.
-        side: S of a patch in pixels.
-        size: H = W that the networks expect.
 
     References:
         Equations 5 to 7 of the paper, whose score is minus this loss; ``selector`` of the authors' code.
     """
 
     def judged(some: Tensor, own: Tensor) -> Tensor:
-        patches = cut(images(some), own, side)
+        patches = cut(images(some), own, look.side)
         classes = torch.full((len(some),), cls)
-        return patch_losses(patches, classes, networks, weights, size=size).cpu()
+        return patch_losses(patches, classes, networks, weights, size=look.size).cpu()
 
     parts = zip(rows.split(IMAGES_AT_ONCE), boxes.split(IMAGES_AT_ONCE), strict=True)  # type: ignore[no-untyped-call]
     losses, best = fittest(torch.cat([judged(some, own) for some, own in parts]))
-    kept = ranked(losses, count, ranks)
+    kept = ranked(losses, count, look.ranks)
     return Selection(rows[kept], boxes[kept, best[kept]], losses[kept])
 
 
 def images_of(
     selection: Selection, images: Callable[[Tensor], Tensor], total: int, which: Tensor, side: int, size: int
 ) -> Tensor:
-    """Some of the ``total`` images that a selection makes, cut and stitched: (I, C, size, size) for ``which`` (I,) int64."""
+    """Some of the ``total`` images that a selection makes, cut and stitched:
+    (I, C, size, size) for ``which`` (I,) int64."""
     by_cell = torch.arange(len(selection.rows)).view(-1, total)
     needed = by_cell[:, which].flatten()
     patches = cut(images(selection.rows[needed]), selection.boxes[needed][:, None], side)[:, 0]
@@ -193,7 +207,8 @@ class RDED(Plugin):
         return patches_a_side(self.factor, run.source.size, "--rded.factor")
 
     def selection(self, cls: int, total: int, task: Task, run: "Run") -> Selection:
-        """Which patches make ``total`` images of a class; kept in the run's folder, so that slots do not judge them again.
+        """Which patches make ``total`` images of a class; kept in the run's folder, so that slots do not judge them
+        again.
 
         Args:
             task: of its slot's draws and teachers.
@@ -216,8 +231,8 @@ class RDED(Plugin):
             return Selection(rows[:count], boxes[:count, 0], torch.zeros(count))
         votes = run.votes("match", task)[: 1 if self.observers == "first" else None]
         judges = [vote.network for vote in votes], [vote.weight for vote in votes]
-        look = {"side": size // factor, "size": size, "ranks": RANKS[self.pick]}
-        return select(run.real.train.inputs, rows, boxes, cls, count, *judges, **look)
+        look = Look(size // factor, size, RANKS[self.pick])
+        return select(run.real.train.inputs, rows, boxes, cls, count, *judges, look=look)
 
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
         total, which, slot = of_slot(count, task.slot, run.config.ipc)

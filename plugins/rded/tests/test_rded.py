@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from ddcore_rded import RDED, select
+from ddcore_rded import RDED, Look, select
 from ddcore_rded import images_of as made
 from torch import Tensor, nn
 
@@ -65,15 +65,15 @@ def authors(images: Tensor, rows: Tensor, boxes: Tensor, network: nn.Module, ipc
 def test_the_images_are_those_of_the_authors_steps(ipc, factor, seed):
     images, network, (rows, boxes) = real(), teacher(seed), pool(seed)
     side = SIZE // factor
-    found = select(images.__getitem__, rows, boxes, CLS, ipc * factor**2, [network], side=side, size=SIZE)
+    found = select(images.__getitem__, rows, boxes, CLS, ipc * factor**2, [network], look=Look(side, SIZE))
     stitched = made(found, images.__getitem__, ipc, torch.arange(ipc), side, SIZE)
     torch.testing.assert_close(stitched, authors(images, rows, boxes, network, ipc, factor), rtol=1e-12, atol=1e-12)
 
 
 def test_patches_are_of_different_images_by_rising_loss_and_none_left_out_is_better():
     images, network, (rows, boxes) = real(), teacher(), pool()
-    whole = select(images.__getitem__, rows, boxes, CLS, POOL, [network], side=4, size=SIZE)
-    kept = select(images.__getitem__, rows, boxes, CLS, 6, [network], side=4, size=SIZE)
+    whole = select(images.__getitem__, rows, boxes, CLS, POOL, [network], look=Look(4, SIZE))
+    kept = select(images.__getitem__, rows, boxes, CLS, 6, [network], look=Look(4, SIZE))
     assert sorted(whole.rows.tolist()) == sorted(rows.tolist())
     assert torch.equal(whole.losses, whole.losses.sort().values)
     assert torch.equal(kept.rows, whole.rows[:6]) and torch.equal(kept.boxes, whole.boxes[:6])
@@ -82,7 +82,7 @@ def test_patches_are_of_different_images_by_rising_loss_and_none_left_out_is_bet
 def test_the_other_ranks_are_the_other_end_and_the_middle():
     images, network, (rows, boxes) = real(), teacher(), pool()
     by = {
-        ranks: select(images.__getitem__, rows, boxes, CLS, 4, [network], side=4, size=SIZE, ranks=ranks).losses
+        ranks: select(images.__getitem__, rows, boxes, CLS, 4, [network], look=Look(4, SIZE, ranks)).losses
         for ranks in ("lowest", "median", "highest")
     }
     assert by["lowest"].max() < by["median"].min() and by["median"].max() < by["highest"].min()
@@ -93,7 +93,7 @@ def test_more_crops_never_raise_the_loss_of_an_image():
     images, network, (rows, boxes) = real(), teacher(), pool()
     known: dict[int, float] = {}
     for crops in range(1, CROPS + 1):
-        found = select(images.__getitem__, rows, boxes[:, :crops], CLS, POOL, [network], side=4, size=SIZE)
+        found = select(images.__getitem__, rows, boxes[:, :crops], CLS, POOL, [network], look=Look(4, SIZE))
         now = dict(zip(found.rows.tolist(), found.losses.tolist(), strict=True))
         assert all(now[row] <= known.get(row, torch.inf) for row in now)
         known = now
@@ -107,9 +107,9 @@ def test_images_are_asked_for_some_at_a_time_and_the_choice_does_not_depend_on_i
         asked.append(len(index))
         return images[index]
 
-    whole = select(images.__getitem__, rows, boxes, CLS, 6, [network], side=4, size=SIZE)
+    whole = select(images.__getitem__, rows, boxes, CLS, 6, [network], look=Look(4, SIZE))
     monkeypatch.setattr("ddcore_rded.IMAGES_AT_ONCE", 4)
-    parts = select(counted, rows, boxes, CLS, 6, [network], side=4, size=SIZE)
+    parts = select(counted, rows, boxes, CLS, 6, [network], look=Look(4, SIZE))
     assert asked == [4, 4, 4, 2]
     assert torch.equal(parts.rows, whole.rows) and torch.equal(parts.boxes, whole.boxes)
     torch.testing.assert_close(parts.losses, whole.losses)
@@ -118,15 +118,15 @@ def test_images_are_asked_for_some_at_a_time_and_the_choice_does_not_depend_on_i
 def test_teachers_are_weighed():
     images, (rows, boxes) = real(), pool()
     two = [teacher(0), teacher(1)]
-    look = {"side": 4, "size": SIZE}
-    by = [select(images.__getitem__, rows, boxes, CLS, 6, two, w, **look).rows.tolist() for w in ((1, 0), (0, 1))]
-    alone = [select(images.__getitem__, rows, boxes, CLS, 6, [n], **look).rows.tolist() for n in two]
+    look = Look(4, SIZE)
+    by = [select(images.__getitem__, rows, boxes, CLS, 6, two, w, look=look).rows.tolist() for w in ((1, 0), (0, 1))]
+    alone = [select(images.__getitem__, rows, boxes, CLS, 6, [n], look=look).rows.tolist() for n in two]
     assert by == alone and by[0] != by[1]
 
 
 def test_some_images_of_a_set_are_those_of_the_whole_set():
     images, network, (rows, boxes) = real(), teacher(), pool()
-    found = select(images.__getitem__, rows, boxes, CLS, 12, [network], side=4, size=SIZE)
+    found = select(images.__getitem__, rows, boxes, CLS, 12, [network], look=Look(4, SIZE))
     whole = made(found, images.__getitem__, 3, torch.arange(3), 4, SIZE)
     some = made(found, images.__getitem__, 3, torch.tensor([2, 0]), 4, SIZE)
     assert torch.equal(some, whole[[2, 0]])

@@ -1,12 +1,13 @@
 """Dataset reinforcement: augmentations stored with what teachers say to the outcome (ICCV 2023, arXiv:2303.08983).
 
-For each image S times: draw the parameters theta of a fixed chain of augmentations, apply them, and keep theta with the k largest of
+For each image S times: draw the parameters theta of a fixed chain of augmentations, apply them, and keep theta with the
+k largest of
 
     q = sum_t w_t softmax(z_t(apply(theta, x)))
 
-Students replay a random record, and lose KL(q || softmax(z)), with what is missing of q to 1 shared out among the other classes; with
-probability 1 - p they see the image plain, with its class. The chain is in ``ddcore_reinforce.chain``, the label kind in
-``ddcore_reinforce.store``; here is how records are made.
+Students replay a random record, and lose KL(q || softmax(z)), with what is missing of q to 1 shared out among the other
+classes; with probability 1 - p they see the image plain, with its class. The chain is in ``ddcore_reinforce.chain``,
+the label kind in ``ddcore_reinforce.store``; here is how records are made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chain",
+    "Records",
     "Reinforce",
     "ReinforcedLabels",
     "densify",
@@ -53,6 +55,25 @@ def mean_probabilities(images: Tensor, teachers: Sequence[nn.Module], weights: S
     return torch.stack([weight / sum(given) * q for weight, q in zip(given, each, strict=True)]).sum(0)
 
 
+@frozen(kw_only=True)
+class Records:
+    """Which records are made of an image.
+
+    Attributes:
+        chain: what is done to it.
+        samples: S, how often.
+        k: classes kept of a label, at most K.
+        half: float16 probabilities, else float32.
+        normalisation: of the images, for a chain that is ``of_pixels``.
+    """
+
+    chain: Chain
+    samples: int
+    k: int = 10
+    half: bool = True
+    normalisation: Normalisation | None = None
+
+
 def reinforced(
     images: Tensor,
     teachers: Sequence[nn.Module],
@@ -60,12 +81,8 @@ def reinforced(
     *,
     classes: Tensor,
     class_count: int,
-    chain: Chain,
-    samples: int,
-    k: int = 10,
+    records: Records,
     weights: Sequence[float] | None = None,
-    half: bool = True,
-    normalisation: Normalisation | None = None,
     probability: float = 0.99,
 ) -> ReinforcedLabels:
     """Draw records for each image and store what teachers say to the outcome.
@@ -75,24 +92,21 @@ def reinforced(
         teachers: in eval mode.
         generator: of the records, and of nothing else.
         classes: (N,) int64, of ``class_count``.
-        samples: S.
-        k: at most K.
         weights: of the teachers; default: equal ones.
-        half: float16 probabilities, else float32.
-        normalisation: of the images, for a chain that is ``of_pixels``.
         probability: that a student sees a record.
     """
-    of = torch.arange(len(images)).repeat_interleave(samples)
-    drawn, k = draw(chain, of, len(images), generator), min(k, class_count)
+    chain, normalisation, k = records.chain, records.normalisation, min(records.k, class_count)
+    of = torch.arange(len(images)).repeat_interleave(records.samples)
+    drawn = draw(chain, of, len(images), generator)
     ids, values = [], []
     for rows in torch.arange(len(of)).split(AT_ONCE):  # type: ignore[no-untyped-call]
         record = {name: parameter[rows] for name, parameter in drawn.items()}
         partners = record["partner"][mixing(record)].long() if chain.mixes else rows[:0]
         own, others = (images[index.to(images.device)] for index in (of[rows], partners))
         found, kept = top_k(mean_probabilities(replay(chain, own, others, record, normalisation), teachers, weights), k)
-        values.append(found.to(torch.float16 if half else torch.float32))
+        values.append(found.to(torch.float16 if records.half else torch.float32))
         ids.append(kept.to(smallest_type(class_count)))
-    shape = len(images), samples
+    shape = len(images), records.samples
     return ReinforcedLabels(
         classes=classes,
         class_count=class_count,
@@ -153,12 +167,10 @@ class Reinforce(Plugin):
             run.generator("reinforce", "records"),
             classes=classes,
             class_count=len(run.source.classes),
-            chain=chain,
-            samples=self.samples,
-            k=self.k,
+            records=Records(
+                chain=chain, samples=self.samples, k=self.k, half=self.half, normalisation=run.normalisation
+            ),
             weights=[vote.weight for vote in votes],
-            half=self.half,
-            normalisation=run.normalisation,
             probability=self.probability,
         )
         each = record_bytes(chain, len(made), made.class_count, made.ids.shape[-1], self.half)

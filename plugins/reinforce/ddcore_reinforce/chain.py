@@ -1,9 +1,11 @@
 """A chain of augmentations whose draw is recorded and replayed.
 
-    crop and resize, mirror, RandAugment, erasing; then MixUp and CutMix with one partner, that went through the same links itself
+    crop and resize, mirror, RandAugment, erasing; then MixUp and CutMix with one partner, that went through the same
+    links itself
 
-in the fixed order of Dataset Reinforcement (ICCV 2023, arXiv:2303.08983). A record is a dictionary of tensors with leading axis V, one
-row an image; links that are not in the chain leave nothing in it. Shape letters: V records, N images, A operations, C H W pixels.
+in the fixed order of Dataset Reinforcement (ICCV 2023, arXiv:2303.08983). A record is a dictionary of tensors with
+leading axis V, one row an image; links that are not in the chain leave nothing in it. Shape letters: V records, N
+images, A operations, C H W pixels.
 """
 
 import math
@@ -46,7 +48,8 @@ class Chain:
         level: its magnitude, of 31.
         erase: probability that a box is made black; 0: not in the chain.
         mixup, cutmix: probabilities, independent of each other; both 0: not in the chain.
-        alpha: shares of both are drawn from Beta(alpha, alpha); MixUp's partner gets half of it, so that the image itself dominates.
+        alpha: shares of both are drawn from Beta(alpha, alpha); MixUp's partner gets half of it, so that the image
+            itself dominates.
     """
 
     size: tuple[int, int] = field(converter=_tuple)
@@ -98,8 +101,8 @@ class Chain:
 def draw(chain: Chain, index: Tensor, images: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Records for these images, (V,) int64 of ``images``, in the types in which they are stored.
 
-    ``box`` and ``erased`` (V, 4) are top, left, height, width in pixels, ``cut`` (V, 4) is top, left, bottom, right; of no height where
-    there is none. ``share`` (V,) is the image's own in MixUp: from 1/2 on, and 1 without.
+    ``box`` and ``erased`` (V, 4) are top, left, height, width in pixels, ``cut`` (V, 4) is top, left, bottom, right; of
+    no height where there is none. ``share`` (V,) is the image's own in MixUp: from 1/2 on, and 1 without.
     """
     count = len(index)
     found = draw_links(chain, count, generator)
@@ -127,8 +130,8 @@ def draw_links(chain: Chain, count: int, generator: torch.Generator) -> dict[str
 def erased_boxes(count: int, size: tuple[int, int], probability: float, generator: torch.Generator) -> Tensor:
     """Boxes (V, 4) int64 top, left, height, width, by torchvision's ``RandomErasing``; all 0 where nothing is erased.
 
-    Area uniform in [0.02, 0.33] of the image, logarithm of height over width uniform in that of [0.3, 3.3]; the first of ten that
-    is smaller than the image on both sides. Where none is, nothing is erased.
+    Area uniform in [0.02, 0.33] of the image, logarithm of height over width uniform in that of [0.3, 3.3]; the first
+    of ten that is smaller than the image on both sides. Where none is, nothing is erased.
     """
     rows, columns = size
     area = rows * columns * uniform(ERASED_AREA, (ATTEMPTS, count), generator)
@@ -144,7 +147,8 @@ def erased_boxes(count: int, size: tuple[int, int], probability: float, generato
 
 
 def draw_mixes(chain: Chain, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """MixUp's share of the image itself (V,), and CutMix's box (V, 4) int64 top, left, bottom, right of the partner's pixels."""
+    """MixUp's share of the image itself (V,), and CutMix's box (V, 4) int64 top, left, bottom,
+    right of the partner's pixels."""
     mixed, cut = (
         torch.rand(2, count, generator=generator, dtype=torch.float64) < torch.tensor([[chain.mixup], [chain.cutmix]])
     ).unbind()

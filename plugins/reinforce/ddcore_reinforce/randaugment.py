@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al., 2020, arXiv:1909.13719) with its draw and its replay apart.
 
-Operations, their order and their magnitudes are those of ``torchvision.transforms.v2.RandAugment``, on uint8 images without
-interpolation; here they are named by number and magnitude, so that a record can be applied again. Shape letters: V images, A operations
-of each, C H W pixels.
+Operations, their order and their magnitudes are those of ``torchvision.transforms.v2.RandAugment``, on uint8 images
+without interpolation; here they are named by number and magnitude, so that a record can be applied again. Shape
+letters: V images, A operations of each, C H W pixels.
 """
 
 import math

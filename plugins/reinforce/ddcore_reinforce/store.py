@@ -1,4 +1,5 @@
-"""Records of augmentations with what teachers said to them, and how students draw from them: the label kind ``reinforce``.
+"""Records of augmentations with what teachers said to them, and how students draw from them: the label kind
+``reinforce``.
 
 Shape letters: N images, S records of each, K classes, k kept of them, B rows of a batch, D numbers of an image.
 """
@@ -37,14 +38,16 @@ CLOSE = 1e-3
 
 
 def densify(values: Tensor, ids: Tensor, classes: int) -> Tensor:
-    """Probabilities (..., K): the stored ones, and what is missing to 1 shared out among the other classes; rows sum to 1.
+    """Probabilities (..., K): the stored ones, and what is missing to 1 shared out among the other classes; rows sum to
+    1.
 
     Args:
         values: (..., k) probabilities; where rounding made them add up to more than 1, they are scaled to 1.
         ids: (..., k) the classes they are of.
 
     References:
-        Dataset Reinforcement (arXiv:2303.08983), "smooth" in the authors' code, whose other mode takes a softmax of probabilities.
+        Dataset Reinforcement (arXiv:2303.08983), "smooth" in the authors' code, whose other mode takes a softmax of
+        probabilities.
     """
     return densified(values, ids, classes, "smooth")
 
@@ -72,10 +75,11 @@ def _weights(count: int) -> Tensor:
 @final
 @frozen(eq=False, kw_only=True)
 class ReinforcedLabels(Labels):
-    """S records of each image: what is done to it, and the k largest of the teachers' mean probabilities for the outcome.
+    """S records of each image: what is done to it, and the k largest of the teachers' mean probabilities for the
+    outcome.
 
-    A student sees every image once an epoch, by a random record of it; now and then plain, cropped and mirrored, with its class. Bytes
-    by formula: ``record_bytes``.
+    A student sees every image once an epoch, by a random record of it; now and then plain, cropped and mirrored, with
+    its class. Bytes by formula: ``record_bytes``.
 
     Attributes:
         chain: which links the records have.
@@ -168,8 +172,8 @@ class ReinforcedLabels(Labels):
         return replay(self.chain, images[:count], images[count:], dict(view.ops)[REPLAY], self.normalisation)
 
     def targets(self, view: View, images: Tensor | None = None) -> dict[str, Tensor]:
-        """``logits`` (B, K), the logarithm of the labels, one-hot of plain images, and ``class``; of a view that is not the
-        store's, ``class``."""
+        """``logits`` (B, K), the logarithm of the labels, one-hot of plain images, and ``class``; of a view that is not
+        the store's, ``class``."""
         told = mixed_classes(self.classes, view)
         if view.rows is None:
             return told

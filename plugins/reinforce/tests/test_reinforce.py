@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 from attrs import evolve
-from ddcore_reinforce import ReinforcedLabels, mean_probabilities, merged, randaugment, record_bytes, reinforced
+from ddcore_reinforce import (
+    Records,
+    ReinforcedLabels,
+    mean_probabilities,
+    merged,
+    randaugment,
+    record_bytes,
+    reinforced,
+)
 from ddcore_reinforce.chain import Chain, betas, cut_boxes, draw, erased_boxes, mixed, mixing, replay
 from ddcore_reinforce.store import CLOSE, densify, fingerprints
 from torch import nn
@@ -59,8 +67,9 @@ def chain(**links):
 def store(teachers=None, links="all", seed=0, **changes):
     teachers = teachers or [Watching().eval()]
     given = {"classes": CLASSES, "class_count": K, "chain": chain(**CHAINS[links]), "samples": S, "k": 3}
-    given |= {"half": False, "normalisation": SPACE, "probability": 1.0}
-    return reinforced(IMAGES, teachers, generator(seed), **{**given, **changes})
+    given |= {"half": False, "normalisation": SPACE, "probability": 1.0, **changes}
+    records = Records(**{name: given.pop(name) for name in ("chain", "samples", "k", "half", "normalisation")})
+    return reinforced(IMAGES, teachers, generator(seed), records=records, **given)
 
 
 def views(labels, epoch=0, batch=4, seed=1):

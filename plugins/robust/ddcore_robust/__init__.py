@@ -2,7 +2,7 @@
 
 How much of an accuracy is the images', once labels and augmentation are taken out of it? With accuracies as fractions,
 
-    HLR = acc(all real images, hard labels) - acc(the set, hard labels)          hard-label recovery: what is still missing
+    HLR = acc(all real images, hard labels) - acc(the set, hard labels)          hard-label recovery, missing still
     IOR = acc(the set, its own recipe) - acc(as many random ones, that recipe)   improvement over random
     LRS = s(w IOR - (1 - w) HLR)
     ARS = s(g (gain over random, augmented) + (1 - g) (gain over random, as they are)),

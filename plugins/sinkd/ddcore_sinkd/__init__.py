@@ -1,12 +1,12 @@
 """Sinkhorn distance between batches of distributions (SinKD: Cui et al., LREC-COLING 2024, arXiv:2402.17110).
 
-The rows of a batch, softened to probabilities, are two clouds of points, the student's and the teacher's. What it costs to move one
-cloud onto the other stays informative where the two hardly overlap and a KL divergence does not:
+The rows of a batch, softened to probabilities, are two clouds of points, the student's and the teacher's. What it costs
+to move one cloud onto the other stays informative where the two hardly overlap and a KL divergence does not:
 
     W_ij = || softmax(z_s / T)_i - softmax(z_t / T)_j ||_1,    L = sum_ij P_ij W_ij
 
-with the plan P that n rounds of Sinkhorn's iteration make of exp(-W / eps). Which row belongs to which is not asked: the loss rides on
-labels or on Hinton's loss. Shape letters: B rows, K classes.
+with the plan P that n rounds of Sinkhorn's iteration make of exp(-W / eps). Which row belongs to which is not asked:
+the loss rides on labels or on Hinton's loss. Shape letters: B rows, K classes.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ def costs(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def plan(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
     """P (B, B) >= 0: exp(-W / eps), its rows, then its columns divided by their sums, ``iterations`` times.
 
-    Columns sum to 1, rows nearly, all to B. Made of logarithms, so that it is finite for every eps > 0; the gradient goes through all
-    divisions. For large eps all entries are 1 / B; for eps towards 0 it is the cheapest assignment.
+    Columns sum to 1, rows nearly, all to B. Made of logarithms, so that it is finite for every eps > 0; the gradient
+    goes through all divisions. For large eps all entries are 1 / B; for eps towards 0 it is the cheapest assignment.
 
     References:
         arXiv:2402.17110; rows first, as in the authors' code.
@@ -49,9 +49,11 @@ def plan(costs: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 
 def sinkhorn(student: Tensor, teacher: Tensor, temperature: float, epsilon: float, iterations: int) -> Tensor:
-    """L = sum_ij P_ij W_ij, a scalar in [0, 2 B], summed over rows; of one row the L1 distance of the two distributions.
+    """L = sum_ij P_ij W_ij, a scalar in [0, 2 B], summed over rows; of one row the L1 distance of the two
+    distributions.
 
-    It stays above 0 for equal logits, since the plan is blurred, and does not change when rows of either side are permuted.
+    It stays above 0 for equal logits, since the plan is blurred, and does not change when rows of either side are
+    permuted.
 
     Args:
         student, teacher: logits (B, K).

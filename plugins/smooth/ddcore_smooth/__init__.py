@@ -1,7 +1,9 @@
-"""Smooth expert trajectories: AST, also known as IMTT (Shen et al., arXiv:2310.10541), in the form of the authors' code.
+"""Smooth expert trajectories: AST, also known as IMTT (Shen et al., arXiv:2310.10541), in the form of the authors'
+code.
 
-Experts with momentum and weight decay are better classifiers and worse guides: their weights turn too fast to follow. AST
-keeps the strong optimiser, smooths what it does early on, and steadies the student that follows. Parts, each with a switch:
+Experts with momentum and weight decay are better classifiers and worse guides: their weights turn too fast to follow.
+AST keeps the strong optimiser, smooths what it does early on, and steadies the student that follows. Parts, each with a
+switch:
 
     experts      r_e CE + lambda mean_bhw (||d sum_c f_c / d x_bhw|| - 1)^2, r_e = 1/2 + e/20 up to 1: ramp and penalty
     images       those nearest to the k-means centres of an expert's logits, class by class
@@ -48,8 +50,8 @@ def ramp(epoch: int, epochs: int = 10) -> float:
 def gradient_penalty(network: Callable[[Tensor], Tensor], images_BCHW: Tensor) -> Tensor:
     """How far the logits' slope in a pixel is from 1: mean over images and pixels of (||v_bhw|| - 1)^2.
 
-    v is the gradient of the sum of all logits of all images in the pixels; its norm is over the channels of each pixel, not
-    over the image.
+    v is the gradient of the sum of all logits of all images in the pixels; its norm is over the channels of each pixel,
+    not over the image.
 
     Args:
         network: images to logits (B, K), twice differentiable.
@@ -96,7 +98,8 @@ def balance(start_epoch: int, below: int) -> float:
 
 
 def on_the_way(steps: int, epochs: int, matching: Matching) -> list[tuple[int, int, float]]:
-    """Where the student meets the expert before the last step: (epochs after the start m, inner step m floor(N / M), weight).
+    """Where the student meets the expert before the last step: (epochs after the start m, inner step m floor(N / M),
+    weight).
 
     Args:
         steps: N >= M of the student.
@@ -143,7 +146,8 @@ def kmeans(points_ND: Tensor, count: int, generator: Generator, rounds: int = 10
 
 
 def nearest_distinct(points_ND: Tensor, centres_ND: Tensor) -> Tensor:
-    """For each centre in turn the nearest point that none before it took, (centres,) int64; ties go to the lowest index.
+    """For each centre in turn the nearest point that none before it took, (centres,) int64; ties go to the lowest
+    index.
 
     Raises:
         ValueError: there are more centres than points.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ddcore.api.types import Batch, Progress, Segment, Task, Unroll
 from ddcore.errors import OptionError
-from ddcore.networks.unroll import flat_weights, trajectory_distance, unrolled_loss, weights_view
+from ddcore.networks.unroll import Batches, flat_weights, trajectory_distance, unrolled_loss, weights_view
 from ddcore.networks.zoo import build
 from ddcore.randomness import drawing_from, generator
 
@@ -203,10 +203,9 @@ def test_check_momentum_has_its_closed_form_for_a_constant_gradient(mode, scale)
     found = unrolled_loss(
         Constant(),
         segment,
-        lambda i: (slope[None], torch.zeros(1)),
+        Batches(lambda i: (slope[None], torch.zeros(1)), []),
         torch.tensor(rate, dtype=torch.float64),
         steps,
-        [],
         mode=mode,
         loss=lambda out, _: out.mean(),
     )
@@ -223,10 +222,9 @@ def test_check_a_student_on_the_expert_on_its_way_pays_nothing_there():
             unrolled_loss(
                 Constant(),
                 Segment(start, targets),
-                lambda i: (one[None], torch.zeros(1)),
+                Batches(lambda i: (one[None], torch.zeros(1)), []),
                 torch.tensor(0.1, dtype=torch.float64),
                 4,
-                [],
                 loss=lambda out, _: out.mean(),
             )
         )

@@ -8,7 +8,7 @@ from ddcore_smooth import Smooth, representative
 
 from ddcore import InputError
 from ddcore.cli.app import invoke
-from ddcore.runs.assembly import select, setup_from
+from ddcore.composing.selection import select, setup_from
 from ddcore.runs.loop import begin, distillation_task
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors

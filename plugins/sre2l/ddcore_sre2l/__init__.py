@@ -4,8 +4,9 @@ Squeeze the data into a teacher with BatchNorm; recover images, a block of class
 
     L(x) = CE(f(x'), y) + r_bn sum_l w_l ( ||v_l - var_l(x')||_2 + ||mu_l - mean_l(x')||_2 )
 
-in the pixels, where x' are the images under one crop, mirror and roll shared by the block, and mu_l, v_l what the l-th BatchNorm
-layer remembers of the real data; then relabel every view by the teacher. With several teachers the loss is their weighted sum.
+in the pixels, where x' are the images under one crop, mirror and roll shared by the block, and mu_l, v_l what the l-th
+BatchNorm layer remembers of the real data; then relabel every view by the teacher. With several teachers the loss is
+their weighted sum.
 
 Nothing couples one image a class ("slot") with the next, so slots and blocks are independent tasks.
 
@@ -13,7 +14,7 @@ Shape letters: B images of a block, C H W pixels, K classes.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from attrs import frozen
@@ -21,7 +22,7 @@ from attrs.validators import ge, gt, optional
 from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
-from ddcore.images import Cropping, seen_in_step
+from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, inversion_loss, require_layers
 from ddcore.training import rate_at
 
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Frobenius norms, over the whole batch, of the differences to the neighbours right, below, and on both diagonals; summed.
+    """Frobenius norms, over the whole batch, of the differences to the neighbours right, below, and on both diagonals;
+    summed.
 
     References:
-        Mahendran and Vedaldi, CVPR 2015, in DeepInversion's form (arXiv:1912.08795, equation 3); 0 in all published settings.
+        Mahendran and Vedaldi, CVPR 2015, in DeepInversion's form (arXiv:1912.08795, equation 3); 0 in all published
+        settings.
     """
     right = images[:, :, :, :-1] - images[:, :, :, 1:]
     below = images[:, :, :-1, :] - images[:, :, 1:, :]
@@ -162,5 +165,5 @@ class SRe2L(Plugin):
         """A task's images under the view of a step."""
         assert task.classes is not None
         classes = task.classes.to(pixels.device)
-        given: dict[str, Any] = {"crop": self.crop, "scale": self.scale, "roll": self.roll, "centred": self.centred}
-        return seen_in_step(pixels, classes, task, step, run, of="sre2l", **given)
+        rule = ViewRule(self.crop, self.scale, self.roll, self.centred)
+        return seen_in_step(pixels, classes, task, step, run, of="sre2l", rule=rule)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
 from ddcore.kit.contract import check_plugin
 from ddcore.networks.passes import logits
-from ddcore.runs.assembly import select, setup_from
 from ddcore.runs.distil import assemble
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.run import Run

@@ -1,7 +1,8 @@
-"""Submitit: do a run's tasks as jobs of Slurm, where a cluster's own daemons are unwelcome (github.com/facebookincubator/submitit).
+"""Submitit: do a run's tasks as jobs of Slurm, where a cluster's own daemons are unwelcome
+(github.com/facebookincubator/submitit).
 
-A job does one task and leaves its result as a file in the run's folder. One that is preempted, or reaches its time limit, is queued again by
-Slurm and goes on from its last checkpoint.
+A job does one task and leaves its result as a file in the run's folder. One that is preempted, or reaches its time
+limit, is queued again by Slurm and goes on from its last checkpoint.
 """
 
 import json

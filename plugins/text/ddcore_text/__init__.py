@@ -1,7 +1,8 @@
 """Sentences with a class each, and small transformers for them: the text side of students and their teachers.
 
-A sentence becomes (CLS, word, word, ...), cut or filled up to one length L. Words are what stands between spaces; those that the
-training part has at least ``least`` times get an id, the most frequent first. Shape letters: B sentences, L places, D width, V words.
+A sentence becomes (CLS, word, word, ...), cut or filled up to one length L. Words are what stands between spaces; those
+that the training part has at least ``least`` times get an id, the most frequent first. Shape letters: B sentences, L
+places, D width, V words.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def encode(sentences: Sequence[str], words: Mapping[str, int], length: int) -> T
 
 
 class Transformer(nn.Module):
-    """Words and places, encoder layers (norm first, GELU, four times as wide inside), the first place through a linear layer.
+    """Words and places, encoder layers (norm first, GELU, four times as wide inside), the first place through a linear
+    layer.
 
     There is no dropout: students of one seed are the same bits.
 
@@ -184,7 +186,8 @@ Rows = list[tuple[str, str]]
 
 
 def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str]:
-    """Sentences and labels of a folder's training and test tables, ``.tsv`` or ``.csv`` with a header, and the latter's name.
+    """Sentences and labels of a folder's training and test tables, ``.tsv`` or ``.csv`` with a header, and the latter's
+    name.
 
     Raises:
         InputError: a part is not there, or a table without the columns ``sentence`` (or ``text``) and ``label``.

@@ -1,12 +1,13 @@
 """What a command takes over from a finished set, where its own line says nothing.
 
-A manifest is data about a set and configures nothing. Of it are taken: numbers and choices from a fixed list (seed, share of validation,
-normalisation, numeric options of teachers, views and selected plugins), names of the core's own networks, protocols and rules for labels.
-Nothing in it names a place to read, write or load from, a plugin to import, a thread or a job.
+A manifest is data about a set and configures nothing. Of it are taken: numbers and choices from a fixed list (seed,
+share of validation, normalisation, numeric options of teachers, views and selected plugins), names of the core's own
+networks, protocols and rules for labels. Nothing in it names a place to read, write or load from, a plugin to import, a
+thread or a job.
 
-All of it is taken from the run folder around the set, ``RUN/artifact``, if this user made that run (``ddcore.storage.ownership``); and from the
-manifest where the user says ``--trust``. Data are found by their fingerprint: embedded ones, and those that this user has loaded before
-(``ddcore.storage.known_data``).
+All of it is taken from the run folder around the set, ``RUN/artifact``, if this user made that run
+(``ddcore.storage.ownership``); and from the manifest where the user says ``--trust``. Data are found by their
+fingerprint: embedded ones, and those that this user has loaded before (``ddcore.storage.known_data``).
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Taken:
     weights: tuple[str, ...] = field(factory=tuple)
 
     def makers(self, here: Mapping[str, Any], *, needed: bool) -> tuple[dict[str, Offer], dict[str, type]]:
-        """The plugins that made it, but for those that are selected, as far as they are installed; none of a stranger's.
+        """The plugins that made it, but for those that are selected, as far as they are installed; none of a
+        stranger's.
 
         Args:
             here: classes of the plugins that are selected, by name.
@@ -262,7 +264,8 @@ def labelling(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def known_network(name: object, classes: Mapping[str, Any]) -> bool:
-    """Whether a name is that of a network of the core, of a size that a stranger may ask for, or of a selected plugin."""
+    """Whether a name is that of a network of the core, of a size that a stranger may ask for,
+    or of a selected plugin."""
     if not isinstance(name, str) or len(name) > LONGEST:
         return False
     if any(name in cls.networks for cls in classes.values()):
@@ -288,7 +291,8 @@ def _loaded(saved: Mapping[str, Any]) -> tuple[type, Offer]:
 
 
 def _fitting(cls: type, names: Iterable[str], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Of some options the values that are numbers, switches or one of the option's choices, as the option's type; no others."""
+    """Of some options the values that are numbers, switches or one of the option's choices, as the option's type;
+    no others."""
     found = {name: _converted(fields(cls)[name], said.get(name)) for name in names if name in fields(cls)}
     return {name: value for name, value in found.items() if value is not None}
 
