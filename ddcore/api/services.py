@@ -352,6 +352,13 @@ class Plan(Protocol):
         """What is made before the tasks begin: ``trajectories``, ``teachers``."""
 
 
+class Setup(Protocol):
+    """What a run was begun with."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Values of ``config``, ``options`` and ``plugins``, with ``sources`` that say where each comes from; no secrets."""
+
+
 class FinishedSet(Protocol):
     """A finished set of images, as ``load_artifact`` gives it."""
 
@@ -389,6 +396,10 @@ class Run(Protocol):
     @property
     def plugins(self) -> Mapping[str, Any]:
         """The selected plugins by name, in command-line order."""
+
+    @property
+    def setup(self) -> Setup:
+        """What it was begun with."""
 
     @property
     def plan(self) -> Plan:

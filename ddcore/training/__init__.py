@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddcore.training.protocols import Protocol
     from ddcore.training.teachers import IMAGENET, TRAINED_HERE, Renormalised, frozen_network, members_of, state_hash
     from ddcore.training.teachers import recipe as teacher_recipe
-    from ddcore.training.teaching import EMBEDDING, STAGES, Teaching, last_linear, tapped
+    from ddcore.training.teaching import EMBEDDING, STAGES, Teaching, last_linear, seen_of, tapped
     from ddcore.training.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "longest",
     "members_of",
     "rate_at",
+    "seen_of",
     "shown_by",
     "sole_trainer",
     "state_hash",

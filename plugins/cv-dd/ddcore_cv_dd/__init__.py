@@ -14,7 +14,7 @@ Slots begin at mosaics of real patches of medium difficulty. With one teacher it
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import attrs
 import torch
@@ -230,7 +230,7 @@ class CVDD(Plugin):
 def by_batch_statistics(run: "Run") -> "Run":
     """The run as one whose ``--labels`` are per-view and whose ``--views.statistics`` are the batch's; itself it stays as it is."""
     run.teachers  # noqa: B018  made once, for all copies
-    asked = copy(run)
+    asked: Any = copy(run)
     asked.config = attrs.evolve(run.config, labels=PER_VIEW)
     asked.options = {**run.options, "views": attrs.evolve(run.options["views"], statistics="batch")}
-    return asked
+    return cast("Run", asked)
