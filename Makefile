@@ -8,6 +8,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+KINDS := matcher enhancement labels student evaluator data executor
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
@@ -47,6 +48,9 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+	made=$$(mktemp -d) && trap 'rm -rf $$made' EXIT && for kind in $(KINDS); do \
+	  $(BIN)/ddcore plugins new typed-$$kind --kind $$kind --out $$made > /dev/null || exit 1; \
+	done && $(BIN)/mypy $$made/*/ddcore_*
 
 install: $(READY)
 

@@ -92,7 +92,7 @@ __getattr__ = later(
             "state_hash": "state_hash",
             "teacher_recipe": "recipe",
         },
-        "teaching": ("EMBEDDING", "STAGES", "Teaching", "last_linear", "tapped"),
+        "teaching": ("EMBEDDING", "STAGES", "Teaching", "last_linear", "seen_of", "tapped"),
         "trajectory": ("UnrollOptions", "choose_segment", "trajectory_loss"),
     },
     once="loop",
