@@ -130,6 +130,14 @@ class Real(Protocol):
     """The real data, normalised, on the run's device."""
 
     @property
+    def source(self) -> Source:
+        """As loaded."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What maps [0, 1] to the space of its images."""
+
+    @property
     def train(self) -> RealPart:
         """The part that may be learned from."""
 

@@ -155,8 +155,8 @@ def recipe(run: Asked) -> dict[str, Any]:
     shapers = [[name, dict(own)] for name, own in expert_shapers(run.plugins)]
     return {
         "version": RECIPE_VERSION,
-        "data": run.source.fingerprint,
-        "normalisation": run.normalisation.header(),
+        "data": run.real.source.fingerprint,
+        "normalisation": run.real.normalisation.header(),
         "network": run.network_name,
         "experts": {name: value for name, value in attrs.asdict(options).items() if name not in idle},
         "augment": [[name, attrs.asdict(plugin)] for name, plugin in augmenters(run.plugins, EXPERT)],

@@ -235,8 +235,8 @@ def recipe(member: Member, run: Asked) -> dict[str, Any]:
     chosen = {n: v for n, v in options.items() if n not in ("networks", "weights", "normalise", "check")}
     return {
         "version": RECIPE_VERSION,
-        "data": run.source.fingerprint,
-        "normalisation": run.normalisation.header(),
+        "data": run.real.source.fingerprint,
+        "normalisation": run.real.normalisation.header(),
         "network": member.network,
         "replica": member.replica,
         "teachers": chosen,

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import attrs
 import torch
 from attrs import frozen
 from attrs.validators import gt
 
 from ddcore import Batch, Learn, Loss, Plugin, Progress, Sequential, Transform, hookimpl, option
 from ddcore.kit.contract.probe import Probe
+from ddcore.sets import to_levels
 
 
 @frozen(kw_only=True, eq=False)
@@ -93,3 +95,19 @@ class Shake(Plugin):
             return batch.with_inputs(batch.inputs + self.strength * drawn)
 
         return Sequential((transform, noise))
+
+
+@frozen(kw_only=True, eq=False)
+class Coarse(Plugin):
+    """Store pixels in few bits."""
+
+    summary: ClassVar[str] = "fewer bits, for tests"
+    paper: ClassVar[str] = "none, arXiv:2401.00005"
+
+    bits: int = option(8, help="of a stored pixel")
+
+    @hookimpl
+    def ddcore_store(self, synthetic, run):
+        """Levels instead of floats."""
+        tensors, decoder = to_levels(synthetic.tensors, synthetic.decoder, run.normalisation, self.bits)
+        return attrs.evolve(synthetic, tensors=tensors, decoder=decoder)
