@@ -33,7 +33,7 @@ def test_preview_card_and_manifest_are_the_same_in_any_order(tmp_path, monkeypat
     assert {"manifest.json", "README.md", "preview.png", "images.safetensors"} <= set(first)
     for other in others:
         assert [name for name in first if first[name] != other.get(name)] == []
-    assert b'"method": "dm + dsa + fyi"' in first["manifest.json"]
+    assert b'"method": "pull + shake + turn"' in first["manifest.json"]
 
 
 class One(Plugin):
