@@ -56,12 +56,14 @@ def site(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-@pytest.fixture
-def probes(monkeypatch):
+@pytest.fixture(scope="module")
+def probes():
     """`pull` and `rival` (matchers), `turn` and `shake` (enhancements) as if `ddcore-probes` were installed, in child processes too."""
     folder = str(Path(__file__).parent / "probes")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))))
+        yield
 
 
 HOSTILE = (

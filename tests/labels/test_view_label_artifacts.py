@@ -251,7 +251,7 @@ def test_whatever_byte_is_damaged_the_file_is_refused(tmp_path, labels):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, probes):
     folder = tmp_path_factory.mktemp("run")
     short = ["--protocol", "quick-1", "--full-epochs", "1", *SMALL, "--out", str(folder / "mine")]
     with pytest.MonkeyPatch.context() as environment:

@@ -16,7 +16,10 @@ from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place
 from ddcore.storage.progress import on_signals
 
-pytestmark = pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc")
+pytestmark = [
+    pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc"),
+    pytest.mark.usefixtures("probes"),
+]
 TINY = [
     "--plugin-path",
     kills.TINY,

@@ -50,10 +50,12 @@ class Pull(Plugin):
 
 @frozen(kw_only=True, eq=False)
 class Rival(Probe):
-    """The contract kit's matcher under its own name: it may train experts."""
+    """The contract kit's matcher, which trains experts unless told otherwise."""
 
     summary: ClassVar[str] = "asks enhancements for everything, for tests"
     paper: ClassVar[str] = "none, arXiv:2401.00002"
+
+    experts: bool = option(True, help="train experts, and let their weights shape the loss")
 
 
 @frozen(kw_only=True, eq=False)
