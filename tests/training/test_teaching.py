@@ -9,6 +9,7 @@ from ddcore.api.types import Seen
 from ddcore.cli.app import invoke
 from ddcore.errors import InputError
 from ddcore.networks.zoo import build
+from ddcore.training import seen_of
 from ddcore.training.teaching import EMBEDDING, Teaching, last_linear, path_of, tapped
 
 
@@ -203,7 +204,7 @@ def test_a_module_that_runs_twice_gives_both_outputs_in_order_and_only_those_of_
     net, rows = Twice(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     with tapped(net, ["shared"]) as features:
         net(rows + 1)
-        seen = Seen.of(net(rows), features)
+        seen = seen_of(net(rows), features)
         net(rows - 1)
     first, second = seen.calls["shared"]
     assert torch.equal(first, net.shared(rows))

@@ -25,12 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import Batch, InputError, Progress, Vote
-from ddcore.api.types import Seen
 from ddcore.cli.app import invoke
 from ddcore.kit.contract import check_plugin
 from ddcore.networks.zoo import build
 from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.training import seen_of
 from ddcore.training.teaching import Teaching, last_linear, tapped
 
 
@@ -203,7 +203,7 @@ def step(contrast_weight=0.5):
     shared.train()
     with tapped(shared, names) as found:
         output = shared(images)
-        seen, teaching = Seen.of(output, found), Teaching([Vote(teacher)], images, names)
+        seen, teaching = seen_of(output, found), Teaching([Vote(teacher)], images, names)
         batch = Batch(images, {"class": torch.zeros(6, dtype=torch.int64)}, torch.arange(6))
         term = plugin.ddcore_student_loss(batch, shared, seen, teaching, modules, gen(8))
     return term, shared, modules, (images, teacher, seen)

@@ -31,6 +31,7 @@ from ddcore.cli.app import invoke
 from ddcore.kit.contract import check_plugin
 from ddcore.storage.places import Place, load_tensors
 from ddcore.testing import resume_to_end, stop_often
+from ddcore.training import seen_of
 from ddcore.training.teaching import Teaching, tapped
 
 
@@ -373,7 +374,7 @@ def test_a_copy_with_edited_words_counts_as_further_rows_of_the_batch(intermedia
 
     def asked(tokens):
         with torch.no_grad(), tapped(student, plugin.taps()) as found:
-            own = Seen.of(student(tokens), found)
+            own = seen_of(student(tokens), found)
         return own, Teaching(votes, tokens, plugin.taps())
 
     own, teaching = asked(SENTENCES)
