@@ -1,5 +1,6 @@
 # make demo   set up and run the first example      make test   set up and run the tests      make slow   the long ones, before a release
 # make cuda   those that need a CUDA device, where there is one: at most 8 minutes
+# make versions   the core alone with the oldest and newest torch and click that are claimed, before a release
 # make portable   tests that compare floats, as on other processors, with other threads and seeds, before a release
 # All do their own set-up and skip what is already there; the demo's is smaller. PYTHON chooses the interpreter, JOBS how
 # many tests run at a time. Tests start hundreds of processes, which is quicker where compiled modules are kept.
@@ -8,6 +9,9 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+# The oldest and the newest that pyproject.toml and the README may claim.
+TRIED ?= python3.11:2.13.0:0.28.0:8.2.0 python3.11:2.14.1:0.29.1:8.5.1
+KINDS := matcher enhancement labels student evaluator data executor
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 TORCH := { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(BIN)/python -m pip install -q -c constraints.txt torch hatchling editables
@@ -20,7 +24,7 @@ OTHER := $(foreach name,api array_files bench broken_plugins browser budget cli 
   stores strangers testing tracking tutorial work,$(wildcard tests/*/test_$(name).py)) $(wildcard $(patsubst %,plugins/%/tests/*,mlflow ray submitit tensorboard))
 NUMERIC := $(filter-out $(OTHER),$(wildcard tests/*/test_*.py plugins/*/tests/test_*.py))
 
-.PHONY: demo test slow portable cuda lint types install clean
+.PHONY: demo test slow portable versions cuda lint types install clean
 demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
@@ -42,11 +46,21 @@ portable: install
 	    $(or $(TESTS),$(NUMERIC)) || failed="$$failed $$variant"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
+# Each `interpreter:torch:torchvision:click` is an environment of its own, with the core alone: gigabytes where torch comes with CUDA.
+versions: install
+	failed=; for tried in $(TRIED); do \
+	  echo "versions: $$tried"; set -- $$(echo $$tried | tr : ' '); \
+	  PYTHON=$(BIN)/python INTERPRETER=$$1 TORCH=$$2 TORCHVISION=$$3 CLICK=$$4 .ci/alone || failed="$$failed $$tried"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: install
 	$(BIN)/mypy
+	made=$$(mktemp -d) && trap 'rm -rf $$made' EXIT && for kind in $(KINDS); do \
+	  $(BIN)/ddcore plugins new typed-$$kind --kind $$kind --out $$made > /dev/null || exit 1; \
+	done && $(BIN)/mypy $$made/*/ddcore_*
 
 install: $(READY)
 

@@ -10,7 +10,18 @@ from ddcore.api.hooks import hookimpl
 from ddcore.api.plugin import Plugin, option
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Committee, Executor, FinishedSet, Run, Samples, StudentData, Teaching, Trajectories
+    from ddcore.api.services import (
+        Committee,
+        Decoder,
+        Executor,
+        FinishedSet,
+        Normalisation,
+        Run,
+        Samples,
+        StudentData,
+        Teaching,
+        Trajectories,
+    )
     from ddcore.api.types import (
         Answers,
         Arm,
@@ -44,12 +55,14 @@ __all__ = [
     "Committee",
     "Cost",
     "DdcoreError",
+    "Decoder",
     "Executor",
     "FinishedSet",
     "InputError",
     "Learn",
     "Loss",
     "Network",
+    "Normalisation",
     "Plugin",
     "PluginError",
     "Progress",
@@ -103,8 +116,10 @@ __getattr__ = later(
         ),
         "api.services": (
             "Committee",
+            "Decoder",
             "Executor",
             "FinishedSet",
+            "Normalisation",
             "Run",
             "Samples",
             "StudentData",

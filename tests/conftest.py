@@ -56,6 +56,16 @@ def site(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.fixture(scope="module")
+def probes():
+    """`pull` and `rival` (matchers), `turn` and `shake` (enhancements) as if `ddcore-probes` were installed, in child processes too."""
+    folder = str(Path(__file__).parent / "probes")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))))
+        yield
+
+
 HOSTILE = (
     "<script>document.title='run'<script>",
     "<img src=http:x.example onerror=alert(1)>",
@@ -73,6 +83,7 @@ def hostile_runs(tmp_path_factory):
     from PIL import Image
 
     from ddcore.cli.app import invoke
+    from ddcore.testing import PROBE
 
     root = tmp_path_factory.mktemp("hostile")
     generator = np.random.default_rng(0)
@@ -89,7 +100,7 @@ def hostile_runs(tmp_path_factory):
         for name, ipc in (("distilled", 2), ("larger", 4)):
             line = (
                 "run",
-                "--plugin=dm",
+                *PROBE,
                 data,
                 f"--ipc={ipc}",
                 "--steps=4",

@@ -6,7 +6,7 @@ else ddcore has to know about it before a run stands in class attributes of ``Pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -154,7 +154,7 @@ def option(
     help: str,
     symbol: str = "",
     unit: str = "",
-    validator: Callable[..., Any] | None = None,
+    validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     secret: bool = False,
 ) -> Any:
     """A hyper-parameter of a plugin: a field of its attrs class.
@@ -164,7 +164,7 @@ def option(
         help: one line for ``--help``.
         symbol: the paper's.
         unit: steps, epochs, images, pixels, a step.
-        validator: attrs', for the range.
+        validator: attrs', for the range; of several all have to hold.
         secret: never written to a record.
     """
     metadata_ = {"help": help, "symbol": symbol, "unit": unit, "secret": secret}

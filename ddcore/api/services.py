@@ -130,6 +130,14 @@ class Real(Protocol):
     """The real data, normalised, on the run's device."""
 
     @property
+    def source(self) -> Source:
+        """As loaded."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What maps [0, 1] to the space of its images."""
+
+    @property
     def train(self) -> RealPart:
         """The part that may be learned from."""
 
@@ -352,6 +360,13 @@ class Plan(Protocol):
         """What is made before the tasks begin: ``trajectories``, ``teachers``."""
 
 
+class Setup(Protocol):
+    """What a run was begun with."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Values of ``config``, ``options`` and ``plugins``, with ``sources`` that say where each comes from; no secrets."""
+
+
 class FinishedSet(Protocol):
     """A finished set of images, as ``load_artifact`` gives it."""
 
@@ -389,6 +404,10 @@ class Run(Protocol):
     @property
     def plugins(self) -> Mapping[str, Any]:
         """The selected plugins by name, in command-line order."""
+
+    @property
+    def setup(self) -> Setup:
+        """What it was begun with."""
 
     @property
     def plan(self) -> Plan:

@@ -54,8 +54,8 @@ class Batch:
         """The same rows with other inputs, row for row."""
         return attrs.evolve(self, inputs=inputs)
 
-    def rows(self, where: Tensor) -> Batch:
-        """The rows at ``where`` (indices or a boolean mask); every target follows."""
+    def rows(self, where: Tensor | slice) -> Batch:
+        """The rows at ``where`` (indices, a boolean mask or a slice); every target follows."""
         targets = {name: value[where] for name, value in self.targets.items()}
         return Batch(self.inputs[where], targets, self.index[where])
 

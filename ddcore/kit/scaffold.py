@@ -133,11 +133,11 @@ def render(name: str, kind: str) -> dict[str, str]:
     files = {
         "pyproject.toml": "pyproject.toml.j2",
         "README.md": "README.md.j2",
-        f"{module}.py": f"{kind}/module.py.j2",
+        f"{module}/__init__.py": f"{kind}/module.py.j2",
         "conftest.py": "conftest.py.j2",
         f"tests/test_{module.removeprefix('ddcore_')}.py": f"{kind}/test.py.j2",
     }
-    return {path: _rendered(template, values) for path, template in files.items()}
+    return {**{path: _rendered(template, values) for path, template in files.items()}, f"{module}/py.typed": ""}
 
 
 def _rendered(template: str, values: dict[str, Any]) -> str:

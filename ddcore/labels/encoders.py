@@ -10,7 +10,7 @@ H W pixels, D features, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -322,6 +322,10 @@ def import_open_clip() -> Any:
     return open_clip
 
 
+def _as_names(names: Iterable[object]) -> tuple[str, ...]:
+    return tuple(str(name) for name in names)
+
+
 @frozen
 class Prompts:
     """Class names as sentences, from which a text encoder makes the head of a classifier, so that it need not be
@@ -332,7 +336,7 @@ class Prompts:
         template: what stands around a name, which goes where {} is.
     """
 
-    names: tuple[str, ...] = field(converter=tuple)
+    names: tuple[str, ...] = field(converter=_as_names)
     template: str = "a photo of a {}."
 
     @property

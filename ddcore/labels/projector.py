@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ddcore.api.services import Normalisation
 from ddcore.api.types import Batch, View
-from ddcore.data.normalisation import Identity, MeanStd, Normalisation
+from ddcore.data.normalisation import Identity, MeanStd
+from ddcore.data.normalisation import Normalisation as Stored
 from ddcore.errors import InputError
 from ddcore.labels.encoders import Encoder, Prompts, resized
 from ddcore.labels.labels import Labels, as_ids, check_ids, float32_or_16, mixed_classes, smallest_type, stored
@@ -403,8 +405,8 @@ class ProjectorLabels(Labels):
             loss=header["loss"],
             hard=header["hard"],
             temperature=header["temperature"],
-            ours=None if changes is None else Normalisation.load(changes["ours"], {}),
-            theirs=None if changes is None else Normalisation.load(changes["theirs"], {}),
+            ours=None if changes is None else Stored.load(changes["ours"], {}),
+            theirs=None if changes is None else Stored.load(changes["theirs"], {}),
         )
 
     @property

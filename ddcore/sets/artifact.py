@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ddcore import randomness
+from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
@@ -345,7 +346,7 @@ def as_stored(
     tensors: Mapping[str, Tensor],
     decoder: Sequence[Mapping[str, Any]],
     storage_dtype: str,
-    normalisation: Normalisation,
+    normalisation: services.Normalisation,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors as they are stored, and the decoder that gives them back.
 

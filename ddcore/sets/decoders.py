@@ -32,8 +32,11 @@ class Operation(Protocol):
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
         """How many samples there are after it; ``before`` is how many there were."""
 
-    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Samples (B, ...) at ``index`` (B,) int64; ``before`` gives the samples it works on, at any index."""
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Any] | None) -> Any:
+        """Samples (B, ...) at ``index`` (B,) int64, of other data than images what its students take.
+
+        ``before`` gives the samples it works on, at any index.
+        """
 
 
 class Rows:

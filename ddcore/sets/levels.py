@@ -17,7 +17,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ddcore.data.normalisation import Normalisation
+from ddcore.api.services import Normalisation
 from ddcore.errors import InputError
 
 BITS = (8, 4, 2)

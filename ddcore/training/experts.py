@@ -41,6 +41,7 @@ from ddcore.storage.places import Place
 from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
+    from ddcore.api.services import Run as Asked
     from ddcore.composing.host import Host as Run
 
 RECIPE_VERSION = 1
@@ -148,7 +149,7 @@ def snapshot_of(network: nn.Module) -> dict[str, Tensor]:
     return {"weights": flat_weights(network).float().cpu(), **buffers}
 
 
-def recipe(run: Run) -> dict[str, Any]:
+def recipe(run: Asked) -> dict[str, Any]:
     """Everything that shapes an expert, as JSON values; how many there are does not shape any of them."""
     options: Any = run.options["experts"]
     idle = {"count"} if options.drop_epoch is not None else {"count", "drop_epoch", "drop"}
@@ -177,7 +178,7 @@ def expert_shapers(plugins: Mapping[str, Any], *hooks: str) -> list[tuple[str, M
     return [(name, own) for name, plugin in shaping if (own := plugin.expert_options()) is not None]
 
 
-def digest(run: Run) -> str:
+def digest(run: Asked) -> str:
     """Names this kind of experts: sha256 of its recipe."""
     return digest_of(recipe(run))
 
@@ -345,7 +346,7 @@ def last_scores(place: Place, part: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def sole_trainer(place: Place, run: Run) -> Iterator[None]:
+def sole_trainer(place: Place, run: Asked) -> Iterator[None]:
     """Wait while another process trains the same expert. The lock ends with its process, so none is ever stale.
 
     On storage that cannot lock (remote, or a file system without it) two runs may both train an expert, and both write

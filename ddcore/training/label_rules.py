@@ -8,7 +8,7 @@ epochs, in its batches, under its crops and mixes. Random real images are labell
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from ddcore.labels import (
 from ddcore.training.protocols import Protocol, resolved_protocols
 
 if TYPE_CHECKING:
+    from ddcore.api.services import Run as Asked
     from ddcore.api.types import Vote
     from ddcore.composing.host import Host as Run
     from ddcore.data.source import Source
@@ -41,13 +42,17 @@ HOT = 3.0
 """From this temperature on, a student's steps by SGD are an order of magnitude shorter."""
 
 
-def label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
+def label(name: str, images: Tensor, classes: Tensor, run: Asked) -> Labels:
     """Labels of images (N, C, H, W) by one of ``RULES``, by the run's teachers and views.
 
     Args:
         images: normalised, on the run's device.
         classes: (N,) int64.
     """
+    return _label(name, images, classes, cast("Run", run))
+
+
+def _label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
     options: ViewOptions = run.options["views"]
     protocols, votes = resolved_protocols(run), run.votes("label")
     draw = drawn_for(run) or draw_for(options, protocols[0].views, run.source)
@@ -183,9 +188,9 @@ def extent(options: ViewOptions, protocols: list[Protocol], run: Run) -> tuple[i
     return options.epochs or epochs, options.batch or batch
 
 
-def longest(run: Run) -> int:
+def longest(run: Asked) -> int:
     """Epochs of the run's protocol that has most of them."""
-    return max(recipe.epochs_run for recipe in resolved_protocols(run))
+    return max(recipe.epochs_run for recipe in resolved_protocols(cast("Run", run)))
 
 
 def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[Vote], how: Mapping[str, Any]) -> None:
@@ -211,7 +216,8 @@ def report(run: Run, made: Labels, images: Tensor, classes: Tensor, votes: list[
         run.say(f"labels: students train for {epochs} epochs and go through these {record.epochs} in cycles")
 
 
-def shown_by(run: Run) -> Draw:
+def shown_by(run: Asked) -> Draw:
     """What teachers, and what stands in for them, are shown in this run: the protocol's views,
     changed by ``--views``."""
-    return draw_for(run.options["views"], resolved_protocols(run)[0].views, run.source)
+    whole = cast("Run", run)
+    return draw_for(run.options["views"], resolved_protocols(whole)[0].views, whole.source)

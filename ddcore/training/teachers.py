@@ -22,7 +22,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from ddcore.api.types import Task, Transform, Vote
-from ddcore.data.normalisation import MeanStd, Normalisation
+from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, NonFiniteLoss, StoreError
 from ddcore.images.views import LARGE, Draw, transform
 from ddcore.labels import HardLabels
@@ -37,6 +37,8 @@ from ddcore.training.experts import sole_trainer
 from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
 if TYPE_CHECKING:
+    from ddcore.api.services import Normalisation
+    from ddcore.api.services import Run as Asked
     from ddcore.composing.host import Host as Run
 
 RECIPE_VERSION = 1
@@ -169,7 +171,7 @@ def committee(run: Run) -> Committee:
     return found
 
 
-def members_of(run: Run) -> tuple[Member, ...]:
+def members_of(run: Asked) -> tuple[Member, ...]:
     """Who the options name.
 
     Raises:
@@ -229,7 +231,7 @@ def _probed(network: nn.Module, run: Run) -> float:
 # ---- trained here ----------------------------------------------------------------------------------------------------
 
 
-def recipe(member: Member, run: Run) -> dict[str, Any]:
+def recipe(member: Member, run: Asked) -> dict[str, Any]:
     """Everything that shapes a teacher trained here, as JSON values."""
     options = attrs.asdict(run.options["teachers"])
     chosen = {n: v for n, v in options.items() if n not in ("networks", "weights", "normalise", "check")}

@@ -12,6 +12,7 @@ from ddcore.runs.opening import open_run
 from ddcore.scoring import evaluate
 from ddcore.storage.places import Place, load_tensors, read_metadata
 
+pytestmark = pytest.mark.usefixtures("probes")
 SMALL = [
     "--steps",
     "2",
@@ -63,7 +64,7 @@ def npz(path: Path, images: np.ndarray | None = None, labels: np.ndarray | None 
 
 
 def test_a_whole_run_leaves_what_the_contract_says(ddcore, tmp_path):
-    code, out, err = ddcore("run", "--plugin", "dm", "--plugin", "fyi", *SMALL, "--out", tmp_path / "run", "--json")
+    code, out, err = ddcore("run", "--plugin", "pull", "--plugin", "turn", *SMALL, "--out", tmp_path / "run", "--json")
     assert code == 0, err
     answer = json.loads(out)
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock") == [
@@ -90,7 +91,7 @@ def test_a_baseline_is_a_row_of_its_own_with_as_many_images_in_run_and_evaluate(
 
     monkeypatch.setattr(evaluate, "train_and_test", watched)
     options = ("--protocol", "quick-20", "--baseline", "noise", "--out", run, "--json")
-    code, out, err = ddcore("run", "--plugin", "dm", *SMALL, *options)
+    code, out, err = ddcore("run", "--plugin", "pull", *SMALL, *options)
     assert code == 0, err
     rows = {row["set"]: row for row in json.loads(out)["rows"] if row["protocol"] == "quick-20"}
     assert rows["noise"]["images"] == rows["random"]["images"] and "uint8" in rows["noise"]["note"]
@@ -103,7 +104,7 @@ def test_a_baseline_is_a_row_of_its_own_with_as_many_images_in_run_and_evaluate(
 
 
 def test_the_order_of_plugins_does_not_change_the_bits(ddcore, tmp_path):
-    for name, plugins in (("one", ["fyi", "dm", "dsa"]), ("two", ["dsa", "dm", "fyi"])):
+    for name, plugins in (("one", ["turn", "pull", "shake"]), ("two", ["shake", "pull", "turn"])):
         chosen = [word for plugin in plugins for word in ("--plugin", plugin)]
         assert ddcore("run", *chosen, *SMALL, "--out", tmp_path / name)[0] == 0
     one, two = ((tmp_path / name / "artifact" / "images.safetensors").read_bytes() for name in ("one", "two"))
@@ -111,17 +112,17 @@ def test_the_order_of_plugins_does_not_change_the_bits(ddcore, tmp_path):
 
 
 def test_plan_only_and_explain_write_nothing(ddcore, tmp_path):
-    code, out, _ = ddcore("run", "--plugin", "dm", "--plan-only", *SMALL)
+    code, out, _ = ddcore("run", "--plugin", "pull", "--plan-only", *SMALL)
     assert code == 0 and "match" in out and "estimate" in out
-    code, out, _ = ddcore("run", "--plugin", "dm", "--dm.lr-img", "3", "--explain", "--json")
+    code, out, _ = ddcore("run", "--plugin", "pull", "--pull.rate", "3", "--explain", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
-    assert (rows["--dm.lr-img"]["value"], rows["--dm.lr-img"]["source"]) == (3.0, "command line")
-    assert rows["--ipc"]["source"] in ("default", "preset dm/digits-ipc1")
+    assert (rows["--pull.rate"]["value"], rows["--pull.rate"]["source"]) == (3.0, "command line")
+    assert rows["--ipc"]["source"] in ("default", "preset pull/digits-ipc1")
     assert not list(tmp_path.glob("runs/*"))
 
 
 def test_evaluate_inspect_and_export_read_what_run_wrote(ddcore, tmp_path):
-    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    assert ddcore("run", "--plugin", "pull", *SMALL, "--out", tmp_path / "run")[0] == 0
     artifact = tmp_path / "run" / "artifact"
     code, out, _ = ddcore("inspect", artifact, "--json")
     assert code == 0 and json.loads(out)["samples"] == 10
@@ -148,45 +149,45 @@ def test_data_list_and_show(ddcore):
 def test_plugins_and_show(ddcore):
     code, out, _ = ddcore("plugins", "--json")
     found = {row["name"]: row for row in json.loads(out)}
-    assert {"dm", "dsa", "fyi", "mtt", "datm"} <= set(found)
-    assert found["fyi"]["role"] == "enhancement" and "ddcore_view" in found["fyi"]["hooks"]
-    code, out, _ = ddcore("plugins", "show", "mtt")
-    assert code == 0 and "2203.11932" in out and "--mtt.student-steps" in out and "mtt/cifar10-ipc1" in out
+    assert {"pull", "rival", "turn", "shake"} <= set(found)
+    assert found["turn"]["role"] == "enhancement" and "ddcore_view" in found["turn"]["hooks"]
+    code, out, _ = ddcore("plugins", "show", "pull")
+    assert code == 0 and "2401.00001" in out and "--pull.rate" in out and "pull/digits-ipc1" in out
 
 
 def test_a_config_file_does_what_the_command_line_does(ddcore, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text(
-        'plugins = ["dm"]\nsteps = 2\neval_seeds = 1\nprotocol = ["quick-2"]\nthreads = 1\n[plugin.dm]\nlr_img = 0.5\n'
+        'plugins = ["pull"]\nsteps = 2\neval_seeds = 1\nprotocol = ["quick-2"]\nthreads = 1\n[plugin.pull]\nrate = 0.5\n'
     )
     code, out, _ = ddcore("run", "--config", file, "--explain", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
     assert code == 0
-    assert (rows["--dm.lr-img"]["value"], rows["--dm.lr-img"]["source"]) == (0.5, f"file {file}")
+    assert (rows["--pull.rate"]["value"], rows["--pull.rate"]["source"]) == (0.5, f"file {file}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--plugin", "datn"], ["'datn'", "did you mean 'datm'"]),
-        (["--plugin", "dm", "--dataset", "digit"], ["'digit'", "did you mean 'digits'"]),
-        (["--plugin", "dm", "--network", "convet3"], ["'convet3'", "did you mean 'convnet3'"]),
-        (["--plugin", "dm", "--protocol", "dsb"], ["'dsb'", "did you mean"]),
-        (["--plugin", "dm", "--plugin", "mtt"], ["'dm'", "'mtt'", "keep one"]),
-        (["--plugin", "fyi"], ["no selected plugin is a matcher", "--plugin fyi --plugin"]),
+        (["--plugin", "rivl"], ["'rivl'", "did you mean 'rival'"]),
+        (["--plugin", "pull", "--dataset", "digit"], ["'digit'", "did you mean 'digits'"]),
+        (["--plugin", "pull", "--network", "convet3"], ["'convet3'", "did you mean 'convnet3'"]),
+        (["--plugin", "pull", "--protocol", "quik"], ["'quik'", "did you mean"]),
+        (["--plugin", "pull", "--plugin", "rival"], ["'pull'", "'rival'", "keep one"]),
+        (["--plugin", "turn"], ["no selected plugin is a matcher", "--plugin turn --plugin"]),
         ([], ["no selected plugin is a matcher"]),
-        (["--plugin", "dm", "--fyi.halve-batch"], ["'--fyi.halve-batch'", "add --plugin fyi"]),
-        (["--plugin", "dm", "--dm.lr-img", "-1"], ["--dm.lr-img", "-1"]),
-        (["--plugin", "dm", "--dm.lr-img", "fast"], ["--dm.lr-img", "'fast'", "a number"]),
-        (["--plugin", "dm", "--ipc", "0"], ["--ipc", "0"]),
-        (["--plugin", "dm", "--ipc", "1000"], ["--ipc 1000", "class"]),
-        (["--plugin", "dm", "--init", "rael"], ["--init 'rael'", "did you mean 'real'"]),
-        (["--plugin", "dm", "--preset", "dm/cifar11-ipc1"], ["--preset", "dm/cifar10-ipc1"]),
-        (["--plugin", "dm", "--plugin", "dm"], ["'dm'", "twice"]),
-        (["--plugin", "dm", "--experts.count", "3"], ["--experts.count", "leave it out"]),
-        (["--plugin", "dm", "--dataset", "s4://bucket/x"], ["s4"]),
-        (["--plugin", "dm", "--executor", "rya"], ["rya"]),
-        (["--plugin", "dm", "--stepps", "3"], ["--stepps"]),
+        (["--plugin", "pull", "--turn.both"], ["'--turn.both'", "add --plugin turn"]),
+        (["--plugin", "pull", "--pull.rate", "-1"], ["--pull.rate", "-1"]),
+        (["--plugin", "pull", "--pull.rate", "fast"], ["--pull.rate", "'fast'", "a number"]),
+        (["--plugin", "pull", "--ipc", "0"], ["--ipc", "0"]),
+        (["--plugin", "pull", "--ipc", "1000"], ["--ipc 1000", "class"]),
+        (["--plugin", "pull", "--init", "rael"], ["--init 'rael'", "did you mean 'real'"]),
+        (["--plugin", "pull", "--preset", "pull/digit-ipc1"], ["--preset", "pull/digits-ipc1"]),
+        (["--plugin", "pull", "--plugin", "pull"], ["'pull'", "twice"]),
+        (["--plugin", "pull", "--experts.count", "3"], ["--experts.count", "leave it out"]),
+        (["--plugin", "pull", "--dataset", "s4://bucket/x"], ["s4"]),
+        (["--plugin", "pull", "--executor", "rya"], ["rya"]),
+        (["--plugin", "pull", "--stepps", "3"], ["--stepps"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -201,32 +202,32 @@ def test_wrong_words_on_the_command_line(ddcore, tmp_path, arguments, words):
 def test_an_unknown_key_in_a_file(ddcore, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("ipcc = 3\n")
-    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "run.toml", "'ipcc'", "did you mean 'ipc'")
-    file.write_text("[plugin.dm]\nlr_imgg = 3\n")
-    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "[plugin.dm]", "did you mean 'lr_img'")
+    check_refused(ddcore("run", "--plugin", "pull", "--config", file), "run.toml", "'ipcc'", "did you mean 'ipc'")
+    file.write_text("[plugin.pull]\nratte = 3\n")
+    check_refused(ddcore("run", "--plugin", "pull", "--config", file), "[plugin.pull]", "did you mean 'rate'")
     file.write_text("ipc = \n")
-    check_refused(ddcore("run", "--plugin", "dm", "--config", file), "not TOML")
+    check_refused(ddcore("run", "--plugin", "pull", "--config", file), "not TOML")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(ddcore):
-    check_refused(ddcore("run", "--plugin", "dm", "--device", "cuda"), "--device cuda", "--device cpu")
+    check_refused(ddcore("run", "--plugin", "pull", "--device", "cuda"), "--device cuda", "--device cpu")
 
 
 def test_a_folder_in_use_is_left_alone(ddcore, tmp_path):
-    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    assert ddcore("run", "--plugin", "pull", *SMALL, "--out", tmp_path / "run")[0] == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    check_refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run"), "another run", "ddcore resume")
+    check_refused(ddcore("run", "--plugin", "pull", *SMALL, "--out", tmp_path / "run"), "another run", "ddcore resume")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("keep")
-    check_refused(ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "mine"), "not empty")
+    check_refused(ddcore("run", "--plugin", "pull", *SMALL, "--out", tmp_path / "mine"), "not empty")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
     check_refused(ddcore("resume", tmp_path / "mine"), "run.json")
 
 
 def test_data_that_cannot_be_used(ddcore, tmp_path):
     def run(dataset: str) -> tuple[int, str, str]:
-        return ddcore("run", "--plugin", "dm", *SMALL, "--dataset", dataset, "--out", tmp_path / "run")
+        return ddcore("run", "--plugin", "pull", *SMALL, "--dataset", dataset, "--out", tmp_path / "run")
 
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     check_refused(run(npz(tmp_path / "a.npz", labels=np.full(40, 0.5))), "a.npz", "not integers")
@@ -245,7 +246,7 @@ def test_a_driver_that_is_not_installed_is_named(ddcore):
 
 
 def test_artifacts_that_cannot_be_used(ddcore, tmp_path):
-    assert ddcore("run", "--plugin", "dm", *SMALL, "--out", tmp_path / "run")[0] == 0
+    assert ddcore("run", "--plugin", "pull", *SMALL, "--out", tmp_path / "run")[0] == 0
     artifact = tmp_path / "run" / "artifact"
     check_refused(ddcore("inspect", tmp_path / "run"), "is no artifact", "run/artifact")
     images = (artifact / "images.safetensors").read_bytes()

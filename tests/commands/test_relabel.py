@@ -21,14 +21,15 @@ from ddcore.storage import places as storage
 from ddcore.storage.places import sha256_of
 
 SMALL = ["--network", "convnet2-w8", "--preset", "none", "--threads", "1", "--ipc", "2", "--steps", "1"]
-RUN = ["run", "--plugin", "dm", "--dm.batch-real", "8", *SMALL, "--eval-seeds", "1", "--protocol", "quick-2"]
+pytestmark = pytest.mark.usefixtures("probes")
+RUN = ["run", "--plugin", "pull", *SMALL, "--eval-seeds", "1", "--protocol", "quick-2"]
 TEACHERS = ["--teachers.epochs", "2", "--teachers.no-check"]
 VIEWS = ["--views.epochs", "3", "--views.batch", "8"]
 N, K, E, B = 20, 10, 3, 8
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, probes) -> Path:
     """A run with hard labels, stored in uint8, and its cache."""
     folder = tmp_path_factory.mktemp("relabel")
     words = ["--full-epochs", "1", "--storage-dtype", "uint8", "--seed", "3", "--cache", str(folder / "cache")]
@@ -65,7 +66,7 @@ def test_the_provenance_says_what_was_done_to_what_and_keeps_what_was_there(fini
     assert done["manifest_sha256"] == sha256_of((source / "manifest.json").read_bytes())
     assert (done["labels"], done["was"], done["seed"]) == ("per-view", "hard", 3)
     assert done["options"]["views"]["epochs"] == E and done["options"]["teachers"]["epochs"] == 2
-    assert done["options"]["dm"] == old["options"]["dm"] and done["config"]["dataset"] == "digits"
+    assert done["options"]["pull"] == old["options"]["pull"] and done["config"]["dataset"] == "digits"
     recipe = load_artifact(tmp_path / "new").manifest["recipe"]
     assert recipe["protocol"] == "sre2l-cifar" and recipe["labels"]["loss"] == "kl" and recipe["batch"] == B
 

@@ -5,6 +5,8 @@ import pytest
 from ddcore import load_artifact
 from ddcore.testing import ddcore_cli  # noqa: F401  fixture
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 STORE = """
     import attrs
     from attrs import frozen
@@ -25,7 +27,7 @@ ZEROED = 'return attrs.evolve(synthetic, tensors={"pixels": 0 * synthetic.tensor
 @pytest.fixture
 def run_with(site, ddcore_cli, tmp_path):  # noqa: F811
     def call(*bodies):
-        words = ["run", *ddcore_cli.tiny, "--plugin", "dm", "--steps", 1, "--out", tmp_path / "run", "--json"]
+        words = ["run", *ddcore_cli.tiny, "--plugin", "pull", "--steps", 1, "--out", tmp_path / "run", "--json"]
         for number, body in enumerate(bodies):
             site.put(f"store{number}", STORE % body)
             words += ["--plugin", f"store{number}"]

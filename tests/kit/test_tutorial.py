@@ -36,7 +36,7 @@ def test_whoever_types_the_tutorial_gets_a_working_enhancement(tmp_path, monkeyp
     assert (tmp_path / "trial" / "artifact" / "manifest.json").exists()
     # pip install -e, without touching this environment, then pytest on the package with the tutorial's class in it
     package = tmp_path / "ddcore-my-soften"
-    assert (package / "ddcore_my_soften.py").exists()
+    assert (package / "ddcore_my_soften" / "__init__.py").exists()
     site = tmp_path / "site"
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(package)]
     subprocess.run([sys.executable, *pip], check=True, cwd=tmp_path)

@@ -33,6 +33,8 @@ from ddcore.sets.exports import describe, export, inspect
 from ddcore.training.protocols import protocol
 from ddcore.training.students import augmentation
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 N, K, E, B = 6, 3, 2, 4
 CLASSES = torch.arange(K).repeat_interleave(2)
 SMALL = ["--steps", "2", "--eval-seeds", "1", "--network", "convnet2-w8", "--preset", "none", "--threads", "1"]
@@ -249,12 +251,12 @@ def test_whatever_byte_is_damaged_the_file_is_refused(tmp_path, labels):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, probes):
     folder = tmp_path_factory.mktemp("run")
     short = ["--protocol", "quick-1", "--full-epochs", "1", *SMALL, "--out", str(folder / "mine")]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DDCORE_CACHE", str(folder / "cache"))
-        assert invoke(["run", "--plugin", "dm", *short]) == 0
+        assert invoke(["run", "--plugin", "pull", *short]) == 0
     return folder / "mine"
 
 

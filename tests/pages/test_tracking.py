@@ -8,6 +8,8 @@ from ddcore.pages.tracking import Number, numbers
 from ddcore.storage.places import sha256_of
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 TRACKER = """
     from collections.abc import Mapping
     from typing import Any
@@ -42,7 +44,7 @@ def pixels(folder):
 def test_trackers_hear_ddcore_log_for_every_line_of_the_log(site, ddcore_cli, tmp_path):  # noqa: F811
     put(site)
     out = tmp_path / "run"
-    words = ["run", *ddcore_cli.tiny, "--plugin", "dm", "--plugin", "watch", "--steps", 2, "--out", out, "--json"]
+    words = ["run", *ddcore_cli.tiny, "--plugin", "pull", "--plugin", "watch", "--steps", 2, "--out", out, "--json"]
     answer = ddcore_cli(*words)
     assert answer.code == 0, answer.err
     logged = [{n: v for n, v in line.items() if n != "time"} for line in lines(out, "log.jsonl")]
@@ -57,7 +59,7 @@ def test_trackers_hear_ddcore_log_for_every_line_of_the_log(site, ddcore_cli, tm
 def test_one_that_raises_is_warned_of_once_and_the_bits_stay(error, site, ddcore_cli, tmp_path):  # noqa: F811
     put(site, "faulty", ["step"], error)
     put(site, "sound")
-    base = ["run", *ddcore_cli.tiny, "--plugin", "dm", "--steps", 3, "--json"]
+    base = ["run", *ddcore_cli.tiny, "--plugin", "pull", "--steps", 3, "--json"]
     plain = ddcore_cli(*base, "--out", tmp_path / "plain")
     words = ["--plugin", "faulty", "--plugin", "sound", "--out", tmp_path / "run"]
     answer = ddcore_cli(*base, *words)

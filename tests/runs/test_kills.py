@@ -16,7 +16,10 @@ from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place
 from ddcore.storage.progress import on_signals
 
-pytestmark = pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc")
+pytestmark = [
+    pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc"),
+    pytest.mark.usefixtures("probes"),
+]
 TINY = [
     "--plugin-path",
     kills.TINY,
@@ -160,7 +163,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def distilled(folder):
-    assert invoke(["run", "--plugin", "dm", *TINY, *QUICK, "--steps", "1", "--out", "made"]) == 0
+    assert invoke(["run", "--plugin", "pull", *TINY, *QUICK, "--steps", "1", "--out", "made"]) == 0
     return folder / "made/artifact"
 
 
@@ -207,7 +210,7 @@ def test_warnings_of_before_a_stop_are_in_the_scores(folder, monkeypatch):
         run.warn("of before")
         raise SystemExit(9)
 
-    line = ["run", "--plugin", "dm", *TINY, *QUICK, "--steps", "1", "--out", "made"]
+    line = ["run", "--plugin", "pull", *TINY, *QUICK, "--steps", "1", "--out", "made"]
     with monkeypatch.context() as patched:
         patched.setattr("ddcore.runs.distil.assemble", warned)
         with pytest.raises(SystemExit):
@@ -273,7 +276,7 @@ def test_a_resume_that_is_stopped_before_it_has_begun_names_itself(number, folde
     assert "go on with `ddcore resume 'my runs/made'`" in capsys.readouterr().err
 
 
-RUN = ["run", "--plugin", "dm", *TINY, *QUICK, "--steps", "1"]
+RUN = ["run", "--plugin", "pull", *TINY, *QUICK, "--steps", "1"]
 TRAIN = ["train", "--data", "tiny", "--student", "convnet2-w4", *TINY[:2], "--threads", "1", *QUICK[:4], *QUICK[6:]]
 EVALUATE = ["evaluate", "made/artifact", *TINY[:2], *QUICK]
 

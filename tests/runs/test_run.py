@@ -32,10 +32,11 @@ COMMON = [
     "--threads",
     "1",
 ]
-DM = ["--plugin", "dm", "--plugin", "dsa", "--plugin", "fyi", "--dm.batch-real", "16", "--steps", "30"]
-DATM = ["--plugin", "datm", "--plugin", "fyi", "--plugin", "dsa", "--steps", "12", "--datm.student-steps", "4"]
-DATM += ["--datm.max-start-epoch", "2", "--datm.lr-img", "10", "--experts.count", "2", "--experts.epochs", "4"]
-METHODS = {"dm": DM, "datm": DATM}
+pytestmark = pytest.mark.usefixtures("probes")
+PULL = ["--plugin", "pull", "--plugin", "shake", "--plugin", "turn", "--pull.rate", "0.25", "--steps", "30"]
+RIVAL = ["--plugin", "rival", "--plugin", "turn", "--plugin", "shake", "--steps", "12"]
+RIVAL += ["--experts.count", "2", "--experts.epochs", "4"]
+METHODS = {"pull": PULL, "rival": RIVAL}
 
 
 def bits(run: Path) -> dict[str, bytes]:
@@ -47,7 +48,7 @@ def accuracies(run: Path) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, probes):
     """Each method run once, with a cache of its own."""
     folder = tmp_path_factory.mktemp("whole")
     done = {}
@@ -85,7 +86,7 @@ def wait_for(path: Path, process: subprocess.Popen, words: str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("name", "moment"), [("dm", '"step": 4'), ("datm", '"epoch": 2'), ("datm", '"step": 5')])
+@pytest.mark.parametrize(("name", "moment"), [("pull", '"step": 4'), ("rival", '"epoch": 2'), ("rival", '"step": 5')])
 def test_a_killed_run_resumes_to_the_same_bits(name, moment, uninterrupted, tmp_path):
     run = tmp_path / "run"
     words = ["run", *METHODS[name], *COMMON, "--cache", str(tmp_path / "cache"), "--out", str(run)]
@@ -101,21 +102,21 @@ def test_a_killed_run_resumes_to_the_same_bits(name, moment, uninterrupted, tmp_
 
 def test_a_terminated_run_stops_cleanly_and_says_how_to_go_on(uninterrupted, tmp_path):
     run = tmp_path / "run"
-    process = start(["run", *DM, *COMMON, "--steps", "30", "--cache", str(tmp_path / "cache"), "--out", str(run)])
+    process = start(["run", *PULL, *COMMON, "--steps", "30", "--cache", str(tmp_path / "cache"), "--out", str(run)])
     wait_for(run / "log.jsonl", process, '"step": 2')
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 3, said
     assert f"ddcore resume {run}" in said
     assert invoke(["resume", str(run)]) == 0
-    assert bits(run) == bits(uninterrupted["dm"])
+    assert bits(run) == bits(uninterrupted["pull"])
 
 
 def test_worker_processes_give_the_same_bits(uninterrupted, tmp_path):
-    words = ["run", *DATM, *COMMON, "--jobs", "2", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    words = ["run", *RIVAL, *COMMON, "--jobs", "2", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     assert invoke(words) == 0
-    assert bits(tmp_path / "run") == bits(uninterrupted["datm"])
-    assert accuracies(tmp_path / "run") == accuracies(uninterrupted["datm"])
+    assert bits(tmp_path / "run") == bits(uninterrupted["rival"])
+    assert accuracies(tmp_path / "run") == accuracies(uninterrupted["rival"])
 
 
 def test_float64_runs_and_agrees_with_float32_at_first(tmp_path):
@@ -123,7 +124,7 @@ def test_float64_runs_and_agrees_with_float32_at_first(tmp_path):
     for dtype in ("float32", "float64"):
         run = tmp_path / dtype
         words = [
-            *DM[:-2],
+            *PULL[:-2],
             "--steps",
             "1",
             *COMMON,

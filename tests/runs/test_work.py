@@ -16,6 +16,8 @@ from ddcore.runs.work import address_elsewhere, answer, describe, environment_el
 from ddcore.storage.ownership import signed
 from ddcore.testing import tiny_run  # noqa: F401  fixture
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 
 @pytest.fixture(autouse=True)
 def no_runs(monkeypatch):
@@ -26,7 +28,7 @@ def no_runs(monkeypatch):
 @pytest.fixture
 def begun(tiny_run):  # noqa: F811
     """A run on disk, and its first task as text."""
-    run = tiny_run("--plugin", "dm", steps=2)
+    run = tiny_run("--plugin", "pull", steps=2)
     return run, json.dumps(describe(distillation_tasks(run)[0]))
 
 

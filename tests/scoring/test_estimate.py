@@ -1,10 +1,13 @@
 """The first estimate of time and memory."""
 
+import pytest
 import torch
 from torch import nn
 
 from ddcore.cli.app import invoke
 from ddcore.scoring.estimate import _activations
+
+pytestmark = pytest.mark.usefixtures("probes")
 
 
 def test_activations_of_a_network_are_the_sum_of_its_leaves_outputs():
@@ -22,6 +25,7 @@ def test_one_image_suffices_for_batch_statistics_and_the_network_stays_as_it_is(
 def test_a_plan_with_a_network_whose_maps_shrink_to_a_pixel_is_estimated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert (
-        invoke(["run", "--plugin", "dm", "--network", "torchvision:mobilenet_v2", "--plan-only", "--threads", "1"]) == 0
+        invoke(["run", "--plugin", "pull", "--network", "torchvision:mobilenet_v2", "--plan-only", "--threads", "1"])
+        == 0
     )
     assert "estimate" in capsys.readouterr().out

@@ -43,6 +43,8 @@ from ddcore.training.experts import trajectories
 from ddcore.training.loop import batch_of
 from ddcore.training.protocols import PROTOCOLS, protocol, resolved_protocols
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 CLASSES = torch.arange(10)
 
 
@@ -586,7 +588,7 @@ def test_an_artifact_anywhere_is_evaluated_by_worker_processes_with_the_same_sco
 
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
     words = ["--protocol", "quick-1", "--eval-seeds", "1", "--full-epochs", "1", "--threads", "1"]
-    made = ["--plugin", "dm", "--dataset", "digits", "--network", "convnet2-w4", "--steps", "1"]
+    made = ["--plugin", "pull", "--dataset", "digits", "--network", "convnet2-w4", "--steps", "1"]
     assert invoke(["run", *made, *words, "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     scores = []

@@ -10,13 +10,15 @@ from ddcore import Plugin, hookimpl
 from ddcore.cli.app import invoke
 from ddcore.composing.plan import recorded_order
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 RUN = "run --steps 2 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 1 --full-epochs 1 --preset none --threads 1 --labels hard"
 
 
 def test_preview_card_and_manifest_are_the_same_in_any_order(tmp_path, monkeypatch):
     made, threads = {}, torch.get_num_threads()
     try:
-        for number, order in enumerate(itertools.permutations(("fyi", "dm", "dsa"))):
+        for number, order in enumerate(itertools.permutations(("turn", "pull", "shake"))):
             if number in (1, 2, 4):
                 continue
             (tmp_path / str(number)).mkdir()
@@ -31,7 +33,7 @@ def test_preview_card_and_manifest_are_the_same_in_any_order(tmp_path, monkeypat
     assert {"manifest.json", "README.md", "preview.png", "images.safetensors"} <= set(first)
     for other in others:
         assert [name for name in first if first[name] != other.get(name)] == []
-    assert b'"method": "dm + dsa + fyi"' in first["manifest.json"]
+    assert b'"method": "pull + shake + turn"' in first["manifest.json"]
 
 
 class One(Plugin):

@@ -18,6 +18,8 @@ from ddcore.storage import holding
 from ddcore.storage.holding import HOLDER, held
 from ddcore.storage.places import Place
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 HOLD = """
 import sys, time
 from ddcore.storage.holding import held
@@ -58,14 +60,14 @@ def test_a_killed_holder_holds_nothing(holder, tmp_path):
     assert not (tmp_path / "run" / HOLDER).exists()
 
 
-@pytest.mark.parametrize("command", [["resume"], ["run", "--plugin", "dm", "--dataset", "digits", "--out"]])
+@pytest.mark.parametrize("command", [["resume"], ["run", "--plugin", "pull", "--dataset", "digits", "--out"]])
 def test_commands_say_it_and_touch_nothing(holder, tmp_path, capsys, command):
     place = tmp_path / "run"
     if command == ["resume"]:
         words = [
             "run",
             "--plugin",
-            "dm",
+            "pull",
             "--dataset",
             "digits",
             "--network",

@@ -33,6 +33,8 @@ from ddcore.storage.places import LONGEST_HEADER, Place, load_tensors, save_tens
 from ddcore.storage.printing import printable, printable_json, printable_line
 from ddcore.storage.weights import read_state
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "ddcore").rglob("*.py"), *(ROOT / "plugins").glob("*/ddcore_*/**/*.py")]
 QUICK = (
@@ -603,7 +605,9 @@ def invoked(words, capsys):
     return errors[0]
 
 
-SHORT_RUN = "run --plugin dm --steps 1 --network convnet2-w4 --protocol quick-1 --preset none --threads 1 --labels hard"
+SHORT_RUN = (
+    "run --plugin pull --steps 1 --network convnet2-w4 --protocol quick-1 --preset none --threads 1 --labels hard"
+)
 
 
 @pytest.mark.parametrize("option", ["--resize", "--jobs", "--threads"])

@@ -20,6 +20,8 @@ from ddcore.storage import secrecy
 from ddcore.storage.places import Place
 from ddcore.storage.secrecy import COVER, HANDED_ON, hand_on, hidden, keep, redact, restore, shown, whole, withhold
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 FULL, BARE = "s3://key:canary-1@bucket/x?sig=canary-2", "s3://bucket/x"
 
 
@@ -131,7 +133,7 @@ def test_what_is_not_secret_stays_and_what_a_driver_says_too():
     assert secrecy.without("no port 'canary'", FULL) == ""
 
 
-RUN_AT = "run --plugin dm --steps 1 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 1 --full-epochs 1 --preset none --threads 1"
+RUN_AT = "run --plugin pull --steps 1 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 1 --full-epochs 1 --preset none --threads 1"
 RUN_AT += " --labels hard"
 
 
@@ -245,7 +247,7 @@ def test_secret_options_and_addresses_come_back_by_the_environment_only(monkeypa
 # ---- a run whose data need a token -----------------------------------------------------------------------------------
 
 TOKEN = "canary-in-the-query"
-RUN = "run --plugin dm --steps 2 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 2 --full-epochs 1 --preset none"
+RUN = "run --plugin pull --steps 2 --ipc 1 --network convnet2-w4 --protocol quick-1 --eval-seeds 2 --full-epochs 1 --preset none"
 RUN += " --threads 1 --jobs 2 --cache cache --out run --dataset"
 
 

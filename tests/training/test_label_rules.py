@@ -22,6 +22,8 @@ from ddcore.storage.places import Place
 from ddcore.training.label_rules import draw_for, kept_classes, temperature_for
 from ddcore.training.protocols import protocol
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 K = 10
 CLASSES = torch.arange(K).repeat_interleave(2)
 LARGE = SimpleNamespace(size=224, mirror_symmetric=True, classes=["c"] * 1000)
@@ -43,7 +45,7 @@ class Voting(Run):
 
 
 def voting(folder, rule: str, *words: str, **given) -> Voting:
-    selection = select(["--plugin", "dm", "--labels", rule, "--preset", "none", *words], {})
+    selection = select(["--plugin", "pull", "--labels", rule, "--preset", "none", *words], {})
     return Voting(
         setup_from(selection, {"labels": rule, "protocol": ("sre2l-cifar-6",), **given}, {}), Place.at(folder)
     )
@@ -203,7 +205,7 @@ def test_a_plugin_that_knows_no_teachers_takes_labels_by_teachers_and_random_ima
     tmp_path, tmp_path_factory, rule, capsys
 ):
     cache = tmp_path_factory.getbasetemp() / "teachers-of-label-rules"
-    words = ["--plugin", "dm", "--dm.batch-real", "8", "--labels", rule, *SHORT, "--cache", str(cache)]
+    words = ["--plugin", "pull", "--labels", rule, *SHORT, "--cache", str(cache)]
     assert invoke(["run", *words, "--out", str(tmp_path / "run"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     kind = "soft" if rule == "averaged" else rule
@@ -228,7 +230,7 @@ def test_a_plugin_that_knows_no_teachers_takes_labels_by_teachers_and_random_ima
 def test_options_of_views_come_from_a_file_and_the_environment_too(tmp_path, capsys, monkeypatch):
     file = tmp_path / "labels.toml"
     file.write_text('labels = "top-k"\n[views]\nk = 3\n[teachers]\nepochs = 4\n')
-    words = ["run", "--plugin", "dm", "--preset", "none", "--explain", "--json"]
+    words = ["run", "--plugin", "pull", "--preset", "none", "--explain", "--json"]
     monkeypatch.setenv("DDCORE_VIEWS__BATCH", "7")
     assert invoke([*words, "--config", str(file)]) == 0
     shown = {row["name"]: (row["value"], row["source"]) for row in json.loads(capsys.readouterr().out)}
@@ -240,7 +242,7 @@ def test_options_of_views_come_from_a_file_and_the_environment_too(tmp_path, cap
 
 
 def test_options_of_views_without_labels_by_teachers_say_what_to_give(capsys):
-    assert invoke(["run", "--plugin", "dm", "--views.k", "3"]) == 2
+    assert invoke(["run", "--plugin", "pull", "--views.k", "3"]) == 2
     assert "give --labels averaged, per-view, top-k, two-distances or static-mixed" in capsys.readouterr().err
 
 
@@ -255,5 +257,5 @@ def test_options_of_views_without_labels_by_teachers_say_what_to_give(capsys):
     ],
 )
 def test_options_out_of_range_are_refused(capsys, words, said):
-    assert invoke(["run", "--plugin", "dm", "--labels", "per-view", "--plan-only", *words]) == 2
+    assert invoke(["run", "--plugin", "pull", "--labels", "per-view", "--plan-only", *words]) == 2
     assert said in capsys.readouterr().err

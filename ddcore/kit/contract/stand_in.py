@@ -363,6 +363,7 @@ def standing_in() -> Iterator[torch.device]:
         put(Tensor, "cuda", lambda tensor, *_, **__: _moved(tensor, True))
         put(Tensor, "device", device)
         put(devices, "cuda", _Claimed())
+        put(torch.cuda, "get_device_name", lambda device=None: "no device")
         stack.enter_context(_Inside())  # type: ignore[no-untyped-call]
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:

@@ -8,7 +8,7 @@ where it starts.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from attrs import frozen
@@ -180,13 +180,17 @@ class Coresets(Plugin):
         return lambda images: features(network, images)
 
     def _by_score(self, method: Method, slot: int, generator: Generator, run: "Run") -> Picks:
-        asked = {"expert": slot % run.trajectories.count, "epoch": self.epoch, "early": self.early_epoch}
+        asked: dict[str, Any] = {
+            "expert": slot % run.trajectories.count,
+            "epoch": self.epoch,
+            "early": self.early_epoch,
+        }
         if method == "moderate":
             distance = score(run, "distance", **asked)
             return lambda rows, count: middle(distance[rows], count, generator)
         if method == "ccs":
-            area, how = score(run, "aum", **asked), {"cut": self.cut, "strata": self.strata, "generator": generator}
-            return lambda rows, count: coverage(area[rows], count, **how)
+            area, cut, strata = score(run, "aum", **asked), self.cut, self.strata
+            return lambda rows, count: coverage(area[rows], count, cut=cut, strata=strata, generator=generator)
         hard = hardness(run, method, **asked)
         end = {"hard": top, "easy": bottom, "middle": middle}[self.keep]
         return lambda rows, count: end(hard[rows], count, generator)

@@ -60,10 +60,12 @@ def score(run: "Run", name: str, *, expert: int, epoch: int, early: int | None) 
         return _kept(run, "dynamics", _dynamics, {"experts": run.trajectories.count})[name]
     if name in ("el2n", "grand-last", "grand"):
         asked = {"experts": run.trajectories.count, "epoch": early_epoch(run, early)}
-        made = ("grand", _full_gradients) if name == "grand" else ("early", _early)
-        return _kept(run, *made, asked)[name]
-    made = ("distance", _distance) if name == "distance" else ("uncertainty", _uncertainty)
-    return _kept(run, *made, one)[name]
+        if name == "grand":
+            return _kept(run, "grand", _full_gradients, asked)[name]
+        return _kept(run, "early", _early, asked)[name]
+    if name == "distance":
+        return _kept(run, "distance", _distance, one)[name]
+    return _kept(run, "uncertainty", _uncertainty, one)[name]
 
 
 def early_epoch(run: "Run", early: int | None) -> int:

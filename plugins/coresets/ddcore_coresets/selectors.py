@@ -221,7 +221,8 @@ class Similarity:
         return torch.cat([self.columns(part)[part].diagonal() for part in self._parts()])
 
     def _parts(self) -> Sequence[Tensor]:
-        return torch.arange(self.size).split(max(1, ENTRIES_AT_ONCE // max(1, self.size)))
+        parts: Sequence[Tensor] = torch.arange(self.size).split(max(1, ENTRIES_AT_ONCE // max(1, self.size)))
+        return parts
 
 
 def _known(similarity: Similarity | Tensor) -> Similarity:

@@ -16,7 +16,7 @@ baseline that the paper calls SRe2L++.
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import attrs
 import torch
@@ -233,7 +233,7 @@ def by_batch_statistics(run: "Run") -> "Run":
     """The run as one whose ``--labels`` are per-view and whose ``--views.statistics`` are the batch's;
     itself it stays as it is."""
     run.teachers  # noqa: B018  made once, for all copies
-    asked = copy(run)
+    asked: Any = copy(run)
     asked.config = attrs.evolve(run.config, labels=PER_VIEW)
     asked.options = {**run.options, "views": attrs.evolve(run.options["views"], statistics="batch")}
-    return asked
+    return cast("Run", asked)

@@ -54,7 +54,8 @@ def row_distance(real: Tensor, synthetic: Tensor) -> Tensor:
         return real.new_zeros(())
     real, synthetic = wide(real).flatten(1), wide(synthetic).flatten(1)
     norms = torch.linalg.vector_norm(real, dim=1) * torch.linalg.vector_norm(synthetic, dim=1)
-    return (1 - (real * synthetic).sum(1) / (norms + EPSILON)).sum()
+    apart: Tensor = (1 - (real * synthetic).sum(1) / (norms + EPSILON)).sum()
+    return apart
 
 
 def gradient_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], kind: Distance = "ours") -> Tensor:
@@ -241,7 +242,8 @@ class Draws:
     def classes(self) -> Tensor:
         """The synthetic set's classes, ascending."""
         assert self.task.classes is not None
-        return self.task.classes.unique()
+        found: Tensor = self.task.classes.unique()
+        return found
 
     def real(self, cls: int, most: int, what: str) -> Batch:
         """Random real images of a class, all of them if there are fewer."""

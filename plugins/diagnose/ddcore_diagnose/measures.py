@@ -15,7 +15,8 @@ def ranks(values_N: Tensor) -> Tensor:
     """
     _, where, counts = values_N.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[where]
+    shared: Tensor = (last - (counts - 1) / 2)[where]
+    return shared
 
 
 def rank_correlation(one_N: Tensor, other_N: Tensor) -> float:

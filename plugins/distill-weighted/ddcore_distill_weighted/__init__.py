@@ -176,7 +176,7 @@ class Bank(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities (B, C) of images (B, C, H, W) as the student sees them."""
         pairs = zip(self.heads, self._networks, strict=True)
-        logits = torch.stack([head(network.embed(images)) for head, network in pairs])
+        logits = torch.stack([head(network.embed(images)) for head, network in pairs])  # type: ignore[operator]
         return mixture(logits, self.get_buffer("weights").to(logits), self.temperature)
 
 
@@ -240,7 +240,7 @@ class DistillWeighted(Plugin):
     every_view: bool = option(
         False, help="ask the sources about every view that a student sees, not once for each image"
     )
-    probe: int = option(
+    probe: int = option(  # type: ignore[assignment, misc]  # a modality pack's attribute has the same name
         500, help="labelled images that scores are measured on, at most", unit="images", validator=ge(2)
     )
     dimensions: int = option(

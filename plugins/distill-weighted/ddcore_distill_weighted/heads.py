@@ -60,7 +60,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, d)."""
-        standard = (features.to(self.get_buffer("mean")) - self.mean) / self.scale
+        standard = (features.to(self.get_buffer("mean")) - self.get_buffer("mean")) / self.get_buffer("scale")
         return F.linear(standard, self.get_buffer("weight"), self.get_buffer("bias"))
 
 

@@ -28,7 +28,8 @@ def principal(features: Tensor, count: int) -> Tensor:
     centred = features - features.mean(0)
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     kept = min(count, _rank(values, features))
-    return left[:, :kept] * values[:kept]
+    components: Tensor = left[:, :kept] * values[:kept]
+    return components
 
 
 def standardised(features: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def _distances(features: Tensor, decimals: int | None) -> Tensor:
 
 def _pairs(square: Tensor) -> Tensor:
     """What stands above the diagonal."""
-    row, column = torch.triu_indices(*square.shape, offset=1, device=square.device)
+    row, column = torch.triu_indices(square.shape[0], square.shape[1], offset=1, device=square.device)
     return square[row, column]
 
 
@@ -74,13 +75,15 @@ def ranks(values: Tensor) -> Tensor:
     [2.5, 1.0, 2.5]
     """
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+    shared: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+    return shared
 
 
 def spearman(one: Tensor, other: Tensor) -> Tensor:
     """Pearson's correlation of ranks, a scalar in [-1, 1]; 0 where one is constant."""
     both = [r - r.mean() for r in (ranks(one), ranks(other))]
-    return (both[0] @ both[1]) / (both[0].norm() * both[1].norm()).clamp(min=LEAST)
+    found: Tensor = (both[0] @ both[1]) / (both[0].norm() * both[1].norm()).clamp(min=LEAST)
+    return found
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore import InputError, Samples
-from ddcore.data import Normalisation
+from ddcore.data import Normalisation as Stored
 from ddcore.storage import Place, load_weights, read_metadata
 from ddcore.training import frozen_network
 
 if TYPE_CHECKING:
-    from ddcore import Run
+    from ddcore import Normalisation, Run
 
 AT_ONCE = 256
 WHITENED = "zca"
@@ -54,7 +54,7 @@ class Fitting(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, ours: Normalisation, theirs: Normalisation, channels: int, size: int
+        self, network: nn.Module, ours: "Normalisation", theirs: "Normalisation", channels: int, size: int
     ) -> None:
         super().__init__()
         self.network, self._ours, self._theirs = network, ours, theirs
@@ -99,13 +99,13 @@ def opened(file: str, run: "Run") -> Source:
     return Source(f"{facts['network']} of {facts.get('dataset', 'unknown data')}", frozen_network(network))
 
 
-def _normalisation(file: str, header: str | None, ours: Normalisation) -> Normalisation:
+def _normalisation(file: str, header: str | None, ours: "Normalisation") -> "Normalisation":
     """The one that a source's images were under; the target's where its file does not say."""
     if header is None:
         return ours
     found = json.loads(header)
     if found["kind"] != WHITENED:
-        return Normalisation.load(found, {})
+        return Stored.load(found, {})
     raise InputError(
         f"{file} was trained on whitened images, whose whitening is not kept: train it with --normalise mean-std"
     )

@@ -6,6 +6,7 @@ Shape letters: G graphs, V nodes, E directed edges, F features of a node, D feat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from attrs import astuple, frozen
@@ -49,7 +50,8 @@ class Graphs:
 
     def to(self, device: torch.device) -> Graphs:
         """The same graphs on a device."""
-        return Graphs(*(None if part is None else part.to(device) for part in astuple(self, recurse=False)))
+        parts: list[Any] = [None if part is None else part.to(device) for part in astuple(self, recurse=False)]
+        return Graphs(*parts)
 
     def select(self, index: Tensor) -> Graphs:
         """The graphs at ``index`` (n,) int64, in that order; a graph may come twice."""

@@ -42,7 +42,11 @@ def parsed(smiles: str) -> Chem.Mol | None:
 def as_graphs(molecules: Sequence[Chem.Mol]) -> Graphs:
     """Molecules as graphs: nodes in RDKit's order, each bond in both directions;
     a single atom is a node without edges."""
-    nodes, ends, bonds, node_counts, edge_counts = [], [], [], [], []
+    nodes: list[Sequence[int]] = []
+    ends: list[tuple[int, int]] = []
+    bonds: list[Sequence[int]] = []
+    node_counts: list[int] = []
+    edge_counts: list[int] = []
     for molecule in molecules:
         at = len(nodes)
         nodes.extend(_atom(atom) for atom in molecule.GetAtoms())
@@ -84,7 +88,9 @@ def scaffold_split(
     groups = defaultdict(list)
     for at, name in enumerate(scaffolds):
         groups[name].append(at)
-    train, valid, test = [], [], []
+    train: list[int] = []
+    valid: list[int] = []
+    test: list[int] = []
     first, both = shares[0] * len(scaffolds), (shares[0] + shares[1]) * len(scaffolds)
     for group in sorted(groups.values(), key=lambda g: (len(g), g[0]), reverse=True):
         if len(train) + len(group) <= first:

@@ -10,9 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from ddcore import randomness
-from ddcore.data import Split
 from ddcore_graphs.graphs import Graphs, joined, one_graph
-from ddcore_graphs.sources import RINGS, GraphSource
+from ddcore_graphs.sources import RINGS, GraphSource, GraphSplit
 
 CLASSES = ("chain", "ring")
 TRAIN, TEST, LABELS, AROUND = 100, 50, 3, 6
@@ -46,9 +45,9 @@ def hung_on_a_tree(closed: bool, generator: Generator) -> Graphs:
     return one_graph(labels[:, None], torch.cat([ends, ends.flip(0)], 1))
 
 
-def _split(part: str, count: int) -> Split:
+def _split(part: str, count: int) -> GraphSplit:
     labels: Tensor = torch.arange(len(CLASSES)).repeat(count)
     made = [
         hung_on_a_tree(cls == 1, randomness.generator(0, RINGS, part, at)) for at, cls in enumerate(labels.tolist())
     ]
-    return Split(joined(made), labels)
+    return GraphSplit(joined(made), labels)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from ddcore_graphs.training import Descent, Samples, accuracy, auc, one_thread, 
 
 if TYPE_CHECKING:
     from ddcore import Run
-    from ddcore.data import Source
 
 DISTILLED, RANDOM_BYTES, FULL = "distilled", "random-bytes", "full"
 SETS = (DISTILLED, RANDOM_BYTES, FULL)
@@ -67,7 +66,7 @@ def rows(run: Run, distilled: Samples, *, described: str) -> list[Row]:
     return made
 
 
-def check_fits(samples: Samples, source: Source) -> None:
+def check_fits(samples: Samples, source: Any) -> None:
     """Refuse a set whose graphs have other features or classes than the data.
 
     Raises:

@@ -29,14 +29,25 @@ PARTS = (("train", "test"), ("train", "validation"))
 RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
 
 
+@frozen(eq=False)
+class GraphSplit(Split):
+    """Graphs and their classes (N,) int64."""
+
+    stored: Graphs  # type: ignore[assignment]
+    labels: Tensor
+
+
 @frozen(eq=False, kw_only=True)
 class GraphSource(Source):
-    """A data set of graphs; ``stored`` of its splits are ``Graphs``.
+    """A data set of graphs.
 
     Attributes:
+        train, test: graphs and their classes.
         described: what the features of nodes and edges are.
     """
 
+    train: GraphSplit
+    test: GraphSplit
     modality: str = GRAPHS
     described: str = ""
 
@@ -203,7 +214,7 @@ def _source(
             raise InputError(
                 f"the {part} part of {place.url} has no graph of class {missing[0]!r}: give another --split"
             )
-        splits.append(Split(graphs.select(index), labels[index]))
+        splits.append(GraphSplit(graphs.select(index), labels[index]))
     if len(classes) < 2:
         raise InputError(f"{place.url} has one class only ({classes[0]}): at least 2 are needed")
     name = place.name.rpartition(".")[0] or place.name

@@ -11,7 +11,7 @@ Shape letters: G graphs, V nodes, E edges, F features of a node, D features of a
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from attrs import frozen
@@ -93,10 +93,11 @@ class Student(nn.Module):
     def nodes(self, graphs: Graphs) -> Tensor:
         """The embedding (V, W) of every node."""
         dtype = self.encoder.weight.dtype
-        x, edges = self.encoder(graphs.nodes.to(dtype)), (graphs.edges,)
+        x: Tensor = self.encoder(graphs.nodes.to(dtype))
+        edges: tuple[Tensor, ...] = (graphs.edges,)
         if self.kind == "gcn":
-            edges = gcn_edges(graphs)
-            edges = (edges[0], edges[1].to(dtype))
+            ends, weights = gcn_edges(graphs)
+            edges = (ends, weights.to(dtype))
         elif graphs.bonds.shape[1] and self.kind != "sage":
             edges = (graphs.edges, graphs.bonds.to(dtype))
         states = []
@@ -119,19 +120,23 @@ class Student(nn.Module):
 
     def forward(self, graphs: Graphs) -> Tensor:
         """Logits (G, K)."""
-        return self.head(self.embed(graphs))
+        logits: Tensor = self.head(self.embed(graphs))
+        return logits
 
 
 def _layer(kind: str, width: int, edge_features: int) -> nn.Module:
     if kind == "gin":
         inner = nn.Sequential(nn.Linear(width, 2 * width), Norm(2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-        return (
-            GINEConv(inner, train_eps=True, edge_dim=edge_features) if edge_features else GINConv(inner, train_eps=True)
+        return cast(
+            "nn.Module",
+            GINEConv(inner, train_eps=True, edge_dim=edge_features)
+            if edge_features
+            else GINConv(inner, train_eps=True),
         )
     if kind == "gcn":
-        return GCNConv(width, width, normalize=False)
+        return cast("nn.Module", GCNConv(width, width, normalize=False))
     if kind == "gat":
-        return GATConv(width, width, edge_dim=edge_features or None, fill_value=0.0)
+        return cast("nn.Module", GATConv(width, width, edge_dim=edge_features or None, fill_value=0.0))
     if kind == "sage":
-        return SAGEConv(width, width)
+        return cast("nn.Module", SAGEConv(width, width))
     raise ValueError(f"no network is named {kind!r}: choose one of {', '.join(NETWORKS)}")

@@ -15,7 +15,7 @@ Shape letters: B rows, K classes, C H W pixels.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from attrs import frozen
@@ -134,7 +134,8 @@ def frozen_answer(network: nn.Module, images: Tensor) -> Tensor:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        return functional_call(network, fixed, (images,))
+        answer: Tensor = functional_call(network, fixed, (images,))
+        return answer
     finally:
         for module, mode in modes:
             module.training = mode
@@ -254,11 +255,12 @@ class HARD(Plugin):
         clean = seen.logits, teachers.logits.to(seen.logits)
         if modules is None or progress.fraction < self.warmup:
             return Term("hard", self.weight * student_term(clean, None, self.temperature, 0.0))
+        augmentor: Any = modules
         moves = (progress.step + 1) % self.every == 0
         pixels = run.normalisation.inverse(batch.inputs)
         with torch.set_grad_enabled(moves):
-            values = modules.values(pixels, modules.noise(pixels, generator))
-            images = run.normalisation.apply(modules(pixels, values))
+            values = augmentor.values(pixels, augmentor.noise(pixels, generator))
+            images = run.normalisation.apply(augmentor(pixels, values))
             teacher = _answer(teachers, images).to(seen.logits)
         student = apart(network, images.detach()).to(seen.logits)
         term = student_term(clean, (student, teacher.detach()), self.temperature, self.hard_share)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ddcore import Transform
-from ddcore.data import Normalisation
 from ddcore.errors import NonFiniteLoss, OptionError
 from ddcore.images import transform
 from ddcore.labels import (
@@ -50,7 +49,7 @@ from ddcore.training import (
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
 
 if TYPE_CHECKING:
-    from ddcore import Run
+    from ddcore import Normalisation, Run
     from ddcore_hello import HeLlO
 
 VERSION = 1
@@ -109,7 +108,7 @@ def recipe(plugin: "HeLlO", encoder: Encoder, run: "Run") -> dict[str, Any]:
 # ---- before anything is fitted ---------------------------------------------------------------------------------------
 
 
-def encoder_of(plugin: "HeLlO", run: "Run") -> tuple[Encoder, Normalisation | None]:
+def encoder_of(plugin: "HeLlO", run: "Run") -> "tuple[Encoder, Normalisation | None]":
     """The frozen encoder, and how it wants images if not as the run's are.
 
     Raises:
@@ -136,12 +135,12 @@ def encoder_of(plugin: "HeLlO", run: "Run") -> tuple[Encoder, Normalisation | No
     return Encoder(plugin.encoder, channels, size, public=public), wanted[plugin.normalise]
 
 
-def _teacher(run: "Run") -> tuple[nn.Module, Normalisation | None]:
+def _teacher(run: "Run") -> "tuple[nn.Module, Normalisation | None]":
     network = run.teachers.network(0)
     return (network.network, IMAGENET) if isinstance(network, Renormalised) else (network, None)
 
 
-def _unfitted(plugin: "HeLlO", encoder: Encoder, theirs: Normalisation | None, run: "Run") -> ProjectorLabels:
+def _unfitted(plugin: "HeLlO", encoder: Encoder, theirs: "Normalisation | None", run: "Run") -> ProjectorLabels:
     """Rank 0: the zero-shot projector, its scale fitted to the weak teachers."""
     ours = None if theirs is None else run.normalisation
     count = len(run.source.classes)
@@ -172,10 +171,10 @@ def _shares(plugin: "HeLlO", run: "Run") -> list[tuple[int, int]]:
     return [(cls, min(there, plugin.prototypes)) for cls, there in enumerate(run.real.counts())]
 
 
-def sight(encoder: Encoder, theirs: Normalisation | None, run: "Run") -> Projector:
+def sight(encoder: Encoder, theirs: "Normalisation | None", run: "Run") -> Projector:
     """The frozen encoder behind what brings the run's images to it: ask for its ``features``."""
     ours = None if theirs is None else run.normalisation
-    none = {"classes": torch.zeros(1, dtype=torch.int64), "head": torch.zeros(1, 1), "unit": False}
+    none: dict[str, Any] = {"classes": torch.zeros(1, dtype=torch.int64), "head": torch.zeros(1, 1), "unit": False}
     return ProjectorLabels(encoder=encoder, ours=ours, theirs=theirs, **none).network(run.device, run.dtype)
 
 
@@ -212,7 +211,7 @@ def weak_teachers(run: "Run") -> tuple[list[nn.Module], list[float] | None]:
 
 def _fitted(start: ProjectorLabels, plugin: "HeLlO", place: Place, run: "Run") -> ProjectorLabels:
     encoder = lay_out(start.encoder.built().to(device=run.device, dtype=run.dtype))
-    head = start.projector(encoder).head
+    head: Any = start.projector(encoder).head
     shapes = {**_convolutions(encoder, start.encoder), "head": tuple(head.shape)}
     ranks = {name: plugin.head_rank if name == "head" else plugin.rank for name in shapes}
     factors = fresh_factors(shapes, ranks, run.generator("hello", "factors"))

@@ -24,7 +24,6 @@ from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
-from ddcore.data import Normalisation
 from ddcore.errors import InputError
 from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, require_layers
@@ -34,7 +33,7 @@ from ddcore.training import members_of, rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
 
 if TYPE_CHECKING:
-    from ddcore import Run
+    from ddcore import Normalisation, Run
 
 __all__ = [
     "INFER",
@@ -52,7 +51,7 @@ DECODER = {"op": "sum", "bases": "bases", "added": "compensators", "pairs": "pai
 
 
 def stored_tensors(
-    bases: Tensor, compensators: Tensor, pairs: Tensor, normalisation: Normalisation
+    bases: Tensor, compensators: Tensor, pairs: Tensor, normalisation: "Normalisation"
 ) -> dict[str, Tensor]:
     """What the core's decoder ``sum`` reads: sample i is base ``pairs[i, 0]`` plus compensator ``pairs[i, 1]``, or the
     bare base.

@@ -79,7 +79,8 @@ def sure(logits_NK: Tensor, cutoff: float = 0.95, *, balanced: bool = True) -> T
 
 def emphasis(student: Tensor, teacher: Tensor) -> Tensor:
     """w: the sigmoid of the distance of two rows of logits (B, K), in [0.5, 1), without gradient; (B,)."""
-    return (student - teacher).detach().norm(dim=1).sigmoid()
+    weights: Tensor = (student - teacher).detach().norm(dim=1).sigmoid()
+    return weights
 
 
 def feature_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
@@ -245,6 +246,7 @@ class KD3(Plugin):
         teacher = sole(teachers.votes)
         own, other = seen.feature(self.layer), teachers.seen[0].feature(self.layer)
         classifier = teacher.get_submodule(last_linear(teacher))
+        assert isinstance(classifier, nn.Linear)
         shape = fitting(own, other, classifier.in_features, self.layer)
         around = Shared(network, self.layer, own.shape[1], shape, classifier)
         run.log("kd3", student=size_of(network), adapter=size_of(around.adapter), classifier=size_of(around.classifier))

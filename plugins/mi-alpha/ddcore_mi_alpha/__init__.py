@@ -185,6 +185,7 @@ class MIAlpha(Plugin):
     ) -> Term | None:
         """The teachers' part of the formula above; of several teachers layers are weighted by their votes."""
         parts = []
+        asked: Teaching | Both = teachers
         if self.edit_share:
             copy = edited(batch.inputs, self.edit_share, self.edit, generator)
             with tapped(network, self.taps()) as found:
@@ -192,14 +193,14 @@ class MIAlpha(Plugin):
             if self.label_weight:
                 wrong = F.cross_entropy(own.logits.to(seen.logits), batch.targets["class"])
                 parts.append(self.label_weight / 2 * wrong)
-            seen, teachers = joined(seen, own), Both(teachers, Teaching(teachers.votes, copy, self.taps()))
+            seen, asked = joined(seen, own), Both(teachers, Teaching(teachers.votes, copy, self.taps()))
         if self.logit_weight:
             loss = LOGIT_LOSSES[self.logits]
-            parts.append(self.logit_weight * loss(seen.logits, teachers.logits, self.temperature))
+            parts.append(self.logit_weight * loss(seen.logits, asked.logits, self.temperature))
         if self.pseudo_weight:
-            parts.append(self.pseudo_weight * F.cross_entropy(seen.logits, teachers.logits.argmax(1)))
+            parts.append(self.pseudo_weight * F.cross_entropy(seen.logits, asked.logits.argmax(1)))
         if modules is not None and (len(seen.logits) > 1 or self.intermediate != "mi"):
-            parts.append(self.weight * self.of_layers(seen, teachers, modules))
+            parts.append(self.weight * self.of_layers(seen, asked, modules))
         return Term("mi-alpha", torch.stack(parts).sum()) if parts else None
 
     def of_layers(self, seen: Seen, teachers: "Teaching | Both", modules: nn.Module) -> Tensor:
@@ -207,8 +208,9 @@ class MIAlpha(Plugin):
         of several teachers by their votes."""
         total = seen.logits.new_zeros(())
         for vote, other, bridges in zip(teachers.votes, teachers.seen, modules.children(), strict=True):
-            pairs = zip(pairs_of(seen, other, self.layers, vote.name), bridges, strict=True)  # type: ignore[arg-type]
-            losses = torch.stack([self.of_pair(*pair, bridge) for pair, bridge in pairs])
+            assert isinstance(bridges, nn.ModuleList)
+            pairs = zip(pairs_of(seen, other, self.layers, vote.name), bridges, strict=True)
+            losses = torch.stack([self.of_pair(one, two, bridge) for (one, two), bridge in pairs])
             if self.layers == "emd":
                 losses = losses * earth_mover_flow(losses.detach().view(len(stages(seen)), -1)).flatten()
             total = total + vote.weight * losses.sum()

@@ -70,7 +70,7 @@ def candidates(grid: Mapping[str, Sequence[str]] = GRID) -> list[Choices]:
     >>> len(candidates())
     84
     """
-    found = []
+    found: list[Choices] = []
     for values in product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
         if chosen.get("intermediate", "mi") != "mi":

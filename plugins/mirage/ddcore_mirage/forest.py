@@ -9,6 +9,7 @@ Shape letters: V nodes, E edges, F features of a node, D features of an edge, P 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -156,9 +157,12 @@ def _cut(values: list, counts: Iterable[int]) -> list[list]:
 
 
 def _as_graph(trees: Iterable[Tree], edge_features: int, degrees: bool) -> Graphs:
-    rows, parents, bonds, roots = [], [], [], []
+    rows: list[Any] = []
+    parents: list[tuple[int, int]] = []
+    bonds: list[Any] = []
+    roots: list[bool] = []
     for tree in trees:
-        waiting = [(tree, -1, ())]
+        waiting: list[tuple[Tree, int, Any]] = [(tree, -1, ())]
         while waiting:
             (row, children), parent, bond = waiting.pop()
             if parent >= 0:

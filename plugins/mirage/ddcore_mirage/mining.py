@@ -66,7 +66,7 @@ def frequent_sets(
     (TreeSet(trees=(0,), support=3), TreeSet(trees=(1,), support=2), TreeSet(trees=(0, 1), support=2))
     """
     found: list[TreeSet] = []
-    waiting = [((), _bit_sets(trees_V, graph_V, threshold, most))]
+    waiting: list[tuple[tuple[int, ...], list[tuple[int, int]]]] = [((), _bit_sets(trees_V, graph_V, threshold, most))]
     count = len(waiting[0][1])
     while waiting:
         before, candidates = waiting.pop()

@@ -14,13 +14,14 @@ Shape letters: V nodes, E directed edges, T distinct trees.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-Tree = tuple[Hashable, tuple[tuple[Hashable, "Tree"], ...]]
+Tree = tuple[Any, tuple[tuple[Any, "Tree"], ...]]
 """A label and children, each an edge's label and a tree. Children are sorted, so that equal trees compare equal."""
 Key = tuple[int, tuple[tuple[int, int], ...]]
 """A tree of some hop: its label and the sorted pairs (edge label, number of a tree one hop smaller)."""
@@ -72,7 +73,7 @@ def grow(
     >>> trees.tolist(), text(table.tree(0))
     ([0, 1, 0], '5 0 6 0 5 $ 0 5 $ $ $')
     """
-    keys = [(int(label), ()) for label in labels_V]
+    keys: list[Key] = [(int(label), ()) for label in labels_V]
     level, trees = _numbered(keys)
     levels = [level]
     for _ in range(hops):

@@ -68,7 +68,7 @@ def run_id(client: "MlflowClient", experiment: str, run: "Run") -> str:
         return str(record.read_json()["run_id"])
     found = client.get_experiment_by_name(experiment)
     place = client.create_experiment(experiment) if found is None else found.experiment_id
-    made = client.create_run(place, run_name=run.place.name).info.run_id
+    made = str(client.create_run(place, run_name=run.place.name).info.run_id)
     record.write_json({"run_id": made, "experiment": experiment})
     for name, value in parameters(run).items():
         client.log_param(made, name, value)

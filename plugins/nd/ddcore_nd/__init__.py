@@ -167,7 +167,7 @@ class ND(Plugin):
         values = []
         for number, directions in enumerate(modules.children()):
             student = directions(seen.feature(EMBEDDING), self.dropout, generator)
-            value = of_batch(batch, student, teachers.seen[number].feature(EMBEDDING), directions.means)
+            value = of_batch(batch, student, teachers.seen[number].feature(EMBEDDING), directions.get_buffer("means"))
             values.append(teachers.votes[number].weight * value)
         return Term("nd", torch.stack(values).sum(), self.weight)
 

@@ -18,12 +18,10 @@ from attrs.validators import and_, ge, in_, lt
 from torch import Tensor
 
 from ddcore import Plugin, Synthetic, hookimpl, option
-from ddcore.data import Normalisation
 from ddcore.sets import BITS, Quality, quality, to_levels
 
 if TYPE_CHECKING:
-    from ddcore import Run
-    from ddcore.sets import Decoder
+    from ddcore import Decoder, Normalisation, Run
 
 AT_ONCE = 256
 """Images that are compared at a time."""
@@ -32,7 +30,7 @@ AT_ONCE = 256
 def error_of(
     exact: tuple["Decoder", Mapping[str, Tensor]],
     stored: tuple["Decoder", Mapping[str, Tensor]],
-    normalisation: Normalisation,
+    normalisation: "Normalisation",
 ) -> Quality:
     """How far images decoded from ``stored`` are from those of ``exact``, where real pixels span 0 to 1."""
 

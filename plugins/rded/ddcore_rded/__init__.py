@@ -12,7 +12,7 @@ No pixel is optimised. Beside another matcher the same images are where it start
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -230,9 +230,9 @@ class RDED(Plugin):
         if self.pick == "random":
             return Selection(rows[:count], boxes[:count, 0], torch.zeros(count))
         votes = run.votes("match", task)[: 1 if self.observers == "first" else None]
-        judges = [vote.network for vote in votes], [vote.weight for vote in votes]
+        networks, weights = [vote.network for vote in votes], [vote.weight for vote in votes]
         look = Look(size // factor, size, RANKS[self.pick])
-        return select(run.real.train.inputs, rows, boxes, cls, count, *judges, look=look)
+        return select(run.real.train.inputs, rows, boxes, cls, count, networks, weights, look=look)
 
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
         total, which, slot = of_slot(count, task.slot, run.config.ipc)

@@ -19,13 +19,12 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor, nn
 
 from ddcore import InputError, Plugin, hookimpl, option
-from ddcore.data import Normalisation
 from ddcore.labels import Labels, asking, smallest_type, top_k
 from ddcore_reinforce.chain import Chain, draw, mixing, replay
 from ddcore_reinforce.store import ReinforcedLabels, densify, fingerprints, merged, record_bytes
 
 if TYPE_CHECKING:
-    from ddcore import Run
+    from ddcore import Normalisation, Run
 
 __all__ = [
     "Chain",

@@ -17,8 +17,7 @@ from attrs import asdict, field, frozen
 from attrs.validators import and_, ge, gt, instance_of, le
 from torch import Tensor
 
-from ddcore import InputError
-from ddcore.data import Normalisation
+from ddcore import InputError, Normalisation
 from ddcore.images import ATTEMPTS, Draw, crop_resize, drawn, flip, mixup
 from ddcore.labels import smallest_type
 from ddcore_reinforce import randaugment

@@ -13,8 +13,8 @@ from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of, le
 from torch import Tensor
 
-from ddcore import InputError
-from ddcore.data import Normalisation
+from ddcore import InputError, Normalisation
+from ddcore.data import Normalisation as Stored
 from ddcore.labels import (
     Labels,
     View,
@@ -206,7 +206,7 @@ class ReinforcedLabels(Labels):
             ids=stored(tensors, "id"),
             values=stored(tensors, "value"),
             prints=stored(tensors, "print"),
-            normalisation=None if normalisation is None else Normalisation.load(normalisation, {}),
+            normalisation=None if normalisation is None else Stored.load(normalisation, {}),
             probability=float(header["probability"]),
         )
 

@@ -22,8 +22,7 @@ from attrs.validators import and_, ge, le
 from ddcore import Arm, Plugin, Row, hookimpl, option
 
 if TYPE_CHECKING:
-    from ddcore import Run
-    from ddcore.sets import Artifact
+    from ddcore import FinishedSet, Run
 
 HARD, SOFT, BARE = "hard", "soft", "bare-"
 DISTILLED, RANDOM, FULL = "distilled", "random", "full"
@@ -105,7 +104,7 @@ class Robust(Plugin):
         rule = own if run.labeller != HARD else HARD
         return [self.label_row(run, artifact, own, rule), self.augmentation_row(run, artifact, own, rule)]
 
-    def label_row(self, run: "Run", artifact: "Artifact", own: str, rule: str) -> Row:
+    def label_row(self, run: "Run", artifact: "FinishedSet", own: str, rule: str) -> Row:
         """LRS."""
         arm = run.arm
         full, hard = (a if self.augment_hard else bare(a) for a in (arm(FULL), arm(DISTILLED)))
@@ -117,7 +116,7 @@ class Robust(Plugin):
         notes = [] if self.augment_hard else ["students of hard labels see images as they are"]
         return self.row("label-robust", rows[0], scores, [*notes, *unlike(own, rule)], extra)
 
-    def augmentation_row(self, run: "Run", artifact: "Artifact", own: str, rule: str) -> Row:
+    def augmentation_row(self, run: "Run", artifact: "FinishedSet", own: str, rule: str) -> Row:
         """ARS; of hard labels where the set's own come with their views, which are an augmentation."""
         notes = unlike(own, rule)
         if artifact.labels.own_views:

@@ -62,7 +62,8 @@ def gradient_penalty(network: Callable[[Tensor], Tensor], images_BCHW: Tensor) -
     """
     images = images_BCHW.detach().requires_grad_()
     (slope_BCHW,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
-    return (torch.linalg.vector_norm(slope_BCHW, dim=1) - 1).square().mean()
+    penalty: Tensor = (torch.linalg.vector_norm(slope_BCHW, dim=1) - 1).square().mean()
+    return penalty
 
 
 def perturbed(weights: Tensor, noise: Tensor, strength: float) -> Tensor:
@@ -76,7 +77,8 @@ def perturbed(weights: Tensor, noise: Tensor, strength: float) -> Tensor:
     >>> perturbed(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), 0.5)
     tensor([1.3000, 2.8000])
     """
-    return weights + strength * (noise / torch.linalg.vector_norm(noise)) * weights
+    moved: Tensor = weights + strength * (noise / torch.linalg.vector_norm(noise)) * weights
+    return moved
 
 
 def balance(start_epoch: int, below: int) -> float:

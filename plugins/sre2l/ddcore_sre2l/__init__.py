@@ -42,12 +42,14 @@ def total_variation(images: Tensor) -> Tensor:
     below = images[:, :, :-1, :] - images[:, :, 1:, :]
     falling = images[:, :, :-1, :-1] - images[:, :, 1:, 1:]
     rising = images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
-    return right.norm() + below.norm() + falling.norm() + rising.norm()
+    total: Tensor = right.norm() + below.norm() + falling.norm() + rising.norm()
+    return total
 
 
 def mean_norm(images: Tensor) -> Tensor:
     """Mean over images of the L2 norm of all their values."""
-    return images.flatten(1).norm(dim=1).mean()
+    mean: Tensor = images.flatten(1).norm(dim=1).mean()
+    return mean
 
 
 def recovery_loss(

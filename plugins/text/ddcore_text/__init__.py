@@ -126,8 +126,8 @@ class Text(Plugin):
         train, test, file = tables(place, wanted.named)
         labels = sorted({label for _, label in (*train, *test)})
         classes = {label: at for at, label in enumerate(labels)}
-        numbered = [[(text, classes[label]) for text, label in part] for part in (train, test)]
-        return self._source(place.name, *numbered, tuple(labels), (f"tested on {file}",))
+        seen, unseen = ([(text, classes[label]) for text, label in part] for part in (train, test))
+        return self._source(place.name, seen, unseen, tuple(labels), (f"tested on {file}",))
 
     def _source(
         self,
@@ -218,8 +218,8 @@ def table(place: Place) -> Rows:
     except UnicodeDecodeError as error:
         raise InputError(f"{place.url} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
     tabs = place.name.endswith(".tsv")
-    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines)
     columns = [str(name) for name in reader.fieldnames or ()]
     named = "sentence" if "sentence" in columns else "text"
     for column in (named, "label"):
