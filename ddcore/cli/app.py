@@ -397,9 +397,10 @@ def train(
         raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
-    given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
+    selection = context.meta["ddcore.images.selection"]
+    given |= of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, per_class, plain, start, on)
-    _train(begin(context.meta["ddcore.images.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    _train(begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 
 def _evaluate(run: Any, as_json: bool) -> None:

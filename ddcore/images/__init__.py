@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ddcore.images.shared_view import Cropping, seen_in_step
     from ddcore.images.views import (
         ATTEMPTS,
+        LARGE,
+        RESIZED,
+        SHIFTED,
         Draw,
         beta,
         changed,
@@ -39,8 +42,11 @@ __all__ = [
     "DSA_COLOUR",
     "DSA_DIGITS",
     "Draw",
+    "LARGE",
     "MOSAICS",
+    "RESIZED",
     "Ranks",
+    "SHIFTED",
     "beta",
     "changed",
     "crop_boxes",
@@ -86,6 +92,9 @@ __getattr__ = later(
         "views": (
             "ATTEMPTS",
             "Draw",
+            "LARGE",
+            "RESIZED",
+            "SHIFTED",
             "beta",
             "changed",
             "crop_resize",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ddcore import load_artifact
 from ddcore.data.normalisation import ZCA, MeanStd
 from ddcore.errors import InputError
-from ddcore.images.views import SRE2L, transform
+from ddcore.images.views import RESIZED, transform
 from ddcore.labels import (
     Encoder,
     HardLabels,
@@ -296,7 +296,7 @@ def test_students_are_told_what_the_projector_says_to_what_they_see():
         told.append(batch)
         return value
 
-    draw = lambda count, step: transform(SRE2L, count, (SIZE, SIZE), seeded(step))  # noqa: E731
+    draw = lambda count, step: transform(RESIZED, count, (SIZE, SIZE), seeded(step))  # noqa: E731
     descent = Descent(steps=2, batch=N, rate=0.1)
     train_student(Student(), images(), made, descent, generator=lambda *k: seeded(), augment=draw, reshape=reshape)
     for batch in told:

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from ddcore.errors import OptionError
-from ddcore.images.views import INFER, SRE2L
+from ddcore.images.views import RESIZED, SHIFTED
 from ddcore.training.loop import rate_at
 from ddcore.training.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
 from ddcore.training.students import descent_of
@@ -66,8 +66,8 @@ def test_the_numbers_that_only_one_of_them_has():
     assert (PROTOCOLS["cv-dd"].group, PROTOCOLS["sre2l"].group) == (8, None)
     assert (PROTOCOLS["rded"].views.shuffle, PROTOCOLS["rded-small"].views.shuffle) == (2, 1)
     assert (PROTOCOLS["sre2l-tiny"].warmup, PROTOCOLS["sre2l"].warmup) == (5, 0)
-    assert PROTOCOLS["sre2l"].views == SRE2L and PROTOCOLS["infer"].views == INFER
-    assert (INFER.pad, INFER.beta, SRE2L.beta) == (4, 0.8, 1)
+    assert PROTOCOLS["sre2l"].views == RESIZED and PROTOCOLS["infer"].views == SHIFTED
+    assert (SHIFTED.pad, SHIFTED.beta, RESIZED.beta) == (4, 0.8, 1)
 
 
 @pytest.mark.parametrize("name", DECOUPLED)

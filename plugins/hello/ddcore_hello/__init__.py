@@ -19,12 +19,14 @@ from attrs import frozen
 from attrs.validators import ge, gt, le, optional
 from torch import Tensor
 
-from ddcore import InputError, Plugin, Task, hookimpl, option
+from ddcore import InputError, Plugin, Subject, Task, hookimpl, option
 from ddcore.images import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
 from ddcore.labels import Labels, ProjectorLabels
 from ddcore.runs import for_each_class
+from ddcore.training import Protocol
 from ddcore_hello.fitting import encoder_of, projector_of, sight
 from ddcore_hello.projecting import Weak
+from ddcore_hello.protocols import PROTOCOLS
 from ddcore_hello.updating import updated
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class HeLlO(Plugin):
         "Heavy Labels Out! Dataset Distillation with Label Space Lightening, ICCV 2025, arXiv:2408.08201"
     )
     role: ClassVar[str] = "labels"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     labellers: ClassVar[tuple[str, ...]] = (NAME,)
     initializers: ClassVar[tuple[str, ...]] = (PATCHES,)
@@ -116,6 +119,17 @@ class HeLlO(Plugin):
     scale: float = option(
         0.08, help="of --init hello: least area of a patch as a share of its image", validator=[gt(0), le(1)]
     )
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """For labels of a projector ``hello``, of small images ``hello-small``."""
+        if subject.labels != NAME:
+            return None
+        return "hello" if subject.size >= MOSAICS else "hello-small"
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_label(self, name: str, classes: Tensor, run: "Run") -> Labels | None:
