@@ -10,8 +10,8 @@ from torch import Tensor
 from ddcore.api.types import View
 from ddcore.errors import InputError
 from ddcore.images.views import (
-    SHIFTED,
     RESIZED,
+    SHIFTED,
     Draw,
     beta,
     changed,

@@ -368,7 +368,6 @@ def _labels(kind: str) -> Any:
     from ddcore.labels import (
         HardLabels,
         PerViewLabels,
-        ProjectorLabels,
         SoftLabels,
         StaticMixedLabels,
         TwoDistanceLabels,
@@ -384,6 +383,8 @@ def _labels(kind: str) -> Any:
     if kind == "projector":
         network = build("convnet1-w2-bn".replace("-w2-bn", "-bn-w2"), 3, 4, 3, generator)
         assert network is not None
+        from ddcore_hello.projector import ProjectorLabels
+
         encoder = Encoder.of("convnet1-bn-w2", network, 3, 4)
         features = network.embed(torch.zeros(1, 3, 4, 4)).shape[1]
         return ProjectorLabels(classes=classes, encoder=encoder, head=torch.randn(3, features, generator=generator))

@@ -5,9 +5,9 @@ A frozen encoder E, a vector v_c for each class and low-rank factors answer for 
     f(x) = s cos(E(x; theta + A B), v + A' B')        min over A, B of  MSE(f(x), z(x)) + lambda CE(f(x), y)  on the real data
 
 with z the logits of weak teachers, snapshots along a teacher's training. Only factors are stored, and v where no text encoder makes
-it again, whatever the number of images and epochs. Students minimise MSE(student, f) + beta CE(student, y). The label kind is the
-core's (``ddcore.labels.ProjectorLabels``); here is how a projector is made (``ddcore_hello.fitting``, whose pure pieces are in
-``ddcore_hello.projecting``), and an initialiser whose patches keep what the encoder sees in them (``ddcore_hello.updating``).
+it again, whatever the number of images and epochs. Students minimise MSE(student, f) + beta CE(student, y). The label kind is
+``ddcore_hello.projector``; how a projector is made is in ``ddcore_hello.fitting``, whose pure pieces are in
+``ddcore_hello.projecting``; and there is an initialiser whose patches keep what the encoder sees in them (``ddcore_hello.updating``).
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ddcore import InputError, Plugin, Subject, Task, hookimpl, option
 from ddcore.images import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
-from ddcore.labels import Labels, ProjectorLabels
+from ddcore.labels import Labels
 from ddcore.runs import for_each_class
 from ddcore.training import Protocol
 from ddcore_hello.fitting import encoder_of, projector_of, sight
 from ddcore_hello.projecting import Weak
+from ddcore_hello.projector import ProjectorLabels
 from ddcore_hello.protocols import PROTOCOLS
 from ddcore_hello.updating import updated
 

@@ -9,8 +9,6 @@ the matrix (O h, I w), whose products are separable filters; the published count
 Shape letters: N samples, B images of a batch, C H W pixels, D features, K classes, P numbers in theta.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
 
@@ -21,14 +19,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ddcore.api.types import Batch, View
-from ddcore.data.normalisation import Identity, MeanStd, Normalisation
-from ddcore.errors import InputError
-from ddcore.labels.encoders import Encoder, Prompts, resized
-from ddcore.labels.labels import Labels, as_ids, check_ids, float32_or_16, mixed_classes, smallest_type, stored
-from ddcore.labels.per_image import check_temperature
-from ddcore.labels.sizes import low_rank_numbers
-from ddcore.networks.passes import lay_out, logits
+from ddcore import Batch, InputError, View
+from ddcore.data import Identity, MeanStd, Normalisation
+from ddcore.labels import (
+    Encoder,
+    Labels,
+    Prompts,
+    as_ids,
+    check_ids,
+    check_temperature,
+    float32_or_16,
+    mixed_classes,
+    resized,
+    smallest_type,
+    stored,
+)
+from ddcore.networks import lay_out, logits
 
 HEAD = "head"
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -84,7 +90,7 @@ def factor_floats(shapes: Iterable[Shape], rank: int) -> int:
     >>> factor_floats([(1000, 1024)], 128)
     259072
     """
-    return low_rank_numbers((rank_of(shape, rank), *matrix_shape(shape)) for shape in shapes)
+    return sum(rank_of(shape, rank) * sum(matrix_shape(shape)) for shape in shapes)
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -255,6 +261,7 @@ class ProjectorLabels(Labels):
     """
 
     kind: ClassVar[str] = "projector"
+    distribution: ClassVar[str] = "ddcore-hello"
     classes: Tensor = field(converter=as_ids)
     encoder: Encoder
     head: Tensor | Prompts = field(converter=_stored_head)
@@ -387,7 +394,7 @@ class ProjectorLabels(Labels):
         }
 
     @classmethod
-    def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ProjectorLabels:
+    def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ProjectorLabels":
         """From an artifact: ``tensors`` and ``models`` together."""
         names = [name.removeprefix("a.") for name in tensors if name.startswith("a.")]
         weights = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
