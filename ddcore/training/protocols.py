@@ -285,9 +285,8 @@ def installed_protocol(name: str) -> Any:
 
 def _unknown(name: str, hooks: Hooks | None) -> str:
     if maker := discovery.bringer(name):
-        return (
-            f"the protocol {name!r} comes with the plugin {maker!r}, which is not installed: pip install ddcore-{maker}"
-        )
+        here = f"no protocol is named {name!r} here, and plugin {maker!r}, which may bring it, is not installed"
+        return f"{here}: pip install ddcore-{maker}"
     selected = () if hooks is None else hooks.protocols()
     known = {*PROTOCOLS, *selected, *discovery.installed_protocols(), "auto"}
     return f"no protocol is named {name!r}: {near(name, sorted(known))}"

@@ -184,7 +184,7 @@ def nothing_installed(monkeypatch):
 )
 def test_without_its_plugin_one_sentence_says_what_to_install(name, plugin, monkeypatch):
     nothing_installed(monkeypatch)
-    with pytest.raises(OptionError, match=f"comes with the plugin '{plugin}'.*: pip install ddcore-{plugin}$"):
+    with pytest.raises(OptionError, match=f"plugin '{plugin}', which may bring it, .*: pip install ddcore-{plugin}$"):
         protocol(name)
 
 
