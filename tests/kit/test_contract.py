@@ -263,6 +263,21 @@ def test_a_protocol_that_is_listed_is_answered_and_nothing_else_is(name, tmp_pat
     assert result.status == "failed" and words in result.detail, result
 
 
+def test_a_plugin_that_brings_nothing_but_a_protocol_keeps_the_contract(tmp_path):
+    body = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "a recipe"
+        role = "student"
+        protocols = ("mine",)
+
+        @hookimpl
+        def ddcore_protocol(self, name: str) -> Protocol | None:
+            return Protocol(name="mine", summary="", epochs=1, augment="none") if name == "mine" else None
+"""
+    check_plugin(written(tmp_path, body))
+
+
 def test_a_plugin_with_protocols_of_its_own_passes(tmp_path):
     (result,) = examine(written(tmp_path, PROTOCOL), only=["protocols"])
     assert (result.status, result.detail) == ("passed", "mine, mine-small")
