@@ -641,3 +641,16 @@ def test_a_full_row_of_one_thread_is_none_of_two(tmp_path):
         evaluate_artifact(run)
     torch.set_num_threads(before)
     assert len((run.cache / "full").names()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "symmetric", "first"), [("fyi", True, True), ("fyi", False, False), ("dsa", True, False)]
+)
+def test_a_mirror_image_comes_first_where_the_protocol_says_so_and_classes_allow_it(
+    run, monkeypatch, name, symmetric, first
+):
+    seen, draw = [], students.augment.draw
+    monkeypatch.setattr(students.augment, "draw", lambda *given, **how: seen.append(how) or draw(*given, **how))
+    run.source = attrs.evolve(DIGITS, mirror_symmetric=symmetric)
+    students.augmentation(protocol(name), run, run.generator, 9, HardLabels(CLASSES, 10))(4, 0)
+    assert [how["flip_first"] for how in seen] == [first]
