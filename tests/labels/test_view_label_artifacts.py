@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from ddcore import randomness
+from ddcore import Plugin, randomness
 from ddcore.cli.app import invoke
 from ddcore.data.normalisation import MeanStd
 from ddcore.errors import DdcoreError, InputError
@@ -292,10 +292,11 @@ def test_evaluate_trains_students_on_the_labels_own_views(run, tmp_path, monkeyp
 
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
     source = SimpleNamespace(mirror_symmetric=True)
-    stand = SimpleNamespace(augmenters=lambda phase: [("noise", None)], source=source, of_images=True)
+    noise = type("Noise", (Plugin,), {"augment_phases": ("evaluate",)})()
+    stand = SimpleNamespace(plugins={"noise": noise}, source=source, of_images=True)
     given = protocol("dsa"), stand, seeded, 1
     with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
         augmentation(*given, labels_of("per-view", images(), CLASSES, K))
     assert augmentation(*given, HardLabels(CLASSES, K)) is not None
-    stand.augmenters = lambda phase: []
+    stand.plugins = {}
     assert augmentation(*given, labels_of("per-view", images(), CLASSES, K)) is None
