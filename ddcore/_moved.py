@@ -55,7 +55,6 @@ MOVED = {
     "ddcore.label_kinds.making": "ddcore.labels.making",
     "ddcore.label_kinds.per_image": "ddcore.labels.per_image",
     "ddcore.label_kinds.per_view": "ddcore.labels.per_view",
-    "ddcore.label_kinds.projector": "ddcore.labels.projector",
     "ddcore.label_kinds.sizes": "ddcore.labels.sizes",
     "ddcore.label_kinds.view_records": "ddcore.labels.view_records",
     "ddcore.label_rules": "ddcore.training.label_rules",

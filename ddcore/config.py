@@ -58,7 +58,7 @@ class Config:
     )
     protocol: tuple[str, ...] = _shared(
         ("auto",),
-        "Recipe of students: dc, dsa, mtt, datm, fyi, sre2l, rded, cv-dd, infer, hard, kd, quick and others, see the README; NAME-EPOCHS; repeatable.",
+        "Recipe of students: plain, augmented, learned-rate, quick, views, views-small, stepwise, or one of an installed plugin; NAME-EPOCHS; repeatable.",
     )
     baseline: tuple[str, ...] = _shared(
         (), "More rows: images of an initialiser, for example noise, or herding of a plugin; repeatable."

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from ddcore.api.services import Executor, Labels, Run, Samples, Source, StudentData, Teaching
+    from ddcore.api.services import Executor, Labels, Recipe, Run, Samples, Source, StudentData, Teaching
     from ddcore.api.types import (
         Answers,
         Arm,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         Vote,
     )
 
-API_VERSION = "1.2"
+API_VERSION = "1.3"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -654,6 +654,26 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 
     Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
     template of ``ddcore plugins new``. New in 1.0.
+    """
+
+
+@_kind("by_name")
+def ddcore_protocol(name: str) -> Recipe | None:  # type: ignore[empty-body]
+    """Give the evaluation recipe of a name: how fresh networks are trained on a finished set.
+
+    Called whenever a name has to be known, in every process that trains a student. ``-EPOCHS`` behind a name and ``bare-`` before
+    it are the core's.
+
+    Args:
+        name: one of the class attribute ``protocols``, or not yours.
+
+    Returns:
+        A ``ddcore.training.Protocol``, the same at every call; its summary says whose recipe it is. Its own name is what is
+        recorded, and one of ``protocols`` too. None when the name is not yours. Two answers for one name are an error.
+
+    A plugin with an entry point ``ddcore.protocols`` of the name answers it by its defaults where it is installed and not
+    selected. Implemented by the core (``plain``, ``augmented``, ``learned-rate``, ``quick``, ``views``, ``views-small``,
+    ``stepwise``) and by most plugins whose papers say how they evaluate. New in 1.3.
     """
 
 

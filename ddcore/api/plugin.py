@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from ddcore.api.types import Subject
+
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
@@ -39,6 +41,8 @@ class Plugin:
         suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
             the first offered; may be the core's; empty: it suggests none.
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
+        protocols: names that ``ddcore_protocol`` answers. An entry point ``ddcore.protocols`` for each lets it be asked for where the
+            plugin is not selected; see ``suggests_protocol``.
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
         packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
@@ -77,6 +81,7 @@ class Plugin:
     suggests: ClassVar[str | None] = None
     suggests_labels: ClassVar[str | None] = None
     label_kinds: ClassVar[Mapping[str, str]] = {}
+    protocols: ClassVar[tuple[str, ...]] = ()
     student_sets: ClassVar[tuple[str, ...]] = ()
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
@@ -113,6 +118,13 @@ class Plugin:
             initializer: one that the run uses and this plugin offers, else None.
         """
         return tuple(asset for asset in self.needs if asset in ASSETS)
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """The name of the protocol, of this plugin or the core, that fits such a set and such labels: what ``--protocol auto`` takes.
+
+        Of several selected plugins the first that answers is heard, in the order of the command line. None: it suggests none.
+        """
+        return None
 
     def taps(self) -> tuple[str, ...]:
         """Features that ``ddcore_student_loss`` reads of students and teachers: ``stage2``, ``embedding``, a module's path.

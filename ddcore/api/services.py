@@ -224,6 +224,20 @@ class StudentData:
     bytes: Mapping[str, int] = field(factory=dict)
 
 
+class Recipe(Protocol):
+    """An evaluation protocol: ``ddcore.training.Protocol``.
+
+    Attributes:
+        name: as in ``scores.json``.
+        summary: one line for people: whose recipe it is.
+        epochs: E.
+    """
+
+    name: str
+    summary: str
+    epochs: int
+
+
 class Executor(Protocol):
     """Does tasks somewhere."""
 

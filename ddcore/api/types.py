@@ -217,6 +217,36 @@ class Task:
     options: Mapping[str, Any] = field(factory=dict)
 
 
+SMALL = 16
+"""Images of fewer pixels a side are for demonstrations: no table is published for them."""
+
+
+@frozen
+class Subject:
+    """What students are trained on, as far as a protocol is chosen by it.
+
+    Attributes:
+        modality: of the data.
+        size: pixels a side.
+        labels: their kind.
+        of_views: whether there is a label for each view.
+        learned_rate: whether a learning rate was learned with the set.
+        learned_labels: whether labels were.
+    """
+
+    modality: str
+    size: int
+    labels: str = "hard"
+    of_views: bool = False
+    learned_rate: bool = False
+    learned_labels: bool = False
+
+    @property
+    def tiny(self) -> bool:
+        """Whether images are under ``SMALL`` pixels a side."""
+        return self.size < SMALL
+
+
 @frozen
 class Arm:
     """One thing that students are trained on for a score: which set, under which labels, by which protocol, in which network.

@@ -94,7 +94,7 @@ class RunCommand(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Find the selected plugins first, then parse with their options."""
         wants_help = any(flag in args for flag in context.help_option_names)
-        selection = context.meta["ddcore.composing.selection"] = select(args, os.environ, strict=not wants_help)
+        selection = context.meta["ddcore.selection"] = select(args, os.environ, strict=not wants_help)
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
@@ -104,7 +104,7 @@ class RunCommand(click.Command):
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         """The fixed options, then the shared ones, then the plugins'."""
-        selection = context.meta.get("ddcore.composing.selection")
+        selection = context.meta.get("ddcore.selection")
         made: list[click.Parameter] = list(click_options(selection.groups if selection else {}))
         fixed = super().get_params(context)
         return [*fixed[:-1], *made, fixed[-1]]
@@ -135,7 +135,7 @@ def run(
     from ddcore.runs.assembly import begin  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n)}
-    setup = setup_from(context.meta["ddcore.composing.selection"], given, dict(os.environ))
+    setup = setup_from(context.meta["ddcore.selection"], given, dict(os.environ))
     if explain:
         rows = explained(setup.resolved)
         emit(
@@ -227,7 +227,7 @@ def reproduce(
     from ddcore.runs.assembly import begin
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n not in ("config", "preset")}
-    selection = context.meta["ddcore.composing.selection"]
+    selection = context.meta["ddcore.selection"]
     made = Reproduction.of(context.meta["ddcore.preset"], selection, given, dict(os.environ), scale)
     try:
         begun = begin(made.setup, plan_only=plan_only, command=["ddcore", *sys.argv[1:]], more=made.marks())
@@ -324,7 +324,7 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
     from ddcore.commands.evaluating import evaluate_folder  # imports torch
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    rows = evaluate_folder(artifact, given, context.meta["ddcore.composing.selection"], trust=trust)
+    rows = evaluate_folder(artifact, given, context.meta["ddcore.selection"], trust=trust)
     emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
 
 
@@ -343,7 +343,7 @@ def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool
     from ddcore.sets.exports import describe
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
-    made = relabelled(artifact, context.meta["ddcore.composing.selection"], given, dict(os.environ), trust=trust)
+    made = relabelled(artifact, context.meta["ddcore.selection"], given, dict(os.environ), trust=trust)
     emit(
         as_json, {"artifact": made.place.url, "labels": made.labels.kind, "bytes": made.nbytes}, lambda: describe(made)
     )
@@ -389,11 +389,10 @@ def train(
         raise OptionError("--on names the images to train on: leave out --per-class, and let --data be real data")
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
-    given |= of_artifact(data, given, trust=trust) if finished else {"dataset": data}
+    selection = context.meta["ddcore.selection"]
+    given |= of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
     lesson = Lesson(data if finished else None, **own)
-    _train(
-        begin(context.meta["ddcore.composing.selection"], given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json
-    )
+    _train(begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
 
 
 def _evaluate(run: Any, as_json: bool) -> None:

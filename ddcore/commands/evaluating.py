@@ -47,7 +47,7 @@ def evaluate_folder(
     given = {k: v for k, v in options.items() if k != "out"}
     source = taken(loaded.manifest, loaded.place, trust=trust)
     if "protocol" not in given:
-        given["protocol"] = (source.protocol(),)
+        given["protocol"] = (source.protocol({} if selection is None else selection.classes),)
     setup = setup_on(loaded, given, selection, source=source, with_makers=True)
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)

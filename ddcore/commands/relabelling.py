@@ -19,7 +19,7 @@ from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
 from ddcore.storage.places import Place, sha256_of
-from ddcore.training.protocols import auto_protocol
+from ddcore.training.protocols import auto_protocol, subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,8 @@ def _checked_rule(rule: str | None, plugins: Mapping[str, Any]) -> str:
 def _protocols(run: Run, artifact: Artifact, rule: str) -> tuple[str, ...]:
     """Those asked for, else the recipe under which such labels were published."""
     rate, learned = artifact.learned_rate is not None, rule != HARD
-    auto = auto_protocol(run.source, learned_rate=rate, learned_labels=learned, labels=run.label_kind(rule))
+    subject = subject_of(run, run.label_kind(rule), learned_rate=rate, learned_labels=learned)
+    auto = auto_protocol(subject, run.plugins.values())
     return tuple(auto if name == "auto" else name for name in run.config.protocol or ("auto",))
 
 

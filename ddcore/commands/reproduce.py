@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
+from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
 from ddcore.composing.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
 from ddcore.composing.selection import Setup
 from ddcore.errors import InputError, OptionError, near
+from ddcore.runs.builtin import Core
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.training.protocols import protocol, resolved_protocols
@@ -178,9 +180,10 @@ def shortened(preset: Preset, whole: Setup, scale: float) -> Preset:
     units = ("steps", "epochs") if "experts" in whole.options else ("steps",)
     own = {name: shorter_options(plugin, scale, units) for name, plugin in whole.plugins.items()}
     settings = preset.tables.get("plugin", {})
+    hooks = Hooks(whole.manager(Core()), whole.described())
     tables: dict[str, Any] = {
         **preset.tables,
-        "protocol": [shorter_protocol(name, scale) for name in protocol_names(preset, whole)],
+        "protocol": [shorter_protocol(name, scale, hooks) for name in protocol_names(preset, whole)],
         "full_epochs": 1,
         "plugin": {name: {**settings.get(name, {}), **own.get(name, {})} for name in {**settings, **own}},
     }
@@ -208,14 +211,14 @@ def protocol_names(preset: Preset, setup: Setup) -> tuple[str, ...]:
     return tuple(protocol.name for protocol in protocols)
 
 
-def shorter_protocol(name: str, scale: float) -> str:
+def shorter_protocol(name: str, scale: float, hooks: Hooks | None = None) -> str:
     """NAME-EPOCHS with fewer epochs.
 
-    >>> shorter_protocol("mtt", 0.02), shorter_protocol("dsa-300", 0.1)
-    ('mtt-20', 'dsa-30')
+    >>> shorter_protocol("augmented", 0.02), shorter_protocol("plain-300", 0.1)
+    ('augmented-20', 'plain-30')
     """
     stem, _, number = name.rpartition("-")
-    return f"{stem if number.isdecimal() and stem else name}-{less(protocol(name).epochs, scale)}"
+    return f"{stem if number.isdecimal() and stem else name}-{less(protocol(name, hooks).epochs, scale)}"
 
 
 def shorter_options(plugin: Any, scale: float, units: Sequence[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from ddcore.composing.options import CORE_GROUPS, at_their_place, convert, field
 from ddcore.composing.recipes import RULES
 from ddcore.config import Config
 from ddcore.data.sources import open_source
-from ddcore.errors import DdcoreError, InputError, OptionError, PluginError
+from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.networks.zoo import knows
 from ddcore.runs.record import read_record
 from ddcore.scoring.validation import carve
@@ -37,7 +37,7 @@ from ddcore.storage.ownership import is_own
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable_line
 from ddcore.storage.secrecy import restore
-from ddcore.training.protocols import protocol
+from ddcore.training.protocols import PROTOCOLS, stem_of
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
@@ -177,17 +177,23 @@ class Taken:
         name = next((name for name in EMBEDDED if _is(name, source.get("fingerprint"), said)), None)
         return {} if name is None else {"dataset": name}
 
-    def protocol(self) -> str:
+    def protocol(self, classes: Mapping[str, Any]) -> str:
         """The recipe that the set asks for, ``auto`` if it asks for none.
 
+        Args:
+            classes: of the selected plugins: a stranger's set gets the core's recipes and theirs, since any other
+            would import
+                a plugin that nobody asked for.
+
         Raises:
-            InputError: one that this ddcore does not have.
+            InputError: one that a set may not ask for.
         """
         asked = self.manifest["recipe"].get("protocol", "auto")
-        if asked == "auto" or _known_protocol(asked):
+        offered = {*PROTOCOLS, *(name for cls in classes.values() for name in cls.protocols)}
+        if asked == "auto" or (_names_protocol(asked) and (self.whole or stem_of(asked) in offered)):
             return str(asked)
         raise InputError(
-            f"{self.url} asks for the protocol {_shown(asked)}, which this ddcore does not have: give --protocol"
+            f"{self.url} asks for the protocol {_shown(asked)}, which neither ddcore nor a selected plugin has: give --protocol"
         )
 
     def unknown_data(self) -> InputError:
@@ -275,12 +281,12 @@ def known_network(name: object, classes: Mapping[str, Any]) -> bool:
     return knows(name) and math.prod(int(number) for number in re.findall("[0-9]{1,9}", name)) <= LARGEST
 
 
-def _known_protocol(name: object) -> bool:
+def _names_protocol(name: object) -> bool:
+    """Whether it could be a protocol's name, of a number of epochs that somebody may want."""
     if not isinstance(name, str) or len(name) > LONGEST:
         return False
-    with suppress(DdcoreError, ValueError):
-        return 0 < protocol(name).epochs <= MOST_EPOCHS
-    return False
+    number = name.rpartition("-")[2]
+    return not number.isdecimal() or 0 < int(number) <= MOST_EPOCHS
 
 
 def _loaded(saved: Mapping[str, Any]) -> tuple[type, Offer]:

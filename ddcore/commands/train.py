@@ -49,6 +49,8 @@ from ddcore.training.shaping import visited
 from ddcore.training.students import Course, train_and_test
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
+ON_REAL = "stepwise"
+"""The protocol of students unless another is asked for."""
 KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
@@ -216,7 +218,7 @@ def begin(
         OptionError: teachers that nobody asks; InputError: data or files that are not there.
     """
     selection = attrs.evolve(selection, first=attrs.evolve(selection.first, preset="none"))
-    given = {"protocol": ("kd",), **given}
+    given = {"protocol": (ON_REAL,), **given}
     if teachers:
         if "teachers" not in selection.groups:
             raise OptionError("--teacher was given, and no plugin asks teachers: add --plugin kd, or --labels per-view")
@@ -247,12 +249,15 @@ def reopened(setup: Setup, place: Place, reporter: Reporter | None, lesson: Mapp
     return run
 
 
-def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> dict[str, Any]:
+def of_artifact(
+    url: str, given: Mapping[str, Any], classes: Mapping[str, Any], *, trust: bool = False
+) -> dict[str, Any]:
     """The data and the recipe of a finished set as options, as far as they may be taken over; see
     ``ddcore.commands.taken``.
 
     Args:
         given: from the command line, ``group__name`` to value: it counts before all that is taken.
+        classes: of the selected plugins.
         trust: whether its manifest is followed in all that it says.
 
     Raises:
@@ -267,7 +272,7 @@ def of_artifact(url: str, given: Mapping[str, Any], *, trust: bool = False) -> d
         found |= source.data(given.get("cache") or default_cache())
         if "dataset" not in found:
             raise source.unknown_data()
-    asked = {} if "protocol" in given else {"protocol": (source.protocol(),)}
+    asked = {} if "protocol" in given else {"protocol": (source.protocol(classes),)}
     return {**found, **asked, **given}
 
 
@@ -414,7 +419,7 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
         raise PluginError(f"{run.place.url} is no training run: begin one with `ddcore train`")
     arm, seed = str(task.options["arm"]), int(task.options["student"])
     data = data_for(run, arm, seed)
-    recipe: Protocol = fitted(protocol(str(task.options["protocol"])), data.labels)
+    recipe: Protocol = fitted(protocol(str(task.options["protocol"]), run.hooks), data.labels)
     schedule = recipe.schedule(visited(run.plugins, len(data.images)))
     result = train_and_test(
         run,

@@ -55,6 +55,15 @@ def executor(answer: object, who: str) -> Any:
     return answer
 
 
+def recipe(answer: object, who: str) -> Any:
+    """An evaluation protocol."""
+    if not (isinstance(getattr(answer, "name", None), str) and callable(getattr(answer, "schedule", None))):
+        raise PluginError(
+            f"{who} returned {_name(answer)} where an evaluation protocol is due: return a ddcore.training.Protocol"
+        )
+    return answer
+
+
 def images(answer: object, who: str, shape: tuple[int, ...]) -> Tensor:
     """One finite image a class given."""
     found = _kind(answer, Tensor, who, f"images of shape {shape}")

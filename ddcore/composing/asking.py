@@ -75,6 +75,14 @@ class Hooks(Dispatch):
         found = self.by_name("ddcore_label", check=lambda a, who: answers.labels(a, who, *due), **given)
         return found  # type: ignore[no-any-return]
 
+    def protocol(self, name: str) -> Any | None:
+        """An evaluation recipe of the core or of a selected plugin."""
+        return self.by_name("ddcore_protocol", check=answers.recipe, name=name)
+
+    def protocols(self) -> list[str]:
+        """Names of the recipes that selected plugins bring."""
+        return [name for impl in self.providers("ddcore_protocol") for name in getattr(impl.plugin, "protocols", ())]
+
     def student_data(self, name: str, student: int, run: Run) -> StudentData | None:
         """What a student is trained on in a plugin's set."""
         given: dict[str, Any] = {"name": name, "student": student, "run": run}

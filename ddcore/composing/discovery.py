@@ -73,6 +73,11 @@ FIRST_PARTY += (
 )
 
 
+PROTOCOLS = "ddcore.protocols"
+"""The group of entry points by which a protocol is found where its plugin is not selected: its name, and the plugin's
+class."""
+
+
 @frozen
 class Offer:
     """Where a plugin comes from.
@@ -109,18 +114,23 @@ class Offer:
 
 def installed() -> dict[str, list[Offer]]:
     """All installed plugins by name, from metadata alone: nothing is imported.
-    Read again when a folder on the path changes."""
-    return {
-        name: list(offers) for name, offers in _installed(tuple((path, _changed(path)) for path in sys.path)).items()
-    }
+
+    Read again when a folder on the path changes.
+    """
+    return _offered(GROUP)
 
 
-@lru_cache(maxsize=8)
-def _installed(where: tuple[tuple[str, int], ...]) -> dict[str, list[Offer]]:
+def _offered(group: str) -> dict[str, list[Offer]]:
+    found = _installed(group, tuple((path, _changed(path)) for path in sys.path))
+    return {name: list(offers) for name, offers in found.items()}
+
+
+@lru_cache(maxsize=16)
+def _installed(group: str, where: tuple[tuple[str, int], ...]) -> dict[str, list[Offer]]:
     found: dict[str, dict[str, Offer]] = {}
     for distribution in metadata.distributions():
         for point in distribution.entry_points:
-            if point.group == GROUP:
+            if point.group == group:
                 about = distribution.metadata  # one that was half uninstalled has neither name nor version
                 origin = about["Name"] if "Name" in about else "a distribution without a name"  # noqa: SIM401
                 version = about["Version"] if "Version" in about else "of no version"  # noqa: SIM401
@@ -165,8 +175,42 @@ def load_class(request: str) -> tuple[type, Offer]:
         PluginError: not found, or broken: the sentence names plugin, distribution, version and cause.
     """
     offer = find(request)
+    return _class_of(offer, f"plugin {offer.name!r} ({offer.identity})"), offer
+
+
+def installed_protocols() -> list[str]:
+    """Names of the evaluation protocols that installed plugins bring; nothing is imported."""
+    return [*_offered(PROTOCOLS)]
+
+
+def protocol_class(name: str) -> tuple[Any, Offer] | None:
+    """The installed plugin that brings an evaluation protocol, imported; None: none does.
+
+    Raises:
+        PluginError: two distributions bring it, or the plugin is broken.
+    """
+    offers = _offered(PROTOCOLS).get(name, [])
+    if len(offers) > 1:
+        both = " and ".join(offer.identity for offer in offers)
+        raise PluginError(
+            f"{both} both bring a protocol named {name!r}: uninstall one, or select the plugin that is meant"
+        )
+    if not offers:
+        return None
+    return _class_of(offers[0], f"the plugin of protocol {name!r} ({offers[0].identity})"), offers[0]
+
+
+def bringer(protocol: str) -> str | None:
+    """The plugin of this project that brings a protocol of such a name and is not installed, as far as names tell.
+
+    >>> bringer("of-nobody")
+    """
+    likely = [name for name in FIRST_PARTY if protocol == name or protocol.startswith(f"{name}-")]
+    return next((name for name in sorted(likely, key=len, reverse=True) if name not in installed()), None)
+
+
+def _class_of(offer: Offer, who: str) -> type:
     module, _, attribute = offer.value.partition(":")
-    who = f"plugin {offer.name!r} ({offer.identity})"
     try:
         imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:
@@ -177,7 +221,7 @@ def load_class(request: str) -> tuple[type, Offer]:
         raise PluginError(
             f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}"
         )
-    return checked(getattr(imported, attribute), who), offer
+    return checked(getattr(imported, attribute), who)
 
 
 def add_packs(classes: dict[str, Any], offers: dict[str, Offer], *, strict: bool = True) -> None:

@@ -16,6 +16,8 @@ from ddcore.api.hooks import KINDS
 from ddcore.errors import DdcoreError, PluginError
 
 CORE = "core"
+LOOKED_UP = "ddcore_protocol"
+"""The hook that says nothing of whether a plugin is of use, unless it answers: everybody is asked for every name."""
 Asked = Callable[[Any], bool]
 Check = Callable[[Any, str], Any]
 """From an answer and who gave it ("ddcore_view of 'fyi' (ddcore-fyi 0.1.0)") to the answer, or a refusal."""
@@ -147,11 +149,12 @@ class Dispatch:
                 yield self.source(hook, impl.plugin_name), error
 
     def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
-        self.asked[impl.plugin_name] += 1
         plugin = impl.plugin_name
         own = {n: v(plugin) if isinstance(v := arguments[n], PerPlugin) else v for n in impl.argnames}
         try:
-            return impl.function(**own)
+            answer = impl.function(**own)
+            self.asked[plugin] += answer is not None or hook != LOOKED_UP
+            return answer
         except DdcoreError:
             raise
         except Exception as error:

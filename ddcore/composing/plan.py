@@ -18,6 +18,7 @@ from ddcore.composing.recipes import RULES
 from ddcore.composing.versions import deprecations
 from ddcore.errors import PluginError, near
 
+PROTOCOL = "protocol"
 CORE_ASKS = (
     "project",
     "evaluate",
@@ -100,13 +101,18 @@ class Choices:
 
 
 def offers(plugin: Any) -> set[str]:
-    """What a plugin can do for a run, in the words a matcher's ``asks`` uses."""
+    """What a plugin can do for a run, in the words a matcher's ``asks`` uses; a protocol does nothing to a set."""
     named = {f"view:{p}" for p in plugin.view_phases} | {f"augment:{p}" for p in plugin.augment_phases}
     named |= {f"setting:{s}" for s in plugin.settings}
     named |= {"initialize"} if plugin.initializers else set()
     named |= {"label"} if plugin.labellers else set()
     plain = {h.removeprefix("ddcore_") for h in KINDS if hasattr(plugin, h)}
-    return named | (plain - {"view", "augment", "setting", "initialize", "label", "learn", "matching_loss"})
+    return named | (plain - {"view", "augment", "setting", "initialize", "label", "learn", "matching_loss", PROTOCOL})
+
+
+def only_protocols(plugin: Any) -> bool:
+    """Whether a plugin brings evaluation protocols and nothing else."""
+    return bool(plugin.protocols) and not offers(plugin)
 
 
 def recorded_order(plugins: Mapping[str, Any], first: str = "") -> list[str]:
@@ -143,7 +149,7 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     missing = [need for need in plugin.needs if need not in there]
     if missing:
         return f"{name!r} needs {_words(missing)}, which {matcher_name!r} does not offer"
-    if not offers(plugin) & asked:
+    if not offers(plugin) & asked and not only_protocols(plugin):
         return f"{name!r} changes {_words(sorted(offers(plugin)))}, none of which {matcher_name!r} asks for: it would do nothing"
     return None
 
@@ -283,7 +289,7 @@ def resolve_training(hooks: Dispatch, plugins: Mapping[str, Any], network: str, 
             hooks.sole(hook)
     _refuse_conflicts(plugins, hooks)
     for name, plugin in plugins.items():
-        if not offers(plugin) & STUDENT_ASKS:
+        if not offers(plugin) & STUDENT_ASKS and not only_protocols(plugin):
             raise PluginError(f"{hooks.who(name)} does nothing where a student is trained: leave out --plugin {name}")
     labeller, label_by = _chosen("labellers", labels, plugins, "", "hard", "--labels", hooks)
     needs = _assets(plugins, (), labeller)
@@ -304,7 +310,8 @@ def refuse_idle(hooks: Dispatch, plugins: Mapping[str, Any], matcher: str) -> No
         PluginError: naming it.
     """
     for name, plugin in plugins.items():
-        if not hooks.asked[name] and not offers(plugin) & ASKED_LATER and name != matcher:
+        later = offers(plugin) & ASKED_LATER or only_protocols(plugin)
+        if not hooks.asked[name] and not later and name != matcher:
             raise PluginError(f"{hooks.who(name)} was asked nothing in the first step: leave out --plugin {name}")
 
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from ddcore._later import later
 
 if TYPE_CHECKING:
-    from ddcore.data.normalisation import MeanStd, Normalisation, fit
+    from ddcore.data.normalisation import Identity, MeanStd, Normalisation, fit
     from ddcore.data.parts import Wanted
     from ddcore.data.source import TEXT, Part, Real, Source, Split
     from ddcore.data.sources import open_source
 
 __all__ = [
+    "Identity",
     "MeanStd",
     "Normalisation",
     "Part",
@@ -26,7 +27,7 @@ __all__ = [
 __getattr__ = later(
     __name__,
     {
-        "normalisation": ("MeanStd", "Normalisation", "fit"),
+        "normalisation": ("Identity", "MeanStd", "Normalisation", "fit"),
         "parts": ("Wanted",),
         "source": ("Part", "Real", "Source", "Split", "TEXT"),
         "sources": ("open_source",),

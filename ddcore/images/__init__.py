@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ddcore.images.shared_view import Cropping, ViewRule, seen_in_step
     from ddcore.images.views import (
         ATTEMPTS,
+        LARGE,
+        RESIZED,
+        SHIFTED,
         Draw,
         beta,
         changed,
@@ -39,9 +42,12 @@ __all__ = [
     "DSA_COLOUR",
     "DSA_DIGITS",
     "Draw",
+    "LARGE",
     "MOSAICS",
+    "RESIZED",
     "Ranks",
     "ViewRule",
+    "SHIFTED",
     "beta",
     "changed",
     "crop_boxes",
@@ -87,6 +93,9 @@ __getattr__ = later(
         "views": (
             "ATTEMPTS",
             "Draw",
+            "LARGE",
+            "RESIZED",
+            "SHIFTED",
             "beta",
             "changed",
             "crop_resize",

@@ -211,9 +211,9 @@ class Draw:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-SRE2L = Draw()
+RESIZED = Draw()
 """ImageNet's views: CutMix with beta 1."""
-INFER = Draw(crop="shifted", mix="mixup", beta=0.8)
+SHIFTED = Draw(crop="shifted", mix="mixup", beta=0.8)
 """CIFAR's: pad by 4, mirror, MixUp."""
 
 

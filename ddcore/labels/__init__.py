@@ -7,7 +7,7 @@ order, batches, crops and mixes; hard and soft labels leave all of that to the p
 """
 
 from ddcore.api.types import View
-from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer
+from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer, resized
 from ddcore.labels.labels import (
     Labels,
     as_ids,
@@ -40,10 +40,9 @@ from ddcore.labels.making import (
     make_two_distances,
     mean_logits,
 )
-from ddcore.labels.per_image import HardLabels, SoftLabels, StaticMixedLabels
+from ddcore.labels.per_image import HardLabels, SoftLabels, StaticMixedLabels, check_temperature
 from ddcore.labels.per_view import PerView, PerViewLabels, TopKLabels, TwoDistanceLabels, densified, spread, top_k
-from ddcore.labels.projector import Projector, ProjectorLabels, adaptable, factor_floats, fresh_factors, merged
-from ddcore.labels.sizes import imagenet_parts, label_bytes, label_parts, low_rank_numbers
+from ddcore.labels.sizes import label_bytes, label_parts
 from ddcore.labels.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 
 LABEL_KINDS = "ddcore.labels"
@@ -58,7 +57,6 @@ KINDS: dict[str, type[Labels]] = {
         PerViewLabels,
         TopKLabels,
         TwoDistanceLabels,
-        ProjectorLabels,
     )
 }
 
@@ -72,8 +70,6 @@ __all__ = [
     "Labels",
     "PerView",
     "PerViewLabels",
-    "Projector",
-    "ProjectorLabels",
     "Prompts",
     "Public",
     "SoftLabels",
@@ -83,7 +79,6 @@ __all__ = [
     "TwoDistanceLabels",
     "View",
     "ViewRecord",
-    "adaptable",
     "agreement",
     "answers",
     "as_ids",
@@ -92,30 +87,27 @@ __all__ = [
     "batches_of",
     "bytes_in",
     "check_ids",
+    "check_temperature",
     "densified",
     "distance_gap",
     "distances",
     "draw_views",
-    "factor_floats",
     "feature_tensors",
     "float32_or_16",
-    "fresh_factors",
-    "imagenet_parts",
     "kl_divergence",
     "label_bytes",
     "label_parts",
     "last_layer",
     "logit_gap",
-    "low_rank_numbers",
     "make_averaged",
     "make_per_view",
     "make_static_mixed",
     "make_top_k",
     "make_two_distances",
     "mean_logits",
-    "merged",
     "mixed_classes",
     "mixed_cross_entropy",
+    "resized",
     "smallest_type",
     "soft_cross_entropy",
     "spread",

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from ddcore import devices
 from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import INFER, SRE2L, Draw, changed
+from ddcore.images.views import RESIZED, SHIFTED, Draw, changed
 from ddcore.labels.labels import mixed_classes
 from ddcore.labels.losses import LARGEST_HALF, distances
 from ddcore.labels.per_image import SoftLabels, StaticMixedLabels
@@ -150,7 +150,7 @@ def make_static_mixed(
     teachers: Teachers,
     *,
     classes: Tensor,
-    draw: Draw = INFER,
+    draw: Draw = SHIFTED,
     temperature: float = 30.0,
     tau_squared: bool = False,
     half: bool = False,
@@ -177,7 +177,7 @@ def _of_clean(images: Tensor, teachers: Teachers, half: bool, how: How) -> Tenso
 
 
 def draw_views(
-    images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = SRE2L, keep: float = 1.0
+    images: Tensor, epochs: int, batch: int, generator: torch.Generator, draw: Draw = RESIZED, keep: float = 1.0
 ) -> DrawnViews:
     """Every view of these images in ``epochs`` epochs of batches.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import INFER, Draw, drawn, mixup
+from ddcore.images.views import SHIFTED, Draw, drawn, mixup
 from ddcore.labels.labels import Labels, as_ids, at_rows, check_ids, float32_or_16, mixed_classes, smallest_type, stored
 from ddcore.storage.documents import is_count
 
@@ -146,7 +146,7 @@ class StaticMixedLabels(OneVector):
     logits: Tensor = field(converter=float32_or_16)
     classes: Tensor = field(converter=as_ids)
     size: tuple[int, int] = field(validator=two_counts)
-    draw: Draw = INFER
+    draw: Draw = SHIFTED
     temperature: float = 30.0
     tau_squared: bool = False
 

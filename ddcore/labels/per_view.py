@@ -180,19 +180,19 @@ def spread(values: Tensor, ids: Tensor, classes: int, rest: str = "zero") -> Ten
     return least.repeat(1, classes).scatter(1, ids.long(), values)
 
 
-def densified(values: Tensor, ids: Tensor, classes: int, rest: str = "smooth") -> Tensor:
+def densified(values: Tensor, ids: Tensor, classes: int, rest: str = "shared") -> Tensor:
     """Probabilities (..., K) from the k kept ones, in their float type; each row sums to 1.
 
     Args:
         values: (..., k) probabilities, distinct classes; rounded ones may add up to more than 1.
         ids: (..., k) the classes they are of, of any integer type.
-        rest: ``smooth`` shares what is missing to 1 out evenly among the other classes, ``zero`` gives them none.
+        rest: ``shared`` shares what is missing to 1 out evenly among the other classes, ``zero`` gives them none.
 
     >>> densified(torch.tensor([0.5, 0.25]), torch.tensor([2, 0]), 4)
     tensor([0.2500, 0.1250, 0.5000, 0.1250])
     """
     missing = (1 - values.sum(-1, keepdim=True)).clamp(min=0) / max(1, classes - values.shape[-1])
-    missing = missing if rest == "smooth" else torch.zeros_like(missing)
+    missing = missing if rest == "shared" else torch.zeros_like(missing)
     full = missing.repeat(*[1] * (values.dim() - 1), classes).scatter(-1, ids.long(), values)
     return full / full.sum(-1, keepdim=True)
 

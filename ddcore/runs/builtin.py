@@ -17,6 +17,7 @@ from ddcore.networks.zoo import build
 from ddcore.runs.executors import EXECUTORS
 from ddcore.scoring.evaluate import evaluate_artifact
 from ddcore.training.label_rules import label
+from ddcore.training.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore.api.services import Executor
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
     from ddcore.data.source import Source
     from ddcore.labels import Labels
+    from ddcore.training.protocols import Protocol
 
 
 class Core:
-    """Data sources, networks, executors, initialisers, labels and the honest rows."""
+    """Data sources, networks, executors, initialisers, labels, protocols and the honest rows."""
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
@@ -66,6 +68,11 @@ class Core:
         if name in RULES:
             return label(name, images, classes, run)
         return HardLabels(classes.cpu(), len(run.real.classes)) if name == "hard" else None
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The recipes named after what they do."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:

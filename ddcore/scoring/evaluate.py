@@ -77,7 +77,7 @@ def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
 def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
     """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
     name = (run.config.protocol or ("auto",))[0]
-    recipe = fitted(protocol(auto_of(run, labels, rate) if name == "auto" else name), labels)
+    recipe = fitted(protocol(auto_of(run, labels, rate) if name == "auto" else name, run.hooks), labels)
     return {
         "protocol": recipe.name,
         "network": run.network_name,
@@ -213,7 +213,7 @@ def divergence(results: Sequence[Result]) -> str:
 
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
-    recipe, notes = fitted(protocol(arm.protocol), artifact.labels), []
+    recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
     if arm.set == KCENTER:
         on_features = _flag(run, selection_task(identify(artifact)))
         notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
@@ -255,7 +255,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
         return {"index": index, **whole({"on_features": int(on_features)})}
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
-    recipe = fitted(protocol(arm.protocol), artifact.labels)
+    recipe = fitted(protocol(arm.protocol, run.hooks), artifact.labels)
     schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
         return full(run, arm, student, recipe, schedule, task.key)

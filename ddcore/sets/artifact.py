@@ -438,7 +438,9 @@ def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
         raise InputError(
             f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}"
         )
-    raise InputError(f"{place.url} has labels of kind {kind!r}, which this ddcore does not read: upgrade ddcore-torch")
+    raise InputError(
+        f"{place.url} has labels of kind {kind!r}, which this ddcore does not read: upgrade ddcore-torch, or install the plugin that made them"
+    )
 
 
 def _try_out(artifact: Artifact) -> None:

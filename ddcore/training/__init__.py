@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         still_statistics,
         train_student,
     )
-    from ddcore.training.protocols import Protocol
+    from ddcore.training.protocols import PROTOCOLS, Protocol
     from ddcore.training.teachers import IMAGENET, TRAINED_HERE, Renormalised, frozen_network, members_of, state_hash
     from ddcore.training.teachers import recipe as teacher_recipe
     from ddcore.training.teaching import EMBEDDING, STAGES, Teaching, last_linear, seen_of, tapped
@@ -37,6 +37,7 @@ __all__ = [
     "IMAGENET",
     "Keeper",
     "NEAR_CHANCE",
+    "PROTOCOLS",
     "Protocol",
     "Renormalised",
     "STAGES",
@@ -86,7 +87,7 @@ __getattr__ = later(
             "still_statistics",
             "train_student",
         ),
-        "protocols": ("Protocol",),
+        "protocols": ("PROTOCOLS", "Protocol"),
         "teachers": {
             "IMAGENET": "IMAGENET",
             "Renormalised": "Renormalised",

@@ -14,7 +14,7 @@ import attrs
 from torch import Tensor, nn
 
 from ddcore.composing.recipes import AVERAGED, OF_VIEWS, PER_VIEW, STATIC_MIXED, TOP_K, TWO_DISTANCES, ViewOptions
-from ddcore.images.views import INFER, LARGE, SRE2L, Draw
+from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
 from ddcore.labels import (
     Labels,
     PerView,
@@ -145,7 +145,7 @@ def draw_for(options: ViewOptions, base: Draw | None, source: Source) -> Draw:
         base: the protocol's views, which options change; None where it has none.
     """
     if base is None:
-        base = SRE2L if source.size >= LARGE else INFER
+        base = RESIZED if source.size >= LARGE else SHIFTED
     mix = base.mix if options.mix == "auto" else options.mix
     beta = base.beta if mix == base.mix else {"mixup": 0.8}.get(mix, 1.0)
     base = base.fitting(source.size, source.mirror_symmetric)

@@ -12,7 +12,7 @@ Of matched sets (DC, DSA and DM, MTT and its kin), as the field's code has it:
 
 Of sets whose images and labels come from teachers (SRe2L, RDED, CV-DD, INFER):
 
-* E epochs are run; the rate follows a cosine from epoch to epoch, half of one for ``rded`` and ``cv-dd``;
+* E epochs are run; the rate follows a cosine from epoch to epoch, half of one in some papers;
 * AdamW, betas (0.9, 0.999), weight decay 0.01 on tensors of two axes and more, but not on biases and norms;
 * hard labels, and soft ones of the clean image, are cropped, mirrored and mixed as that paper's labels of views are, and
   follow the mix: lam CE(own) + (1 - lam) CE(mixed), or mixed logits. Labels of views bring their own views and batches.
@@ -20,31 +20,31 @@ Of sets whose images and labels come from teachers (SRe2L, RDED, CV-DD, INFER):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt, in_, instance_of, optional
 
+from ddcore.api.types import Subject
+from ddcore.composing import answers, discovery
 from ddcore.composing.recipes import OF_VIEWS
-from ddcore.errors import OptionError, near
-from ddcore.images.patches import MOSAICS
-from ddcore.images.views import INFER, LARGE, SRE2L, Draw
+from ddcore.errors import OptionError, PluginError, near
+from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
 from ddcore.training.loop import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 
 if TYPE_CHECKING:
+    from ddcore.api.plugin import Plugin
     from ddcore.api.services import Labels
+    from ddcore.composing.asking import Hooks
     from ddcore.composing.host import Host as Run
-    from ddcore.data.source import Source
 
-Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
-AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")
+Augmentation = Literal["none", "operation", "geometric", "jitter"]
+AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "operation", "geometric", "jitter")
 FIELD_RATE = 0.01
 BARE = "bare-"
 """Before a protocol's name: the same without augmentation."""
-HARD = "hard"
-SMALL = 16
-"""Below this many pixels a side, ``auto`` takes ``quick``: there is no published table to match."""
+HARD, MIXED = "hard", "static-mixed"
 
 
 @frozen
@@ -98,10 +98,11 @@ class Protocol:
         nesterov: whether SGD's momentum is Nesterov's.
         warmup: epochs of E, in which the rate rises linearly from a hundredth.
         group: rows that pass through the network at once, gradients averaged over the batch; see ``ddcore.training.loop.Descent``.
-        augment: ``none``; ``dsa``, one differentiable operation a mini-batch, its parameters drawn for each image;
-            ``fyi``, the same, with a mirror image (p = 0.5) always first; ``mnist``, one of shift by up to 4 px, scale
-            by up to 0.2, rotate by up to 45 degrees, for each image; ``batchnorm``, that shift or noise of deviation 0.001.
+        augment: ``none``; ``operation``, one differentiable operation a mini-batch (colour, crop, cutout, mirror, scale or
+            rotation), its parameters drawn for each image; ``geometric``, one of shift by up to 4 px, scale by up to 0.2,
+            rotate by up to 45 degrees, for each image; ``jitter``, that shift or noise of deviation 0.001.
             Mirroring is left out where it changes the class.
+        flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
         full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
     """
@@ -115,7 +116,8 @@ class Protocol:
     momentum: float = field(default=0.9, validator=ge(0))
     weight_decay: float = field(default=5e-4, validator=ge(0))
     drop: float = field(default=0.1, validator=gt(0))
-    augment: Augmentation = field(default="dsa", validator=in_(AUGMENTATIONS))
+    augment: Augmentation = field(default="operation", validator=in_(AUGMENTATIONS))
+    flip_first: bool = field(default=False, validator=instance_of(bool))
     full_epochs: int = field(default=20, validator=ge(1))
     extra_epoch: bool = field(default=True, validator=instance_of(bool))
     optimizer: OptimizerName = field(default="sgd", validator=in_(OPTIMIZERS))
@@ -138,10 +140,10 @@ class Protocol:
     def schedule(self, images: int) -> Schedule:
         """The steps that a set of this many images gets.
 
-        >>> protocol("dsa").schedule(100)
+        >>> protocol("augmented").schedule(100)
         Schedule(steps=1001, drop_at=502, epoch=None, warmup=0, drops=())
-        >>> protocol("sre2l-tiny").schedule(10_000)
-        Schedule(steps=4000, drop_at=None, epoch=40, warmup=200, drops=())
+        >>> protocol("views-small").schedule(1000)
+        Schedule(steps=3200, drop_at=None, epoch=8, warmup=0, drops=())
         """
         a_pass = self.steps_of(1, images)
         steps, warmup = self.epochs_run * a_pass, self.warmup * a_pass
@@ -166,190 +168,158 @@ class Protocol:
         return asdict(self)
 
 
-_DECOUPLED: Mapping[str, Any] = {
-    "epochs": 300,
-    "extra_epoch": False,
-    "optimizer": "adamw",
-    "rate": 1e-3,
-    "momentum": 0.0,
-    "weight_decay": 0.01,
-    "decay_biases": False,
-    "schedule_name": "cosine",
-    "augment": "none",
-    "views": SRE2L,
-}
-_CIFAR: Mapping[str, Any] = {**_DECOUPLED, "epochs": 400, "batch": 128, "views": INFER}
-_TINY: Mapping[str, Any] = {
-    **_DECOUPLED,
-    "epochs": 100,
-    "optimizer": "sgd",
-    "rate": 0.2,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "decay_biases": True,
-    "warmup": 5,
-    "batch": 256,
-    "views": evolve(SRE2L, mix="none"),
-}
-_GROUPS: Mapping[str, Any] = {**_DECOUPLED, "batch": 16, "group": 8}
-
 _EVERY = (
-    Protocol(name="dc", summary="A: DC; no augmentation", epochs=300, augment="none"),
-    Protocol(name="dc-mnist", summary="A on MNIST: DC; shift, scale or rotate each image", augment="mnist"),
-    Protocol(name="dc-bn", summary="A for BatchNorm: DC; shift each image or add a little noise", augment="batchnorm"),
-    Protocol(name="dsa", summary="B: DSA and DM"),
-    Protocol(name="mtt", summary="C: MTT, FTD, TESLA; the learned rate", learned_rate=True),
-    Protocol(name="datm", summary="D: DATM; the learned rate, smaller batches", learned_rate=True, batch=128),
-    Protocol(name="fyi", summary="FYI: mirrored with p = 0.5, then one operation", learned_rate=True, augment="fyi"),
-    Protocol(name="sre2l", summary="SRe2L on ImageNet: AdamW, cosine, CutMix", batch=1024, **_DECOUPLED),
-    Protocol(name="cda", summary="CDA and DWA on ImageNet: sre2l in batches of 128", batch=128, **_DECOUPLED),
-    Protocol(name="sre2l-cifar", summary="SRe2L and DWA on CIFAR: AdamW, cosine, MixUp", **_CIFAR),
-    Protocol(name="sre2l-tiny", summary="SRe2L on Tiny-ImageNet: SGD, warm-up, cosine, no mix", **_TINY),
+    Protocol(name="plain", summary="no augmentation, 300 epochs", epochs=300, augment="none"),
+    Protocol(name="augmented", summary="one differentiable operation a mini-batch, 1000 epochs"),
+    Protocol(name="learned-rate", summary="augmented, at the rate that was learned with the set", learned_rate=True),
+    Protocol(name="quick", summary="learned-rate with E = 300, for demonstrations", epochs=300, learned_rate=True),
     Protocol(
-        name="rded",
-        summary="RDED on mosaics of 2 x 2: AdamW, half a cosine, patch shuffle, CutMix",
-        **{**_DECOUPLED, "batch": 100, "stretch": 2.0, "views": evolve(SRE2L, scale=(0.5, 1.0), shuffle=2)},
-    ),
-    Protocol(
-        name="rded-small",
-        summary="RDED up to 64 pixels: no crop, no patch shuffle",
-        **{**_DECOUPLED, "batch": 100, "stretch": 2.0, "views": evolve(SRE2L, crop="none")},
-    ),
-    Protocol(name="cv-dd", summary="CV-DD: batches of 16 in groups of 8, half a cosine", stretch=2.0, **_GROUPS),
-    Protocol(name="cv-dd-cifar", summary="CV-DD on CIFAR: a whole cosine", **_GROUPS),
-    Protocol(name="infer", summary="INFER: sre2l-cifar in batches of 64", **{**_CIFAR, "batch": 64}),
-    Protocol(
-        name="hard",
-        summary="hard labels under sre2l without mixes",
-        batch=1024,
-        **{**_DECOUPLED, "views": evolve(SRE2L, mix="none")},
-    ),
-    Protocol(
-        name="hard-cifar",
-        summary="hard labels under sre2l-cifar without mixes",
-        **{**_CIFAR, "views": evolve(INFER, mix="none")},
-    ),
-    Protocol(
-        name="kd",
-        summary="knowledge distillation on CIFAR: SGD 0.05, tenfold less after 150, 180 and 210 of 240 epochs",
-        epochs=240,
-        extra_epoch=False,
-        rate=0.05,
-        batch=64,
-        schedule_name="steps",
-        drops=(150 / 240, 180 / 240, 210 / 240),
-        augment="none",
-        views=evolve(INFER, mix="none"),
-    ),
-    Protocol(
-        name="meal-v2",
-        summary="tuning a trained student: SGD 0.01 without weight decay, tenfold less after 100 of 180 epochs",
-        epochs=180,
-        extra_epoch=False,
-        batch=64,
-        weight_decay=0.0,
-        schedule_name="steps",
-        drops=(100 / 180,),
-        augment="none",
-        views=evolve(INFER, mix="none"),
-    ),
-    Protocol(
-        name="kd3",
-        summary="KD3 on foreign images: kd in batches of 1024, crops of random area",
-        epochs=240,
-        extra_epoch=False,
-        rate=0.05,
-        batch=1024,
-        schedule_name="steps",
-        drops=(150 / 240, 180 / 240, 210 / 240),
-        augment="none",
-        views=evolve(SRE2L, mix="none"),
-    ),
-    Protocol(
-        name="rs2",
-        summary="RS2 on CIFAR: SGD 0.1 with Nesterov, a cosine of each step down to 1e-4",
-        epochs=200,
-        extra_epoch=False,
-        rate=0.1,
-        nesterov=True,
-        batch=128,
-        schedule_name="cosine",
-        each_step=True,
-        floor=1e-4,
-        augment="none",
-        views=evolve(INFER, mix="none"),
-    ),
-    Protocol(
-        name="text",
-        summary="small transformers on sentences: AdamW 5e-4, warm-up, cosine",
-        epochs=10,
-        warmup=1,
+        name="views",
+        summary="resized crops, mirrors and CutMix: AdamW, cosine",
+        epochs=300,
         extra_epoch=False,
         optimizer="adamw",
-        rate=5e-4,
-        batch=64,
+        rate=1e-3,
+        batch=1024,
+        momentum=0.0,
         weight_decay=0.01,
         decay_biases=False,
         schedule_name="cosine",
         augment="none",
+        views=RESIZED,
     ),
-    Protocol(name="quick", summary="ddcore's own, for demonstrations: B with E = 300", epochs=300, learned_rate=True),
+    Protocol(
+        name="views-small",
+        summary="shifts, mirrors and MixUp for small images: AdamW, cosine",
+        epochs=400,
+        extra_epoch=False,
+        optimizer="adamw",
+        rate=1e-3,
+        batch=128,
+        momentum=0.0,
+        weight_decay=0.01,
+        decay_biases=False,
+        schedule_name="cosine",
+        augment="none",
+        views=SHIFTED,
+    ),
+    Protocol(
+        name="stepwise",
+        summary="shifts and mirrors: SGD 0.05, tenfold less after 150, 180 and 210 of 240 epochs",
+        epochs=240,
+        extra_epoch=False,
+        rate=0.05,
+        batch=64,
+        schedule_name="steps",
+        drops=(150 / 240, 180 / 240, 210 / 240),
+        augment="none",
+        views=evolve(SHIFTED, mix="none"),
+    ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
-ALIASES: Mapping[str, str] = {"A": "dc", "B": "dsa", "C": "mtt", "D": "datm"}
+"""The core's own, named after what they do. Papers' protocols come with their plugins."""
 
 
-def protocol(name: str) -> Protocol:
-    """A protocol by name or letter, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes.
+def protocol(name: str, hooks: Hooks | None = None) -> Protocol:
+    """A protocol by name, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes.
 
-    >>> protocol("B").name, protocol("dsa-300").epochs, protocol("dsa-300").name
-    ('dsa', 300, 'dsa-300')
-    >>> protocol("bare-dsa-300").augment, protocol("bare-dsa-300").name
-    ('none', 'bare-dsa-300')
+    The core's and those of selected plugins come first, then what an installed plugin brings by an entry point
+    ``ddcore.protocols``; it need not be selected, and is asked with its defaults.
+
+    >>> protocol("augmented-300").epochs, protocol("augmented-300").name
+    (300, 'augmented-300')
+    >>> protocol("bare-augmented-300").augment, protocol("bare-augmented-300").name
+    ('none', 'bare-augmented-300')
+
+    Args:
+        hooks: of the selected plugins; None: none is.
 
     Raises:
-        OptionError: no such protocol.
+        OptionError: no such protocol here; it says what brings it, if that is known.
+        PluginError: the plugin that brings it is broken, or several bring it.
     """
     stem, _, number = name.rpartition("-")
     if number.isdecimal() and stem:
-        return protocol(stem).for_epochs(int(number))
+        return protocol(stem, hooks).for_epochs(int(number))
     if name.startswith(BARE):
-        plain = protocol(name.removeprefix(BARE))
+        plain = protocol(name.removeprefix(BARE), hooks)
         return evolve(plain, name=f"{BARE}{plain.name}", augment="none", views=None)
-    known = PROTOCOLS.get(ALIASES.get(name, name))
-    if known is None:
-        raise OptionError(f"no protocol is named {name!r}: {near(name, [*PROTOCOLS, *ALIASES, 'auto'])}")
-    return known
+    found = PROTOCOLS.get(name) if hooks is None else hooks.protocol(name)
+    found = found or installed_protocol(name)
+    if found is None:
+        raise OptionError(_unknown(name, hooks))
+    if not isinstance(found, Protocol):
+        raise PluginError(
+            f"the protocol {name!r} of a plugin is of type {type(found).__name__}: return a ddcore.training.Protocol"
+        )
+    return found
 
 
-def auto_protocol(source: Source, *, learned_rate: bool, learned_labels: bool, labels: str = "hard") -> str:
-    """What ``--protocol auto`` means: the recipe under which such sets were published.
+def stem_of(name: str) -> str:
+    """The name that plugins are asked for.
 
-    Args:
-        source: images under ``SMALL`` pixels a side get ``quick``, unless their labels are of views.
-        learned_rate: whether the set brings a learned rate (mtt and its kin).
-        learned_labels: whether it brings learned labels (datm).
-        labels: their kind: those of views ask for ``sre2l``, on images under ``LARGE`` pixels ``sre2l-cifar``, and
-            static ones that are mixed for ``infer``; those of a projector for ``rded``, under ``MOSAICS`` pixels ``rded-small``.
+    >>> stem_of("bare-views-small-20")
+    'views-small'
     """
-    if source.modality == "text":
-        return "text"
-    if labels in OF_VIEWS:
-        return "sre2l" if source.size >= LARGE else "sre2l-cifar"
-    if labels == "static-mixed":
-        return "infer"
-    if labels == "projector":
-        return "rded" if source.size >= MOSAICS else "rded-small"
-    if source.size < SMALL:
+    while True:
+        stem, _, number = name.rpartition("-")
+        shorter = stem if number.isdecimal() and stem else name.removeprefix(BARE)
+        if shorter == name:
+            return name
+        name = shorter
+
+
+def installed_protocol(name: str) -> Any:
+    """What the installed plugin with an entry point of this name answers, by its defaults; None where there is none."""
+    if (found := discovery.protocol_class(name)) is None:
+        return None
+    cls, offer = found
+    answer = cls().ddcore_protocol(name) if hasattr(cls, "ddcore_protocol") else None
+    who = f"{offer.value} of {offer.identity}"
+    if answer is None:
+        raise PluginError(
+            f"{who} is to bring the protocol {name!r} and does not answer it: upgrade {offer.distribution}"
+        )
+    return answers.recipe(answer, who)
+
+
+def _unknown(name: str, hooks: Hooks | None) -> str:
+    if maker := discovery.bringer(name):
+        here = f"no protocol is named {name!r} here, and plugin {maker!r}, which may bring it, is not installed"
+        return f"{here}: pip install ddcore-{maker}"
+    selected = () if hooks is None else hooks.protocols()
+    known = {*PROTOCOLS, *selected, *discovery.installed_protocols(), "auto"}
+    return f"no protocol is named {name!r}: {near(name, sorted(known))}"
+
+
+def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
+    """What ``--protocol auto`` means: what the first of the selected plugins suggests, in the order of the command line; else
+
+    * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
+    * for images under ``SMALL`` pixels ``quick``: there is no published table to match;
+    * for a learned rate ``learned-rate``;
+    * else ``augmented``.
+    """
+    for plugin in plugins:
+        if (said := plugin.suggests_protocol(subject)) is not None:
+            return said
+    if subject.of_views or subject.labels == MIXED:
+        return "views" if subject.size >= LARGE else "views-small"
+    if subject.tiny:
         return "quick"
-    if not learned_rate:
-        return "dsa"
-    return "datm" if learned_labels else "mtt"
+    return "learned-rate" if subject.learned_rate else "augmented"
+
+
+def subject_of(run: Run, labels: str, *, learned_rate: bool, learned_labels: bool) -> Subject:
+    """What students of a run are trained on, as far as a protocol depends on it; ``labels`` is their kind."""
+    source = run.source
+    return Subject(source.modality, source.size, labels, labels in OF_VIEWS, learned_rate, learned_labels)
 
 
 def resolved_protocols(run: Run) -> list[Protocol]:
     """What ``--protocol`` means for this run: for the artifact once there is one, else for what will be learned."""
-    return [protocol(_auto(run) if name == "auto" else name) for name in run.config.protocol or ("auto",)]
+    names = run.config.protocol or ("auto",)
+    return [protocol(_auto(run) if name == "auto" else name, run.hooks) for name in names]
 
 
 def _auto(run: Run) -> str:
@@ -358,10 +328,11 @@ def _auto(run: Run) -> str:
     learns = run.matcher.learns
     learned = "labels" in learns and run.config.labels is None
     kind = HARD if learned else run.label_kind(run.labeller)
-    return auto_protocol(run.source, learned_rate="rate" in learns, learned_labels=learned, labels=kind)
+    subject = subject_of(run, kind, learned_rate="rate" in learns, learned_labels=learned)
+    return auto_protocol(subject, run.plugins.values())
 
 
 def auto_of(run: Run, labels: Labels, rate: float | None) -> str:
     """What ``--protocol auto`` means for these labels, and a learned rate if there is one."""
-    learned = {"learned_rate": rate is not None, "learned_labels": labels.kind != HARD}
-    return auto_protocol(run.source, **learned, labels=labels.kind)
+    subject = subject_of(run, labels.kind, learned_rate=rate is not None, learned_labels=labels.kind != HARD)
+    return auto_protocol(subject, run.plugins.values())

@@ -199,9 +199,9 @@ def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
     """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other data than images."""
     if recipe.augment == "none" or not run.of_images:
         return ()
-    if recipe.augment == "mnist":
+    if recipe.augment == "geometric":
         return augment.MNIST_OPS
-    if recipe.augment == "batchnorm":
+    if recipe.augment == "jitter":
         return augment.BATCHNORM_OPS
     return augment.DSA_COLOUR if run.source.mirror_symmetric else augment.DSA_DIGITS
 
@@ -259,11 +259,11 @@ def _draws(recipe: Protocol, run: Run, count: int, generator: torch.Generator) -
 
 def _draw(recipe: Protocol, run: Run, strategy: tuple[str, ...], count: int, generator: torch.Generator) -> Transform:
     size = (run.source.size, run.source.size)
-    if recipe.augment == "mnist":
+    if recipe.augment == "geometric":
         return augment.draw_mnist(count, size, generator)
-    if recipe.augment == "batchnorm":
+    if recipe.augment == "jitter":
         return augment.draw_batchnorm(count, run.source.channels, size, generator)
-    first = recipe.augment == "fyi" and run.source.mirror_symmetric
+    first = recipe.flip_first and run.source.mirror_symmetric
     return augment.draw(strategy, count, size, generator, shared=False, flip_first=first)
 
 

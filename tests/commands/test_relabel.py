@@ -68,7 +68,7 @@ def test_the_provenance_says_what_was_done_to_what_and_keeps_what_was_there(fini
     assert done["options"]["views"]["epochs"] == E and done["options"]["teachers"]["epochs"] == 2
     assert done["options"]["pull"] == old["options"]["pull"] and done["config"]["dataset"] == "digits"
     recipe = load_artifact(tmp_path / "new").manifest["recipe"]
-    assert recipe["protocol"] == "sre2l-cifar" and recipe["labels"]["loss"] == "kl" and recipe["batch"] == B
+    assert recipe["protocol"] == "views-small" and recipe["labels"]["loss"] == "kl" and recipe["batch"] == B
 
 
 def test_the_same_relabelling_writes_the_same_files(finished, tmp_path):

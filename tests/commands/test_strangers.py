@@ -5,6 +5,7 @@ import platform
 import random
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 from functools import lru_cache
@@ -222,7 +223,22 @@ def test_trust_follows_what_a_manifest_names(home, tmp_path, unscored):
 def test_a_recipe_of_no_known_protocol_is_one_sentence(asked, home, tmp_path, capsys):
     made = artifact(tmp_path / "set", record(), recipe={"protocol": asked})
     assert invoke(["evaluate", str(made)]) == 2
-    assert "which this ddcore does not have: give --protocol" in capsys.readouterr().err
+    assert "which neither ddcore nor a selected plugin has: give --protocol" in capsys.readouterr().err
+
+
+def test_a_protocol_of_a_plugin_that_is_not_selected_imports_nothing(home, tmp_path, unscored, capsys):
+    made = artifact(tmp_path / "set", record(), recipe={"protocol": "mtt-2"})
+    code = f"import sys\nfrom ddcore.cli.app import invoke\nassert invoke(['evaluate', {str(made)!r}]) == 2\n"
+    code += "assert not [name for name in sys.modules if name.startswith('ddcore_')]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "asks for the protocol 'mtt-2', which neither ddcore nor" in done.stderr, (
+        done.stderr
+    )
+    for line in (["evaluate", str(made)], ["train", f"--data={made}", "--student=convnet2-w4", "--out=t"]):
+        assert invoke(line) == 2 and not unscored
+    for word in ("--plugin=mtt", "--trust", "--protocol=mtt-2"):
+        assert invoke(["evaluate", str(made), word]) == 0, capsys.readouterr().err
+        assert unscored.pop().config.protocol == ("mtt-2",)
 
 
 # ---- a fuzz of provenance --------------------------------------------------------------------------------------------

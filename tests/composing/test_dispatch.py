@@ -94,3 +94,20 @@ def test_every_hook_has_a_kind_and_documents_what_it_returns_or_yields():
         assert "called " in text.lower(), name
         assert "Returns:" in text or "Yields:" in text or "Implemented by" in text, name
         assert "New in" in text or "Implemented by" in text, name
+
+
+class Recipe:
+    @hookimpl
+    def ddcore_protocol(self, name):
+        return "recipe" if name == "mine" else None
+
+
+def test_who_is_only_looked_up_for_a_protocol_does_not_count_as_asked():
+    both = hooks(a=Recipe(), b=AddsOne())
+    assert both.by_name("ddcore_protocol", name="other") is None and not any(both.asked.values())
+    assert both.by_name("ddcore_protocol", name="mine") == "recipe" and both.asked["a"] == 1
+
+
+def test_two_plugins_with_one_protocol_are_an_error_that_names_both():
+    with pytest.raises(PluginError, match=r"'a' .* and 'b' .* both answer ddcore_protocol for 'mine'"):
+        hooks(a=Recipe(), b=Recipe()).by_name("ddcore_protocol", name="mine")

@@ -8,7 +8,7 @@ from attrs import frozen
 from ddcore import Plugin, hookimpl
 from ddcore.api import hooks as hookspecs
 from ddcore.composing.asking import Hooks
-from ddcore.composing.plan import Choices, data_warnings, refusal, resolve
+from ddcore.composing.plan import Choices, data_warnings, recorded_order, refusal, refuse_idle, resolve
 from ddcore.errors import PluginError
 
 ANY = Choices(steps=None, network="convnet", init=None, labels=None)
@@ -283,3 +283,31 @@ def test_segments_are_changed_only_under_matchers_that_ask_for_it():
 def test_two_optimisers_for_experts_are_refused():
     with pytest.raises(PluginError, match="both provide ddcore_expert_optimizer, of which a run has one"):
         planned(datm=Trajectories(), flat=Flat(), flatter=Flat())
+
+
+@frozen(kw_only=True, eq=False)
+class Recipe(Plugin):
+    protocols = ("mine",)
+
+    @hookimpl
+    def ddcore_protocol(self, name):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Both(Recipe):
+    view_phases = ("inner",)
+
+
+def test_a_protocol_is_nothing_that_is_done_to_a_set():
+    assert refusal(Recipe(), "recipe", Matcher(), "dm") is None
+    said = refusal(Both(), "both", Matcher(), "dm")
+    assert said == "'both' changes view:inner, none of which 'dm' asks for: it would do nothing"
+    assert recorded_order({"z": Recipe(), "a": Recipe(), "m": Matcher()}, "m") == ["m", "a", "z"]
+
+
+def test_who_brings_a_protocol_alone_is_not_idle():
+    hooks = Hooks(pluggy.PluginManager("ddcore"), {})
+    refuse_idle(hooks, {"recipe": Recipe()}, "dm")
+    with pytest.raises(PluginError, match="was asked nothing in the first step: leave out --plugin both"):
+        refuse_idle(hooks, {"both": Both()}, "dm")

@@ -10,8 +10,8 @@ from torch import Tensor
 from ddcore.api.types import View
 from ddcore.errors import InputError
 from ddcore.images.views import (
-    INFER,
-    SRE2L,
+    RESIZED,
+    SHIFTED,
     Draw,
     beta,
     changed,
@@ -108,14 +108,14 @@ def test_mixing_with_share_one_or_an_empty_box_is_the_identity():
     assert torch.equal(cutmix(images(), torch.tensor([1, 0, 3, 2]), torch.zeros(4).long()), images())
 
 
-@pytest.mark.parametrize("draw", [SRE2L, INFER, Draw(mix="mixup", antialias=False)])
+@pytest.mark.parametrize("draw", [RESIZED, SHIFTED, Draw(mix="mixup", antialias=False)])
 def test_views_are_differentiable_in_the_images(draw):
     view = drawn(draw, 2, (5, 4), seeded(3)).view(draw, torch.arange(2))
     x = images(2, (5, 4), torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: changed(view, x), (x,))
 
 
-@pytest.mark.parametrize("draw", [SRE2L, INFER, Draw(crop="none", mix="none")])
+@pytest.mark.parametrize("draw", [RESIZED, SHIFTED, Draw(crop="none", mix="none")])
 def test_views_keep_dtype_and_shape_and_leave_their_input_alone(draw):
     x = images(4, dtype=torch.float64)
     view = drawn(draw, 4, (9, 7), seeded()).view(draw, torch.arange(4))
@@ -199,7 +199,7 @@ def test_the_box_of_cutmix_by_hand():
 
 def test_the_share_of_cutmix_is_that_of_the_pixels_outside_the_box():
     for seed in range(20):
-        found = drawn(SRE2L, 4, (9, 7), seeded(seed))
+        found = drawn(RESIZED, 4, (9, 7), seeded(seed))
         x = torch.tensor([0.0, 1]).view(2, 1, 1, 1).expand(2, 1, 9, 7)
         inside = cutmix(x, torch.tensor([1, 0]), found.box)[0].mean()
         torch.testing.assert_close(1 - inside, found.share)
@@ -215,13 +215,13 @@ def test_shares_have_the_moments_of_a_beta_distribution(shape):
 
 
 def test_a_batch_shares_one_mix_and_each_image_has_a_crop_and_a_mirror_of_its_own():
-    found = drawn(SRE2L, 64, (32, 32), seeded())
+    found = drawn(RESIZED, 64, (32, 32), seeded())
     assert len({tuple(c) for c in found.crop.tolist()}) > 50 and 15 < int(found.flip.sum()) < 49
     assert sorted(found.partner.tolist()) == list(range(64)) and found.share.shape == () and found.box.shape == (4,)
 
 
 def test_shifts_are_whole_pixels_up_to_the_pad():
-    found = drawn(INFER, 500, (32, 32), seeded())
+    found = drawn(SHIFTED, 500, (32, 32), seeded())
     pixels = found.crop * 32
     assert set(pixels[:, :2].flatten().tolist()) == set(range(-4, 5)) and (found.crop[:, 2:] == 1).all()
 
@@ -229,7 +229,7 @@ def test_shifts_are_whole_pixels_up_to_the_pad():
 def test_draws_come_from_the_generator_alone():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    ours = [drawn(SRE2L, 8, (9, 7), seeded(7)) for _ in range(2)]
+    ours = [drawn(RESIZED, 8, (9, 7), seeded(7)) for _ in range(2)]
     assert torch.equal(torch.random.get_rng_state(), before)
     for name in ("crop", "flip", "partner", "share", "box"):
         assert torch.equal(getattr(ours[0], name), getattr(ours[1], name))
@@ -237,7 +237,7 @@ def test_draws_come_from_the_generator_alone():
 
 @pytest.mark.skipif(os.environ.get("DDCORE_TEST_SEED_SHIFT", "0") != "0", reason="of one seed, by value")
 def test_draws_by_value_so_that_a_torch_that_draws_otherwise_is_noticed():
-    found = drawn(SRE2L, 2, (32, 32), seeded(0))
+    found = drawn(RESIZED, 2, (32, 32), seeded(0))
     assert (found.crop * 32).long().tolist() == [[2, 0, 24, 29], [9, 2, 20, 26]]
     assert (found.flip.tolist(), found.partner.tolist(), found.box.tolist()) == (
         [False, True],
@@ -257,7 +257,7 @@ def test_numbers_that_cannot_be_drawn_from_are_refused(wrong):
 
 
 def test_a_header_makes_the_same_draw_again():
-    assert Draw(**INFER.header()) == INFER != SRE2L
+    assert Draw(**SHIFTED.header()) == SHIFTED != RESIZED
 
 
 def test_patches_move_first_and_by_the_drawn_orders():

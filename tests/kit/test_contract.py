@@ -24,6 +24,7 @@ HEAD = """
     import attrs, torch
     from attrs import frozen
     from ddcore import Batch, Learn, Loss, Plugin, Row, Task, hookimpl, option
+    from ddcore.training import Protocol
 """
 VIEW = """
     @frozen(kw_only=True, eq=False)
@@ -74,6 +75,7 @@ EVALUATOR = """
 GRAPHS = """
     from ddcore import Synthetic
     from ddcore.data import Source, Split
+    from ddcore import Synthetic
 
     @frozen(eq=False, kw_only=True)
     class Counted(Source):
@@ -126,6 +128,19 @@ GRAPHS = """
             score = (right,)
             return [Row(s, "p", "threshold", "hard", 1, {"total": 8}, score, 0, 0.0) for s in ("distilled", "full")]
 """
+PROTOCOL = (
+    VIEW
+    + """
+        protocols = ("mine", "mine-small")
+
+        def suggests_protocol(self, subject: Any) -> str | None:
+            return "mine-small" if subject.size < 32 else "augmented"
+
+        @hookimpl
+        def ddcore_protocol(self, name: str) -> Protocol | None:
+            return Protocol(name=name, summary="", epochs=7) if name in self.protocols else None
+"""
+)
 RETURN = "return batch.with_inputs(batch.inputs * self.strength)"
 BREAKS = {
     "hooks": (VIEW, "batch: Batch, run: Any) -> Batch", "batch, run: Any) -> Batch", "has no type for batch"),
@@ -134,6 +149,12 @@ BREAKS = {
         'view_phases = ("match", "inner", "student_step")',
         "pass",
         "one is there without the other",
+    ),
+    "protocols": (
+        PROTOCOL,
+        '"mine-small" if',
+        '"of-others" if',
+        "is 'of-others', which is neither its own nor the core's",
     ),
     "immutable": (VIEW, "@frozen(", "@attrs.define(", "'strength' can be set"),
     "public": (
@@ -185,6 +206,24 @@ BREAKS = {
 }
 
 
+PROTOCOL_BREAKS = {
+    "not answered": (
+        "if name in self.protocols",
+        'if name == "mine"',
+        "returned NoneType where an evaluation protocol is due",
+    ),
+    "another name": ("name=name", 'name="other"', "is named 'other', which protocols does not list"),
+    "no protocol": (
+        'Protocol(name=name, summary="", epochs=7)',
+        "3",
+        "returned int where an evaluation protocol is due",
+    ),
+    "the core's name": ('"mine-small")', '"mine-small", "quick")', "'quick' has a name that is the core's"),
+    "a number of epochs": ('"mine-small")', '"mine-small", "mine-3")', "'mine-3' has a name that is the core's"),
+    "any name": ("if name in self.protocols", "if name", "answers 'of-nobody', which protocols does not list"),
+}
+
+
 OF_GRAPHS = {
     "seed": ("score = (right,)", "score = (time.time_ns() % 997 / 997,)", "'distilled by threshold' differs"),
     "global-randomness": ("noise = 0.0", "noise = torch.rand(())", "global generator of torch"),
@@ -215,6 +254,35 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     (result,) = examine(written(tmp_path, body.replace(old, new)), only=[name])
     assert result.status == "failed" and words in result.detail, result
     assert result.remedy
+
+
+@pytest.mark.parametrize("name", PROTOCOL_BREAKS)
+def test_a_protocol_that_is_listed_is_answered_and_nothing_else_is(name, tmp_path):
+    old, new, words = PROTOCOL_BREAKS[name]
+    assert old in PROTOCOL
+    (result,) = examine(written(tmp_path, PROTOCOL.replace(old, new)), only=["protocols"])
+    assert result.status == "failed" and words in result.detail, result
+
+
+def test_a_plugin_that_brings_nothing_but_a_protocol_keeps_the_contract(tmp_path):
+    body = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        summary = "a recipe"
+        role = "student"
+        protocols = ("mine",)
+
+        @hookimpl
+        def ddcore_protocol(self, name: str) -> Protocol | None:
+            return Protocol(name="mine", summary="", epochs=1, augment="none") if name == "mine" else None
+"""
+    names = ["hooks", "declarations", "protocols", "public", "seed", "workers", "composition", "whole-run"]
+    assert all(result.status != "failed" for result in examine(written(tmp_path, body), only=names))
+
+
+def test_a_plugin_with_protocols_of_its_own_passes(tmp_path):
+    (result,) = examine(written(tmp_path, PROTOCOL), only=["protocols"])
+    assert (result.status, result.detail) == ("passed", "mine, mine-small")
 
 
 def test_a_matcher_is_not_to_ask_for_a_setting_of_students(tmp_path):

@@ -15,9 +15,8 @@ from ddcore.labels import (
     answers,
     asking,
     draw_views,
-    imagenet_parts,
     label_bytes,
-    low_rank_numbers,
+    label_parts,
     make_averaged,
     make_per_view,
     make_static_mixed,
@@ -297,37 +296,32 @@ def test_agreement_looks_at_no_more_than_it_is_told(images):
 # ---- the papers' sizes -----------------------------------------------------------------------------------------------
 
 
+def imagenet(kind, ipc, batch=1024, **storage):
+    """Parts of labels for ImageNet-1K, of views for 300 epochs."""
+    return label_parts(kind, 1000 * ipc, 1000, 300, batch, **storage)
+
+
+def infer_images(ipc, classes=1000, networks=3):
+    """Images that INFER's set decodes to: n0 (1 + M) K, with n0 = floor(ipc / (1 + M / K)) bases a class and M networks."""
+    return ipc * classes // (classes + networks) * (1 + networks) * classes
+
+
 @pytest.mark.parametrize(("ipc", "slots", "decoded"), [(10, 0.04, 0.134), (50, 0.19, 0.730)])
 def test_infer_bytes_of_imagenet_labels(ipc, slots, decoded):
-    assert round(sum(imagenet_parts("infer", ipc).values()) / GIB, 2) == slots
-    assert round(imagenet_parts("infer-decoded", ipc)["answers"] / GIB, 3) == decoded
+    assert round(sum(imagenet("static-mixed", ipc).values()) / GIB, 2) == slots
+    assert round(label_parts("static-mixed", infer_images(ipc), 1000)["answers"] / GIB, 3) == decoded
 
 
 def test_infer_an_image_has_four_kilobytes_static_and_half_a_megabyte_dynamic():
-    static = imagenet_parts("infer", 10)["answers"] / 10_000
-    dynamic = imagenet_parts("sre2l", 10)["answers"] / 10_000
+    static = imagenet("static-mixed", 10)["answers"] / 10_000
+    dynamic = imagenet("per-view", 10)["answers"] / 10_000
     # the paper's ratios 1.036 and 5.81 to the bytes of images alone: 3.6% and 481%
     assert static == 4000 and dynamic == 600_000 and dynamic / static == pytest.approx(481 / 3.6, rel=0.13)
 
 
-def test_hello_bytes_of_imagenet_labels_do_not_hang_on_images_or_epochs():
-    numbers = imagenet_parts("hello", 10)["answers"] // 2
-    assert {imagenet_parts("hello", ipc)["answers"] for ipc in (1, 10, 50, 200)} == {2 * numbers}
-    assert round(numbers / 1e6, 1) == 0.8
-    assert low_rank_numbers([(128, 1024, 1000)]) == 128 * (1024 + 1000)
-    assert round(2 * numbers / GIB, 4) == 0.0014 and round(4 * numbers / GIB, 3) == 0.003
-
-
-@pytest.mark.parametrize(("ipc", "percent"), [(1, 0.27), (10, 0.027), (50, 0.0053), (200, 0.0013)])
-def test_hello_share_of_what_full_labels_take(ipc, percent):
-    share = imagenet_parts("hello", ipc)["answers"] / imagenet_parts("sre2l", ipc)["answers"]
-    assert 100 * share == pytest.approx(percent, rel=0.05)
-
-
 def test_soft_labels_other_papers_sizes():
-    assert round(sum(imagenet_parts("sre2l", 10).values()) / GIB, 2) == 5.66
-    assert round(sum(imagenet_parts("nrr-dd", 200).values()) / GIB, 3) == 0.224
-    batches = imagenet_parts("cv-dd", 50)["mixes"] // 20
-    assert batches == 937_500
-    with pytest.raises(InputError, match="labels of 'fkd' are not known here"):
-        imagenet_parts("fkd", 10)
+    assert round(sum(imagenet("per-view", 10).values()) / GIB, 2) == 5.66
+    assert round(sum(imagenet("two-distances", 200, seeded=True).values()) / GIB, 3) == 0.224
+    assert imagenet("per-view", 50, batch=16)["mixes"] // 20 == 937_500
+    with pytest.raises(InputError, match="no label kind is named 'fkd'"):
+        imagenet("fkd", 10)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ddcore import randomness
 from ddcore.errors import InputError
-from ddcore.images.views import INFER, SRE2L, Draw, changed, drawn
+from ddcore.images.views import RESIZED, SHIFTED, Draw, changed, drawn
 from ddcore.labels import (
     KINDS,
     DrawnViews,
@@ -66,7 +66,7 @@ def teacher(seed: int = 1) -> nn.Module:
     return found.eval()
 
 
-def labelled(make, images, *, seeded=False, compact=False, draw=SRE2L, generator=2, **options):
+def labelled(make, images, *, seeded=False, compact=False, draw=RESIZED, generator=2, **options):
     """Labels of a teacher for drawn views, whose seed is kept or what was drawn from it."""
     views = draw_views(images, E, B, torch.Generator().manual_seed(generator), draw)
     labels = make(images, teacher(), views, classes=CLASSES, **options)
@@ -542,7 +542,7 @@ def test_draws_of_a_record_depend_on_the_seed_and_the_batch_only():
     record = draw_views(torch.zeros(N, 1, 8, 8), E, B, seeded())
     one, other = (record.view(4) for _ in range(2))
     assert torch.equal(one.index, other.index) and torch.equal(one.mix[0], other.mix[0])
-    own = drawn(INFER, 4, (8, 8), seeded())
+    own = drawn(SHIFTED, 4, (8, 8), seeded())
     assert own.crop.shape == (4, 4) and F.one_hot(CLASSES).shape == (N, K)
 
 

@@ -364,11 +364,10 @@ def _artifact(labels: str, storage: str = "float32", bits: int = 8) -> Callable[
 
 
 def _labels(kind: str) -> Any:
-    from ddcore.images.views import INFER, SRE2L
+    from ddcore.images.views import RESIZED, SHIFTED
     from ddcore.labels import (
         HardLabels,
         PerViewLabels,
-        ProjectorLabels,
         SoftLabels,
         StaticMixedLabels,
         TwoDistanceLabels,
@@ -379,18 +378,20 @@ def _labels(kind: str) -> Any:
 
     generator, classes = torch.Generator().manual_seed(1), torch.arange(3).repeat_interleave(2)
     logits = torch.randn(6, 3, generator=generator)
-    drawn = DrawnViews(images=6, epochs=2, batch=4, size=(4, 4), draw=SRE2L.fitting(4, True), seed=5)
+    drawn = DrawnViews(images=6, epochs=2, batch=4, size=(4, 4), draw=RESIZED.fitting(4, True), seed=5)
     views = torch.randn(12, 3, generator=generator)
     if kind == "projector":
         network = build("convnet1-w2-bn".replace("-w2-bn", "-bn-w2"), 3, 4, 3, generator)
         assert network is not None
+        from ddcore_hello.projector import ProjectorLabels
+
         encoder = Encoder.of("convnet1-bn-w2", network, 3, 4)
         features = network.embed(torch.zeros(1, 3, 4, 4)).shape[1]
         return ProjectorLabels(classes=classes, encoder=encoder, head=torch.randn(3, features, generator=generator))
     made: dict[str, Callable[[], Any]] = {
         "hard": lambda: HardLabels(classes, 3),
         "soft": lambda: SoftLabels(logits, classes, temperature=2.0),
-        "static-mixed": lambda: StaticMixedLabels(logits, classes, (4, 4), INFER.fitting(4, True)),
+        "static-mixed": lambda: StaticMixedLabels(logits, classes, (4, 4), SHIFTED.fitting(4, True)),
         "per-view": lambda: PerViewLabels(views.half(), classes, drawn.store()),
         "top-k": lambda: PerViewLabels(views, classes, drawn).top(2),
         "two-distances": lambda: TwoDistanceLabels(views[:, :2].abs(), classes, 3, drawn.store(compact=True)),

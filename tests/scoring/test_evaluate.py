@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ddcore import Plugin, randomness
 from ddcore.api.types import Batch, Sequential, Task
+from ddcore.composing.discovery import installed_protocols
 from ddcore.composing.recipes import Experts
 from ddcore.data.normalisation import fit
 from ddcore.data.source import Real, Split
@@ -92,10 +93,11 @@ class Stand:
             "labels": None,
             "amp": False,
         }
-        self.of_images = True
+        self.of_images, self.plugins = True, {}
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
-        self.hooks, self.plugins = SimpleNamespace(providers=lambda hook: []), {}
+        self.hooks = SimpleNamespace(providers=lambda hook: [], protocol=PROTOCOLS.get, protocols=list)
+        self.plugins = {}
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -456,7 +458,7 @@ def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, mon
     evaluate_artifact(run)
     assert len(batches) == 8 and {b[1] for b in batches} == {4}
     assert {b[2:] for b in batches if b[0] < len(DIGITS.train.labels)} == {(6, 3)}
-    assert PROTOCOLS["sre2l"].batch == 1024
+    assert protocol("sre2l").batch == 1024
 
 
 @pytest.mark.parametrize("kind", OF_VIEWS)
@@ -527,16 +529,18 @@ def test_views_never_mirror_digits(run):
     assert students.draw_of(protocol("sre2l"), run).flip == 0.5
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROTOCOLS.items() if not p.extra_epoch])
+@pytest.mark.parametrize(
+    "name", [n for n in sorted({*PROTOCOLS, *installed_protocols()}) if not protocol(n).extra_epoch]
+)
 def test_every_recipe_of_a_decoupled_method_trains(tmp_path, name):
     run = with_artifact(Stand(tmp_path, protocols=(f"{name}-3",), network="convnet2-bn-w8"))
     task = evaluate.arms_of(run, run.artifact)[0].task(0, "x")
     one, two = run_evaluation_task(task, run), run_evaluation_task(attrs.evolve(task, key="again"), run)
     assert int(one["steps"]) == 3 and not int(one["diverged"]) and float(one["loss"]) > 0
-    assert float(one["rate"]) == PROTOCOLS[name].rate and torch.equal(one["loss"], two["loss"])
+    assert float(one["rate"]) == protocol(name).rate and torch.equal(one["loss"], two["loss"])
 
 
-@pytest.mark.parametrize(("labeller", "name"), [("per-view", "sre2l-cifar"), ("static-mixed", "infer")])
+@pytest.mark.parametrize(("labeller", "name"), [("per-view", "views-small"), ("static-mixed", "views-small")])
 def test_auto_of_labels_with_views_is_decided_before_the_artifact_as_after_it(tmp_path, labeller, name):
     run = Stand(tmp_path, protocols=("auto",), labeller=labeller)
     assert resolved_protocols(run)[0].name == name
@@ -628,3 +632,16 @@ def test_a_full_row_of_one_thread_is_none_of_two(tmp_path):
         evaluate_artifact(run)
     torch.set_num_threads(before)
     assert len((run.cache / "full").names()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "symmetric", "first"), [("fyi", True, True), ("fyi", False, False), ("dsa", True, False)]
+)
+def test_a_mirror_image_comes_first_where_the_protocol_says_so_and_classes_allow_it(
+    run, monkeypatch, name, symmetric, first
+):
+    seen, draw = [], students.augment.draw
+    monkeypatch.setattr(students.augment, "draw", lambda *given, **how: seen.append(how) or draw(*given, **how))
+    run.source = attrs.evolve(DIGITS, mirror_symmetric=symmetric)
+    students.augmentation(protocol(name), run, run.generator, 9, HardLabels(CLASSES, 10))(4, 0)
+    assert [how["flip_first"] for how in seen] == [first]

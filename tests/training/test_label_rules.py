@@ -14,7 +14,7 @@ from ddcore.cli.app import invoke
 from ddcore.composing.plan import TEACHERS
 from ddcore.composing.recipes import OF_VIEWS, RULES, ViewOptions
 from ddcore.composing.selection import select, setup_from
-from ddcore.images.views import INFER, SRE2L, changed
+from ddcore.images.views import RESIZED, SHIFTED, changed
 from ddcore.labels import PerView, label_bytes, mean_logits
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact
@@ -59,18 +59,18 @@ def images(count: int = 20) -> Tensor:
 
 
 def test_views_of_large_images_are_imagenets_and_of_small_ones_cifars():
-    assert draw_for(ViewOptions(), None, LARGE) == SRE2L
-    assert draw_for(ViewOptions(), None, SMALL) == INFER
-    assert [temperature_for("per-view", ViewOptions(), draw) for draw in (SRE2L, INFER)] == [20, 30]
-    assert [temperature_for(rule, ViewOptions(), SRE2L) for rule in RULES] == [1, 20, 20, 1, 30]
-    assert temperature_for("averaged", ViewOptions(temperature=7.0), INFER) == 7
+    assert draw_for(ViewOptions(), None, LARGE) == RESIZED
+    assert draw_for(ViewOptions(), None, SMALL) == SHIFTED
+    assert [temperature_for("per-view", ViewOptions(), draw) for draw in (RESIZED, SHIFTED)] == [20, 30]
+    assert [temperature_for(rule, ViewOptions(), RESIZED) for rule in RULES] == [1, 20, 20, 1, 30]
+    assert temperature_for("averaged", ViewOptions(temperature=7.0), SHIFTED) == 7
 
 
 def test_digits_are_not_mirrored_and_are_shifted_by_no_more_than_an_eighth():
     draw = draw_for(ViewOptions(), None, DIGITS)
     assert draw.flip == 0 and draw.pad == 1 and draw.crop == "shifted"
-    assert draw_for(ViewOptions(), SRE2L, DIGITS).flip == 0
-    assert draw_for(ViewOptions(flip=0.5, pad=3), None, DIGITS) == evolve(INFER, pad=3)
+    assert draw_for(ViewOptions(), RESIZED, DIGITS).flip == 0
+    assert draw_for(ViewOptions(flip=0.5, pad=3), None, DIGITS) == evolve(SHIFTED, pad=3)
 
 
 def test_views_are_the_protocols_where_it_has_some_and_options_change_them():
@@ -79,8 +79,8 @@ def test_views_are_the_protocols_where_it_has_some_and_options_change_them():
     changed_draw = draw_for(ViewOptions(scale=0.3, ratio=2.0, mix="mixup", crop="shifted"), rded, LARGE)
     assert changed_draw.scale == (0.3, 1.0) and changed_draw.ratio == (0.5, 2.0)
     assert (changed_draw.mix, changed_draw.beta, changed_draw.crop) == ("mixup", 0.8, "shifted")
-    assert draw_for(ViewOptions(mix="cutmix"), INFER, SMALL).beta == 1
-    assert draw_for(ViewOptions(beta=2.0), INFER, SMALL).beta == 2
+    assert draw_for(ViewOptions(mix="cutmix"), SHIFTED, SMALL).beta == 1
+    assert draw_for(ViewOptions(beta=2.0), SHIFTED, SMALL).beta == 2
 
 
 def test_top_k_keeps_a_tenth_of_the_classes():

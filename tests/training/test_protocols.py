@@ -1,43 +1,53 @@
 """Protocols are contracts with published tables: epochs, rate drop, batches, names."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import attrs
 import pytest
 from torch import nn
 
-from ddcore.errors import OptionError
-from ddcore.images.views import INFER, SRE2L
+from ddcore import Subject
+from ddcore.composing import discovery
+from ddcore.errors import OptionError, PluginError
+from ddcore.images.views import RESIZED, SHIFTED
 from ddcore.training.loop import rate_at
-from ddcore.training.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol
+from ddcore.training.protocols import PROTOCOLS, Protocol, Schedule, auto_protocol, protocol, stem_of
 from ddcore.training.students import descent_of
 
+EVERY = sorted({*PROTOCOLS, *discovery.installed_protocols()})
 DECOUPLED = [
-    p.name for p in PROTOCOLS.values() if not p.extra_epoch and p.schedule_name == "cosine" and not p.each_step
+    p.name for p in map(protocol, EVERY) if not p.extra_epoch and p.schedule_name == "cosine" and not p.each_step
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "epochs", "batch", "augment", "learned_rate"),
     [
+        ("plain", 300, 256, "none", False),
+        ("augmented", 1000, 256, "operation", False),
+        ("learned-rate", 1000, 256, "operation", True),
+        ("quick", 300, 256, "operation", True),
         ("dc", 300, 256, "none", False),
-        ("dc-mnist", 1000, 256, "mnist", False),
-        ("dsa", 1000, 256, "dsa", False),
-        ("mtt", 1000, 256, "dsa", True),
-        ("datm", 1000, 128, "dsa", True),
-        ("fyi", 1000, 256, "fyi", True),
+        ("dc-mnist", 1000, 256, "geometric", False),
+        ("dc-bn", 1000, 256, "jitter", False),
+        ("dsa", 1000, 256, "operation", False),
+        ("mtt", 1000, 256, "operation", True),
+        ("datm", 1000, 128, "operation", True),
+        ("fyi", 1000, 256, "operation", True),
     ],
 )
 def test_protocols_are_the_published_ones(name, epochs, batch, augment, learned_rate):
-    p = PROTOCOLS[name]
+    p = protocol(name)
     assert (p.epochs, p.batch, p.augment, p.learned_rate) == (epochs, batch, augment, learned_rate)
     assert (p.rate, p.momentum, p.weight_decay, p.drop) == (0.01, 0.9, 5e-4, 0.1)
+    assert p.flip_first == (name == "fyi") and p.name == name
 
 
 @pytest.mark.parametrize(
     ("name", "epochs", "batch", "optimizer", "rate", "decay", "stretch", "mix", "crop"),
     [
+        ("views", 300, 1024, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
+        ("views-small", 400, 128, "adamw", 1e-3, 0.01, 1, "mixup", "shifted"),
         ("sre2l", 300, 1024, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
         ("cda", 300, 128, "adamw", 1e-3, 0.01, 1, "cutmix", (0.08, 1)),
         ("sre2l-cifar", 400, 128, "adamw", 1e-3, 0.01, 1, "mixup", "shifted"),
@@ -54,7 +64,7 @@ def test_protocols_are_the_published_ones(name, epochs, batch, augment, learned_
 def test_protocols_of_decoupled_methods_are_the_published_ones(
     name, epochs, batch, optimizer, rate, decay, stretch, mix, crop
 ):
-    p = PROTOCOLS[name]
+    p = protocol(name)
     assert (p.epochs, p.epochs_run, p.batch, p.optimizer, p.rate) == (epochs, epochs, batch, optimizer, rate)
     assert (p.weight_decay, p.schedule_name, p.stretch, p.augment) == (decay, "cosine", stretch, "none")
     assert p.decay_biases == (optimizer == "sgd") and p.momentum == (0.9 if optimizer == "sgd" else 0)
@@ -63,17 +73,17 @@ def test_protocols_of_decoupled_methods_are_the_published_ones(
 
 
 def test_the_numbers_that_only_one_of_them_has():
-    assert (PROTOCOLS["cv-dd"].group, PROTOCOLS["sre2l"].group) == (8, None)
-    assert (PROTOCOLS["rded"].views.shuffle, PROTOCOLS["rded-small"].views.shuffle) == (2, 1)
-    assert (PROTOCOLS["sre2l-tiny"].warmup, PROTOCOLS["sre2l"].warmup) == (5, 0)
-    assert PROTOCOLS["sre2l"].views == SRE2L and PROTOCOLS["infer"].views == INFER
-    assert (INFER.pad, INFER.beta, SRE2L.beta) == (4, 0.8, 1)
+    assert (protocol("cv-dd").group, protocol("sre2l").group) == (8, None)
+    assert (protocol("rded").views.shuffle, protocol("rded-small").views.shuffle) == (2, 1)
+    assert (protocol("sre2l-tiny").warmup, protocol("sre2l").warmup) == (5, 0)
+    assert protocol("sre2l").views == RESIZED and protocol("infer").views == SHIFTED
+    assert (SHIFTED.pad, SHIFTED.beta, RESIZED.beta) == (4, 0.8, 1)
 
 
 @pytest.mark.parametrize("name", DECOUPLED)
 def test_decoupled_methods_run_as_many_epochs_as_their_name_says(name):
     # 200 images
-    a_pass = -(-200 // PROTOCOLS[name].batch)
+    a_pass = -(-200 // protocol(name).batch)
     assert protocol(f"{name}-7").schedule(200) == Schedule(
         7 * a_pass, None, a_pass, protocol(f"{name}-7").warmup * a_pass
     )
@@ -150,38 +160,119 @@ def test_an_unknown_protocol_is_refused_with_what_there_is(asked, hint):
         protocol(asked)
 
 
-@pytest.mark.parametrize(
-    ("size", "rate", "labels", "name"),
-    [
-        (8, True, True, "quick"),
-        (32, False, False, "dsa"),
-        (32, True, False, "mtt"),
-        (32, True, True, "datm"),
-        (32, False, True, "dsa"),
-    ],
-)
-def test_auto_follows_what_was_learned(size, rate, labels, name):
-    assert (
-        auto_protocol(SimpleNamespace(modality="images", size=size), learned_rate=rate, learned_labels=labels) == name
-    )
+def test_of_what_is_installed_everything_listed_is_answered_under_a_name_that_is_listed():
+    for name in discovery.installed_protocols():
+        cls, _ = discovery.protocol_class(name)
+        assert name in cls.protocols and protocol(name).name in cls.protocols, name
+        assert set(cls.protocols) <= set(discovery.installed_protocols()), cls
 
 
 @pytest.mark.parametrize(
-    ("size", "labels", "name"),
+    ("name", "stem"), [("quick", "quick"), ("bare-mtt-3", "mtt"), ("sre2l-cifar-2-5", "sre2l-cifar"), ("-5", "-5")]
+)
+def test_a_stem_is_what_plugins_are_asked_for(name, stem):
+    assert stem_of(name) == stem
+
+
+def nothing_installed(monkeypatch):
+    monkeypatch.setattr(discovery, "_offered", lambda group: {})
+
+
+@pytest.mark.parametrize(
+    ("name", "plugin"),
+    [("mtt", "mtt"), ("dsa-3", "dsa"), ("bare-sre2l-cifar-2", "sre2l"), ("cv-dd-cifar", "cv-dd"), ("kd3", "kd3")],
+)
+def test_without_its_plugin_one_sentence_says_what_to_install(name, plugin, monkeypatch):
+    nothing_installed(monkeypatch)
+    with pytest.raises(OptionError, match=f"plugin '{plugin}', which may bring it, .*: pip install ddcore-{plugin}$"):
+        protocol(name)
+
+
+def test_without_plugins_the_core_has_its_own(monkeypatch):
+    nothing_installed(monkeypatch)
+    assert {protocol(name).name for name in PROTOCOLS} == set(PROTOCOLS)
+    with pytest.raises(OptionError, match="no protocol is named 'of-nobody': choose one of .*stepwise"):
+        protocol("of-nobody")
+
+
+def test_two_distributions_with_one_protocol_are_an_error(monkeypatch):
+    both = [discovery.Offer("twice", f"dist-{n}", "1.0", "nowhere:X") for n in (1, 2)]
+    monkeypatch.setattr(discovery, "_offered", lambda group: {"twice": both})
+    with pytest.raises(PluginError, match="dist-1 1.0 and dist-2 1.0 both bring a protocol named 'twice'"):
+        protocol("twice-3")
+
+
+class Answering:
+    """Hooks of one selected plugin."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def protocol(self, name):
+        return self.answer if name == "its-own" else PROTOCOLS.get(name)
+
+    def protocols(self):
+        return ["its-own"]
+
+
+def test_a_selected_plugin_is_asked_first_and_what_it_brings_stands_among_the_names():
+    made = Protocol(name="its-own", summary="", epochs=5)
+    assert protocol("its-own-3", Answering(made)).epochs == 3
+    assert protocol("quick", Answering(made)) == PROTOCOLS["quick"]
+    assert protocol("mtt", Answering(made)).name == "mtt"
+    with pytest.raises(OptionError, match="'its-own'"):
+        protocol("its-owm", Answering(made))
+    with pytest.raises(PluginError, match="is of type Subject: return a ddcore.training.Protocol"):
+        protocol("its-own", Answering(Subject("images", 8)))
+
+
+class Suggesting:
+    def __init__(self, name):
+        self.name = name
+
+    def suggests_protocol(self, subject):
+        return self.name
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
     [
-        (224, "per-view", "sre2l"),
-        (64, "top-k", "sre2l"),
-        (32, "two-distances", "sre2l-cifar"),
-        (8, "per-view", "sre2l-cifar"),
-        (32, "static-mixed", "infer"),
-        (224, "soft", "dsa"),
+        (Subject("images", 8, learned_rate=True, learned_labels=True), "quick"),
+        (Subject("images", 16), "augmented"),
+        (Subject("images", 32, "soft", learned_labels=True), "augmented"),
+        (Subject("images", 32, learned_rate=True), "learned-rate"),
+        (Subject("images", 224, "per-view", True), "views"),
+        (Subject("images", 64, "top-k", True), "views"),
+        (Subject("images", 8, "two-distances", True), "views-small"),
+        (Subject("images", 32, "static-mixed"), "views-small"),
     ],
 )
-def test_auto_follows_labels_of_views(size, labels, name):
-    found = auto_protocol(
-        SimpleNamespace(modality="images", size=size), learned_rate=False, learned_labels=True, labels=labels
-    )
-    assert found == name
+def test_auto_is_a_neutral_rule_unless_a_plugin_suggests_one(subject, name):
+    assert auto_protocol(subject) == auto_protocol(subject, [Suggesting(None)]) == name
+    assert auto_protocol(subject, [Suggesting(None), Suggesting("x"), Suggesting("y")]) == "x"
+
+
+@pytest.mark.parametrize(
+    ("subject", "found"),
+    [
+        (Subject("images", 32), {"dsa": "dsa"}),
+        (Subject("images", 8), {}),
+        (Subject("images", 32, learned_rate=True), {"mtt": "mtt"}),
+        (Subject("images", 32, "soft", learned_rate=True, learned_labels=True), {"mtt": "mtt", "datm": "datm"}),
+        (Subject("images", 8, learned_rate=True, learned_labels=True), {}),
+        (Subject("images", 64, "per-view", True), {"sre2l": "sre2l"}),
+        (Subject("images", 32, "top-k", True, learned_rate=True, learned_labels=True), {"sre2l": "sre2l-cifar"}),
+        (Subject("images", 32, "static-mixed"), {"infer": "infer"}),
+        (Subject("images", 32, "projector"), {"hello": "hello-small"}),
+        (Subject("text", 8), {"text": "text"}),
+    ],
+)
+def test_plugins_suggest_what_such_sets_were_published_under(subject, found):
+    plugins = {
+        name: discovery.load_class(name)[0]() for name in ("dsa", "mtt", "datm", "sre2l", "infer", "hello", "text")
+    }
+    said = {name: plugin.suggests_protocol(subject) for name, plugin in plugins.items()}
+    assert {name: one for name, one in said.items() if one} == found
 
 
 WRONG = [

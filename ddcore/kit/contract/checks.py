@@ -10,7 +10,8 @@ import ast
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,12 +19,17 @@ import attrs
 import click
 
 from ddcore.api import hooks as hookspecs
+from ddcore.api.plugin import Plugin
 from ddcore.api.types import PHASES, SETTINGS
+from ddcore.api.types import Subject as OfStudents
+from ddcore.composing.answers import recipe
 from ddcore.composing.discovery import add_packs, check_hooks, installed
 from ddcore.composing.options import as_json, click_options, fields, from_json, resolve, to_toml
+from ddcore.composing.recipes import OF_VIEWS, STATIC_MIXED
 from ddcore.composing.versions import deprecations
 from ddcore.kit.contract.public import is_public
 from ddcore.kit.contract.stage import Subject
+from ddcore.training.protocols import PROTOCOLS, Protocol, stem_of
 
 VIEW_PHASES = PHASES[:3]
 Check = Callable[[Subject], str | None]
@@ -92,6 +98,7 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         "ddcore_label": (cls.labellers, None),
         "ddcore_data": (cls.datasets, None),
         "ddcore_student_data": (cls.student_sets, None),
+        "ddcore_protocol": (cls.protocols, None),
         "ddcore_network": (cls.networks, None),
         "ddcore_executor": (cls.executors, None),
     }
@@ -116,6 +123,39 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:
             raise Broken(f"{attribute} names {sorted(strange)}, which are no options of it")
+
+
+@check("protocols", "answer every name of protocols, and suggest one of them or of the core's: see ddcore_protocol")
+def protocols_are_answered_and_suggestions_are_known(subject: Subject) -> str:
+    cls, plugin = subject.cls, subject.cls()
+    if not cls.protocols and cls.suggests_protocol is Plugin.suggests_protocol:
+        return "it brings none and suggests none"
+    for name in cls.protocols:
+        answer = recipe(plugin.ddcore_protocol(name), f"ddcore_protocol for {name!r}")
+        if not isinstance(answer, Protocol):
+            raise Broken(
+                f"ddcore_protocol for {name!r} gives {type(answer).__name__}: return a ddcore.training.Protocol"
+            )
+        if answer.name not in cls.protocols:
+            raise Broken(f"ddcore_protocol for {name!r} is named {answer.name!r}, which protocols does not list")
+        if name in PROTOCOLS or stem_of(name) != name:
+            raise Broken(f"the protocol {name!r} has a name that is the core's: name it after the plugin")
+    if cls.protocols and plugin.ddcore_protocol("of-nobody") is not None:
+        raise Broken("ddcore_protocol answers 'of-nobody', which protocols does not list")
+    for asked in _subjects(cls.modality):
+        said = plugin.suggests_protocol(asked)
+        if said is not None and said not in (*cls.protocols, *PROTOCOLS):
+            raise Broken(f"suggests_protocol of {asked} is {said!r}, which is neither its own nor the core's")
+    return ", ".join(cls.protocols)
+
+
+def _subjects(modalities: Collection[str]) -> Iterator[OfStudents]:
+    """Sets of every kind that a protocol may be chosen for."""
+    kinds = ("hard", "soft", STATIC_MIXED, *OF_VIEWS, "of-nobody")
+    for modality, size, kind, rate, learned in product(
+        modalities, (1, 8, 32, 224), kinds, (False, True), (False, True)
+    ):
+        yield OfStudents(modality, size, kind, kind in OF_VIEWS, rate, learned)
 
 
 @check("immutable", "write @frozen(kw_only=True, eq=False); what changes during a run belongs into learn.state")

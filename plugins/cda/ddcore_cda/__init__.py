@@ -17,6 +17,8 @@ from attrs import frozen
 from attrs.validators import and_, ge, in_, le
 
 from ddcore import Plugin, Progress, hookimpl, option
+from ddcore.training import Protocol
+from ddcore_cda.protocols import PROTOCOLS
 
 Mode = Literal["cosine", "linear", "step"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -65,6 +67,7 @@ class CDA(Plugin):
         "Dataset Distillation via Curriculum Data Synthesis in Large Data Era, TMLR 2024, arXiv:2311.18838"
     )
     role: ClassVar[str] = "enhancement"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     settings: ClassVar[tuple[str, ...]] = ("match.crop_scale",)
     neutral: ClassVar[Mapping[str, object]] = {"milestone": 0.0}
     presets: ClassVar[str | None] = "presets.toml"
@@ -73,6 +76,11 @@ class CDA(Plugin):
     milestone: float = option(
         1.0, help="share of the steps in which it falls; 0: no curriculum", symbol="m", validator=and_(ge(0), le(1))
     )
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_setting(self, value: float, progress: Progress) -> float:

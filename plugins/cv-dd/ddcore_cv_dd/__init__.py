@@ -31,9 +31,10 @@ from ddcore.images import MOSAICS, crop_boxes, of_slot, patches_a_side
 from ddcore.labels import Labels
 from ddcore.runs import for_each_class
 from ddcore.storage import kept
+from ddcore.training import Protocol, members_of
 from ddcore.training import label_by_teachers as label
-from ddcore.training import members_of
 from ddcore_cv_dd.medium import SCALE, middle_patches, mosaics
+from ddcore_cv_dd.protocols import PROTOCOLS
 from ddcore_cv_dd.voting import Turns, drawn, groups_in_order, highest, vote_weights, way_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class CVDD(Plugin):
     )
     paper: ClassVar[str] = "Dataset Distillation via Committee Voting, arXiv:2501.07575"
     role: ClassVar[str] = "enhancement"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (MEDIUM,)
     labellers: ClassVar[tuple[str, ...]] = (BSSL,)
@@ -122,6 +124,11 @@ class CVDD(Plugin):
             raise ValueError("--cv-dd.prior given needs --cv-dd.priors, one for each teacher")
 
     # ---- votes -------------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_teachers(self, purpose: str, task: Task | None, run: "Run") -> list[Vote]:

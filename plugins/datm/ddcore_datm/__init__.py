@@ -18,10 +18,11 @@ from attrs import frozen
 from attrs.validators import ge, gt, in_, optional
 from torch import Generator, Tensor, nn
 
-from ddcore import Learn, Loss, Task, hookimpl, option
+from ddcore import Learn, Loss, Subject, Task, hookimpl, option
 from ddcore.labels import Labels, SoftLabels
 from ddcore.networks import logits
-from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
+from ddcore.training import Protocol, UnrollOptions, choose_segment, trajectory_loss
+from ddcore_datm.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -71,6 +72,7 @@ class DATM(UnrollOptions):
         "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024, arXiv:2310.05773"
     )
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 10000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "labels", "rate")
     initializers: ClassVar[tuple[str, ...]] = ("correct",)
@@ -101,6 +103,16 @@ class DATM(UnrollOptions):
         validator=in_(("auto", "right", "first")),
     )
     momentum_y: float = option(0.9, help="momentum of the SGD on the label logits", validator=ge(0))
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """``datm`` for sets with a learned rate and learned labels; not for the small images of demonstrations."""
+        learned = subject.learned_rate and subject.learned_labels
+        return "datm" if learned and not (subject.tiny or subject.of_views) else None
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_initialize(self, name: str, classes: Tensor, generator: Generator, run: "Run") -> Tensor | None:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, hookimpl, option
 from ddcore.networks import Crew, mixes_samples, wide, with_gradient
+from ddcore.training import Protocol
+from ddcore_dc.protocols import PROTOCOLS
 from ddcore_dc.student import Student
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ class DC(Plugin):
     summary: ClassVar[str] = "match gradients class by class, while networks train on the synthetic set"
     paper: ClassVar[str] = "Dataset Condensation with Gradient Matching, ICLR 2021, arXiv:2006.05929"
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 1000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match", "view:inner", "augment:inner")
@@ -166,6 +169,11 @@ class DC(Plugin):
         rows = classes * run.config.ipc
         real = outer * classes * self.batch_real
         return Cost(backward=real + (outer - 1) * inner * rows, second_order=outer * rows)
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_learn(self, images: Tensor) -> Learn:

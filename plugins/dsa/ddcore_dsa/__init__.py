@@ -14,8 +14,9 @@ from attrs import frozen
 from attrs.validators import in_
 from torch import Generator
 
-from ddcore import DdcoreError, Plugin, Sequential, Transform, hookimpl, option
+from ddcore import DdcoreError, Plugin, Sequential, Subject, Transform, hookimpl, option
 from ddcore.images import DSA_COLOUR, DSA_DIGITS, draw, parse_strategy
+from ddcore.training import Protocol
 
 
 def is_strategy(instance: object, attribute: object, value: str) -> None:
@@ -26,6 +27,11 @@ def is_strategy(instance: object, attribute: object, value: str) -> None:
         raise ValueError(str(error)) from error
 
 
+RECIPE = Protocol(name="dsa", summary="B: DSA and DM")
+PROTOCOLS: Mapping[str, Protocol] = {"dsa": RECIPE, "B": RECIPE}
+"""How students of DSA (arXiv:2102.08259) and DM are trained: 1,000 epochs, one operation a mini-batch."""
+
+
 @frozen(kw_only=True, eq=False)
 class DSA(Plugin):
     """Augment real and synthetic batches alike, differentiably."""
@@ -33,6 +39,7 @@ class DSA(Plugin):
     summary: ClassVar[str] = "the same differentiable augmentation for real and synthetic images"
     paper: ClassVar[str] = "Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, arXiv:2102.08259"
     role: ClassVar[str] = "enhancement"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     augment_phases: ClassVar[tuple[str, ...]] = ("match", "inner", "student_step", "expert")
     neutral: ClassVar[Mapping[str, object]] = {"strategy": "none"}
 
@@ -53,6 +60,16 @@ class DSA(Plugin):
         if self.strategy == "auto":
             return DSA_COLOUR if symmetric else DSA_DIGITS
         return parse_strategy(self.strategy)
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """``dsa`` for one label an image, where no rate was learned; not for the small images of demonstrations."""
+        other = subject.learned_rate or subject.of_views or subject.labels not in ("hard", "soft")
+        return None if other or subject.tiny else "dsa"
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_augment(

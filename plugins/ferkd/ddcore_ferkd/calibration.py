@@ -66,7 +66,7 @@ def recovered(values: Tensor, ids: Tensor, classes: int, compression: Compressio
     kept_classes(compression, 1, classes)
     if compression == "hard":
         return densified(torch.ones_like(values), ids, classes, "zero")
-    return densified(values, ids, classes, "zero" if compression == "marginal-renorm" else "smooth")
+    return densified(values, ids, classes, "zero" if compression == "marginal-renorm" else "shared")
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,8 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import Batch, Plugin, Progress, hookimpl, option
+from ddcore.training import Protocol
+from ddcore_fyi.protocols import PROTOCOLS
 
 
 def with_mirror_images(batch: Batch) -> Batch:
@@ -42,6 +44,7 @@ class FYI(Plugin):
     summary: ClassVar[str] = "each synthetic image together with its mirror image"
     paper: ClassVar[str] = "FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv:2407.08113"
     role: ClassVar[str] = "enhancement"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     view_phases: ClassVar[tuple[str, ...]] = ("match", "inner", "student_step")
     settings: ClassVar[tuple[str, ...]] = ("student_step.batch",)
     presets: ClassVar[str | None] = "presets.toml"
@@ -52,6 +55,11 @@ class FYI(Plugin):
     halve_batch: bool = option(
         True, help="halve the distinct images of an unrolled student step, so that its cost stays the same"
     )
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_view(self, batch: Batch) -> Batch:

@@ -27,9 +27,10 @@ from torch.optim import Optimizer
 from ddcore import Batch, Plugin, Progress, Seen, Term, hookimpl, option
 from ddcore.errors import near
 from ddcore.labels import kl_divergence, mixed_cross_entropy
-from ddcore.training import Teaching, still_statistics
+from ddcore.training import Protocol, Teaching, still_statistics
 from ddcore_hard.augmentor import KINDS, Augmentor, Bounds, Clipped
 from ddcore_hard.autoencoder import read
+from ddcore_hard.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -159,6 +160,7 @@ class HARD(Plugin):
     summary: ClassVar[str] = "distils on changes of inputs that are learned to show where student and teacher disagree"
     paper: ClassVar[str] = "HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890"
     role: ClassVar[str] = "student"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "hard_share": 0.0, "label_weight": 1.0}
@@ -216,6 +218,11 @@ class HARD(Plugin):
         """How far each change may go."""
         names = ("rotation", "shift", "scale", "shear", "flow_shift", "gain", "colour_shift", "code_shift")
         return Bounds(kinds=frozenset(self.changes.split("_")), **{name: getattr(self, name) for name in names})
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_setting(self, value: float, name: str) -> float | None:

@@ -8,9 +8,9 @@ trains:
 
 with z the logits of weak teachers, snapshots along a teacher's training. Only factors are stored, and v where no text
 encoder makes it again, whatever the number of images and epochs. Students minimise MSE(student, f) + beta CE(student,
-y). The label kind is the core's (``ddcore.labels.ProjectorLabels``); here is how a projector is made
-(``ddcore_hello.fitting``, whose pure pieces are in ``ddcore_hello.projecting``), and an initialiser whose patches keep
-what the encoder sees in them (``ddcore_hello.updating``).
+y). The label kind is ``ddcore_hello.projector``; how a projector is made is in ``ddcore_hello.fitting``, whose pure
+pieces are in ``ddcore_hello.projecting``; and there is an initialiser whose patches keep what the encoder sees in them
+(``ddcore_hello.updating``).
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,15 @@ from attrs import frozen
 from attrs.validators import ge, gt, le, optional
 from torch import Tensor
 
-from ddcore import InputError, Plugin, Task, hookimpl, option
+from ddcore import InputError, Plugin, Subject, Task, hookimpl, option
 from ddcore.images import MOSAICS, crop_boxes, cut, fittest, patch_losses, patches_a_side, ranked, stitch
-from ddcore.labels import Labels, ProjectorLabels
+from ddcore.labels import Labels
 from ddcore.runs import for_each_class
+from ddcore.training import Protocol
 from ddcore_hello.fitting import encoder_of, projector_of, sight
 from ddcore_hello.projecting import Weak
+from ddcore_hello.projector import ProjectorLabels
+from ddcore_hello.protocols import PROTOCOLS
 from ddcore_hello.updating import updated
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class HeLlO(Plugin):
         "Heavy Labels Out! Dataset Distillation with Label Space Lightening, ICCV 2025, arXiv:2408.08201"
     )
     role: ClassVar[str] = "labels"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     labellers: ClassVar[tuple[str, ...]] = (NAME,)
     initializers: ClassVar[tuple[str, ...]] = (PATCHES,)
@@ -119,6 +123,17 @@ class HeLlO(Plugin):
     scale: float = option(
         0.08, help="of --init hello: least area of a patch as a share of its image", validator=[gt(0), le(1)]
     )
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """For labels of a projector ``hello``, of small images ``hello-small``."""
+        if subject.labels != NAME:
+            return None
+        return "hello" if subject.size >= MOSAICS else "hello-small"
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_label(self, name: str, classes: Tensor, run: "Run") -> Labels | None:

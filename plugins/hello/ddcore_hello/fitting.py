@@ -17,13 +17,9 @@ from ddcore.images import transform
 from ddcore.labels import (
     CLIP_IMAGES,
     Encoder,
-    Projector,
-    ProjectorLabels,
     Prompts,
     Public,
-    adaptable,
     feature_tensors,
-    fresh_factors,
     last_layer,
 )
 from ddcore.networks import lay_out, torchvision_url
@@ -47,6 +43,7 @@ from ddcore.training import (
     train_student,
 )
 from ddcore_hello.projecting import WeakAnswers, fitted_scale, prototypes
+from ddcore_hello.projector import Projector, ProjectorLabels, adaptable, fresh_factors
 
 if TYPE_CHECKING:
     from ddcore import Normalisation, Run

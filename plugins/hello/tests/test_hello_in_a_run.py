@@ -7,6 +7,7 @@ import pytest
 import torch
 from ddcore_hello import HeLlO
 from ddcore_hello.fitting import probe, projector_of, weak_teachers
+from ddcore_hello.projector import ProjectorLabels, adaptable, factor_floats
 from torch.nn import functional as F
 
 from ddcore.api.types import Task
@@ -14,7 +15,7 @@ from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, OptionError
 from ddcore.kit.contract import check_plugin
-from ddcore.labels import ProjectorLabels, adaptable, factor_floats, last_layer, mean_logits
+from ddcore.labels import last_layer, mean_logits
 from ddcore.networks.zoo import build
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact

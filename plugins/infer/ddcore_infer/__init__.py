@@ -23,14 +23,15 @@ from attrs import frozen
 from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
-from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Synthetic, Task, Vote, hookimpl, option
+from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Subject, Synthetic, Task, Vote, hookimpl, option
 from ddcore.errors import InputError
 from ddcore.images import Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, require_layers
 from ddcore.networks import inversion_loss as matching_loss
 from ddcore.sets import as_stored
-from ddcore.training import members_of, rate_at
+from ddcore.training import Protocol, members_of, rate_at
 from ddcore_infer.budget import base_count, decoded_classes, decoded_count, pairs, stored_bytes, stored_count
+from ddcore_infer.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Normalisation, Run
@@ -76,6 +77,7 @@ class INFER(Plugin):
         "arXiv:2408.06927"
     )
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 1000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
@@ -115,6 +117,15 @@ class INFER(Plugin):
     def cost(self, run: "Run") -> Cost:
         """A base of every class for each compensator."""
         return Cost(backward=self.slots(run) * len(members_of(run)) * len(run.source.classes))
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """``infer`` for the one label a clean image that students mix."""
+        return "infer" if subject.labels == "static-mixed" else None
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task]:

@@ -24,7 +24,8 @@ from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, hookimpl, op
 from ddcore.devices import autocast
 from ddcore.labels import kl_divergence
 from ddcore.networks import wide
-from ddcore.training import EMBEDDING, STAGES, Teaching
+from ddcore.training import EMBEDDING, STAGES, Protocol, Teaching
+from ddcore_kd.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -181,6 +182,7 @@ class KD(Plugin):
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
@@ -210,6 +212,11 @@ class KD(Plugin):
     def taps(self) -> tuple[str, ...]:
         """The stages or the embedding that the feature loss reads."""
         return TAPS[self.feature]
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_setting(self, value: float, name: str) -> float | None:

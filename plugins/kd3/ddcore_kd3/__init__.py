@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, Vote, hookimpl, option
 from ddcore.images import Draw, beta, transform
 from ddcore.networks import channels_last, logits
-from ddcore.training import Teaching, last_linear, tapped
+from ddcore.training import Protocol, Teaching, last_linear, tapped
+from ddcore_kd3.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run, Samples
@@ -213,6 +214,7 @@ class KD3(Plugin):
         "Distribution Shift Matters for Knowledge Distillation with Webly Collected Images, ICCV 2023, arXiv:2307.11469"
     )
     role: ClassVar[str] = "student"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     whole_batches: ClassVar[bool] = True
@@ -234,6 +236,11 @@ class KD3(Plugin):
     def taps(self) -> tuple[str, ...]:
         """The map that is compared."""
         return (self.layer,)
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_setting(self, value: float, name: str) -> float | None:

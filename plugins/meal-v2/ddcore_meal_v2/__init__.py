@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ddcore import Plugin, Seen, Term, hookimpl, option
-from ddcore.training import Teaching
+from ddcore.training import Protocol, Teaching
+from ddcore_meal_v2.protocols import PROTOCOLS
 
 LABEL_WEIGHT = "student.label_weight"
 SHRINKS = 8
@@ -123,6 +124,7 @@ class MEALV2(Plugin):
         "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks, arXiv:2009.08453"
     )
     role: ClassVar[str] = "student"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
@@ -135,6 +137,11 @@ class MEALV2(Plugin):
     discriminator_rate: float = option(
         1e-4, help="its learning rate; falls as the student's does", unit="a step", validator=gt(0)
     )
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_setting(self, value: float, name: str) -> float | None:

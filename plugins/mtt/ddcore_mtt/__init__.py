@@ -16,8 +16,9 @@ from attrs import frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from ddcore import Learn, Loss, Task, hookimpl, option
-from ddcore.training import UnrollOptions, choose_segment, trajectory_loss
+from ddcore import Learn, Loss, Subject, Task, hookimpl, option
+from ddcore.training import Protocol, UnrollOptions, choose_segment, trajectory_loss
+from ddcore_mtt.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -30,6 +31,7 @@ class MTT(UnrollOptions):
     summary: ClassVar[str] = "match stretches of experts' training with an unrolled student"
     paper: ClassVar[str] = "Dataset Distillation by Matching Training Trajectories, CVPR 2022, arXiv:2203.11932"
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 5000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "rate")
     presets: ClassVar[str | None] = "presets.toml"
@@ -37,6 +39,15 @@ class MTT(UnrollOptions):
     max_start_epoch: int = option(
         2, help="start epochs are drawn below this", symbol="T+", unit="epochs", validator=ge(1)
     )
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """``mtt`` for sets with a learned rate; not for the small images of demonstrations."""
+        return "mtt" if subject.learned_rate and not (subject.tiny or subject.of_views) else None
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_learn(self, images: Tensor, run: "Run") -> Learn:

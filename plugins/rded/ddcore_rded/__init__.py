@@ -12,7 +12,7 @@ No pixel is optimised. Beside another matcher the same images are where it start
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 import torch
@@ -35,6 +35,8 @@ from ddcore.images import (
 )
 from ddcore.runs import for_each_class
 from ddcore.storage import kept
+from ddcore.training import Protocol
+from ddcore_rded.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -137,6 +139,7 @@ class RDED(Plugin):
         "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm, CVPR 2024, arXiv:2312.03526"
     )
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     gives_way: ClassVar[bool] = True
     steps: ClassVar[int | None] = 0
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
@@ -174,6 +177,11 @@ class RDED(Plugin):
     def assets(self, initializer: str | None) -> tuple[str, ...]:
         """Teachers, where they judge."""
         return ("teachers",) if initializer == NAME and self.pick != "random" else ()
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task] | None:

@@ -49,7 +49,7 @@ def densify(values: Tensor, ids: Tensor, classes: int) -> Tensor:
         Dataset Reinforcement (arXiv:2303.08983), "smooth" in the authors' code, whose other mode takes a softmax of
         probabilities.
     """
-    return densified(values, ids, classes, "smooth")
+    return densified(values, ids, classes, "shared")
 
 
 def fingerprints(images: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from attrs.validators import and_, gt, le
 from torch import Generator, Tensor
 
 from ddcore import Plugin, hookimpl, option
+from ddcore.training import Protocol
+from ddcore_rs2.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Samples
@@ -69,6 +71,7 @@ class RS2(Plugin):
         "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning, ICLR 2024, arXiv:2305.18424"
     )
     role: ClassVar[str] = "student"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     neutral: ClassVar[Mapping[str, object]] = {"share": 1.0}
 
@@ -82,6 +85,11 @@ class RS2(Plugin):
     def visited(self, count: int) -> int:
         """k; where classes are rounded one by one, it may be a few more or less."""
         return taken(count, self.share)
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_student_rows(

@@ -21,10 +21,11 @@ from attrs import frozen
 from attrs.validators import ge, gt, optional
 from torch import Tensor
 
-from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Task, Vote, hookimpl, option
-from ddcore.images import Cropping, ViewRule, seen_in_step
+from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Subject, Task, Vote, hookimpl, option
+from ddcore.images import LARGE, Cropping, ViewRule, seen_in_step
 from ddcore.networks import FIRST, inversion_loss, require_layers
-from ddcore.training import rate_at
+from ddcore.training import Protocol, rate_at
+from ddcore_sre2l.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
@@ -80,6 +81,7 @@ class SRe2L(Plugin):
         "arXiv:2306.13092"
     )
     role: ClassVar[str] = "matcher"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 1000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
@@ -122,6 +124,17 @@ class SRe2L(Plugin):
         """Every image of every slot and block, once for each teacher."""
         teachers = max(1, len(run.options["teachers"].networks))
         return Cost(backward=run.config.ipc * len(run.source.classes) * teachers)
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """For labels of views ``sre2l``, of small images ``sre2l-cifar``."""
+        if not subject.of_views:
+            return None
+        return "sre2l" if subject.size >= LARGE else "sre2l-cifar"
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """The paper's recipe for students."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task]:

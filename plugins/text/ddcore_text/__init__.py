@@ -19,10 +19,12 @@ from attrs import frozen
 from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
-from ddcore import InputError, Plugin, hookimpl, option
+from ddcore import InputError, Plugin, Subject, hookimpl, option
 from ddcore.data import TEXT, Source, Split, Wanted
 from ddcore.errors import near
 from ddcore.storage import Place
+from ddcore.training import Protocol
+from ddcore_text.protocols import PROTOCOLS
 
 EMPTY, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = 3
@@ -106,6 +108,7 @@ class Text(Plugin):
     summary: ClassVar[str] = "sentences from tables (text:FOLDER) and small transformers for ddcore train"
     paper: ClassVar[str] = "Attention Is All You Need, arXiv:1706.03762"
     role: ClassVar[str] = "data"
+    protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({TEXT})
     datasets: ClassVar[tuple[str, ...]] = ("text", "sentences")
     networks: ClassVar[tuple[str, ...]] = ("transformer2", "transformer2-w64", "transformer4-w128-h4")
@@ -113,6 +116,15 @@ class Text(Plugin):
     length: int = option(32, help="tokens of a sentence, the first one included", symbol="L", validator=ge(2))
     least: int = option(2, help="times that the training part has to have a word", validator=ge(1))
     words: int = option(20_000, help="most ids", symbol="V", validator=ge(4))
+
+    def suggests_protocol(self, subject: Subject) -> str | None:
+        """``text`` for sentences."""
+        return "text" if subject.modality == TEXT else None
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """``text``."""
+        return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:

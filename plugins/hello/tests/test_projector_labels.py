@@ -8,38 +8,41 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import torch
+from ddcore_hello import HeLlO
+from ddcore_hello.projector import (
+    ProjectorLabels,
+    adaptable,
+    as_weight,
+    factor_floats,
+    fresh_factors,
+    matrix_shape,
+    merged,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcore import load_artifact
+from ddcore import Subject, load_artifact
 from ddcore.data.normalisation import ZCA, MeanStd
 from ddcore.errors import InputError
-from ddcore.images.views import SRE2L, transform
+from ddcore.images.views import RESIZED, transform
 from ddcore.labels import (
     Encoder,
     HardLabels,
-    ProjectorLabels,
     Prompts,
     Public,
     View,
-    adaptable,
     encoders,
-    factor_floats,
     feature_tensors,
-    fresh_factors,
     label_parts,
     last_layer,
-    merged,
     student_loss,
 )
 from ddcore.labels.encoders import ClipTowers
-from ddcore.labels.projector import as_weight, matrix_shape
-from ddcore.labels.sizes import clip_convolutions
 from ddcore.networks.zoo import build
 from ddcore.sets.artifact import save_artifact
 from ddcore.storage.places import save_tensors
 from ddcore.training.loop import Changes, Descent, train_student
-from ddcore.training.protocols import auto_protocol
+from ddcore.training.protocols import auto_protocol, protocol
 
 N, K, SIZE = 6, 3, 8
 CLASSES = torch.arange(N) % K
@@ -296,7 +299,7 @@ def test_students_are_told_what_the_projector_says_to_what_they_see():
         told.append(batch)
         return value
 
-    draw = lambda count, step: transform(SRE2L, count, (SIZE, SIZE), seeded(step))  # noqa: E731
+    draw = lambda count, step: transform(RESIZED, count, (SIZE, SIZE), seeded(step))  # noqa: E731
     descent = Descent(steps=2, batch=N, rate=0.1)
     train_student(
         Student(),
@@ -375,10 +378,7 @@ def test_bytes_follow_the_formula_and_do_not_hang_on_images_or_epochs(tmp_path, 
     assert many.factor_bytes == made.factor_bytes and many.model_bytes == made.model_bytes
     assert many.payload_bytes - made.payload_bytes == 100 * K - N  # the class of each image
     head = made.head.numel() * 4
-    assert (
-        made.payload_bytes
-        == sum(label_parts("projector", N, K, numbers=numbers, float_bytes=dtype.itemsize).values()) + head
-    )
+    assert made.payload_bytes == N + numbers * dtype.itemsize + head
     artifact = save(tmp_path, made)
     for part, payload in (("labels", made.payload_bytes), ("models", made.model_bytes)):
         assert 0 < artifact.nbytes[part] - payload < 2000  # the containers' headers
@@ -402,20 +402,32 @@ def test_a_loader_gives_the_projectors_probabilities(tmp_path):
         torch.testing.assert_close(told, made.logits(shown).softmax(1))
 
 
-def test_it_loads_and_trains_where_no_plugin_is(tmp_path):
+def test_it_loads_and_trains_where_its_plugin_is_installed_and_not_selected(tmp_path):
     save(tmp_path, labels())
     code = (
-        "import sys, torch; sys.modules['ddcore_hello'] = None\n"
+        "import sys, torch\n"
         "from ddcore import load_artifact\nfrom ddcore.training.loop import Descent, train_student\n"
         "from ddcore.networks.zoo import build\n"
         f"a = load_artifact({str(tmp_path)!r})\n"
         "g = lambda *k: torch.Generator().manual_seed(0)\n"
         "net = build('convnet2-w4', 1, 8, 3, g())\n"
         "train_student(net, a.images(), a.labels, Descent(steps=2, batch=4, rate=0.1), generator=g)\n"
-        "print(a.labels.kind, *[m for m in sys.modules if m.startswith('ddcore_') and sys.modules[m]])"
+        "print(a.labels.kind, a.labels.distribution)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["projector"], done.stderr
+    assert done.stdout.split() == ["projector", "ddcore-hello"], done.stderr
+
+
+def test_where_its_plugin_is_not_installed_one_sentence_says_which_it_is(tmp_path, monkeypatch):
+    save(tmp_path, labels())
+    monkeypatch.setattr("ddcore.sets.artifact.metadata.entry_points", lambda **_: ())
+    with pytest.raises(InputError, match="kind 'projector', which ddcore-hello reads: pip install ddcore-hello"):
+        load_artifact(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["labels"]["distribution"]  # as sets of before 0.2 have it
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="upgrade ddcore-torch, or install the plugin that made them"):
+        load_artifact(tmp_path)
 
 
 def test_relabelling_by_hand_leaves_no_models_behind(tmp_path):
@@ -659,7 +671,47 @@ def test_other_models_and_other_weights_of_clip_are_refused(clip, public):
 # ---- the recipe ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "due"), [(8, "rded-small"), (32, "rded-small"), (64, "rded-small"), (224, "rded")])
+RDED = {"batch": 100, "stretch": 2.0, "optimizer": "adamw", "rate": 1e-3, "epochs": 300}
+
+
+@pytest.mark.parametrize(
+    ("size", "due"), [(8, "hello-small"), (32, "hello-small"), (64, "hello-small"), (224, "hello")]
+)
 def test_the_students_recipe_is_rdeds(size, due):
-    source = SimpleNamespace(size=size, modality="images")
-    assert auto_protocol(source, learned_rate=False, learned_labels=True, labels="projector") == due
+    assert auto_protocol(Subject("images", size, "projector"), [HeLlO()]) == due
+    assert HeLlO().suggests_protocol(Subject("images", size, "soft")) is None
+    found = protocol(due).as_json()
+    assert found.items() >= RDED.items()
+    assert found["views"]["shuffle"] == (2 if due == "hello" else 1)
+
+
+# ---- the paper's sizes -----------------------------------------------------------------------------------------------
+
+
+def clip_convolutions():
+    """(out, in, kernel) of the convolutions of CLIP's RN50 image encoder, in order."""
+    yield from ((32, 3, 3), (32, 32, 3), (64, 32, 3))
+    into = 64
+    for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            yield from ((planes, into, 1), (planes, planes, 3), (4 * planes, planes, 1))
+            if block == 0:
+                yield 4 * planes, into, 1
+            into = 4 * planes
+
+
+def imagenet_bytes() -> int:
+    """Of float16 factors for ImageNet-1K: rank 8 on every convolution of CLIP's RN50, rank 128 on the head of 1,024 x 1,000."""
+    shapes = [(out, into, kernel, kernel) for out, into, kernel in clip_convolutions()]
+    return 2 * (factor_floats(shapes, 8) + factor_floats([(1000, 1024)], 128))
+
+
+def test_bytes_of_imagenet_labels():
+    assert round(imagenet_bytes() / 2e6, 1) == 0.8
+    assert round(imagenet_bytes() / 2**30, 4) == 0.0014 and round(2 * imagenet_bytes() / 2**30, 3) == 0.003
+
+
+@pytest.mark.parametrize(("ipc", "percent"), [(1, 0.27), (10, 0.027), (50, 0.0053), (200, 0.0013)])
+def test_share_of_what_full_labels_take(ipc, percent):
+    full = label_parts("per-view", 1000 * ipc, 1000, 300, 1024)["answers"]
+    assert 100 * imagenet_bytes() / full == pytest.approx(percent, rel=0.05)

@@ -2,14 +2,16 @@
 
     y(x) = s u(E(x; theta + A B)) (W + A' B')^T + b
 
-E is a frozen encoder with weights theta, W a head that was not trained (prototypes of the classes, or their names as sentences),
-s a scale, u division by the length (or nothing). What was trained, and is stored, are factors A (d_out, r) and B (r, d_in) of every
-convolution and of the head: r (d_out + d_in) numbers each, whatever the number of images and epochs. A convolution (O, I, h, w) is
-the matrix (O h, I w), whose products are separable filters; the published counts fit this and neither (O, I h w) nor (O, I).
+E is a frozen encoder with weights theta, W a head that was not trained (prototypes of the classes, or their names as
+sentences),
+s a scale, u division by the length (or nothing). What was trained, and is stored, are factors A (d_out, r) and B (r,
+d_in) of every
+convolution and of the head: r (d_out + d_in) numbers each, whatever the number of images and epochs. A convolution
+(O, I, h, w) is
+the matrix (O h, I w), whose products are separable filters; the published counts fit this and neither (O, I h w) nor
+(O, I).
 Shape letters: N samples, B images of a batch, C H W pixels, D features, K classes, P numbers in theta.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
@@ -21,16 +23,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ddcore.api.services import Normalisation
-from ddcore.api.types import Batch, View
-from ddcore.data.normalisation import Identity, MeanStd
-from ddcore.data.normalisation import Normalisation as Stored
-from ddcore.errors import InputError
-from ddcore.labels.encoders import Encoder, Prompts, resized
-from ddcore.labels.labels import Labels, as_ids, check_ids, float32_or_16, mixed_classes, smallest_type, stored
-from ddcore.labels.per_image import check_temperature
-from ddcore.labels.sizes import low_rank_numbers
-from ddcore.networks.passes import lay_out, logits
+from ddcore import Batch, InputError, Normalisation, View
+from ddcore.data import Identity, MeanStd
+from ddcore.data import Normalisation as Stored
+from ddcore.labels import (
+    Encoder,
+    Labels,
+    Prompts,
+    as_ids,
+    check_ids,
+    check_temperature,
+    float32_or_16,
+    mixed_classes,
+    resized,
+    smallest_type,
+    stored,
+)
+from ddcore.networks import lay_out, logits
 
 HEAD = "head"
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -53,7 +62,8 @@ def matrix_shape(shape: Shape) -> tuple[int, int]:
 
 
 def as_weight(matrix: Tensor, shape: Shape) -> Tensor:
-    """The weight of ``shape`` that a matrix (d_out, d_in) stands for: row o h + i and column c w + j hold element (o, c, i, j)."""
+    """The weight of ``shape`` that a matrix (d_out, d_in) stands for: row o h + i and column c w + j hold element (o,
+    c, i, j)."""
     if len(shape) == 2:
         return matrix
     out, into, high, wide = shape
@@ -86,7 +96,7 @@ def factor_floats(shapes: Iterable[Shape], rank: int) -> int:
     >>> factor_floats([(1000, 1024)], 128)
     259072
     """
-    return low_rank_numbers((rank_of(shape, rank), *matrix_shape(shape)) for shape in shapes)
+    return sum(rank_of(shape, rank) * sum(matrix_shape(shape)) for shape in shapes)
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -104,7 +114,8 @@ class _Embedding(nn.Module):
 
 
 class Projector(nn.Module):
-    """Images (B, C, H, W) to logits (B, K). Its parameters are the factors and nothing else; its encoder never leaves eval mode."""
+    """Images (B, C, H, W) to logits (B, K). Its parameters are the factors and nothing else; its encoder never leaves
+    eval mode."""
 
     def __init__(
         self,
@@ -122,7 +133,8 @@ class Projector(nn.Module):
         """Put one together.
 
         Args:
-            encoder: frozen, in eval mode, with ``embed``; on the device where the projector will be used, and never written to.
+            encoder: frozen, in eval mode, with ``embed``; on the device where the projector will be used, and never
+            written to.
             head: (K, D).
             factors: by name of the encoder's weight, and under ``head``; copied.
             bias: (K,).
@@ -235,9 +247,12 @@ def _optional(values: Tensor | None) -> Tensor | None:
 class ProjectorLabels(Labels):
     """The class of each sample, and a projector that computes logits of any view when a student sees it.
 
-    A student minimises the mean squared gap of logits plus beta times the cross entropy with its class, mixed as the view is, or else
-    KL divergence at a temperature, as under stored labels of views. Order, crops, mirrors and mixes are the protocol's, so that hard
-    labels see the same views. Without factors, and with a teacher's own network and head, it is the teacher itself, asked online:
+    A student minimises the mean squared gap of logits plus beta times the cross entropy with its class, mixed as the
+    view is, or else
+    KL divergence at a temperature, as under stored labels of views. Order, crops, mirrors and mixes are the
+    protocol's, so that hard
+    labels see the same views. Without factors, and with a teacher's own network and head, it is the teacher itself,
+    asked online:
     4 P bytes and the head.
 
     Attributes:
@@ -257,6 +272,7 @@ class ProjectorLabels(Labels):
     """
 
     kind: ClassVar[str] = "projector"
+    distribution: ClassVar[str] = "ddcore-hello"
     classes: Tensor = field(converter=as_ids)
     encoder: Encoder
     head: Tensor | Prompts = field(converter=_stored_head)
@@ -314,7 +330,8 @@ class ProjectorLabels(Labels):
         return self.encoder.public is not None
 
     def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
-        """``class`` (B,), ``mixed`` and ``lam`` where it mixes; with images, as they were changed, also their ``logits`` (B, K)."""
+        """``class`` (B,), ``mixed`` and ``lam`` where it mixes; with images, as they were changed, also their
+        ``logits`` (B, K)."""
         told = mixed_classes(self.classes, view)
         return told if images is None else {**told, "logits": self.logits(images)}
 
@@ -323,7 +340,8 @@ class ProjectorLabels(Labels):
         return Batch(batch.inputs, {**batch.targets, "logits": self.logits(batch.inputs)}, batch.index)
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the projector says to images (B, C, H, W) normalised as the artifact's: (B, K), without gradient, a function of
+        """What the projector says to images (B, C, H, W) normalised as the artifact's: (B, K), without gradient, a
+        function of
         the images and the stored tensors alone.
 
         Raises:
@@ -369,7 +387,8 @@ class ProjectorLabels(Labels):
         return {f"encoder.{name}": tensor for name, tensor in self.encoder.weights.items()}
 
     def header(self) -> dict[str, Any]:
-        """Architecture, scale, and how images are brought to the encoder; bytes of public weights, which are not counted."""
+        """Architecture, scale, and how images are brought to the encoder; bytes of public weights, which are not
+        counted."""
         sentences = (
             {"names": list(self.head.names), "template": self.head.template} if isinstance(self.head, Prompts) else None
         )
@@ -389,7 +408,7 @@ class ProjectorLabels(Labels):
         }
 
     @classmethod
-    def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ProjectorLabels:
+    def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ProjectorLabels":
         """From an artifact: ``tensors`` and ``models`` together."""
         names = [name.removeprefix("a.") for name in tensors if name.startswith("a.")]
         weights = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
