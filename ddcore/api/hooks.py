@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Answers,
         Arm,
         Batch,
+        Companion,
         Learn,
         Loss,
         Progress,
@@ -277,8 +278,8 @@ def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type:
 
 
 @_kind("collect")
-def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type: ignore[empty-body]
-    """Make what an enhancement keeps across the steps of a task.
+def ddcore_companion(task: Task, learn: Learn, run: Run) -> Companion:  # type: ignore[empty-body]
+    """Make what goes with a task from its first step to its last.
 
     Called after ``ddcore_learn``, at each task's start and at each resume, before the checkpoint is loaded: it must build the
     same thing again. Grad on.
@@ -287,10 +288,9 @@ def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type:
         learn: what the task learns; clone what you keep of it.
 
     Returns:
-        A dict of tensors, numbers, strings, lists, Modules and Optimizers, saved in checkpoints under the plugin's name and
-        handed to its ``ddcore_step_end`` and ``ddcore_finish`` as ``state``.
+        A ``Companion`` with what it keeps in ``state``; it is handed to this plugin's ``ddcore_project``. None: nothing goes along.
 
-    Implemented by ``ftd`` (an average of the pixels) and ``nrr-dd`` (masks). New in 1.0.
+    Implemented by ``ftd`` (an average of the pixels, handed on in their place) and ``nrr-dd`` (masks). New in 2.0.
     """
 
 
@@ -409,7 +409,7 @@ def ddcore_augment(  # type: ignore[empty-body]
 
 @_kind("chain")
 def ddcore_project(  # type: ignore[empty-body]
-    after: Tensor, before: Tensor, name: str, role: str, task: Task, state: dict[str, Any], run: Run
+    after: Tensor, before: Tensor, name: str, role: str, task: Task, companion: Any, run: Run
 ) -> Tensor:
     """Put a learned tensor back where it belongs after its optimiser moved it.
 
@@ -421,48 +421,13 @@ def ddcore_project(  # type: ignore[empty-body]
         before: as it was before the step.
         name: of the tensor.
         role: one of ``ddcore.api.types.ROLES``, or empty.
-        state: what this plugin's ``ddcore_state`` made; empty when it has none.
+        companion: what this plugin's ``ddcore_companion`` made, else None.
 
     Returns:
         The tensor to keep, same shape, dtype and device; None leaves it.
 
     Implemented by ``mtt`` and ``datm`` (a floor under the learned rate), ``sre2l`` (pixels that exist) and ``nrr-dd`` (critical
     regions stay). New in 1.0.
-    """
-
-
-@_kind("observe")
-def ddcore_step_end(task: Task, step: int, learn: Learn, state: dict[str, Any], loss: float | None, run: Run) -> None:
-    """Look at what an outer step left.
-
-    Called after every outer step of a task, in the process that runs the task, grad off.
-
-    Args:
-        learn: read its tensors; writing to them is ``ddcore_project``'s.
-        state: what this plugin's ``ddcore_state`` made, yours to write to; empty when it has none.
-        loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
-
-    Implemented by ``ftd``. New in 1.0.
-    """
-
-
-@_kind("chain")
-def ddcore_finish(  # type: ignore[empty-body]
-    tensors: dict[str, Tensor], task: Task, learn: Learn, state: dict[str, Any], run: Run
-) -> dict[str, Tensor]:
-    """Change what a task hands on when its last step is done.
-
-    Called once at a task's end, grad off.
-
-    Args:
-        tensors: by name, as ``Learn.tensors``, detached copies on the CPU.
-        learn: what the task learned; for roles.
-        state: what this plugin's ``ddcore_state`` made; empty when it has none.
-
-    Returns:
-        Tensors under the same names, on the CPU; None leaves them.
-
-    Implemented by ``ftd`` (its average instead of the last pixels). New in 1.0.
     """
 
 

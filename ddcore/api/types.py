@@ -194,6 +194,33 @@ class Learn:
         return {name: self.tensors[name] for name, of in self.roles.items() if of == role}
 
 
+class Companion:
+    """What a plugin has beside one task, from its first step to its last; write what is needed, the rest does nothing.
+
+    Attributes:
+        state: tensors, numbers, strings, lists, dicts, Modules and Optimizers by name, saved in checkpoints and filled at a resume.
+    """
+
+    def __init__(self, **state: Any) -> None:
+        self.state = state
+
+    def after_step(self, step: int, loss: float | None) -> None:
+        """Look at what an outer step left; writing to learned tensors is ``ddcore_project``'s. Grad off.
+
+        Args:
+            step: 0-based.
+            loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
+        """
+
+    def finish(self, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Change what the task hands on when its last step is done; None leaves it. Grad off.
+
+        Args:
+            tensors: by name, as ``Learn.tensors``, detached copies on the CPU; of the same names and there has to be the answer.
+        """
+        return None
+
+
 @frozen(eq=False)
 class Task:
     """An independent piece of work: a pure function of (config, seed, kind, key, digests of assets and data).

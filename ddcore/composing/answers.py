@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ddcore import devices
 from ddcore.api.services import StudentData
-from ddcore.api.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
+from ddcore.api.types import Batch, Companion, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
 from ddcore.data.source import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
@@ -250,6 +250,14 @@ def tasks(answer: object, who: str) -> list[Task]:
         raise PluginError(
             f"{who} returned {len(found)} tasks under {len(keys)} keys: give distil tasks, each its own key"
         )
+    return found
+
+
+def companion(answer: object, who: str) -> Companion:
+    """What goes with a task."""
+    found = _kind(answer, Companion, who, "a Companion")
+    if not isinstance(getattr(found, "state", None), dict):
+        raise PluginError(f"{who} returned a companion without a state: call super().__init__() in its own __init__")
     return found
 
 

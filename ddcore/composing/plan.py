@@ -35,9 +35,7 @@ CORE_ASKS = (
     "student_data",
     "examine",
     "setting:student.label_weight",
-    "state",
-    "step_end",
-    "finish",
+    "companion",
     "store",
     "log",
 )
@@ -204,7 +202,7 @@ def resolve(
     )
     stages += [
         Stage(stage, what, name, changing)
-        for stage, what in (("segment", "an expert's"), ("finish", "last step's"), ("store", "as learned"))
+        for stage, what in (("segment", "an expert's"), ("companion", "beside each task"), ("store", "as learned"))
         if (changing := tuple(p for p, plugin in plugins.items() if offers(plugin) & asked_by(matcher) & {stage}))
     ]
     stages.append(Stage("label", "learned, soft" if learns_labels else labeller, name if learns_labels else label_by))
@@ -242,7 +240,6 @@ ASKED_LATER = OF_STUDENTS | {
     "evaluate",
     "network",
     "initialize",
-    "finish",
     "store",
     "expert_loss",
     "expert_optimizer",

@@ -15,7 +15,7 @@ def test_the_hook_reference_in_contributing_is_the_hook_specs():
 
 
 def test_every_hook_is_named_in_a_test():
-    tests = "".join(p.read_text() for p in [*ROOT.glob("tests/*.py"), *ROOT.glob("plugins/*/tests/*.py")])
+    tests = "".join(p.read_text() for p in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("plugins/*/tests/*.py")])
     assert [name for name in hookspecs.KINDS if name not in tests] == []
 
 
