@@ -350,7 +350,7 @@ def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: i
     Returns:
         The new value, of the same type; None leaves it.
 
-    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda``, ``dwa`` and ``kd``. New in 1.0.
+    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda`` and ``dwa``. New in 1.0.
     """
 
 
@@ -599,8 +599,7 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 ) -> Term:
     """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
 
-    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on. The labels' own loss is weighted by the
-    setting ``student.label_weight``.
+    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on.
 
     Args:
         batch: rows as the student sees them, augmented, with their targets.
@@ -614,8 +613,8 @@ def ddcore_student_loss(  # type: ignore[empty-body]
         generator: drawn anew for each student, step and part of a batch. New in 1.2.
 
     Returns:
-        ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
-        the rows, so that parts add up by their size. None adds nothing.
+        ``Term(name, value, weight, labels)``: ``weight * value`` is added to ``labels`` times the labels' own loss. The value is a
+        scalar, a mean over the rows, so that parts add up by their size. None adds nothing.
 
     Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
     template of ``ddcore plugins new``. New in 1.0.

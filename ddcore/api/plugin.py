@@ -128,6 +128,13 @@ class Plugin:
         """
         return count
 
+    def label_factor(self) -> float:
+        """What this plugin's terms multiply the labels' own loss by, ``Term.labels``, as known before any training.
+
+        An option ``label_weight``, where a plugin has one, is taken for it. 0: students do not learn their labels.
+        """
+        return float(getattr(self, "label_weight", 1.0))
+
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
         """The optimiser of what ``ddcore_student_modules`` made, made once when a student begins or goes on.
 

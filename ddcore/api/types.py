@@ -20,10 +20,9 @@ PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""
 
-SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight", "student.label_weight"})
+SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight"})
 """Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``: rows of
-an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics; weight
-of the labels' own loss in a student's."""
+an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics."""
 
 TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
 """The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;
@@ -144,11 +143,13 @@ class Term:
         name: for records.
         value: scalar with a gradient path to the student.
         weight: what it is multiplied by.
+        labels: what the labels' own loss is multiplied by, for this term's sake; factors of several terms multiply.
     """
 
     name: str
     value: Tensor
     weight: float = 1.0
+    labels: float = 1.0
 
 
 @frozen(eq=False)

@@ -8,6 +8,7 @@ may be the next one's teacher (``--teacher FILE``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -320,7 +321,8 @@ def _check_counts(run: TrainingRun) -> None:
 
 
 def _check_foreign(run: TrainingRun) -> None:
-    if run.foreign is not None and run.labeller == "hard" and run.setting("student.label_weight", 1.0):
+    learned = math.prod(plugin.label_factor() for _, plugin in student_shapers(run.plugins))
+    if run.foreign is not None and run.labeller == "hard" and learned:
         way_out = "add kd3, or kd with --kd.label-weight 0, or let teachers label them by --labels averaged"
         raise OptionError(
             f"labels of {run.lesson.on!r} are not those of {run.config.dataset!r}, and students would learn them: {way_out}"

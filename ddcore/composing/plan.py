@@ -34,7 +34,6 @@ CORE_ASKS = (
     "adapt_student",
     "student_data",
     "examine",
-    "setting:student.label_weight",
     "companion",
     "store",
     "log",
@@ -230,9 +229,7 @@ def students_of(matcher: Any, plugins: Mapping[str, Any]) -> tuple[str, ...]:
     return matcher.students or tuple(network for plugin in plugins.values() for network in plugin.networks)
 
 
-STUDENT_SHAPING = frozenset(
-    {"augment:evaluate", "student_loss", "student_rows", "adapt_student", "setting:student.label_weight"}
-)
+STUDENT_SHAPING = frozenset({"augment:evaluate", "student_loss", "student_rows", "adapt_student"})
 """By which plugins shape how students are trained."""
 OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
 """What no step of a distillation asks for, because it is about students."""

@@ -217,7 +217,7 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     assert result.remedy
 
 
-def test_a_matcher_is_not_to_ask_for_a_setting_of_students(tmp_path):
+def test_a_matcher_is_not_to_ask_for_a_setting_that_there_is_not(tmp_path):
     asking = MATCHER.replace("setting:match.variance_weight", "setting:student.label_weight")
     (result,) = examine(written(tmp_path, asking), only=["settings"])
     assert result.status == "failed" and "student.label_weight, which is none of a matcher's steps" in result.detail

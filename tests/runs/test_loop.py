@@ -169,7 +169,9 @@ def test_what_is_no_companion_is_refused_by_name(tmp_path):
         def __init__(self, learn):
             """Without the base's."""
 
-    with pytest.raises(PluginError, match="ddcore_companion of 'bare' returned a companion without a state: call super"):
+    with pytest.raises(
+        PluginError, match="ddcore_companion of 'bare' returned a companion without a state: call super"
+    ):
         finished(Stand(tmp_path / "bare", bare=along(Bare)))
     with pytest.raises(PluginError, match="ddcore_companion of 'none' returned dict where a Companion is due"):
         finished(Stand(tmp_path / "none", none=along(lambda learn: {})))

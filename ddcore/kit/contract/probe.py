@@ -33,7 +33,7 @@ class Probe(Plugin):
         "segment",
         "adapt_teacher",
         *(f"{what}:{phase}" for what in ("view", "augment") for phase in VIEWED),
-        *(f"setting:{name}" for name in sorted(SETTINGS) if name != "student.label_weight"),
+        *(f"setting:{name}" for name in sorted(SETTINGS)),
     )
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
     provides: ClassVar[tuple[str, ...]] = ("trajectories",)

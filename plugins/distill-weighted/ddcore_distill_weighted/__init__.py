@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from ddcore import Run
 
 NAME = "distill-weighted"
-LABEL_WEIGHT = "student.label_weight"
 Metric = Literal["parc", "rsa", "cka", "dds", "leep", "nce", "hscore", "1nn", "logistic"]
 OF_REFERENCE, OF_PROBABILITIES = ("rsa", "dds"), ("leep", "nce")
 A_DIRECTION = 4
@@ -211,7 +210,6 @@ class DistillWeighted(Plugin):
         "Distilling from Similar Tasks for Transfer Learning on a Budget, ICCV 2023, arXiv:2304.12314"
     )
     role: ClassVar[str] = "student"
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"label_weight": 1.0}
     tiny: ClassVar[Mapping[str, object]] = {"label_weight": 1.0, "labelled": 1}
 
@@ -249,12 +247,9 @@ class DistillWeighted(Plugin):
     )
     reference: str | None = option(None, help="file of a student trained on the target, for rsa and dds")
 
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
+    def label_factor(self) -> float:
         """The labels' own weight: none where most of them are not to be looked at."""
-        if name != LABEL_WEIGHT:
-            return None
-        return value * (self.label_weight if self.labelled is None else 0.0)
+        return self.label_weight if self.labelled is None else 0.0
 
     @hookimpl
     def ddcore_student_modules(self, samples: Samples, run: "Run") -> nn.Module | None:
@@ -285,7 +280,7 @@ class DistillWeighted(Plugin):
         if self.label_weight < 1:
             answers = modules.of(batch).to(output)
             value = value + (1 - self.label_weight) * mixture_kl(output, answers, self.temperature)
-        return Term(NAME, value)
+        return Term(NAME, value, labels=self.label_factor())
 
     def bank(self, samples: Samples, rows: Tensor, run: "Run") -> Bank:
         """Sources with heads fitted on labelled ``rows`` and weights by their scores; those without weight are left out.

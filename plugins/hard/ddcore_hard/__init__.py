@@ -32,7 +32,6 @@ from ddcore_hard.autoencoder import read
 if TYPE_CHECKING:
     from ddcore import Run
 
-LABEL_WEIGHT = "student.label_weight"
 Legitimacy = Literal["penalty", "consistency", "gate"]
 SHARE = and_(ge(0), le(1))
 LOGGED = 20
@@ -155,7 +154,6 @@ class HARD(Plugin):
     paper: ClassVar[str] = "HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890"
     role: ClassVar[str] = "student"
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "hard_share": 0.0, "label_weight": 1.0}
 
     temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))
@@ -213,11 +211,6 @@ class HARD(Plugin):
         return Bounds(kinds=frozenset(self.changes.split("_")), **{name: getattr(self, name) for name in names})
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
     def ddcore_student_modules(self, run: "Run") -> nn.Module | None:
         """The augmentor; none where no input is changed.
 
@@ -249,7 +242,8 @@ class HARD(Plugin):
         """The student's term and, at some steps, the augmentor's: no gradient of one reaches what the other moves."""
         clean = seen.logits, teachers.logits.to(seen.logits)
         if modules is None or progress.fraction < self.warmup:
-            return Term("hard", self.weight * student_term(clean, None, self.temperature, 0.0))
+            value = self.weight * student_term(clean, None, self.temperature, 0.0)
+            return Term("hard", value, labels=self.label_weight)
         moves = (progress.step + 1) % self.every == 0
         pixels = run.normalisation.inverse(batch.inputs)
         with torch.set_grad_enabled(moves):
@@ -264,7 +258,7 @@ class HARD(Plugin):
             value = value + self._of_augmentor(answer, teacher, clean[1], batch.targets)
             value = value + self.edit_weight * edit_size(values)
         self._log(run, progress, clean, (student, teacher), values)
-        return Term("hard", value)
+        return Term("hard", value, labels=self.label_weight)
 
     def _of_augmentor(self, student: Tensor, teacher: Tensor, clean: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         limits = self.temperature, self.most

@@ -31,7 +31,6 @@ from ddcore.training import Teaching, last_linear, tapped
 if TYPE_CHECKING:
     from ddcore import Run, Samples
 
-LABEL_WEIGHT = "student.label_weight"
 Select = Literal["balanced", "fixed", "none"]
 EPOCHS = 240
 """The authors', in which the schedule of trust is written."""
@@ -211,7 +210,6 @@ class KD3(Plugin):
     )
     role: ClassVar[str] = "student"
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     whole_batches: ClassVar[bool] = True
     tiny: ClassVar[Mapping[str, object]] = {"layer": "stage2"}
 
@@ -231,11 +229,6 @@ class KD3(Plugin):
     def taps(self) -> tuple[str, ...]:
         """The map that is compared."""
         return (self.layer,)
-
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
 
     @hookimpl
     def ddcore_adapt_student(self, network: nn.Module, seen: Seen, teachers: Teaching, run: "Run") -> nn.Module:
@@ -324,7 +317,7 @@ class KD3(Plugin):
                 value = value + self.contrast * contrast(
                     embed(one.mean((2, 3))), embed(two.mean((2, 3))), self.temperature
                 )
-        return Term("kd3", value)
+        return Term("kd3", value, labels=self.label_weight)
 
 
 def sole(votes: Sequence[Vote]) -> nn.Module:

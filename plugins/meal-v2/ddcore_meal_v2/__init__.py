@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from ddcore import Plugin, Seen, Term, hookimpl, option
 from ddcore.training import Teaching
 
-LABEL_WEIGHT = "student.label_weight"
 SHRINKS = 8
 """Each of the discriminator's two hidden layers is so many times narrower than what it reads."""
 NARROWEST = 2
@@ -121,7 +120,6 @@ class MEALV2(Plugin):
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
     weight: float = option(1.0, help="weight of the similarity loss", symbol="w_sim", validator=ge(0))
@@ -131,11 +129,6 @@ class MEALV2(Plugin):
     discriminator_rate: float = option(
         1e-4, help="its learning rate; falls as the student's does", unit="a step", validator=gt(0)
     )
-
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
 
     @hookimpl
     def ddcore_student_modules(self, seen: Seen) -> nn.Module | None:
@@ -157,4 +150,4 @@ class MEALV2(Plugin):
             mean = torch.stack([w * z for w, z in zip(weights, answers, strict=True)]).sum(0)
             gap = separation(modules(shown(seen.logits, self.discriminator)), modules(mean))
             value = value + self.discriminator_weight * gap
-        return Term("meal-v2", value)
+        return Term("meal-v2", value, labels=self.label_weight)

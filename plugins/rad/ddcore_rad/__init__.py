@@ -30,7 +30,6 @@ from ddcore.training import Teaching
 if TYPE_CHECKING:
     from ddcore import Run, Samples
 
-LABEL_WEIGHT = "student.label_weight"
 Strategy = Literal["rad", "margin", "entropy", "random"]
 LEAST = 1e-6
 """The gain of a row whose margin is 1, in the place of 0."""
@@ -167,7 +166,6 @@ class RAD(Plugin):
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {
         "share": 1.0,
         "rounds": 1,
@@ -216,17 +214,12 @@ class RAD(Plugin):
         return min(count - 1, math.ceil(self.held * count))
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
-    def ddcore_student_loss(self, output: Tensor, teachers: Teaching) -> Term | None:
+    def ddcore_student_loss(self, output: Tensor, teachers: Teaching) -> Term:
         """The teacher's labels."""
         if not self.weight:
-            return None
+            return Term("rad", output.new_zeros(()), labels=self.label_weight)
         value = kl_divergence(output, teachers.logits, self.temperature, tau_squared=True).mean()
-        return Term("rad", value, self.weight)
+        return Term("rad", value, self.weight, self.label_weight)
 
     @hookimpl
     def ddcore_student_rows(
