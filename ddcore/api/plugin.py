@@ -51,11 +51,10 @@ class Plugin:
             ``setting:NAME`` among them the value must change what its steps do.
         learns: of a matcher: roles of what it learns.
         steps: of a matcher: default outer steps.
-        needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks`` or ``provides``.
+        needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks``.
         may_need: assets that only some option values need: see ``assets``.
         gives_way: of a matcher: beside another matcher it is an enhancement; its ``ddcore_learn`` is not asked, and what it
             suggests for labels is not heard.
-        provides: words that other plugins' ``needs`` may name.
         conflicts: plugin name to the reason why the two do not go together.
         assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
         whole_batches: whether its student loss compares the rows of a batch, so that batches are not cut into parts.
@@ -91,7 +90,6 @@ class Plugin:
     needs: ClassVar[tuple[str, ...]] = ()
     may_need: ClassVar[tuple[str, ...]] = ()
     gives_way: ClassVar[bool] = False
-    provides: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
     assumes: ClassVar[Mapping[str, str]] = {}
     whole_batches: ClassVar[bool] = False

@@ -136,7 +136,7 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     if not plugin.modality & matcher.modality:
         return f"{name!r} works on {_words(plugin.modality)}, {matcher_name!r} on {_words(matcher.modality)}"
     asked = asked_by(matcher)
-    there = {*asked, *matcher.provides, *matcher.needs, TEACHERS}
+    there = {*asked, *matcher.needs, *matcher.may_need, TEACHERS}
     missing = [need for need in plugin.needs if need not in there]
     if missing:
         return f"{name!r} needs {_words(missing)}, which {matcher_name!r} does not offer"

@@ -36,7 +36,6 @@ class Probe(Plugin):
         *(f"setting:{name}" for name in sorted(SETTINGS)),
     )
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
-    provides: ClassVar[tuple[str, ...]] = ("trajectories",)
 
     experts: bool = option(False, help="train experts, and let their weights shape the loss")
 
