@@ -470,24 +470,6 @@ def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[e
 
 
 @_kind("by_name")
-def ddcore_decoder(name: str) -> Any | None:  # type: ignore[empty-body]
-    """Turn stored tensors into samples, by an operation that the core does not have.
-
-    Called when a set is decoded that names the operation in its ``decoder``.
-
-    Args:
-        name: what stands under ``op``.
-
-    Returns:
-        An object with ``count`` and ``sample`` (see ``ddcore.sets.decoders.Operation``), without state; None when the name is not
-        yours. Where the decoder names it, it names the ``distribution`` too, so that a reader without it is told what to
-        install.
-
-    Implemented by ``mirage`` (sets of trees). New in 1.0.
-    """
-
-
-@_kind("by_name")
 def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:  # type: ignore[empty-body]
     """Label any images, because the baselines' real images are labelled by the same rule.
 

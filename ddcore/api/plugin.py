@@ -41,6 +41,8 @@ class Plugin:
         label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
         student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
         datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
+        decoders: operation of decoders that a local file brings to its class; an installed plugin has an entry point
+            ``ddcore.decoders`` for each (see ``ddcore.sets.decoders``), so that its sets open where it is not selected.
         packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
         probe: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
         students: of a matcher on other data than images: networks that score its sets unless ``--eval-network`` names others; empty:
@@ -80,6 +82,7 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()
     networks: ClassVar[tuple[str, ...]] = ()
     executors: ClassVar[tuple[str, ...]] = ()
+    decoders: ClassVar[Mapping[str, Any]] = {}
     packs: ClassVar[tuple[str, ...]] = ()
     probe: ClassVar[str | None] = None
     students: ClassVar[tuple[str, ...]] = ()

@@ -500,7 +500,7 @@ class Run(Protocol):
         """A stretch to imitate, as enhancements change it."""
 
     def decoder(self, spec: Sequence[Mapping[str, Any]]) -> Decoder:
-        """How stored tensors become samples, by operations of the core and of selected plugins."""
+        """How stored tensors become samples, by operations of the core and of plugins."""
 
     @property
     def trajectories(self) -> Trajectories:

@@ -19,6 +19,7 @@ from ddcore.api.types import Batch, Companion, Learn, Row, Segment, Synthetic, T
 from ddcore.data.source import Source
 from ddcore.errors import PluginError
 from ddcore.labels import Labels
+from ddcore.sets.decoders import is_operation
 
 T = TypeVar("T")
 MIX = {"mixed", "lam"}
@@ -301,8 +302,8 @@ def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
 
 def operation(answer: object, who: str) -> Any:
     """Something that decodes."""
-    if not (callable(getattr(answer, "count", None)) and callable(getattr(answer, "sample", None))):
-        raise PluginError(f"{who} returned {_name(answer)} where an operation is due: give it count and sample")
+    if not is_operation(answer):
+        raise PluginError(f"{who} gives {_name(answer)} where an operation is due: give it count and sample")
     return answer
 
 

@@ -65,10 +65,6 @@ class Hooks(Dispatch):
         found = self.by_name("ddcore_initialize", check=lambda a, who: answers.images(a, who, due), **given)
         return found  # type: ignore[no-any-return]
 
-    def decoder(self, name: str) -> Any | None:
-        """An operation of decoders."""
-        return self.by_name("ddcore_decoder", check=answers.operation, name=name)
-
     def label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
         """Labels of any images."""
         given: dict[str, Any] = {"name": name, "images": images, "classes": classes, "run": run}

@@ -18,7 +18,6 @@ from ddcore_graphs.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.sets import Operation
 
 OPERATION = "graphs"
 NETWORKS = ("gin", "gcn", "gat", "sage")
@@ -85,10 +84,3 @@ class GraphPack(Plugin):
             "jump": self.jump,
         }
         return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]
-
-    @hookimpl
-    def ddcore_decoder(self, name: str) -> "Operation | None":
-        """``graphs``: the tensors of ``packing.pack_graphs`` as graphs."""
-        from ddcore_graphs.packing import StoredGraphs
-
-        return StoredGraphs() if name == OPERATION else None
