@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         Vote,
     )
 
-API_VERSION = "1.2"
+API_VERSION = "2.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 

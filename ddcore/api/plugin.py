@@ -63,7 +63,7 @@ class Plugin:
         neutral: option values under which the plugin changes nothing.
         tiny: option values under which a step on a few 8x8 images is cheap, for the contract kit.
         presets: TOML resource in the plugin's package with settings per data set and images per class.
-        api: hook API version it was written for.
+        api: hook API version it was written for, as text in the class itself: ``plugins check`` wants it.
     """
 
     role: ClassVar[str] = "enhancement"

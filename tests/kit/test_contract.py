@@ -28,6 +28,7 @@ HEAD = """
 VIEW = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "changes the view"
         view_phases = ("match", "inner", "student_step")
         neutral = {"strength": 1.0}
@@ -40,6 +41,7 @@ VIEW = """
 MATCHER = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "pulls pixels to class means"
         role = "matcher"
         steps = 4
@@ -64,6 +66,7 @@ MATCHER = """
 EVALUATOR = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "adds a row"
         role = "evaluator"
 
@@ -84,6 +87,7 @@ GRAPHS = """
 
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "keeps the mean number of nodes of each class"
         role = "matcher"
         modality = frozenset({"graphs"})
@@ -128,6 +132,7 @@ GRAPHS = """
 """
 RETURN = "return batch.with_inputs(batch.inputs * self.strength)"
 BREAKS = {
+    "api": (VIEW, 'api = "2.0"', "pass", "does not say which hook API"),
     "hooks": (VIEW, "batch: Batch, run: Any) -> Batch", "batch, run: Any) -> Batch", "has no type for batch"),
     "declarations": (
         VIEW,

@@ -23,6 +23,7 @@ VIEWED = (MATCH, INNER, STUDENT_STEP)
 class Probe(Plugin):
     """Pull the mean image of each class to that of the real data, under every view and augmentation there is."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "asks every enhancement for everything, for tests"
     paper: ClassVar[str] = "none: part of the contract kit"
     role: ClassVar[str] = "matcher"

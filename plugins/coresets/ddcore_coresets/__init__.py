@@ -64,6 +64,7 @@ Picks = Callable[[Tensor, int], Tensor]
 class Coresets(Plugin):
     """Choose real images by a score or by their place among the others."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "choose real images: herding, k-center, EL2N, forgetting, GraNd, AUM, CCS, graph cut and others"
     )

@@ -205,6 +205,7 @@ class Told(nn.Module):
 class DistillWeighted(Plugin):
     """Students of networks of other tasks, weighted by their similarity to the target."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "few labels, and networks of other tasks weighted by how similar these are"
     paper: ClassVar[str] = (
         "Distilling from Similar Tasks for Transfer Learning on a Budget, ICCV 2023, arXiv:2304.12314"

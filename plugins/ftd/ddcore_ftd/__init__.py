@@ -168,6 +168,7 @@ class Averages(Companion):
 class FTD(Plugin):
     """Flat experts, and the average of the pixels."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "train experts to flat minima, and hand on the running average of the pixels"
     paper: ClassVar[str] = (
         "Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023, arXiv:2211.11004"

@@ -27,6 +27,7 @@ NETWORKS = ("gin", "gcn", "gat", "sage")
 class GraphPack(Plugin):
     """Read graphs, build and train networks on them, decode sets of them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "graphs from SMILES and TU files; GIN, GCN, GAT and GraphSAGE students; what graph methods share"
     )

@@ -150,6 +150,7 @@ def _answer(teachers: Teaching, images: Tensor) -> Tensor:
 class HARD(Plugin):
     """Students match teachers on inputs that are learned to be hard for them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "distils on changes of inputs that are learned to show where student and teacher disagree"
     paper: ClassVar[str] = "HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890"
     role: ClassVar[str] = "student"

@@ -141,6 +141,7 @@ def scoring_descent(modality: str, count: int, epochs: int, rate: float | None) 
 class KDPruning(Plugin):
     """Students see some rows and hear a teacher of all of them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "students train on a share of the rows, chosen once, and learn from a teacher of all of them"
     )

@@ -173,6 +173,7 @@ class Regressor(nn.Module):
 class KD(Plugin):
     """Students match teachers' logits, and features if asked."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"

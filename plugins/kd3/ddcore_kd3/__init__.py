@@ -204,6 +204,7 @@ def drawn_mix(count: int, shape: float, generator: Generator) -> tuple[Tensor, T
 class KD3(Plugin):
     """Students learn from a teacher on images that are not the teacher's."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from a teacher on foreign images: selection, a shared classifier, contrast"
     paper: ClassVar[str] = (
         "Distribution Shift Matters for Knowledge Distillation with Webly Collected Images, ICCV 2023, arXiv:2307.11469"

@@ -113,6 +113,7 @@ def shown(student: Tensor, mode: Mode) -> Tensor:
 class MEALV2(Plugin):
     """Students match the mean probability of teachers, and nothing else."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "tunes a trained student on the mean probability of several teachers, without hard labels"
     paper: ClassVar[str] = (
         "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks, arXiv:2009.08453"

@@ -89,6 +89,7 @@ class Critic(nn.Module):
 class MIAlpha(Plugin):
     """Students learn from teachers by a pipeline: a loss of logits, one of layers in between, a map of layers."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "MI-alpha and other losses of layers in between, as a pipeline that a search may choose"
     paper: ClassVar[str] = "Distiller: A Systematic Study of Model Distillation Methods in NLP, arXiv:2109.11105"
     role: ClassVar[str] = "student"

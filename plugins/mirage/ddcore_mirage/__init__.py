@@ -44,6 +44,7 @@ MOVED = (
 class Mirage(Plugin):
     """Mine the frequent sets of computation trees of each class."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "mine frequent sets of computation trees of graphs; no training, any message-passing network"
     )

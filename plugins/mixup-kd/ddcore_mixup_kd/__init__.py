@@ -136,6 +136,7 @@ class PartialMixup:
 class MixupKD(Plugin):
     """Students and teachers see partly mixed batches; logits are compared in units of their deviation."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "distils on partly mixed batches, with the deviation of each row's logits as temperature"
     paper: ClassVar[str] = (
         "Understanding the Role of Mixup in Knowledge Distillation: An Empirical Study, WACV 2023, arXiv:2211.03946"

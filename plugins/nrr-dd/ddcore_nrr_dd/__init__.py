@@ -123,6 +123,7 @@ class Masks(Companion):
 class NRRDD(Plugin):
     """Start from patches that hold the object and are hard to tell; leave the pixels that the class is seen in as they are."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "start from hard real patches; only pixels that the class is not seen in are refined"
     paper: ClassVar[str] = (
         "Enhancing Dataset Distillation via Non-Critical Region Refinement, CVPR 2025, arXiv:2503.18267"

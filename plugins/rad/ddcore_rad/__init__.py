@@ -161,6 +161,7 @@ def query(strategy: Strategy, logits_NK: Tensor, wrong: int, count: int, generat
 class RAD(Plugin):
     """A teacher is asked about more rows in each round; the student sees no others."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from a teacher that is asked about few rows, chosen round by round"
     paper: ClassVar[str] = "Robust Active Distillation, ICLR 2023, arXiv:2210.01213"
     role: ClassVar[str] = "student"
