@@ -24,7 +24,7 @@ are not equal, so compare no devices: call ``to``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
@@ -56,23 +56,6 @@ API_VERSION = "2.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Deprecation(NamedTuple):
-    """Something on its way out.
-
-    Attributes:
-        since: hook API version that said so first.
-        removed_in: the major version without it.
-        instead: what to write, beginning with a verb.
-    """
-
-    since: str
-    removed_in: str
-    instead: str
-
-
-DEPRECATED: dict[str, Deprecation] = {}
-"""``ddcore_hook`` or ``ddcore_hook.argument`` to what a plugin should use; it works, with a warning, until it is gone."""
 
 hookspec = pluggy.HookspecMarker("ddcore")
 hookimpl = pluggy.HookimplMarker("ddcore")
@@ -669,7 +652,7 @@ def ddcore_log(event: str, fields: Mapping[str, Any], run: Run) -> None:
     Args:
         event: ``begin`` (what kind of run), ``step`` (of a distillation), ``expert`` and ``teacher`` (an epoch of one), ``labels``,
             ``task`` (one is done), ``warning``, ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
-        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, what ``Row.as_json`` gives of a row.
+        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, those of ``scores.json`` of a row.
         run: its options, place and seed; change nothing. What you keep between calls belongs to ``run.address``.
 
     Implemented by ``tensorboard`` and ``mlflow``. New in 1.2.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.errors import InputError, near
-from ddcore.storage.places import canonical, sha256_of
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
@@ -259,13 +258,6 @@ class Arm:
     protocol: str
     network: str
 
-    def task(self, student: int, artifact: str) -> Task:
-        """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
-        options = {**attrs.asdict(self), "student": student, "artifact": artifact}
-        name = sha256_of(canonical(options))[:12]
-        key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
-        return Task("evaluate", key, 1, index=student, options=options)
-
 
 @frozen(eq=False)
 class Synthetic:
@@ -438,18 +430,3 @@ class Row:
     metric: str = "accuracy"
     better: Literal["larger", "smaller"] = "larger"
     extra: Mapping[str, Any] = field(factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value.
-
-        They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another, and ``better`` where it is ``smaller``.
-        """
-        values = torch.tensor(self.values, dtype=torch.float64)
-        std = float(values.std()) if len(values) > 1 else 0.0
-        accuracy = {"mean": float(values.mean()), "std": std, "values": list(self.values)}
-        known = {
-            k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
-        }
-        other = {} if self.metric == "accuracy" else {"metric": self.metric}
-        other |= {} if self.better == "larger" else {"better": self.better}
-        return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **other, **self.extra}

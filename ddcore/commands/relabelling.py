@@ -102,7 +102,7 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
-    from ddcore.runs.distil import weights_of
+    from ddcore.runs.provenance import weights_of
 
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())

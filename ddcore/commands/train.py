@@ -26,6 +26,7 @@ from ddcore.api.services import Samples, StudentData
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
+from ddcore.composing.tables import row_json
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
@@ -350,8 +351,8 @@ def _train(run: TrainingRun) -> list[Row]:
         warn_of_set(run, run.taught_on)
     rows = marked(run, rows)
     for row in rows:
-        run.log("row", **row.as_json())
-    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.tasks.warned()}
+        run.log("row", **row_json(row))
+    scores = {"dataset": run.source.summary(), "rows": [row_json(r) for r in rows], "warnings": run.tasks.warned()}
     scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)

@@ -118,7 +118,8 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
 
 def within_bytes(first: Run) -> tuple[Setup, Budget]:
     """The setup of a run with the images per class that its ``--bytes`` buy."""
-    from ddcore.runs.distil import bytes_allowed, refuse_options_of_images
+    from ddcore.runs.distil import bytes_allowed
+    from ddcore.runs.refusals import refuse_options_of_images
     from ddcore.scoring.budget import budget_of
 
     if not first.of_images:
@@ -163,8 +164,8 @@ def begin(
     Raises:
         InputError: the folder holds another run or other files.
     """
-    from ddcore.runs.distil import check_data
     from ddcore.runs.record import write_record
+    from ddcore.runs.refusals import check_data
     from ddcore.runs.run import Run
     from ddcore.scoring.estimate import estimate
     from ddcore.storage.holding import held

@@ -68,34 +68,6 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
 
 
-def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:
-    """The matcher's loss of given images at a step, as they stand: nothing is moved.
-
-    The sum over everything that it yields, in all tasks of the run; what a task draws depends on the step, not on the images.
-
-    Args:
-        images: (N, C, H, W) normalised, of each class at least as many as the run distils.
-        classes: (N,) int64.
-
-    Returns:
-        None where the matcher yields nothing, or does not learn from so many images of given classes.
-    """
-    tasks = distillation_tasks(run)
-    if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
-        return None
-    left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
-    values: list[float] = []
-    for task in tasks:
-        wanted: list[int] = task.classes.tolist()  # type: ignore[union-attr]
-        if any(wanted.count(c) > len(left[c]) for c in left):
-            return None
-        rows = torch.tensor([left[c].pop(0) for c in wanted])
-        given = images[rows.to(images.device)].detach()
-        learn = run.hooks.learn(task, given, run)
-        values += [float(loss.value.detach()) for loss in run.hooks.matching_loss(task, step, learn, run)]
-    return sum(values) if values else None
-
-
 def finish(task: Task, learn: Learn, companions: Mapping[str, Companion], run: Run) -> dict[str, Tensor]:
     """What the task hands on: copies of the learned tensors on the CPU, as companions change them."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ddcore.api import hooks as hookspecs
-from ddcore.api.hooks import API_VERSION, DEPRECATED, KINDS, Deprecation
+from ddcore.api.hooks import API_VERSION, KINDS
 from ddcore.cli.app import invoke
-from ddcore.composing.versions import arguments, changes, deprecations, record, surface
+from ddcore.composing.versions import DEPRECATED, Deprecation, arguments, changes, deprecations, record, surface
 from ddcore.testing import PROBE, tiny_words
 
 LAST = json.loads((Path(__file__).parents[1] / "hook_api.json").read_text())
