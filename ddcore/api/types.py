@@ -343,11 +343,6 @@ class Cost:
     second_order: int = 0
     weights_kept: int = 1
 
-    @property
-    def forward_passes(self) -> int:
-        """In units of one image forward."""
-        return self.forward + 3 * self.backward + 9 * self.second_order
-
 
 class Network(Protocol):
     """A classifier of the zoo: logits by calling it, features by ``embed``."""

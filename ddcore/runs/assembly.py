@@ -118,8 +118,8 @@ def setup_from(selection: Selection, given: Mapping[str, Any], environment: Mapp
 
 def within_bytes(first: Run) -> tuple[Setup, Budget]:
     """The setup of a run with the images per class that its ``--bytes`` buy."""
-    from ddcore.runs.distil import bytes_allowed
     from ddcore.runs.refusals import refuse_options_of_images
+    from ddcore.runs.saving import bytes_allowed
     from ddcore.scoring.budget import budget_of
 
     if not first.of_images:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ddcore.api.types import Companion, Learn, Loss, Task
+from ddcore.api.types import Companion, Learn, Task
 from ddcore.composing import answers
 from ddcore.composing.dispatch import ALONE, PerPlugin
 from ddcore.composing.plan import refuse_idle
@@ -98,7 +98,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlu
     every = list(learn.optimizers)
     _clear(learn.optimizers.values())
     for loss in run.hooks.matching_loss(task, step, learn, run):
-        value = _checked(loss, step, run)
+        value = answers.yielded(loss, f"ddcore_matching_loss of {run.matcher_name}", run.plan.matcher, step, run.device)
         total = value if total is None else total + value
         names = list(loss.update) or every
         backward(loss.value, [learn.optimizers[name] for name in names])
@@ -146,25 +146,6 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: P
 def _clear(optimizers: Iterable[Optimizer]) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-
-
-def _checked(loss: object, step: int, run: Run) -> float:
-    if not torch.is_grad_enabled():
-        raise PluginError(
-            f"ddcore_matching_loss of {run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield"
-        )
-    if not isinstance(loss, Loss) or loss.value.numel() != 1:
-        raise PluginError(
-            f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
-        )
-    answers.loss(loss.value, f"ddcore_matching_loss of {run.matcher_name}", run.device)
-    value = float(loss.value.detach())
-    if not torch.isfinite(loss.value.detach()).all():
-        raise NonFiniteLoss(
-            f"the loss that ddcore_matching_loss of {run.matcher_name} yields became {value} at step {step}; the last good checkpoint is kept: "
-            f"try a smaller learning rate (`ddcore plugins show {run.plan.matcher}` lists it), then run again into a new --out"
-        )
-    return value
 
 
 def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:

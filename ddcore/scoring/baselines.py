@@ -14,8 +14,8 @@ from ddcore.networks.passes import features
 from ddcore.training import experts
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels
     from ddcore.composing.host import Host as Run
+    from ddcore.labels import Labels
     from ddcore.sets.artifact import Artifact
 
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from ddcore import randomness
-from ddcore.api.services import Labels, StudentData
+from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
 from ddcore.composing.plan import student_shapers
-from ddcore.labels import HardLabels, PerView
+from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine

@@ -33,9 +33,9 @@ from ddcore.images.views import INFER, LARGE, SRE2L, Draw
 from ddcore.training.loop import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels
     from ddcore.composing.host import Host as Run
     from ddcore.data.source import Source
+    from ddcore.labels import Labels
 
 Augmentation = Literal["none", "dsa", "fyi", "mnist", "batchnorm"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "dsa", "fyi", "mnist", "batchnorm")

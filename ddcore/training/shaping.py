@@ -24,8 +24,8 @@ from ddcore.training.loop import Beside, Choose, Generators, Reshape
 from ddcore.training.teaching import Found, Teaching, seen_of, tapped
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels
     from ddcore.composing.host import Host as Run
+    from ddcore.labels import Labels
 
 OF_TEACHERS = STUDENT_SHAPING - {"augment:evaluate"}
 PROBED = 2

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ddcore import randomness
+from ddcore import Plugin, randomness
 from ddcore.api.types import Batch, Sequential, Task
 from ddcore.composing.recipes import Experts
 from ddcore.composing.tables import row_json
@@ -95,6 +95,7 @@ class Stand:
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [])
+        self.plugins = {}
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -231,9 +232,9 @@ def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_
     assert len((run.cache / "full").names()) == 2 * files
 
 
-@attrs.frozen
-class Examiner:
-    """Options of a plugin that looks at students."""
+@attrs.frozen(kw_only=True, eq=False)
+class Examiner(Plugin):
+    """A plugin that looks at students."""
 
 
 def test_all_rows_but_full_make_the_same_number_of_steps(run):
