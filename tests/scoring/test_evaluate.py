@@ -33,6 +33,7 @@ from ddcore.labels import (
 )
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import build
+from ddcore.runs.builtin import Core
 from ddcore.scoring import evaluate
 from ddcore.scoring.baselines import kcenter_index, random_index, share_out
 from ddcore.scoring.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
@@ -224,7 +225,7 @@ def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_
     evaluate_artifact(run)
     files = len((run.cache / "full").names())
     impl, found = SimpleNamespace(plugin_name="p"), {"p": {"x": torch.tensor(0.5), "nan": torch.tensor([math.nan])}}
-    run.hooks = SimpleNamespace(providers=lambda hook: [impl], collect=lambda hook, **given: found)
+    run.hooks = SimpleNamespace(providers=lambda hook: [impl], examine=lambda *given: found)
     run.plugins = {"p": Examiner()}
     (run.place / "checkpoints").remove()
     rows = evaluate_artifact(run)
@@ -287,6 +288,16 @@ def test_kcenter_says_what_its_features_are(run):
 def test_kcenter_uses_an_experts_features_when_there_is_one(run):
     trajectories(run)
     assert "features of expert 0" in of(evaluate_artifact(run), "kcenter").note
+
+
+@pytest.mark.parametrize("on_features", [False, True])
+def test_kcenter_is_one_thing_as_a_row_and_as_an_initialiser(run, on_features):
+    if on_features:
+        trajectories(run)
+    index, used = kcenter_index(run, run.artifact)
+    given = {"name": "kcenter", "classes": run.artifact.labels.classes, "task": Task("distil", "t", 1)}
+    images = Core().ddcore_initialize(**given, generator=torch.Generator(), run=run)
+    assert used == on_features and torch.equal(images, run.real.train.inputs(index))
 
 
 def test_a_task_is_a_pure_function_of_its_options(run, tmp_path):

@@ -77,7 +77,7 @@ class Coresets(Plugin):
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
-    initializers: ClassVar[tuple[str, ...]] = (CORESET, *METHODS)
+    initializers: ClassVar[tuple[str, ...]] = (CORESET, *(method for method in METHODS if method != "k-center"))
     presets: ClassVar[str | None] = "presets.toml"
 
     method: Method = option("herding", help="how images are chosen; what --init coreset means")
