@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddcore.composing.plan import TRAJECTORIES
 from ddcore.images.selection import kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
@@ -45,9 +46,10 @@ def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
 
     Returns:
         From a class and a count to so many rows of the train split, in the order chosen; and whether distances are between features
-        of expert 0, which is so if the run's experts are there, else between normalised pixels.
+        of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
+        matter.
     """
-    trained = experts.at_hand(run)
+    trained = experts.at_hand(run) if TRAJECTORIES in run.plan.needs else None
     network = trained.network(run, 0) if trained else None
 
     def choose(cls: int, count: int) -> Tensor:

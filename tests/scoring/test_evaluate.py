@@ -96,7 +96,7 @@ class Stand:
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [])
-        self.plugins = {}
+        self.plugins, self.plan = {}, SimpleNamespace(needs=("trajectories",))
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -298,6 +298,14 @@ def test_kcenter_is_one_thing_as_a_row_and_as_an_initialiser(run, on_features):
     given = {"name": "kcenter", "classes": run.artifact.labels.classes, "task": Task("distil", "t", 1)}
     images = Core().ddcore_initialize(**given, generator=torch.Generator(), run=run)
     assert used == on_features and torch.equal(images, run.real.train.inputs(index))
+
+
+def test_kcenter_does_not_depend_on_experts_that_the_run_does_not_need(run):
+    before = kcenter_index(run, run.artifact)
+    trajectories(run)
+    run.plan = SimpleNamespace(needs=())
+    after = kcenter_index(run, run.artifact)
+    assert torch.equal(before[0], after[0]) and before[1] == after[1] is False
 
 
 def test_a_task_is_a_pure_function_of_its_options(run, tmp_path):
