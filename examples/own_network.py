@@ -38,6 +38,7 @@ class Mine(nn.Module):
 class OwnNetwork(Plugin):
     """Offer ``mine-8`` and ``mine-32``."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "a small network in two widths"
     networks: ClassVar[tuple[str, ...]] = ("mine-8", "mine-32")
 

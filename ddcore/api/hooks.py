@@ -24,7 +24,7 @@ are not equal, so compare no devices: call ``to``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Answers,
         Arm,
         Batch,
+        Companion,
         Learn,
         Loss,
         Progress,
@@ -51,27 +52,10 @@ if TYPE_CHECKING:
         Vote,
     )
 
-API_VERSION = "1.3"
+API_VERSION = "2.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Deprecation(NamedTuple):
-    """Something on its way out.
-
-    Attributes:
-        since: hook API version that said so first.
-        removed_in: the major version without it.
-        instead: what to write, beginning with a verb.
-    """
-
-    since: str
-    removed_in: str
-    instead: str
-
-
-DEPRECATED: dict[str, Deprecation] = {}
-"""``ddcore_hook`` or ``ddcore_hook.argument`` to what a plugin should use; it works, with a warning, until it is gone."""
 
 hookspec = pluggy.HookspecMarker("ddcore")
 hookimpl = pluggy.HookimplMarker("ddcore")
@@ -90,37 +74,30 @@ def _kind(kind: Kind) -> Callable[[F], F]:
 def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | None:  # type: ignore[empty-body]
     """Load the real data that a name stands for.
 
-    Called once in the driver and once in every worker, before anything else; autograd does not matter.
+    Called once in the driver and once in every worker, before anything else.
 
     Args:
         name: what stands before the first colon of ``--dataset``, or all of it: ``digits``, ``parquet``, ``smiles``.
         rest: what follows the colon: a path or URL, possibly empty.
         options: ``data_root`` (str or None), ``split`` (str or None) and ``resize`` (int or None) of the run.
 
-    Returns:
-        The source, train and test, on the CPU; None when the name is not yours. Two answers for one name are an error.
-
+    Returns: The source, train and test, on the CPU; None when the name is not yours. Two answers for one name are an error.
     Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.
     """
 
 
 @_kind("by_name")
 def ddcore_network(name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:  # type: ignore[empty-body]
-    """Build a freshly initialised classifier.
+    """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels.
 
     Called whenever a network is needed: often (dm builds one a step), so stay quick.
 
     Args:
-        name: of the network, from ``--network`` or ``--eval-network``.
-        channels: of an input image.
-        size: its height and width in pixels.
-        classes: number of logits.
+        name: from ``--network`` or ``--eval-network``.
         generator: all randomness of the initialisation; torch's global one already draws from it during the call.
 
-    Returns:
-        A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
+    Returns: A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
         flattened input (B, D) of its last linear layer. None when the name is not yours.
-
     Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
     """
 
@@ -132,11 +109,9 @@ def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
     Called once, in the driver. The executor sees tasks only as JSON and results only as files, so that every executor
     gives the same bits. ``ddcore.runs.work`` has what executors of other processes need.
 
-    Returns:
-        An object with ``map(run_url, tasks, jobs, done)``: it does every task, at most ``jobs`` at a time, and calls ``done`` with
+    Returns: An object with ``map(run_url, tasks, jobs, done)``: it does every task, at most ``jobs`` at a time, and calls ``done`` with
         each finished task's key. What a task was refused with it raises as it is, a task whose worker died it does again, and
         when the run is asked to stop it ends what runs, and raises ``Interrupted``. None when the name is not yours.
-
     Implemented by the core (``here``, ``processes``), ``ray`` and ``submitit``. New in 1.0.
     """
 
@@ -145,20 +120,17 @@ def ddcore_executor(name: str) -> Executor | None:  # type: ignore[empty-body]
 def ddcore_expert_loss(value: Tensor, network: nn.Module, batch: Batch, clean: Batch, progress: Progress) -> Tensor:  # type: ignore[empty-body]
     """Change the loss that an expert descends.
 
-    Called in every step of every expert that is trained, once for each part that the batch is cut into, with autograd on;
-    not called for experts that lie in the cache, where they are kept by what ``Plugin.expert_options`` says.
+    Called in every step of every expert that is trained, once for each part of the batch, with autograd on; not for experts
+    that lie in the cache, where they are kept by what ``Plugin.expert_options`` says. Do not call ``backward``: the loop does.
 
     Args:
         value: scalar, mean over the rows of ``batch``: the cross entropy, or what the plugin before made of it.
         network: the expert, in train mode; call it, but do not write to it.
-        batch: rows as the network saw them, augmented.
-        clean: the same rows before augmentation; no gradient yet.
+        batch, clean: rows as the network saw them, augmented; and before that, without gradient.
         progress: epochs of this expert.
 
-    Returns:
-        Scalar, a mean over the rows too, so that parts add up by their size; None leaves it.
-
-    Do not call ``backward``: the loop does. Implemented by ``smooth``. New in 1.0.
+    Returns: Scalar, a mean over the rows too, so that parts add up by their size; None leaves it.
+    Implemented by ``smooth``. New in 1.0.
     """
 
 
@@ -175,17 +147,15 @@ def ddcore_expert_optimizer(params: Sequence[nn.Parameter], base: Optimizer, pro
         base: SGD with the rate, momentum and decay of ``--experts``.
         progress: epochs of this expert.
 
-    Returns:
-        An optimiser whose ``step(closure)`` calls the closure with autograd on, whose ``param_groups`` tell the rate and whose
+    Returns: An optimiser whose ``step(closure)`` calls the closure with autograd on, whose ``param_groups`` tell the rate and whose
         ``state_dict`` holds all that the next step depends on. ``Plugin.expert_options`` says what it depends on besides.
-
     Implemented by ``ftd``. New in 1.0.
     """
 
 
 @_kind("one")
 def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  # type: ignore[empty-body]
-    """Choose who of the run's teachers votes, and with which weight.
+    """Choose who of the run's teachers votes, and with which weight; changing them is ``ddcore_adapt_teacher``'s.
 
     Called by whoever needs votes: a matcher at a task's start and at each resume, the rules for labels. Grad off.
 
@@ -194,10 +164,8 @@ def ddcore_teachers(purpose: str, task: Task | None, run: Run) -> list[Vote]:  #
         task: for ``match``, the task that asks: teachers may differ from slot to slot; key random draws by ``task.slot``, since
             a slot may be cut into several tasks. None for the others.
 
-    Returns:
-        Votes of teachers of ``run.teachers``, on ``run.device``; None leaves it to the core: all of them, with equal weights that sum to 1.
-
-    Do not change the networks: that is ``ddcore_adapt_teacher``'s. Implemented by ``cv-dd`` (a committee). New in 1.1.
+    Returns: Votes of teachers of ``run.teachers``, on ``run.device``; None: all of them, with equal weights that sum to 1.
+    Implemented by ``cv-dd`` (a committee). New in 1.1.
     """
 
 
@@ -213,30 +181,25 @@ def ddcore_adapt_teacher(network: nn.Module, batch: Batch, purpose: str, task: T
         batch: the task's initial images under the view of its first step, with their classes.
         purpose: ``match``.
 
-    Returns:
-        A network in eval mode; None leaves it.
-
+    Returns: A network in eval mode; None leaves it.
     Implemented by ``dwa``. New in 1.1.
     """
 
 
 @_kind("by_name")
 def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:  # type: ignore[empty-body]
-    """Images for the given classes, and nothing else, so that any initialiser serves any matcher.
+    """Images for the given classes, and nothing else, so that any initialiser serves any matcher, and is a baseline too.
 
     Called once at a task's start, and again, identically, at each resume; grad off.
 
     Args:
-        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``.
-        classes: (N,) int64 on the CPU, the class of each image wanted, in any order, with repeats.
+        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``; or from ``--baseline``.
+        classes: (N,) int64 on the CPU, the class of each image wanted, in any order, with repeats, any number of a class.
         task: the task that will learn from them.
         generator: the only source of randomness allowed.
 
-    Returns:
-        Images (N, C, H, W) float32 on any device, normalised like ``run.real``; None when the name is not yours. A plugin that offers
-        a name lists it in its class attribute ``initializers``; ``suggests``, or else the first listed, is what it suggests.
-
-    Do not make labels or learning rates, and do not assume one image a class.
+    Returns: Images (N, C, H, W) float32 on any device, normalised like ``run.real``; None when the name is not yours. A plugin lists
+        its names in ``initializers``; ``suggests``, or else the first listed, is what it suggests.
     Implemented by the core (``real``, ``noise``, ``kcenter``), ``datm``, ``smooth``, ``coresets``, ``rded``, ``cv-dd``, ``nrr-dd`` and
     ``hello``. New in 1.0.
     """
@@ -244,17 +207,14 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
 
 @_kind("one")
 def ddcore_tasks(run: Run) -> list[Task]:  # type: ignore[empty-body]
-    """Cut the distillation into independent tasks.
+    """Cut the distillation into independent tasks, which may run in several processes at a time. Do no work here.
 
-    Called once in the driver, and again at each resume, when it must give the same tasks. Tasks that are finished are not done
-    again; the others may run in several processes at a time.
+    Called once in the driver, and again at each resume, when it must give the same tasks; finished ones are not done again.
 
-    Returns:
-        Tasks of kind ``distil``, their classes on the CPU, with keys of their own, in the order in which ``ddcore_assemble`` gets their results. Without
-        ``classes`` a task gets no initial images. None: one task that holds every class ``--ipc`` times.
-
-    Do no work here. Tasks whose rows are not images of ``classes`` need ``ddcore_assemble`` too. Implemented by ``mirage`` and
-    ``rded`` (a class each), ``sre2l`` (slots and blocks of classes) and ``infer``. New in 1.0.
+    Returns: Tasks of kind ``distil``, their classes on the CPU, with keys of their own, in the order in which ``ddcore_assemble`` gets
+        their results; it is needed where rows are not images of ``classes``. Without ``classes`` a task gets no initial images.
+        None: one task that holds every class ``--ipc`` times.
+    Implemented by ``mirage`` and ``rded`` (a class each), ``sre2l`` (slots and blocks of classes) and ``infer``. New in 1.0.
     """
 
 
@@ -269,28 +229,20 @@ def ddcore_learn(task: Task, images: Tensor | None, run: Run) -> Learn:  # type:
         images: initial images (N, C, H, W) float32 on ``run.device``, yours to keep: call ``requires_grad_()`` on them.
             None when ``task.classes`` is None.
 
-    Returns:
-        ``Learn``. Its optimisers hold leaf tensors on ``run.device`` only; whatever the matcher keeps across steps is in ``state``.
-
+    Returns: ``Learn``. Its optimisers hold leaf tensors on ``run.device`` only; whatever the matcher keeps across steps is in ``state``.
     Implemented by the matcher (dm, mtt, datm). New in 1.0.
     """
 
 
 @_kind("collect")
-def ddcore_state(task: Task, learn: Learn, run: Run) -> dict[str, Any]:  # type: ignore[empty-body]
-    """Make what an enhancement keeps across the steps of a task.
+def ddcore_companion(task: Task, learn: Learn, run: Run) -> Companion:  # type: ignore[empty-body]
+    """Make what goes with a task from its first step to its last.
 
     Called after ``ddcore_learn``, at each task's start and at each resume, before the checkpoint is loaded: it must build the
-    same thing again. Grad on.
+    same thing again. Grad on. Clone what you keep of ``learn``.
 
-    Args:
-        learn: what the task learns; clone what you keep of it.
-
-    Returns:
-        A dict of tensors, numbers, strings, lists, Modules and Optimizers, saved in checkpoints under the plugin's name and
-        handed to its ``ddcore_step_end`` and ``ddcore_finish`` as ``state``.
-
-    Implemented by ``ftd`` (an average of the pixels) and ``nrr-dd`` (masks). New in 1.0.
+    Returns: A ``Companion`` with what it keeps in ``state``; it is handed to this plugin's ``ddcore_project``. None: nothing goes along.
+    Implemented by ``ftd`` (an average of the pixels, handed on in their place) and ``nrr-dd`` (masks). New in 2.0.
     """
 
 
@@ -299,18 +251,16 @@ def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Itera
     """Score how well the synthetic set imitates the real one, in as many pieces as memory likes.
 
     A generator, called once per outer step with grad on. Everything with an inner loop calls the run's services itself:
-    ``run.view``, ``run.draw``, ``run.setting``, ``run.real``, ``run.network``, ``run.trajectories``.
+    ``run.view``, ``run.draw``, ``run.setting``, ``run.real``, ``run.network``, ``run.trajectories``. Never yield inside
+    ``no_grad``; do not call ``backward`` on learned tensors or ``step``: the loop does.
 
     Args:
         step: 0-based, of ``task.steps``.
         learn: tensors, state and fixed things made by ``ddcore_learn``; write to ``learn.state`` only.
 
-    Yields:
-        ``Loss`` on ``run.device``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
+    Yields: ``Loss`` on ``run.device``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
         ``update`` the named optimisers step on it immediately. One step uses an optimiser in one of the two ways.
         Yielding nothing skips the step: nothing moves, momentum included.
-
-    Never yield inside ``no_grad``. Do not call ``backward`` on learned tensors or ``step``: the loop does.
     Implemented by the matcher (dm, mtt, datm). New in 1.0.
     """
 
@@ -327,12 +277,10 @@ def ddcore_segment(  # type: ignore[empty-body]
         segment: the matcher's, one target at the student's last step; do not modify its tensors in place.
         unroll: N (``steps``) and T+ (``below``) of the matcher.
         network: the student's architecture, whose parameters in order make up the flat weights; do not write to it.
-        task: the task, for random keys.
+        task: for random keys.
         progress: outer steps of the task.
 
-    Returns:
-        ``Segment``, its weights of the same shape, dtype and device; None leaves it.
-
+    Returns: ``Segment``, its weights of the same shape, dtype and device; None leaves it.
     Implemented by ``smooth``. New in 1.0.
     """
 
@@ -347,10 +295,8 @@ def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: i
         value: the matcher's, or what the plugin before made of it.
         name: one of ``ddcore.api.types.SETTINGS``; a plugin lists those it changes in its class attribute ``settings``.
 
-    Returns:
-        The new value, of the same type; None leaves it.
-
-    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda``, ``dwa`` and ``kd``. New in 1.0.
+    Returns: The new value, of the same type; None leaves it.
+    Implemented by ``fyi`` (halves ``student_step.batch``), ``cda`` and ``dwa``. New in 1.0.
     """
 
 
@@ -363,13 +309,10 @@ def ddcore_view(batch: Batch, phase: str, run: Run) -> Batch:  # type: ignore[em
 
     Args:
         batch: synthetic rows; do not modify in place.
-        phase: ``match``, ``inner`` or ``student_step``; a plugin lists those it changes in ``view_phases``, and is not
-            called for others.
+        phase: ``match``, ``inner`` or ``student_step``; only those that a plugin lists in ``view_phases``.
 
-    Returns:
-        A batch of the same axes, differentiable in the inputs, possibly with more rows: then ``targets`` and ``index``
+    Returns: A batch of the same axes, differentiable in the inputs, possibly with more rows: then ``targets`` and ``index``
         repeat alike. None leaves it. Group rows by ``targets["class"]``, never by position.
-
     Implemented by ``fyi``. New in 1.0.
     """
 
@@ -387,29 +330,26 @@ def ddcore_augment(  # type: ignore[empty-body]
 ) -> Transform:  # type: ignore[empty-body]
     """Draw an augmentation that can be replayed.
 
-    Called whenever a stage needs a fresh draw; cheap. Each plugin gets a generator of its own, so that one plugin's
-    draws never move another's.
+    Called whenever a stage needs a fresh draw; cheap. ``generator`` is the plugin's own: no other plugin's draws move it.
 
     Args:
         transform: what the plugins before drew; return one that applies it first, then yours.
-        phase: one of ``ddcore.api.types.PHASES``; a plugin lists those it augments in ``augment_phases``.
+        phase: one of ``ddcore.api.types.PHASES``; only those that a plugin lists in ``augment_phases``.
         count: how many parameter sets; 1 if ``shared``.
         size: height and width in pixels.
         shared: every row of any batch gets the same parameters (Siamese); else row i gets set i.
         symmetric: whether a mirror image keeps its class in this data (false for digits).
         progress: of the stage, for schedules.
 
-    Returns:
-        A transform that keeps the number of rows; when not shared it may mix rows, and then adds the targets ``mixed`` and ``lam``.
-        None leaves it.
-
+    Returns: A transform that keeps the number of rows; when not shared it may mix rows, and then adds the targets ``mixed`` and
+        ``lam``. None leaves it.
     Implemented by ``dsa`` and ``mixup-kd``. New in 1.0.
     """
 
 
 @_kind("chain")
 def ddcore_project(  # type: ignore[empty-body]
-    after: Tensor, before: Tensor, name: str, role: str, task: Task, state: dict[str, Any], run: Run
+    after: Tensor, before: Tensor, name: str, role: str, task: Task, companion: Any, run: Run
 ) -> Tensor:
     """Put a learned tensor back where it belongs after its optimiser moved it.
 
@@ -419,50 +359,12 @@ def ddcore_project(  # type: ignore[empty-body]
     Args:
         after: the tensor as the optimiser, and the plugins before, left it; do not modify in place.
         before: as it was before the step.
-        name: of the tensor.
-        role: one of ``ddcore.api.types.ROLES``, or empty.
-        state: what this plugin's ``ddcore_state`` made; empty when it has none.
+        name, role: of the tensor; the role is one of ``ddcore.api.types.ROLES``, or empty.
+        companion: what this plugin's ``ddcore_companion`` made, else None.
 
-    Returns:
-        The tensor to keep, same shape, dtype and device; None leaves it.
-
+    Returns: The tensor to keep, same shape, dtype and device; None leaves it.
     Implemented by ``mtt`` and ``datm`` (a floor under the learned rate), ``sre2l`` (pixels that exist) and ``nrr-dd`` (critical
     regions stay). New in 1.0.
-    """
-
-
-@_kind("observe")
-def ddcore_step_end(task: Task, step: int, learn: Learn, state: dict[str, Any], loss: float | None, run: Run) -> None:
-    """Look at what an outer step left.
-
-    Called after every outer step of a task, in the process that runs the task, grad off.
-
-    Args:
-        learn: read its tensors; writing to them is ``ddcore_project``'s.
-        state: what this plugin's ``ddcore_state`` made, yours to write to; empty when it has none.
-        loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
-
-    Implemented by ``ftd``. New in 1.0.
-    """
-
-
-@_kind("chain")
-def ddcore_finish(  # type: ignore[empty-body]
-    tensors: dict[str, Tensor], task: Task, learn: Learn, state: dict[str, Any], run: Run
-) -> dict[str, Tensor]:
-    """Change what a task hands on when its last step is done.
-
-    Called once at a task's end, grad off.
-
-    Args:
-        tensors: by name, as ``Learn.tensors``, detached copies on the CPU.
-        learn: what the task learned; for roles.
-        state: what this plugin's ``ddcore_state`` made; empty when it has none.
-
-    Returns:
-        Tensors under the same names, on the CPU; None leaves them.
-
-    Implemented by ``ftd`` (its average instead of the last pixels). New in 1.0.
     """
 
 
@@ -470,18 +372,12 @@ def ddcore_finish(  # type: ignore[empty-body]
 def ddcore_assemble(  # type: ignore[empty-body]
     tasks: Sequence[Task], results: Sequence[Mapping[str, Tensor]], run: Run
 ) -> Synthetic:
-    """Make one set of the tasks' results.
+    """Make one set of the results of ``ddcore_tasks``: the tensors of each task, in the same order, on the CPU.
 
     Called once in the driver when all tasks are done, grad off.
 
-    Args:
-        tasks: those of ``ddcore_tasks``.
-        results: the tensors of each, in the same order, on the CPU.
-
-    Returns:
-        ``Synthetic``, on the CPU; of data that are not images it also brings a preview. None, for a single task: its tensors, roles and
-        decoder as they are.
-
+    Returns: ``Synthetic``, on the CPU; of data that are not images it also brings a preview. None, for a single task: its tensors,
+        roles and decoder as they are.
     Implemented by ``mirage`` (what classes share is stored once) and ``infer``. New in 1.0.
     """
 
@@ -492,33 +388,10 @@ def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[e
 
     Called in the driver when the tasks' results are one set, before ``--storage-dtype`` is applied and before labels are made, so
     that these are of the images as stored; again, identically, at each resume. With ``--bytes`` also before anything is
-    distilled, with blank images in the set's place, to learn what so many images cost. Grad off.
+    distilled, with blank images in the set's place, to learn what so many images cost. Grad off. Do not write into the tensors of ``synthetic``, which lie on the CPU.
 
-    Args:
-        synthetic: on the CPU; do not write into its tensors.
-
-    Returns:
-        As many samples of the same classes in the same order, on the CPU. Say in ``notes`` what is lost. None leaves it.
-
+    Returns: As many samples of the same classes in the same order, on the CPU. Say in ``notes`` what is lost. None leaves it.
     Take operations of the core (``ddcore.sets.decoders``), or readers need your plugin. Implemented by ``quantize``. New in 1.2.
-    """
-
-
-@_kind("by_name")
-def ddcore_decoder(name: str) -> Any | None:  # type: ignore[empty-body]
-    """Turn stored tensors into samples, by an operation that the core does not have.
-
-    Called when a set is decoded that names the operation in its ``decoder``.
-
-    Args:
-        name: what stands under ``op``.
-
-    Returns:
-        An object with ``count`` and ``sample`` (see ``ddcore.sets.decoders.Operation``), without state; None when the name is not
-        yours. Where the decoder names it, it names the ``distribution`` too, so that a reader without it is told what to
-        install.
-
-    Implemented by ``mirage`` (sets of trees). New in 1.0.
     """
 
 
@@ -533,10 +406,8 @@ def ddcore_label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels
         images: (N, C, H, W) float32, normalised, on ``run.device``.
         classes: (N,) int64 beside them.
 
-    Returns:
-        Labels of N samples, on the CPU; None when the name is not yours. A plugin that offers a name lists it in its class
-        attribute ``labellers``; ``suggests_labels``, or else the first listed, is what it suggests.
-
+    Returns: Labels of N samples, on the CPU; None when the name is not yours. A plugin lists its names in ``labellers``;
+        ``suggests_labels``, or else the first listed, is what it suggests.
     Implemented by the core (``hard``, and the rules of ``ddcore.training.label_rules`` that ask teachers), ``datm`` (``experts``), ``cv-dd``
     (``bssl``), ``hello`` (``projector``), ``ferkd`` and ``reinforce``. New in 1.0.
     """
@@ -551,13 +422,10 @@ def ddcore_adapt_student(network: nn.Module, seen: Seen, teachers: Teaching, run
 
     Args:
         network: the student, or what the plugin before made of it.
-        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
-        teachers: what they make of the same rows.
+        seen, teachers: what it and they make of a few rows, with the features that ``Plugin.taps`` of all plugins name.
 
-    Returns:
-        A network with ``embed``, on any device, that holds the one it was given: it is what is trained, tested and kept, and the
+    Returns: A network with ``embed``, on any device, that holds the one it was given: it is what is trained, tested and kept, and the
         names of ``Plugin.taps`` are looked for in it. Parameters that shall not move have ``requires_grad`` False. None leaves it.
-
     Implemented by ``kd3``. New in 1.2.
     """
 
@@ -573,14 +441,11 @@ def ddcore_student_modules(  # type: ignore[empty-body]
 
     Args:
         network: the student; do not keep it in the module.
-        seen: what it makes of a few rows, with the features that ``Plugin.taps`` of all plugins name.
-        teachers: what they make of the same rows.
+        seen, teachers: what it and they make of a few rows, with the features that ``Plugin.taps`` of all plugins name.
         samples: what the student is trained on, as for ``ddcore_student_rows``. New in 1.2.
 
-    Returns:
-        A module on any device; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one; it is
-        handed to this plugin's ``ddcore_student_loss`` as ``modules``, and thrown away with the student. None: nothing.
-
+    Returns: A module on any device; it joins the student's checkpoints, and its optimiser unless ``Plugin.module_optimizer`` makes one;
+        this plugin's ``ddcore_student_loss`` gets it as ``modules``, and it is thrown away with the student. None: nothing.
     Implemented by ``kd``, ``nd``, ``mi-alpha``, ``meal-v2``, ``hard``, ``kd3`` and ``distill-weighted``. New in 1.1.
     """
 
@@ -603,8 +468,7 @@ def ddcore_student_rows(  # type: ignore[empty-body]
 
     Args:
         rows: (n,) int64 on the CPU: all, or what the plugin before chose.
-        samples: what the student is trained on: ``len``, ``labels`` (N,) and ``inputs(index)`` (n, C, H, W), normalised. A row's
-            number is its place there, and ``Batch.index`` of the loss.
+        samples: what the student is trained on. A row's number is its place there, and ``Batch.index`` of the loss.
         network: the student, in eval mode; do not write to it.
         teachers: who would answer in the loss; empty unless a plugin of the run needs teachers.
         epoch: counted from 0.
@@ -612,10 +476,8 @@ def ddcore_student_rows(  # type: ignore[empty-body]
         state: this plugin's, of this student, kept in checkpoints: write tensors, numbers, strings and lists to it.
         generator: drawn anew for each epoch.
 
-    Returns:
-        (m,) int64 on any device, at least one, in any order: an epoch visits them in a random one, a row as often as it is named. None leaves it.
-        Say by ``Plugin.visited`` how many there will be.
-
+    Returns: (m,) int64 on any device, at least one, in any order: an epoch visits them in a random one, a row as often as it is
+        named. None leaves it. Say by ``Plugin.visited`` how many there will be.
     Implemented by ``rs2``, ``kd-pruning``, ``rad`` and ``kd3``. New in 1.2.
     """
 
@@ -634,8 +496,8 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 ) -> Term:
     """Add a term to the loss of every student that an evaluation trains, the distilled set's and the other rows' alike.
 
-    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on. The labels' own loss is weighted by the
-    setting ``student.label_weight``.
+    Called in every step, once for each part that a batch is cut into (one, with ``Plugin.whole_batches``), with autograd on. Do not
+    call ``backward``: the loop does.
 
     Args:
         batch: rows as the student sees them, augmented, with their targets.
@@ -648,12 +510,9 @@ def ddcore_student_loss(  # type: ignore[empty-body]
         modules: what this plugin's ``ddcore_student_modules`` made. New in 1.1.
         generator: drawn anew for each student, step and part of a batch. New in 1.2.
 
-    Returns:
-        ``Term(name, value, weight)``: ``weight * value`` is added to the labels' own loss. The value is a scalar, a mean over
-        the rows, so that parts add up by their size. None adds nothing.
-
-    Do not call ``backward``: the loop does. Implemented by ``kd``, most other student plugins and the student
-    template of ``ddcore plugins new``. New in 1.0.
+    Returns: ``Term(name, value, weight, labels)``: ``weight * value`` is added to ``labels`` times the labels' own loss. The value is a
+        scalar, a mean over the rows, so that parts add up by their size. None adds nothing.
+    Implemented by ``kd``, most other student plugins and the student template of ``ddcore plugins new``. New in 1.0.
     """
 
 
@@ -673,7 +532,7 @@ def ddcore_protocol(name: str) -> Recipe | None:  # type: ignore[empty-body]
 
     A plugin with an entry point ``ddcore.protocols`` of the name answers it by its defaults where it is installed and not
     selected. Implemented by the core (``plain``, ``augmented``, ``learned-rate``, ``quick``, ``views``, ``views-small``,
-    ``stepwise``) and by most plugins whose papers say how they evaluate. New in 1.3.
+    ``stepwise``) and by most plugins whose papers say how they evaluate. New in 2.0.
     """
 
 
@@ -687,10 +546,8 @@ def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None
         name: of the set, one of the class attribute ``student_sets``.
         student: its number, from 0; the initial network of a number is the same for all sets.
 
-    Returns:
-        Images on any device, labels on the CPU and what they cost, a function of name, student and run alone: draw by ``run.generator``; ``run.artifact`` is
-        the finished set. None when the name is not yours.
-
+    Returns: Images on any device, labels on the CPU and what they cost, a function of name, student and run alone: draw by
+        ``run.generator``; ``run.artifact`` is the finished set. None when the name is not yours.
     Implemented by ``diagnose``. New in 1.2.
     """
 
@@ -699,7 +556,7 @@ def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None
 def ddcore_examine(  # type: ignore[empty-body]
     network: nn.Module, arm: Arm, student: int, data: StudentData, answers: Answers, run: Run
 ) -> dict[str, Tensor]:
-    """Look at a student of an evaluation when it is trained and tested.
+    """Look at a student of an evaluation when it is trained and tested. Never choose anything by what is found on the test set.
 
     Called once for each student that an evaluation trains (not in ``ddcore train``), in the process that trains it; no gradient.
 
@@ -708,26 +565,22 @@ def ddcore_examine(  # type: ignore[empty-body]
         arm: set, labels, protocol and network that it is of.
         student: its number, from 0; of its row.
         data: what it was trained on.
-        answers: its answers to the test images, or with ``--validation`` to the validation images, which ``run.real.test`` then are.
+        answers: to the test images, or with ``--validation`` to the validation images, which ``run.real.test`` then are.
 
-    Returns:
-        Numbers by name, tensors of 0 or 1 axes on any device, a function of the arguments alone. They are kept in the student's result, and shown in
-        its row's extras as ``PLUGIN.NAME``, seed by seed. None: nothing.
-
-    Never choose anything by what is found on the test set. Implemented by ``diagnose``. New in 1.2.
+    Returns: Numbers by name, tensors of 0 or 1 axes on any device, a function of the arguments alone. They are kept in the student's
+        result, and shown in its row's extras as ``PLUGIN.NAME``, seed by seed. None: nothing.
+    Implemented by ``diagnose``. New in 1.2.
     """
 
 
 @_kind("collect")
 def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
-    """Score the finished artifact; rows go to ``scores.json`` and the table.
+    """Score the finished artifact; rows go to ``scores.json`` and the table. Never choose anything on the test set.
 
-    Called once after the artifact is saved, in the driver. Never choose anything on the test set.
+    Called once after the artifact is saved, in the driver.
 
-    Returns:
-        Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
+    Returns: Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
         ``full``), unless the data are not images: then the core has no rows of its own.
-
     Implemented by the core (the honest rows). New in 1.0.
     """
 
@@ -743,7 +596,7 @@ def ddcore_log(event: str, fields: Mapping[str, Any], run: Run) -> None:
     Args:
         event: ``begin`` (what kind of run), ``step`` (of a distillation), ``expert`` and ``teacher`` (an epoch of one), ``labels``,
             ``task`` (one is done), ``warning``, ``row`` (of the scores), ``resume``, ``done``; plugins log events of their own.
-        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, what ``Row.as_json`` gives of a row.
+        fields: plain JSON values, those of the line: ``step`` and ``loss`` of a step, those of ``scores.json`` of a row.
         run: its options, place and seed; change nothing. What you keep between calls belongs to ``run.address``.
 
     Implemented by ``tensorboard`` and ``mlflow``. New in 1.2.

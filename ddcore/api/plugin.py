@@ -29,81 +29,74 @@ ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "exec
 
 
 class Plugin:
-    """What every plugin class is derived from; override what is not so.
+    """What every plugin class is derived from; override what is not so."""
 
-    Attributes:
-        role: one of ``ROLES``; a run has exactly one matcher.
-        summary: one line.
-        paper: title, venue, arXiv id.
-        modality: what the data may be: images, text, graphs, features.
-        view_phases, augment_phases, settings: where ``ddcore_view``, ``ddcore_augment``, ``ddcore_setting`` apply.
-        initializers, labellers: names offered for ``--init`` and ``--labels``; the first is what the plugin suggests.
-        suggests, suggests_labels: the initialiser that runs start from, and the rule that labels, unless told otherwise, if not
-            the first offered; may be the core's; empty: it suggests none.
-        label_kinds: the kind of labels that a labeller makes, where it is not called like that: it says which protocol is meant.
-        protocols: names that ``ddcore_protocol`` answers. An entry point ``ddcore.protocols`` for each lets it be asked for where the
-            plugin is not selected; see ``suggests_protocol``.
-        student_sets: names that ``ddcore_student_data`` answers, for ``run.score``.
-        datasets, networks, executors: names offered for ``--dataset``, ``--network``, ``--executor``.
-        packs: modality packs that it stands on: plugins of role ``data``, selected with it, whose modules it may import.
-        probe_file: of a modality pack: file in its package with a matcher that the contract kit tries plugins of the modality with.
-        students: of a matcher on other data than images: networks that score its sets unless ``--eval-network`` names others; empty:
-            all that the run's plugins offer.
-        moved: option that it had once to where that is now, ``{"width": "graphs.width"}``: the old one is refused by name, and
-            what was saved under it is read as the new.
-        asks: of a matcher: what it asks of enhancements, for example ``view:match``; else it would be ignored. Of each
-            ``setting:NAME`` among them the value must change what its steps do.
-        learns: of a matcher: roles of what it learns.
-        steps: of a matcher: default outer steps.
-        needs: what has to be there: ``trajectories``, ``teachers``, or words of a matcher's ``asks`` or ``provides``.
-        may_need: assets that only some option values need: see ``assets``.
-        gives_way: of a matcher: beside another matcher it is an enhancement; its ``ddcore_learn`` is not asked, and what it
-            suggests for labels is not heard.
-        provides: words that other plugins' ``needs`` may name.
-        conflicts: plugin name to the reason why the two do not go together.
-        assumes: fact about the data (``mirror_symmetric``) to the reason why the method needs it: a warning where not so.
-        whole_batches: whether its student loss compares the rows of a batch, so that batches are not cut into parts.
-        neutral: option values under which the plugin changes nothing.
-        tiny: option values under which a step on a few 8x8 images is cheap, for the contract kit.
-        presets: TOML resource in the plugin's package with settings per data set and images per class.
-        api: hook API version it was written for.
-    """
-
-    role: ClassVar[str] = "enhancement"
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    modality: ClassVar[frozenset[str]] = frozenset({"images"})
-    view_phases: ClassVar[tuple[str, ...]] = ()
-    augment_phases: ClassVar[tuple[str, ...]] = ()
-    settings: ClassVar[tuple[str, ...]] = ()
-    initializers: ClassVar[tuple[str, ...]] = ()
-    labellers: ClassVar[tuple[str, ...]] = ()
-    suggests: ClassVar[str | None] = None
-    suggests_labels: ClassVar[str | None] = None
-    label_kinds: ClassVar[Mapping[str, str]] = {}
-    protocols: ClassVar[tuple[str, ...]] = ()
-    student_sets: ClassVar[tuple[str, ...]] = ()
-    datasets: ClassVar[tuple[str, ...]] = ()
-    networks: ClassVar[tuple[str, ...]] = ()
-    executors: ClassVar[tuple[str, ...]] = ()
-    packs: ClassVar[tuple[str, ...]] = ()
-    probe_file: ClassVar[str | None] = None
-    students: ClassVar[tuple[str, ...]] = ()
+    role: ClassVar[str] = "enhancement"  # one of ROLES; a run has exactly one matcher
+    summary: ClassVar[str] = ""  # one line
+    paper: ClassVar[str] = ""  # title, venue, arXiv id
+    modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what the data may be: images, text, graphs, features
+    api: ClassVar[str] = (
+        hookspecs.API_VERSION
+    )  # written for this hook API; ``plugins check`` wants it in the class itself
+    presets: ClassVar[str | None] = (
+        None  # TOML resource in the plugin's package: settings per data set and images per class
+    )
+    neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
+    tiny: ClassVar[
+        Mapping[str, object]
+    ] = {}  # and under which a step on a few 8x8 images is cheap, for the contract kit
+    # Option that it had once to where that is now, ``{"width": "graphs.width"}``: refused by name, and read in what was saved.
     moved: ClassVar[Mapping[str, str]] = {}
+
+    # ---- what goes together ----
+    needs: ClassVar[tuple[str, ...]] = ()  # ``trajectories``, ``teachers``, or words of a matcher's ``asks``
+    may_need: ClassVar[tuple[str, ...]] = ()  # assets that only some option values need: see ``assets``
+    conflicts: ClassVar[Mapping[str, str]] = {}  # plugin name to the reason why the two do not go together
+    assumes: ClassVar[
+        Mapping[str, str]
+    ] = {}  # fact about data (``mirror_symmetric``) to why it is needed: a warning if not so
+    packs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # plugins of role ``data`` that it stands on, selected with it; it may import them
+    probe_file: ClassVar[str | None] = (
+        None  # of a pack: file beside its class with a matcher that the contract kit tries plugins with
+    )
+
+    # ---- of a matcher ----
+    # What it asks of enhancements, as ``view:match``, and nothing else is heard; each ``setting:NAME`` must change what steps do.
     asks: ClassVar[tuple[str, ...]] = ()
-    learns: ClassVar[tuple[str, ...]] = ()
-    steps: ClassVar[int | None] = None
-    needs: ClassVar[tuple[str, ...]] = ()
-    may_need: ClassVar[tuple[str, ...]] = ()
+    learns: ClassVar[tuple[str, ...]] = ()  # roles of what it learns
+    steps: ClassVar[int | None] = None  # default outer steps
+    students: ClassVar[
+        tuple[str, ...]
+    ] = ()  # of other data than images: networks that score its sets; empty: all on offer
+    # Beside another matcher it is an enhancement: its ``ddcore_learn`` is not asked, what it suggests for labels is not heard.
     gives_way: ClassVar[bool] = False
-    provides: ClassVar[tuple[str, ...]] = ()
-    conflicts: ClassVar[Mapping[str, str]] = {}
-    assumes: ClassVar[Mapping[str, str]] = {}
-    whole_batches: ClassVar[bool] = False
-    neutral: ClassVar[Mapping[str, object]] = {}
-    tiny: ClassVar[Mapping[str, object]] = {}
-    presets: ClassVar[str | None] = None
-    api: ClassVar[str] = hookspecs.API_VERSION
+
+    # ---- where hooks apply, and names they answer to ----
+    view_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_view``
+    augment_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_augment``
+    settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
+    initializers: ClassVar[
+        tuple[str, ...]
+    ] = ()  # for ``--init`` and ``--baseline``; the first is what it suggests, but for
+    suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
+    labellers: ClassVar[tuple[str, ...]] = ()  # for ``--labels``; the first is what it suggests, but for
+    suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
+    label_kinds: ClassVar[
+        Mapping[str, str]
+    ] = {}  # labeller to the kind it makes, if not called like it: says which protocol
+    protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
+    student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``run.score``
+    datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
+    networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
+    executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
+    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each (see
+    # ``ddcore.sets.decoders``), so that its sets open where it is not selected.
+    decoders: ClassVar[Mapping[str, Any]] = {}
+    whole_batches: ClassVar[bool] = (
+        False  # whether its student loss compares rows, so that batches are not cut into parts
+    )
 
     def cost(self, run: Any) -> Any:
         """Of a matcher: what an outer step costs (``ddcore.Cost``), for the estimate before a run."""
@@ -139,6 +132,13 @@ class Plugin:
         A protocol's epochs become steps by it; where the rows turn out otherwise, the steps stay.
         """
         return count
+
+    def label_factor(self) -> float:
+        """What this plugin's terms multiply the labels' own loss by, ``Term.labels``, as known before any training.
+
+        An option ``label_weight``, where a plugin has one, is taken for it. 0: students do not learn their labels.
+        """
+        return float(getattr(self, "label_weight", 1.0))
 
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
         """The optimiser of what ``ddcore_student_modules`` made, made once when a student begins or goes on.

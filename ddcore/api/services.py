@@ -7,7 +7,7 @@ Shape letters: B rows of a batch, N rows of a set, C H W pixels, K classes, P we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
-    from ddcore.api.types import Arm, Batch, Progress, Row, Seen, Segment, Task, Transform, View, Vote
+    from ddcore.api.types import Arm, Batch, Progress, Row, Seen, Segment, Task, Transform, Vote
     from ddcore.config import Config
     from ddcore.randomness import Key
     from ddcore.storage.checkpoints import Checkpoints
@@ -70,16 +70,8 @@ class Source(Protocol):
         """Height and width in pixels; of text L."""
 
     @property
-    def vocabulary(self) -> int | None:
-        """Of text: how many tokens there are."""
-
-    @property
     def mirror_symmetric(self) -> bool:
         """Whether the mirror image of an image is a plausible member of its class."""
-
-    @property
-    def carved(self) -> tuple[float, int] | None:
-        """Share and seed of ``--validation``, where the test part is train images."""
 
     @property
     def fingerprint(self) -> str:
@@ -91,9 +83,6 @@ class Source(Protocol):
 
     def counts(self) -> list[int]:
         """Train samples of each class."""
-
-    def summary(self) -> dict[str, Any]:
-        """What records say about the data, as JSON values."""
 
 
 class Normalisation(Protocol):
@@ -109,14 +98,11 @@ class Normalisation(Protocol):
     def inverse(self, images: Tensor) -> Tensor:
         """What ``apply`` maps to these; not clamped."""
 
+    def header(self) -> dict[str, Any]:
+        """JSON values that say which map it is."""
+
     def clamped(self, images: Tensor) -> Tensor:
         """The nearest images (B, C, H, W) whose ``inverse`` lies in [0, 1]."""
-
-    def header(self) -> dict[str, Any]:
-        """JSON values that, with ``tensors``, describe the map completely."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What is too large for a header."""
 
 
 class RealPart(Samples, Protocol):
@@ -174,39 +160,7 @@ class Labels(Protocol):
     def class_count(self) -> int:
         """K."""
 
-    @property
-    def own_views(self) -> bool:
-        """Whether it says how images are changed before a student sees them, so that nothing else may."""
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How a student learns from them: ``loss`` and its numbers."""
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of what is stored, without the container's header."""
-
-    @property
-    def model_bytes(self) -> int:
-        """Bytes of the networks among it."""
-
-    @property
-    def online(self) -> bool:
-        """Whether ``answered`` has to be asked."""
-
     def __len__(self) -> int: ...
-
-    def views(self, epoch: int, count: int, batch_size: int, generator: Generator) -> Iterator[View]:
-        """The batches of an epoch."""
-
-    def targets(self, view: View, images: Tensor | None) -> dict[str, Tensor]:
-        """What the student is told about a view, by names of ``ddcore.api.types.TARGETS``, each with leading axis B."""
-
-    def changed(self, view: View, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) of a view as it wants them, from those of ``view.fetched``."""
-
-    def answered(self, batch: Batch) -> Batch:
-        """A batch after all that changes it, with what can only be told of it then."""
 
 
 @frozen(eq=False)
@@ -215,12 +169,12 @@ class StudentData:
 
     Attributes:
         images: (N, C, H, W) normalised, or samples that are fetched by index.
-        labels: of the N images.
+        labels: ``ddcore.labels.Labels`` of the N images.
         bytes: what they cost, by ``images``, ``labels``, ``models`` and ``total``; empty: as much as so many real images of uint8.
     """
 
     images: Tensor | Samples
-    labels: Labels
+    labels: Any
     bytes: Mapping[str, int] = field(factory=dict)
 
 
@@ -242,13 +196,10 @@ class Executor(Protocol):
     """Does tasks somewhere."""
 
     def map(self, run_url: str, tasks: Sequence[Mapping[str, Any]], jobs: int, done: Callable[[str], None]) -> None:
-        """Do every task; each leaves its result in the run's ``checkpoints`` folder.
+        """Do every task, ``jobs`` at a time at most; ``done`` is called in this process with each finished task's key.
 
-        Args:
-            run_url: the run directory, from whose ``run.json`` a worker rebuilds everything.
-            tasks: descriptions, as ``ddcore.runs.work`` reads them.
-            jobs: how many at a time, at most.
-            done: called in this process with each finished task's key.
+        A worker rebuilds everything from the ``run.json`` of ``run_url``; ``ddcore.runs.work`` reads descriptions of tasks and leaves
+        results in the run's ``checkpoints`` folder.
         """
 
 
@@ -486,10 +437,6 @@ class Run(Protocol):
         """The real data, normalised, on the run's device."""
 
     @property
-    def of_images(self) -> bool:
-        """Whether the data are images."""
-
-    @property
     def normalisation(self) -> Normalisation:
         """What maps [0, 1] to the space in which everything is trained and distilled."""
 
@@ -533,7 +480,7 @@ class Run(Protocol):
         """A stretch to imitate, as enhancements change it."""
 
     def decoder(self, spec: Sequence[Mapping[str, Any]]) -> Decoder:
-        """How stored tensors become samples, by operations of the core and of selected plugins."""
+        """How stored tensors become samples, by operations of the core and of plugins."""
 
     @property
     def trajectories(self) -> Trajectories:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddcore.errors import InputError, near
-from ddcore.storage.places import canonical, sha256_of
 
 MATCH, INNER, STUDENT_STEP = "match", "inner", "student_step"
 EXPERT, LABEL, EVALUATE = "expert", "label", "evaluate"
@@ -20,10 +19,9 @@ PHASES = (MATCH, INNER, STUDENT_STEP, EXPERT, LABEL, EVALUATE)
 """Where batches are used: matched with real ones; inner training of a network on the synthetic set (dc); steps of an
 unrolled student (mtt); training experts; labelling; training students on a finished set."""
 
-SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight", "student.label_weight"})
+SETTINGS = frozenset({"student_step.batch", "match.crop_scale", "match.variance_weight"})
 """Numbers of a stage that enhancements may change through ``ddcore_setting``; a matcher lists those it asks in ``asks``: rows of
-an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics; weight
-of the labels' own loss in a student's."""
+an unrolled student's step; least area of a crop of synthetic images; weight of variances in the loss of batch statistics."""
 
 TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
 """The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;
@@ -144,11 +142,13 @@ class Term:
         name: for records.
         value: scalar with a gradient path to the student.
         weight: what it is multiplied by.
+        labels: what the labels' own loss is multiplied by, for this term's sake; factors of several terms multiply.
     """
 
     name: str
     value: Tensor
     weight: float = 1.0
+    labels: float = 1.0
 
 
 @frozen(eq=False)
@@ -192,6 +192,33 @@ class Learn:
     def named(self, role: str) -> dict[str, Tensor]:
         """The tensors of one role."""
         return {name: self.tensors[name] for name, of in self.roles.items() if of == role}
+
+
+class Companion:
+    """What a plugin has beside one task, from its first step to its last; write what is needed, the rest does nothing.
+
+    Attributes:
+        state: tensors, numbers, strings, lists, dicts, Modules and Optimizers by name, saved in checkpoints and filled at a resume.
+    """
+
+    def __init__(self, **state: Any) -> None:
+        self.state = state
+
+    def after_step(self, step: int, loss: float | None) -> None:
+        """Look at what an outer step left; writing to learned tensors is ``ddcore_project``'s. Grad off.
+
+        Args:
+            step: 0-based.
+            loss: the sum of the step's losses; None when the matcher skipped it and nothing moved.
+        """
+
+    def finish(self, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Change what the task hands on when its last step is done; None leaves it. Grad off.
+
+        Args:
+            tensors: by name, as ``Learn.tensors``, detached copies on the CPU; of the same names and there has to be the answer.
+        """
+        return None
 
 
 @frozen(eq=False)
@@ -260,13 +287,6 @@ class Arm:
     labels: str
     protocol: str
     network: str
-
-    def task(self, student: int, artifact: str) -> Task:
-        """The task of one seed; ``artifact`` tells its results from those for another artifact in the same folder."""
-        options = {**attrs.asdict(self), "student": student, "artifact": artifact}
-        name = sha256_of(canonical(options))[:12]
-        key = f"evaluate-{self.set}-{self.labels}-{student}-{name}"
-        return Task("evaluate", key, 1, index=student, options=options)
 
 
 @frozen(eq=False)
@@ -353,11 +373,6 @@ class Cost:
     second_order: int = 0
     weights_kept: int = 1
 
-    @property
-    def forward_passes(self) -> int:
-        """In units of one image forward."""
-        return self.forward + 3 * self.backward + 9 * self.second_order
-
 
 class Network(Protocol):
     """A classifier of the zoo: logits by calling it, features by ``embed``."""
@@ -440,18 +455,3 @@ class Row:
     metric: str = "accuracy"
     better: Literal["larger", "smaller"] = "larger"
     extra: Mapping[str, Any] = field(factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """The contract's object: mean and population-free std (n - 1; 0 for one value) beside every value.
-
-        They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another, and ``better`` where it is ``smaller``.
-        """
-        values = torch.tensor(self.values, dtype=torch.float64)
-        std = float(values.std()) if len(values) > 1 else 0.0
-        accuracy = {"mean": float(values.mean()), "std": std, "values": list(self.values)}
-        known = {
-            k: getattr(self, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")
-        }
-        other = {} if self.metric == "accuracy" else {"metric": self.metric}
-        other |= {} if self.better == "larger" else {"better": self.better}
-        return {**known, "bytes": dict(self.bytes), "accuracy": accuracy, **other, **self.extra}

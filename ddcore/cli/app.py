@@ -177,11 +177,12 @@ def _finish(made: Any, as_json: bool) -> None:
 
 def _distil(made: Any, as_json: bool) -> None:
     from ddcore.commands.reproduce import compare, comparison_text, reproduction_of  # imports torch
+    from ddcore.composing.tables import row_json, scores_table
     from ddcore.runs.distil import distil
 
     reproduction = reproduction_of(made)
     rows = distil(made)
-    answer = {"run": made.place.url, "artifact": (made.place / "artifact").url, "rows": [r.as_json() for r in rows]}
+    answer = {"run": made.place.url, "artifact": (made.place / "artifact").url, "rows": [row_json(r) for r in rows]}
     text = scores_table(rows)
     if reproduction is not None:
         answer["reproduction"] = compare(made, reproduction, rows)
@@ -322,10 +323,11 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
     only printed.
     """
     from ddcore.commands.evaluating import evaluate_folder  # imports torch
+    from ddcore.composing.tables import row_json
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
     rows = evaluate_folder(artifact, given, context.meta["ddcore.selection"], trust=trust)
-    emit(as_json, {"artifact": artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+    emit(as_json, {"artifact": artifact, "rows": [row_json(r) for r in rows]}, lambda: scores_table(rows))
 
 
 @ddcore_command.command(cls=RelabelCommand)
@@ -397,18 +399,20 @@ def train(
 
 def _evaluate(run: Any, as_json: bool) -> None:
     from ddcore.commands.evaluating import evaluate_on  # imports torch
+    from ddcore.composing.tables import row_json
     from ddcore.sets.packed import load_either
 
     with run.tasks.stoppable():
         rows = evaluate_on(run, load_either(run.of_artifact))
-    emit(as_json, {"artifact": run.of_artifact, "rows": [r.as_json() for r in rows]}, lambda: scores_table(rows))
+    emit(as_json, {"artifact": run.of_artifact, "rows": [row_json(r) for r in rows]}, lambda: scores_table(rows))
 
 
 def _train(run: Any, as_json: bool) -> None:
     from ddcore.commands.train import train as trained  # imports torch
+    from ddcore.composing.tables import row_json, scores_table
 
     rows = trained(run)
-    answer = {"run": run.place.url, "rows": [r.as_json() for r in rows], "warnings": run.tasks.reporter.warnings}
+    answer = {"run": run.place.url, "rows": [row_json(r) for r in rows], "warnings": run.tasks.reporter.warnings}
     emit(as_json, answer, lambda: scores_table(rows))
     if not as_json:
         run.say(f"run: {run.place.url} (students/, scores.json, report.html)")

@@ -20,6 +20,7 @@ from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
 from ddcore.composing.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
 from ddcore.composing.selection import Setup
+from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, OptionError, near
 from ddcore.runs.builtin import Core
 from ddcore.runs.run import Run
@@ -258,7 +259,7 @@ def compare(run: Run, about: Mapping[str, Any], rows: Sequence[Row]) -> dict[str
         a published figure, ``distance``: ours less it in ``points`` of a hundredth and in published ``deviations``.
     """
     row = distilled_row(run, rows)
-    ours = row.as_json()["accuracy"]
+    ours = row_json(row)["accuracy"]
     measured = {"labels": row.labels, "protocol": row.protocol, "network": row.network, "students": len(row.values)}
     found = {**about, "ours": {"accuracy": ours["mean"], "std": ours["std"], **measured}}
     published = about["published"]

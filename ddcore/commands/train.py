@@ -8,6 +8,7 @@ are kept, so that a student may be the next one's teacher (``--teacher FILE``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from ddcore.commands.taken import taken
 from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
+from ddcore.composing.tables import row_json
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
@@ -327,7 +329,8 @@ def _check_counts(run: TrainingRun) -> None:
 
 
 def _check_foreign(run: TrainingRun) -> None:
-    if run.foreign is not None and run.labeller == "hard" and run.setting("student.label_weight", 1.0):
+    learned = math.prod(plugin.label_factor() for _, plugin in student_shapers(run.plugins))
+    if run.foreign is not None and run.labeller == "hard" and learned:
         way_out = "add kd3, or kd with --kd.label-weight 0, or let teachers label them by --labels averaged"
         raise OptionError(
             f"labels of {run.lesson.on!r} are not those of {run.config.dataset!r}, and students would learn them: {way_out}"
@@ -355,8 +358,8 @@ def _train(run: TrainingRun) -> list[Row]:
         warn_of_set(run, run.taught_on)
     rows = marked(run, rows)
     for row in rows:
-        run.log("row", **row.as_json())
-    scores = {"dataset": run.source.summary(), "rows": [r.as_json() for r in rows], "warnings": run.tasks.warned()}
+        run.log("row", **row_json(row))
+    scores = {"dataset": run.source.summary(), "rows": [row_json(r) for r in rows], "warnings": run.tasks.warned()}
     scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)

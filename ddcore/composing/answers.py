@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 
 from ddcore import devices
 from ddcore.api.services import StudentData
-from ddcore.api.types import Batch, Learn, Row, Segment, Synthetic, Task, Term, Transform, Vote
+from ddcore.api.types import Batch, Companion, Learn, Loss, Row, Segment, Synthetic, Task, Term, Transform, Vote
 from ddcore.data.source import Source
-from ddcore.errors import PluginError
+from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.labels import Labels
+from ddcore.sets.decoders import is_operation
 
 T = TypeVar("T")
 MIX = {"mixed", "lam"}
@@ -263,6 +264,14 @@ def tasks(answer: object, who: str) -> list[Task]:
     return found
 
 
+def companion(answer: object, who: str) -> Companion:
+    """What goes with a task."""
+    found = _kind(answer, Companion, who, "a Companion")
+    if not isinstance(getattr(found, "state", None), dict):
+        raise PluginError(f"{who} returned a companion without a state: call super().__init__() in its own __init__")
+    return found
+
+
 def module(answer: object, who: str) -> nn.Module:
     """Something to train."""
     return _kind(answer, nn.Module, who, "a torch Module")
@@ -303,8 +312,8 @@ def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
 
 def operation(answer: object, who: str) -> Any:
     """Something that decodes."""
-    if not (callable(getattr(answer, "count", None)) and callable(getattr(answer, "sample", None))):
-        raise PluginError(f"{who} returned {_name(answer)} where an operation is due: give it count and sample")
+    if not is_operation(answer):
+        raise PluginError(f"{who} gives {_name(answer)} where an operation is due: give it count and sample")
     return answer
 
 
@@ -315,9 +324,24 @@ def finite(tensor: Tensor, who: str) -> Tensor:
     return tensor
 
 
-def loss(answer: Tensor, who: str, device: torch.device) -> Tensor:
-    """What a matcher yields lies where its run computes."""
-    return _lies(answer, device, who, "a loss")
+def yielded(answer: object, who: str, matcher: str, step: int, device: torch.device) -> float:
+    """The value of a loss that a matcher yields at a step: a finite scalar with a graph, where its run computes.
+
+    Raises:
+        NonFiniteLoss: it is NaN or infinite.
+    """
+    if not torch.is_grad_enabled():
+        raise PluginError(f"{who} yielded inside no_grad at step {step}: leave the block before you yield")
+    if not isinstance(answer, Loss) or answer.value.numel() != 1:
+        raise PluginError(f"{who} yielded {_name(answer)} at step {step}: yield Loss(scalar)")
+    _lies(answer.value, device, who, "a loss")
+    value = float(answer.value.detach())
+    if not torch.isfinite(answer.value.detach()).all():
+        raise NonFiniteLoss(
+            f"the loss that {who} yields became {value} at step {step}; the last good checkpoint is kept: "
+            f"try a smaller learning rate (`ddcore plugins show {matcher}` lists it), then run again into a new --out"
+        )
+    return value
 
 
 def _knows(network: nn.Module, device: torch.device, who: str) -> nn.Module:

@@ -15,6 +15,7 @@ from ddcore.api.types import (
     Answers,
     Arm,
     Batch,
+    Companion,
     Learn,
     Loss,
     Progress,
@@ -30,7 +31,7 @@ from ddcore.api.types import (
     Vote,
 )
 from ddcore.composing import answers
-from ddcore.composing.dispatch import NO_STATE, Dispatch, PerPlugin
+from ddcore.composing.dispatch import Dispatch, PerPlugin
 from ddcore.data.source import Source
 from ddcore.labels import Labels
 
@@ -63,10 +64,6 @@ class Hooks(Dispatch):
         given: dict[str, Any] = {"name": name, "classes": classes, "task": task, "generator": generator, "run": run}
         found = self.by_name("ddcore_initialize", check=lambda a, who: answers.images(a, who, due), **given)
         return found  # type: ignore[no-any-return]
-
-    def decoder(self, name: str) -> Any | None:
-        """An operation of decoders."""
-        return self.by_name("ddcore_decoder", check=answers.operation, name=name)
 
     def label(self, name: str, images: Tensor, classes: Tensor, run: Run) -> Labels | None:
         """Labels of any images."""
@@ -125,9 +122,9 @@ class Hooks(Dispatch):
         given: dict[str, Any] = {"task": task, "images": images, "run": run}
         return self.one("ddcore_learn", check=partial(answers.learn, device=run.device), **given)  # type: ignore[no-any-return]
 
-    def state(self, task: Task, learn: Learn, run: Run) -> dict[str, dict[str, Any]]:
-        """What each enhancement keeps across steps, by plugin."""
-        return self.collect("ddcore_state", task=task, learn=learn, run=run)
+    def companions(self, task: Task, learn: Learn, run: Run) -> dict[str, Companion]:
+        """What goes with a task, by plugin."""
+        return self.collect("ddcore_companion", check=answers.companion, task=task, learn=learn, run=run)
 
     def matching_loss(self, task: Task, step: int, learn: Learn, run: Run) -> Iterator[Loss]:
         """The losses of a step, as they are yielded."""
@@ -177,22 +174,26 @@ class Hooks(Dispatch):
         """A learned tensor as plugins put it back after its optimiser's step; the matcher's bounds last.
 
         Args:
-            about: ``before``, ``name``, ``role``, ``task``, ``state`` and ``run`` of the hook.
+            about: ``before``, ``name``, ``role``, ``task``, ``companion`` and ``run`` of the hook.
         """
         about["check"] = answers.projected
         after = self.chain("ddcore_project", after, only=lambda plugin: plugin is not matcher, **about)
         return self.chain("ddcore_project", after, only=lambda plugin: plugin is matcher, **about)  # type: ignore[no-any-return]
 
-    def step_end(self, task: Task, step: int, learn: Learn, state: PerPlugin, loss: float | None, run: Run) -> None:
-        """Enhancements look at what a step left."""
-        self.observe("ddcore_step_end", task=task, step=step, learn=learn, state=state, loss=loss, run=run)
+    def after_step(self, companions: Mapping[str, Companion], step: int, loss: float | None) -> None:
+        """Companions look at what a step left, in command-line order."""
+        for plugin, companion in companions.items():
+            with self.noted("Companion.after_step", plugin):
+                companion.after_step(step, loss)
 
-    def finish(
-        self, tensors: dict[str, Tensor], task: Task, learn: Learn, run: Run, state: PerPlugin = NO_STATE
-    ) -> dict[str, Tensor]:
-        """What a task hands on, as enhancements change it."""
-        given: dict[str, Any] = {"task": task, "learn": learn, "state": state, "run": run}
-        return self.chain("ddcore_finish", tensors, check=answers.finished, **given)  # type: ignore[no-any-return]
+    def finish(self, companions: Mapping[str, Companion], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a task hands on, as companions change it in command-line order."""
+        for plugin, companion in companions.items():
+            with self.noted("Companion.finish", plugin):
+                changed = companion.finish(tensors)
+            if changed is not None:
+                tensors = answers.finished(changed, tensors, self.source("Companion.finish", plugin))
+        return tensors
 
     # ---- the set ----
 

@@ -312,8 +312,10 @@ def checked(cls: object, who: str) -> type:
         )
     theirs, ours = (tuple(int(n) for n in version.split(".")) for version in (cls.api, hookspecs.API_VERSION))
     if theirs[0] != ours[0] or theirs > ours:
+        of_its_own = "upgrade the plugin, or change it as CONTRIBUTING's hook reference says and then its api"
+        way_out = f"upgrade {CORE_DISTRIBUTION}" if theirs > ours else of_its_own
         raise PluginError(
-            f"{who} was written for hook API {cls.api}, this ddcore offers {hookspecs.API_VERSION}: upgrade {CORE_DISTRIBUTION}"
+            f"{who} was written for hook API {cls.api}, this ddcore offers {hookspecs.API_VERSION}: {way_out}"
         )
     if cls.role not in ROLES:
         raise PluginError(f"{who} has role {cls.role!r}: {near(cls.role, ROLES)}")

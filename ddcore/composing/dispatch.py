@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pluggy
@@ -151,14 +152,20 @@ class Dispatch:
     def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         plugin = impl.plugin_name
         own = {n: v(plugin) if isinstance(v := arguments[n], PerPlugin) else v for n in impl.argnames}
-        try:
+        with self.noted(hook, plugin):
             answer = impl.function(**own)
-            self.asked[plugin] += answer is not None or hook != LOOKED_UP
-            return answer
+        self.asked[plugin] += answer is not None or hook != LOOKED_UP
+        return answer
+
+    @contextmanager
+    def noted(self, hook: str, plugin: str) -> Iterator[None]:
+        """A stretch in which a plugin's own code runs: whatever it raises says whose it is."""
+        try:
+            yield
         except DdcoreError:
             raise
         except Exception as error:
-            error.add_note(f"in {self.source(hook, impl.plugin_name)}")
+            error.add_note(f"in {self.source(hook, plugin)}")
             raise
 
     def _check(self, hook: str, kind: str) -> None:
@@ -186,5 +193,5 @@ class PerPlugin:
         return self._make(plugin)
 
 
-NO_STATE = PerPlugin(lambda plugin: {})
-"""What plugins kept across steps, where there is nothing."""
+ALONE = PerPlugin(lambda plugin: None)
+"""Plugins' companions, where a task has none."""

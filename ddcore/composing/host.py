@@ -36,6 +36,10 @@ class Host(Run, Protocol):
         """The selected plugins' hooks."""
 
     @property
+    def of_images(self) -> bool:
+        """Whether the data are images."""
+
+    @property
     def source(self) -> Source:
         """The real data as loaded."""
 

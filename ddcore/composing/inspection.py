@@ -167,7 +167,6 @@ def show(name: str) -> dict[str, Any]:
         "needs",
         "packs",
         "students",
-        "provides",
     )
     words = {n: sorted(getattr(cls, n)) for n in declared if getattr(cls, n)}
     options = [

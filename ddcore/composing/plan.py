@@ -34,10 +34,7 @@ CORE_ASKS = (
     "adapt_student",
     "student_data",
     "examine",
-    "setting:student.label_weight",
-    "state",
-    "step_end",
-    "finish",
+    "companion",
     "store",
     "log",
 )
@@ -145,7 +142,7 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     if not plugin.modality & matcher.modality:
         return f"{name!r} works on {_words(plugin.modality)}, {matcher_name!r} on {_words(matcher.modality)}"
     asked = asked_by(matcher)
-    there = {*asked, *matcher.provides, *matcher.needs, TEACHERS}
+    there = {*asked, *matcher.needs, *matcher.may_need, TEACHERS}
     missing = [need for need in plugin.needs if need not in there]
     if missing:
         return f"{name!r} needs {_words(missing)}, which {matcher_name!r} does not offer"
@@ -229,7 +226,7 @@ def _stages_of_images(
     )
     stages += [
         Stage(stage, what, name, changing)
-        for stage, what in (("segment", "an expert's"), ("finish", "last step's"), ("store", "as learned"))
+        for stage, what in (("segment", "an expert's"), ("companion", "beside each task"), ("store", "as learned"))
         if (changing := tuple(p for p, plugin in plugins.items() if offers(plugin) & asked_by(matcher) & {stage}))
     ]
     stages.append(Stage("label", *label))
@@ -257,9 +254,7 @@ def students_of(matcher: Any, plugins: Mapping[str, Any]) -> tuple[str, ...]:
     return matcher.students or tuple(network for plugin in plugins.values() for network in plugin.networks)
 
 
-STUDENT_SHAPING = frozenset(
-    {"augment:evaluate", "student_loss", "student_rows", "adapt_student", "setting:student.label_weight"}
-)
+STUDENT_SHAPING = frozenset({"augment:evaluate", "student_loss", "student_rows", "adapt_student"})
 """By which plugins shape how students are trained."""
 OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
 """What no step of a distillation asks for, because it is about students."""
@@ -267,7 +262,6 @@ ASKED_LATER = OF_STUDENTS | {
     "evaluate",
     "network",
     "initialize",
-    "finish",
     "store",
     "expert_loss",
     "expert_optimizer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddcore.storage.printing import printable_line
 
@@ -30,6 +30,23 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def row_json(row: Row) -> dict[str, Any]:
+    """A row as ``scores.json`` has it: mean and population-free std (n - 1; 0 for one value) beside every value.
+
+    They stand under ``accuracy``, whatever was measured; ``metric`` is named where it is another, and ``better``
+    where it is ``smaller``.
+    """
+    import torch  # not where only --help is asked for
+
+    values = torch.tensor(row.values, dtype=torch.float64)
+    std = float(values.std()) if len(values) > 1 else 0.0
+    accuracy = {"mean": float(values.mean()), "std": std, "values": list(row.values)}
+    known = {k: getattr(row, k) for k in ("set", "protocol", "network", "labels", "ipc", "steps", "seconds", "note")}
+    other = {} if row.metric == "accuracy" else {"metric": row.metric}
+    other |= {} if row.better == "larger" else {"better": row.better}
+    return {**known, "bytes": dict(row.bytes), "accuracy": accuracy, **other, **row.extra}
+
+
 def scores_table(rows: Sequence[Row]) -> str:
     """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and
     notes.
@@ -42,7 +59,7 @@ def scores_table(rows: Sequence[Row]) -> str:
     headings = ["set", "labels", "ipc", "bytes", "network", "protocol", score, "seeds", "steps", "seconds"]
     cells = []
     for row in rows:
-        accuracy = row.as_json()["accuracy"]
+        accuracy = row_json(row)["accuracy"]
         cells.append(
             [
                 row.set,

@@ -6,14 +6,33 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
 from ddcore.api import hooks as hookspecs
-from ddcore.api.hooks import API_VERSION, DEPRECATED, KINDS
+from ddcore.api.hooks import API_VERSION, KINDS
 
 Surface = Mapping[str, Mapping[str, Any]]
+
+
+class Deprecation(NamedTuple):
+    """Something on its way out.
+
+    Attributes:
+        since: hook API version that said so first.
+        removed_in: the major version without it.
+        instead: what to write, beginning with a verb.
+    """
+
+    since: str
+    removed_in: str
+    instead: str
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""``ddcore_hook`` or ``ddcore_hook.argument`` to what a plugin should use; it works, with a warning, until it is
+gone."""
 
 
 @frozen

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from ddcore.api.hooks import API_VERSION
 from ddcore.composing.discovery import FIRST_PARTY, installed
 from ddcore.errors import InputError, OptionError, near
 
@@ -127,6 +128,7 @@ def render(name: str, kind: str) -> dict[str, str]:
     values |= {
         "cls": "".join(part.capitalize() for part in name.split("-")),
         "summary": about.summary,
+        "api": API_VERSION,
         "idea": about.idea,
     }
     values |= {n: getattr(about, n).format(name=name) for n in ("command", "options", "composes")}

@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 from ddcore.api.hooks import hookimpl
 from ddcore.composing.recipes import RULES
 from ddcore.data.sources import knows, open_source
-from ddcore.images.selection import kcenter
 from ddcore.labels import HardLabels
 from ddcore.networks.zoo import build
 from ddcore.runs.executors import EXECUTORS
+from ddcore.scoring.baselines import kcenter_chooser
 from ddcore.scoring.evaluate import evaluate_artifact
 from ddcore.training.label_rules import label
 from ddcore.training.protocols import PROTOCOLS
@@ -52,14 +52,15 @@ class Core:
     def ddcore_initialize(
         self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run
     ) -> Tensor | None:
-        """``real``: random real images; ``noise``: normal noise; ``kcenter``: of each class, k-center on pixels."""
+        """``real``: random real images; ``noise``: normal noise; ``kcenter``: as the row of that name."""
         if name == "real":
             return for_each_class(classes, lambda c, n: run.real.sample(c, n, generator))
         if name == "noise":
             shape = (len(classes), run.real.channels, run.real.size, run.real.size)
             return torch.randn(shape, generator=generator)
         if name == "kcenter":
-            return for_each_class(classes, lambda c, n: kcenter_images(run, c, n))
+            choose, _ = kcenter_chooser(run)
+            return for_each_class(classes, lambda c, n: run.real.train.inputs(choose(c, n)))
         return None
 
     @hookimpl
@@ -86,9 +87,3 @@ def for_each_class(classes: Tensor, images_of: Any) -> Tensor:
         c: list(images_of(c, int((classes == c).sum())).cpu()) for c in sorted(set(classes.tolist()))
     }
     return torch.stack([made[c].pop(0) for c in classes.tolist()])
-
-
-def kcenter_images(run: Run, cls: int, count: int) -> Tensor:
-    """k-center on normalised pixels of one class."""
-    images = run.real.train.inputs(run.real.train.of_class(cls))
-    return images[kcenter(images.flatten(1).cpu(), count).to(images.device)]

@@ -4,33 +4,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
 
-from ddcore._version import __version__
 from ddcore.api.types import Row, Synthetic, Task
 from ddcore.composing import answers
-from ddcore.composing.discovery import packs_among
 from ddcore.composing.dispatch import CORE
-from ddcore.composing.plan import TEACHERS, TRAJECTORIES, recorded_order, warnings
+from ddcore.composing.plan import TEACHERS, TRAJECTORIES
+from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, PluginError
-from ddcore.labels import Labels, SoftLabels
 from ddcore.pages.report import write_report
 from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.refusals import check_data
+from ddcore.runs.saving import bytes_allowed, label, pack, save
 from ddcore.scoring.budget import stored
-from ddcore.scoring.evaluate import CORE_SETS, recipe_for
+from ddcore.scoring.evaluate import CORE_SETS
 from ddcore.scoring.validation import marked, warn_of_set
-from ddcore.sets.artifact import Artifact, as_stored, load_artifact, save_artifact
-from ddcore.sets.decoders import Decoder
-from ddcore.sets.packed import Packed, load_packed, pixels_of, save_packed
-from ddcore.storage.published import hashes
-from ddcore.storage.units import byte_count
-
-OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
-"""Shared options that mean nothing for other data."""
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
@@ -67,50 +59,6 @@ def _distil(run: Run) -> list[Row]:
     return rows
 
 
-def check_data(run: Run) -> None:
-    """Refuse data that the plan cannot use; warn of what the plugins assume and these data are not.
-
-    Raises:
-        InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
-    """
-    source, ipc = run.source, run.config.ipc
-    if source.modality not in run.matcher.modality:
-        raise InputError(
-            f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
-        )
-    if not run.of_images:
-        refuse_options_of_images(run)
-    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-    smallest = min(range(len(counts)), key=counts.__getitem__)
-    if ipc > counts[smallest]:
-        name = source.classes[smallest]
-        raise InputError(
-            f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
-        )
-    for warning in warnings_of(run):
-        run.warn(warning)
-
-
-def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data."""
-    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
-
-
-def refuse_options_of_images(run: Run) -> None:
-    """Stop a run on other data in which something was asked for that only images have.
-
-    Raises:
-        InputError: naming the option.
-    """
-    defaults = attrs.fields_dict(type(run.config))
-    for name in OF_IMAGES:
-        if getattr(run.config, name) != defaults[name].default:
-            raise InputError(
-                f"--{name.replace('_', '-')} is of images, and {run.config.dataset!r} holds {run.source.modality}: leave it out "
-                f"(`ddcore plugins show {run.plan.matcher}` lists what sets the size of the result and trains students)"
-            )
-
-
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
     """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined,
     sorted by class."""
@@ -139,111 +87,6 @@ def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
     return Synthetic(tensors, header["roles"], header["decoder"], together[order])
 
 
-def label(run: Run, synthetic: Synthetic) -> Labels:
-    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's,
-    of the images as they will be stored."""
-    learned = synthetic.of_role("labels")
-    if learned is not None and run.config.labels is None:
-        return SoftLabels(learned, synthetic.classes)
-    tensors, operations = as_stored(
-        pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation
-    )
-    decoder = Decoder(operations)
-    images = decoder.sample(tensors, torch.arange(decoder.count(tensors))).to(run.device, run.dtype)
-    return run.label(images, synthetic.classes.to(run.device))
-
-
-def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
-    """Write the artifact, unless an earlier part of this run did."""
-    place = run.place / "artifact"
-    if (place / "manifest.json").exists():
-        return load_artifact(place)
-    rate = synthetic.of_role("rate")
-    artifact = save_artifact(
-        place,
-        tensors=pixels_of(synthetic),
-        decoder=synthetic.decoder,
-        labels=labels,
-        classes=run.source.classes,
-        normalisation=run.normalisation,
-        recipe=recipe_for(run, labels, None if rate is None else float(rate)),
-        provenance=provenance(run),
-        source=run.source.summary(),
-        notes=[*warnings_of(run), *synthetic.notes],
-        storage_dtype=run.config.storage_dtype,
-    )
-    run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
-    if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
-        run.warn(
-            f"the set costs {artifact.nbytes['total']:,} bytes, more than --bytes {run.config.bytes}: a plugin stores more than was expected"
-        )
-    return artifact
-
-
-def bytes_allowed(run: Run) -> int | None:
-    """What ``--bytes`` says, if it was given."""
-    return None if run.config.bytes is None else byte_count(run.config.bytes)
-
-
-def pack(run: Run, synthetic: Synthetic) -> Packed:
-    """Write the artifact of data that are not images, unless an earlier part of this run did."""
-    place = run.place / "artifact"
-    if (place / "manifest.json").exists():
-        return load_packed(place)
-    packed = save_packed(
-        place,
-        synthetic,
-        kind=run.source.modality,
-        classes=run.source.classes,
-        provenance=provenance(run),
-        source=run.source.summary(),
-        notes=warnings_of(run),
-    )
-    run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
-    return packed
-
-
-def provenance(run: Run) -> dict[str, Any]:
-    """How an artifact came to be; everything in it is the same whenever the same run is done again."""
-    order, packs = recorded_order(run.plugins, run.plan.matcher), packs_among(run.plugins)
-    return {
-        "ddcore": __version__,
-        "seed": run.seed,
-        "ipc": run.config.ipc,
-        "steps": run.plan.steps,
-        "network": run.network_name,
-        **in_order(run.setup.as_json(), order),
-        **weights_of(run),
-        "plan": run.plan.as_json(),
-        "method": " + ".join([run.plan.matcher, *(n for n in order if n not in (run.plan.matcher, *packs))]),
-        "papers": [run.plugins[name].paper for name in order if run.plugins[name].paper],
-    }
-
-
-def in_order(record: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """What ``Setup.as_json`` says, with plugins, their options and the sources of those in this order."""
-
-    def rank(key: str) -> int:
-        name, dot, _ = key.partition(".")
-        return order.index(name) if name in order else len(order) if dot else -1
-
-    asked = {name.rpartition("/")[2]: name for name in record["config"]["plugins"]}
-    return {
-        **record,
-        "config": {**record["config"], "plugins": [asked[name] for name in order if name in asked]},
-        "options": {name: record["options"][name] for name in sorted(record["options"], key=lambda n: rank(f"{n}."))},
-        "sources": {key: record["sources"][key] for key in sorted(record["sources"], key=rank)},
-        "plugins": sorted(record["plugins"], key=lambda plugin: order.index(plugin["name"])),
-    }
-
-
-def weights_of(run: Run) -> dict[str, Any]:
-    """SHA-256 of the files that teachers' weights were loaded from, by name; nothing where there were none."""
-    teachers = run.options.get("teachers")
-    found = hashes(teachers.weights) if teachers is not None else {}
-    return {"weights": found} if found else {}
-
-
 def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
     rows: list[Row] = []
@@ -256,10 +99,10 @@ def evaluate(run: Run) -> list[Row]:
     if (budget := bytes_allowed(run)) is not None:
         rows = [attrs.evolve(row, extra={**row.extra, "budget": budget}) for row in rows]
     for row in rows:
-        run.log("row", **row.as_json())
+        run.log("row", **row_json(row))
     scores = {
         "dataset": run.source.summary(),
-        "rows": [row.as_json() for row in rows],
+        "rows": [row_json(row) for row in rows],
         "warnings": run.tasks.warned(),
     }
     (run.place / "scores.json").write_json(scores)

@@ -7,16 +7,16 @@ them (adapted teachers, masks) comes out the same; from there on it equals an un
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ddcore.api.types import Learn, Loss, Task
+from ddcore.api.types import Companion, Learn, Task
 from ddcore.composing import answers
-from ddcore.composing.dispatch import NO_STATE, PerPlugin
+from ddcore.composing.dispatch import ALONE, PerPlugin
 from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.runs.snapshots import keep_snapshot
@@ -36,20 +36,19 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
         Interrupted: the run was told to stop; the checkpoint is saved.
     """
     learn = begin(task, run)
-    kept = run.hooks.state(task, learn, run)
+    companions = run.hooks.companions(task, learn, run)
     state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
-    state |= {"plugins": kept} if kept else {}
+    state |= {"plugins": {name: one.state for name, one in companions.items()}} if companions else {}
     state["skipped"] = 0
-    own = PerPlugin(lambda plugin: kept.get(plugin, {}))
     first = run.checkpoints.load(task.key, state)
     keep_snapshot(task, first, learn, run)
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
         for step in range(first, task.steps):
             start = time.perf_counter()
-            loss = outer_step(task, step, learn, run, own)
+            loss = outer_step(task, step, learn, run, PerPlugin(companions.get))
             with torch.no_grad():
-                run.hooks.step_end(task, step, learn, own, loss, run)
+                run.hooks.after_step(companions, step, loss)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
             state["skipped"] += loss is None
             keep_snapshot(task, step + 1, learn, run)
@@ -65,42 +64,15 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{run.matcher_name} skipped all of the {task.steps} steps, so nothing moved: try smaller learning rates"
         )
     require_finite(learn.tensors, task.steps - 1, run)
-    return finish(task, learn, own, run), {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    tensors = finish(task, learn, companions, run)
+    return tensors, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
 
 
-def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:
-    """The matcher's loss of given images at a step, as they stand: nothing is moved.
-
-    The sum over everything that it yields, in all tasks of the run; what a task draws depends on the step, not on the images.
-
-    Args:
-        images: (N, C, H, W) normalised, of each class at least as many as the run distils.
-        classes: (N,) int64.
-
-    Returns:
-        None where the matcher yields nothing, or does not learn from so many images of given classes.
-    """
-    tasks = distillation_tasks(run)
-    if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
-        return None
-    left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
-    values: list[float] = []
-    for task in tasks:
-        wanted: list[int] = task.classes.tolist()  # type: ignore[union-attr]
-        if any(wanted.count(c) > len(left[c]) for c in left):
-            return None
-        rows = torch.tensor([left[c].pop(0) for c in wanted])
-        given = images[rows.to(images.device)].detach()
-        learn = run.hooks.learn(task, given, run)
-        values += [float(loss.value.detach()) for loss in run.hooks.matching_loss(task, step, learn, run)]
-    return sum(values) if values else None
-
-
-def finish(task: Task, learn: Learn, state: PerPlugin, run: Run) -> dict[str, Tensor]:
-    """What the task hands on: copies of the learned tensors on the CPU, as enhancements change them."""
+def finish(task: Task, learn: Learn, companions: Mapping[str, Companion], run: Run) -> dict[str, Tensor]:
+    """What the task hands on: copies of the learned tensors on the CPU, as companions change them."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learn.tensors.items()}
     with torch.no_grad():
-        changed = run.hooks.finish(tensors, task, learn, run, state)
+        changed = run.hooks.finish(companions, tensors)
     require_finite(changed, task.steps - 1, run)
     return changed
 
@@ -111,11 +83,11 @@ def begin(task: Task, run: Run) -> Learn:
     return run.hooks.learn(task, images, run)
 
 
-def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin = NO_STATE) -> float | None:
+def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlugin = ALONE) -> float | None:
     """One outer step: move the synthetic set along every loss that the matcher yields.
 
     Args:
-        state: what each plugin's ``ddcore_state`` made.
+        companions: by plugin.
 
     Returns:
         The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
@@ -126,13 +98,13 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin =
     every = list(learn.optimizers)
     _clear(learn.optimizers.values())
     for loss in run.hooks.matching_loss(task, step, learn, run):
-        value = _checked(loss, step, run)
+        value = answers.yielded(loss, f"ddcore_matching_loss of {run.matcher_name}", run.plan.matcher, step, run.device)
         total = value if total is None else total + value
         names = list(loss.update) or every
         backward(loss.value, [learn.optimizers[name] for name in names])
         if loss.update:
             moved.update(names)
-            move(learn, names, task, run, state)
+            move(learn, names, task, run, companions)
         else:
             pending.update(names)
         if both := pending & moved:
@@ -140,7 +112,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, state: PerPlugin =
             raise PluginError(
                 f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
             )
-    move(learn, [name for name in every if name in pending], task, run, state)
+    move(learn, [name for name in every if name in pending], task, run, companions)
     return total
 
 
@@ -153,7 +125,7 @@ def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def move(learn: Learn, names: Iterable[str], task: Task, run: Run, state: PerPlugin = NO_STATE) -> None:
+def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: PerPlugin = ALONE) -> None:
     """Step optimisers, then let plugins put what moved back where it belongs."""
     for name in names:
         optimizer = learn.optimizers[name]
@@ -166,32 +138,14 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run, state: PerPlu
             with torch.no_grad():
                 tensor = moved[tensor_name]
                 role = learn.roles.get(tensor_name, "")
-                about = {"before": old, "name": tensor_name, "role": role, "task": task, "state": state, "run": run}
+                about = {"before": old, "name": tensor_name, "role": role, "task": task, "run": run}
+                about["companion"] = companions
                 tensor.copy_(run.hooks.project(tensor.detach(), run.matcher, **about))
 
 
 def _clear(optimizers: Iterable[Optimizer]) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-
-
-def _checked(loss: object, step: int, run: Run) -> float:
-    if not torch.is_grad_enabled():
-        raise PluginError(
-            f"ddcore_matching_loss of {run.matcher_name} yielded inside no_grad at step {step}: leave the block before you yield"
-        )
-    if not isinstance(loss, Loss) or loss.value.numel() != 1:
-        raise PluginError(
-            f"ddcore_matching_loss of {run.matcher_name} yielded {type(loss).__name__} at step {step}: yield Loss(scalar)"
-        )
-    answers.loss(loss.value, f"ddcore_matching_loss of {run.matcher_name}", run.device)
-    value = float(loss.value.detach())
-    if not torch.isfinite(loss.value.detach()).all():
-        raise NonFiniteLoss(
-            f"the loss that ddcore_matching_loss of {run.matcher_name} yields became {value} at step {step}; the last good checkpoint is kept: "
-            f"try a smaller learning rate (`ddcore plugins show {run.plan.matcher}` lists it), then run again into a new --out"
-        )
-    return value
 
 
 def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddcore import devices, randomness
 from ddcore.api.types import SETTINGS, Batch, Progress, Task, Transform, Vote
+from ddcore.composing import answers
 from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
@@ -27,7 +28,7 @@ from ddcore.randomness import Key
 from ddcore.runs.builtin import Core
 from ddcore.runs.tasks import Tasks
 from ddcore.scoring.validation import carve
-from ddcore.sets.decoders import OPERATIONS, Decoder
+from ddcore.sets.decoders import Decoder
 from ddcore.storage.checkpoints import Checkpoints
 from ddcore.storage.keeping import machine
 from ddcore.storage.places import Place, default_cache
@@ -180,16 +181,22 @@ class Opened:
         return self.hooks.setting(name, value, progress or Progress(0, 1))
 
     def decoder(self, spec: Sequence[Mapping[str, Any]]) -> Decoder:
-        """How stored tensors become samples, by the core's operations and those of selected plugins.
+        """How stored tensors become samples, by operations of the core, of selected local files and of installed
+        plugins.
 
         Raises:
-            InputError: an operation that neither has.
+            InputError: an operation that nobody has.
+            PluginError: two selected plugins bring the same one, or something that is none.
         """
-        known = dict(OPERATIONS)
-        for name in {str(op.get("op")) for op in spec} - set(known):
-            if found := self.hooks.decoder(name):
-                known[name] = found
-        return Decoder(spec, known)
+        given: dict[str, Any] = {}
+        for name, plugin in self.plugins.items():
+            for op, operation in plugin.decoders.items():
+                if op in given:
+                    raise PluginError(
+                        f"{self.hooks.who(name)} and another plugin both bring decoder {op!r}: keep one of them"
+                    )
+                given[op] = answers.operation(operation(), f"decoders[{op!r}] of {self.hooks.who(name)}")
+        return Decoder(spec, given)
 
     def label(self, images: Tensor, classes: Tensor) -> Labels:
         """Label any images (N, C, H, W) by the run's rule; they and their classes may lie on any device,

@@ -14,7 +14,7 @@ from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.inspection import installed_matchers
 from ddcore.composing.plan import Choices, Plan, resolve
 from ddcore.errors import PluginError
-from ddcore.runs.loop import loss_of
+from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opened import Opened
 from ddcore.scoring.evaluate import score
 from ddcore.training.protocols import resolved_protocols
@@ -79,7 +79,7 @@ class Run(Opened):
             return self.hooks.segment(segment, unroll, network, task, progress, self)
 
     def matching_loss(self, images: Tensor, classes: Tensor, step: int = 0) -> float | None:
-        """The matcher's loss of given images as they stand; see ``ddcore.runs.loop.loss_of``."""
+        """The matcher's loss of given images as they stand; see ``loss_of``."""
         return loss_of(self, images, classes, step)
 
     def score(self, arms: Sequence[Arm], seeds: int | None = None) -> list[Row]:
@@ -96,3 +96,32 @@ class Run(Opened):
         """An arm under the run's first protocol, in the first network that students are tested in."""
         networks = self.config.eval_network or (self.network_name,)
         return Arm(set, labels, resolved_protocols(self)[0].name, networks[0])
+
+
+def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:
+    """The matcher's loss of given images at a step, as they stand: nothing is moved.
+
+    The sum over everything that it yields, in all tasks of the run; what a task draws depends on the step, not on the
+    images.
+
+    Args:
+        images: (N, C, H, W) normalised, of each class at least as many as the run distils.
+        classes: (N,) int64.
+
+    Returns:
+        None where the matcher yields nothing, or does not learn from so many images of given classes.
+    """
+    tasks = distillation_tasks(run)
+    if not hasattr(run.matcher, "ddcore_matching_loss") or any(task.classes is None for task in tasks):
+        return None
+    left = {c: (classes == c).nonzero()[:, 0].tolist() for c in range(len(run.source.classes))}
+    values: list[float] = []
+    for task in tasks:
+        wanted: list[int] = task.classes.tolist()  # type: ignore[union-attr]
+        if any(wanted.count(c) > len(left[c]) for c in left):
+            return None
+        rows = torch.tensor([left[c].pop(0) for c in wanted])
+        given = images[rows.to(images.device)].detach()
+        learn = run.hooks.learn(task, given, run)
+        values += [float(loss.value.detach()) for loss in run.hooks.matching_loss(task, step, learn, run)]
+    return sum(values) if values else None

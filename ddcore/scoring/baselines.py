@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ddcore.composing.plan import TRAJECTORIES
 from ddcore.images.selection import kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
 from ddcore.training import experts
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels
     from ddcore.composing.host import Host as Run
+    from ddcore.labels import Labels
     from ddcore.sets.artifact import Artifact
 
 
@@ -29,20 +30,35 @@ def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) 
 
 
 def kcenter_index(run: Run, artifact: Artifact) -> tuple[Tensor, bool]:
-    """k-center, class by class, on features of expert 0 if experts are there, else on normalised pixels.
+    """What ``kcenter_chooser`` chooses: rows of the train split, class by class, as many of each as the artifact has, or all there are.
 
     Returns:
-        Rows of the train split, class by class, as many of each as the artifact has; and whether features were used.
+        The rows, and whether features were used.
     """
-    trained = experts.at_hand(run)
+    choose, on_features = kcenter_chooser(run)
+    there = run.real.counts()
+    chosen = [choose(cls, min(count, there[cls])) for cls, count in enumerate(class_counts(run, artifact))]
+    return torch.cat(chosen), on_features
+
+
+def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
+    """What ``kcenter`` means, as a row and as an initialiser: k-center among the real images of a class, first nearest to their mean.
+
+    Returns:
+        From a class and a count to so many rows of the train split, in the order chosen; and whether distances are between features
+        of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
+        matter.
+    """
+    trained = experts.at_hand(run) if TRAJECTORIES in run.plan.needs else None
     network = trained.network(run, 0) if trained else None
-    chosen = []
-    for cls, count in enumerate(class_counts(run, artifact)):
+
+    def choose(cls: int, count: int) -> Tensor:
         rows = run.real.train.of_class(cls)
         images = run.real.train.inputs(rows)
         described = images.flatten(1) if network is None else features(network, images)
-        chosen.append(rows[kcenter(described.cpu(), min(count, len(rows))).cpu()])
-    return torch.cat(chosen), network is not None
+        return rows[kcenter(described.cpu(), count).cpu()]
+
+    return choose, network is not None
 
 
 def class_counts(run: Run, artifact: Artifact) -> list[int]:

@@ -29,6 +29,11 @@ MEASURED = 250
 """Images of the measured pass."""
 
 
+def forward_passes(cost: Cost) -> int:
+    """What a step costs, in units of one image forward."""
+    return cost.forward + 3 * cost.backward + 9 * cost.second_order
+
+
 @frozen
 class Estimate:
     """Seconds by stage and peak bytes, roughly.
@@ -76,7 +81,7 @@ def estimate(run: Run) -> Estimate:
     activation = 4 * ACTIVATIONS_KEPT * _activations(network, images[:1]) * CHUNK
     held = run.source.train.stored.nbytes + run.source.test.stored.nbytes + 4 * parameters * cost.weights_kept
     return Estimate(
-        rate, experts, run.plan.steps * cost.forward_passes / rate, evaluated / rate, BASE_BYTES + activation + held
+        rate, experts, run.plan.steps * forward_passes(cost) / rate, evaluated / rate, BASE_BYTES + activation + held
     )
 
 

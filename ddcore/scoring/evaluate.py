@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from ddcore import randomness
-from ddcore.api.services import Labels, StudentData
+from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
 from ddcore.composing.plan import student_shapers
-from ddcore.labels import HardLabels, PerView
+from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
@@ -68,10 +68,18 @@ def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     artifact = artifact_of(run)
     identity = identify(artifact)
     run.map([selection_task(identity)] if any(arm.set == KCENTER for arm in arms) else [])
-    tasks = [arm.task(student, identity) for arm in arms for student in range(seeds)]
+    tasks = [task_of(arm, student, identity) for arm in arms for student in range(seeds)]
     left = not all(run.checkpoints.finished(task.key) for task in tasks)
     results = run.map(tasks, *(("evaluate", "students") if left else ()))
     return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
+
+
+def task_of(arm: Arm, student: int, artifact: str) -> Task:
+    """The task of one seed of an arm; ``artifact`` tells its results from those for another artifact in the same
+    folder."""
+    options = {**attrs.asdict(arm), "student": student, "artifact": artifact}
+    name = sha256_of(canonical(options))[:12]
+    return Task("evaluate", f"evaluate-{arm.set}-{arm.labels}-{student}-{name}", 1, index=student, options=options)
 
 
 def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:

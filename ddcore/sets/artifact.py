@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from os import PathLike
 from typing import Any, NotRequired, TypedDict, Unpack, final
 
@@ -28,6 +27,7 @@ from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
 from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
+from ddcore.sets.brought import brought
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
@@ -430,10 +430,9 @@ def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
     kind, distribution = manifest["labels"]["kind"], provider(manifest["labels"])
     if kind in KINDS:
         return KINDS[kind]
-    for point in metadata.entry_points(group=LABEL_KINDS, name=kind):
-        found = point.load()
-        if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
-            return found
+    found = brought(LABEL_KINDS, kind)
+    if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
+        return found
     if distribution:
         raise InputError(
             f"{place.url} has labels of kind {kind!r}, which {distribution} reads: pip install {distribution}"

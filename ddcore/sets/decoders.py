@@ -2,22 +2,27 @@
 
 A decoder is a list of operations, each a plain dict with its name under ``op``; the first makes images, the others
 change them. An operation has no state, gives random access by sample, and is differentiable in the stored float
-tensors. Shape letters: B samples asked for, C H W pixels.
+tensors. One that the core lacks has an entry point ``ddcore.decoders`` of its name, ``NAME = "module:Class"``, and its
+``op`` says the ``distribution``. Shape letters: B samples asked for, C H W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ddcore.errors import InputError, near
+from ddcore.sets.brought import brought
 from ddcore.sets.levels import quantise, unpack
 from ddcore.sets.manifest import provider
 
-__all__ = ["OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
+__all__ = ["DECODERS", "OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
+DECODERS = "ddcore.decoders"
+"""Entry points of operations that plugins bring, by name."""
 Spec = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -137,8 +142,8 @@ class Decoder:
     tensor([7, 5])
     """
 
-    def __init__(self, spec: Sequence[Spec], operations: Mapping[str, Operation] = OPERATIONS) -> None:
-        """Look the operations up.
+    def __init__(self, spec: Sequence[Spec], given: Mapping[str, Operation] = MappingProxyType({})) -> None:
+        """Look the operations up: the core's, then those ``given``, then those that installed distributions bring.
 
         Raises:
             InputError: an unknown operation; names the distribution that provides it, where the spec says so.
@@ -146,7 +151,7 @@ class Decoder:
         self.spec = [dict(s) for s in spec]
         if not self.spec:
             raise InputError("a decoder without operations makes no samples: write the artifact again")
-        self._operations = [_known(s, operations) for s in self.spec]
+        self._operations = [_known(s, {**given, **OPERATIONS}) for s in self.spec]
 
     def count(self, tensors: Tensors) -> int:
         """How many samples the stored tensors make."""
@@ -171,10 +176,22 @@ def _bound(
     return lambda index: operation.sample(tensors, spec, index, before)
 
 
+def is_operation(found: object) -> bool:
+    """Whether it has what an operation has."""
+    return callable(getattr(found, "count", None)) and callable(getattr(found, "sample", None))
+
+
 def _known(spec: Spec, operations: Mapping[str, Operation]) -> Operation:
     name = str(spec.get("op"))
     if name in operations:
         return operations[name]
+    if (found := brought(DECODERS, name)) is not None:
+        operation = found() if isinstance(found, type) else found
+        if not is_operation(operation):
+            raise InputError(
+                f"decoder operation {name!r} is {found!r}, without count and sample: upgrade what brings it"
+            )
+        return operation  # type: ignore[no-any-return]
     if distribution := provider(spec):
         raise InputError(
             f"this set is decoded by {name!r} of {distribution}, which is not here: pip install {distribution}"

@@ -37,7 +37,8 @@ from ddcore.networks.passes import (
 from ddcore.randomness import drawing_from
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels, Samples
+    from ddcore.api.services import Samples
+    from ddcore.labels import Labels
     from ddcore.storage.checkpoints import Checkpoints
 
 FETCHED_AT_ONCE = 1024

@@ -35,9 +35,9 @@ from ddcore.training.loop import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleN
 
 if TYPE_CHECKING:
     from ddcore.api.plugin import Plugin
-    from ddcore.api.services import Labels
     from ddcore.composing.asking import Hooks
     from ddcore.composing.host import Host as Run
+    from ddcore.labels import Labels
 
 Augmentation = Literal["none", "operation", "geometric", "jitter"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "operation", "geometric", "jitter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,10 @@ from ddcore.training.loop import Beside, Choose, Generators, Reshape
 from ddcore.training.teaching import Found, Teaching, seen_of, tapped
 
 if TYPE_CHECKING:
-    from ddcore.api.services import Labels
     from ddcore.composing.host import Host as Run
+    from ddcore.labels import Labels
 
-OF_TEACHERS = STUDENT_SHAPING - {"augment:evaluate", "setting:student.label_weight"}
+OF_TEACHERS = STUDENT_SHAPING - {"augment:evaluate"}
 PROBED = 2
 """Rows that show plugins what networks make of the data."""
 
@@ -122,7 +123,7 @@ def shaped(
             progress = Progress(step, steps)
             about = {"network": network, "progress": progress, "run": run, "teachers": teachers}
             terms = run.hooks.student_loss(batch, seen, drawn, modules=PerPlugin(modules.get), **about)
-            value = run.setting("student.label_weight", 1.0, progress) * value
+            value = math.prod((term.labels for term in terms), start=1.0) * value
             for term in terms:
                 value = value + term.weight * term.value
             return value

@@ -18,12 +18,13 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import Module
 
-from ddcore.api.services import Labels, StudentData
+from ddcore.api.services import StudentData
 from ddcore.api.types import EVALUATE, Answers, Progress, Sequential, Transform
 from ddcore.composing.plan import augmenters
 from ddcore.errors import InputError
 from ddcore.images import augment
 from ddcore.images.views import Draw, transform
+from ddcore.labels import Labels
 from ddcore.training.loop import (
     Augment,
     Changes,

@@ -15,6 +15,7 @@ from ddcore.images import crop_resize
 class RandomShifts(Plugin):
     """Shift every image; black comes in."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students' batches, shifted at random"
     paper: ClassVar[str] = "none: part of a benchmark"
     role: ClassVar[str] = "student"

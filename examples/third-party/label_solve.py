@@ -55,6 +55,7 @@ def solve_labels(support_SD: Tensor, target_TD: Tensor, targets_TK: Tensor, ridg
 class LabelSolve(Plugin):
     """Offer the rule ``label-solve`` for ``--labels``."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "the labels that predict the real data best by kernel regression, in closed form"
     paper: ClassVar[str] = "Dataset Meta-Learning from Kernel Ridge-Regression, ICLR 2021, arXiv:2011.00050"
     role: ClassVar[str] = "labels"

@@ -247,7 +247,7 @@ class Flat(Plugin):
         """Nothing."""
 
     @hookimpl
-    def ddcore_finish(self, tensors):
+    def ddcore_companion(self):
         """Nothing."""
 
 
@@ -260,10 +260,10 @@ class Steady(Plugin):
         """Nothing."""
 
 
-def test_what_shapes_experts_and_what_finishes_stand_in_the_plan():
+def test_what_shapes_experts_and_what_goes_along_stand_in_the_plan():
     stages = {stage.name: stage.changed_by for stage in planned(datm=Trajectories(), flat=Flat()).stages}
-    assert stages["experts"] == stages["finish"] == ("flat",)
-    assert "finish" not in {stage.name for stage in planned(datm=Trajectories()).stages}
+    assert stages["experts"] == stages["companion"] == ("flat",)
+    assert "companion" not in {stage.name for stage in planned(datm=Trajectories()).stages}
 
 
 def test_what_shapes_experts_is_refused_without_experts():

@@ -264,9 +264,16 @@ LOOKED_AT = {
         "ddcore_view(self, batch): return batch.with_inputs(batch.inputs.cpu())",
     ),
     "ddcore_project": ("", "ddcore_project(self, after): return after.cpu()"),
-    "ddcore_finish": (
+    "Companion.finish": (
         "",
-        "ddcore_finish(self, tensors, run): return {n: t.to(run.device) for n, t in tensors.items()}",
+        """ddcore_companion(self, run):
+            import ddcore
+
+            class Along(ddcore.Companion):
+                def finish(self, tensors):
+                    return {n: t.to(run.device) for n, t in tensors.items()}
+
+            return Along()""",
     ),
 }
 

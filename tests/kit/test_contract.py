@@ -29,6 +29,7 @@ HEAD = """
 VIEW = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "changes the view"
         view_phases = ("match", "inner", "student_step")
         neutral = {"strength": 1.0}
@@ -41,6 +42,7 @@ VIEW = """
 MATCHER = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "pulls pixels to class means"
         role = "matcher"
         steps = 4
@@ -65,6 +67,7 @@ MATCHER = """
 EVALUATOR = """
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "adds a row"
         role = "evaluator"
 
@@ -86,6 +89,7 @@ GRAPHS = """
 
     @frozen(kw_only=True, eq=False)
     class Mine(Plugin):
+        api = "2.0"
         summary = "keeps the mean number of nodes of each class"
         role = "matcher"
         modality = frozenset({"graphs"})
@@ -143,6 +147,7 @@ PROTOCOL = (
 )
 RETURN = "return batch.with_inputs(batch.inputs * self.strength)"
 BREAKS = {
+    "api": (VIEW, 'api = "2.0"', "pass", "does not say which hook API"),
     "hooks": (VIEW, "batch: Batch, run: Any) -> Batch", "batch, run: Any) -> Batch", "has no type for batch"),
     "declarations": (
         VIEW,
@@ -285,7 +290,7 @@ def test_a_plugin_with_protocols_of_its_own_passes(tmp_path):
     assert (result.status, result.detail) == ("passed", "mine, mine-small")
 
 
-def test_a_matcher_is_not_to_ask_for_a_setting_of_students(tmp_path):
+def test_a_matcher_is_not_to_ask_for_a_setting_that_there_is_not(tmp_path):
     asking = MATCHER.replace("setting:match.variance_weight", "setting:student.label_weight")
     (result,) = examine(written(tmp_path, asking), only=["settings"])
     assert result.status == "failed" and "student.label_weight, which is none of a matcher's steps" in result.detail

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attrs import frozen
 
-from ddcore import Learn, Loss, Plugin, PluginError, Task, hookimpl
+from ddcore import Companion, Learn, Loss, Plugin, PluginError, Task, hookimpl
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import manager
 from ddcore.errors import Interrupted, NonFiniteLoss
@@ -33,33 +33,46 @@ class Matcher(Plugin):
             yield Loss(learn.tensors["pixels"].sum())
 
 
-@frozen(kw_only=True, eq=False)
-class Keeper(Plugin):
+def along(companion):
+    """A plugin whose tasks have a companion of this class."""
+
+    @frozen(kw_only=True, eq=False)
+    class Along(Plugin):
+        @hookimpl
+        def ddcore_companion(self, learn):
+            return companion(learn)
+
+    return Along()
+
+
+class Keeper(Companion):
     """Remembers every value, and hands on their sum."""
 
-    @hookimpl
-    def ddcore_state(self, learn):
-        return {"seen": [], "sum": torch.zeros(1)}
+    def __init__(self, learn):
+        super().__init__(seen=[], sum=torch.zeros(1))
+        self.learn = learn
 
-    @hookimpl
-    def ddcore_step_end(self, step, learn, state, loss):
+    def after_step(self, step, loss):
         assert not torch.is_grad_enabled()
-        state["seen"] = [*state["seen"], [step, loss]]
-        state["sum"] += learn.tensors["pixels"].detach()
+        self.state["seen"] = [*self.state["seen"], [step, loss]]
+        self.state["sum"] += self.learn.tensors["pixels"].detach()
 
-    @hookimpl
-    def ddcore_finish(self, tensors, state):
-        assert not tensors["pixels"].requires_grad
-        return {"pixels": tensors["pixels"] * 0 + state["sum"]}
+    def finish(self, tensors):
+        assert not tensors["pixels"].requires_grad and not torch.is_grad_enabled()
+        return {"pixels": tensors["pixels"] * 0 + self.state["sum"]}
 
 
-@frozen(kw_only=True, eq=False)
-class Doubler(Plugin):
+class Plain(Companion):
+    """Keeps nothing, does nothing."""
+
+    def __init__(self, learn):
+        super().__init__()
+
+
+class Doubler(Plain):
     """Has no state; changes what came before it."""
 
-    @hookimpl
-    def ddcore_finish(self, tensors, state):
-        assert state == {}
+    def finish(self, tensors):
         return {name: 2 * t for name, t in tensors.items()}
 
 
@@ -72,6 +85,7 @@ class Stand:
 
     def __init__(self, folder, stop_after=None, **plugins):
         self.plugins = {"m": Matcher(), **plugins}
+        self.matcher = self.plugins["m"]
         made = manager(self.plugins, {})
         self.hooks, self.checkpoints = Hooks(made, {}), Checkpoints(Place.at(folder), 1e9)
         self.progress, self.stop_after, self.stopping = Reporter(quiet=True).progress, stop_after, False
@@ -94,62 +108,103 @@ def test_without_such_plugins_the_last_tensors_are_handed_on(tmp_path):
 
 def test_a_plugin_sees_every_step_and_has_the_last_word(tmp_path):
     # 0.9 + 0.8 + 0.7
-    assert finished(Stand(tmp_path, keeper=Keeper())) == pytest.approx([2.4])
+    assert finished(Stand(tmp_path, keeper=along(Keeper))) == pytest.approx([2.4])
 
 
 def test_finishing_folds_in_command_line_order(tmp_path):
-    assert finished(Stand(tmp_path / "a", keeper=Keeper(), doubler=Doubler())) == pytest.approx([4.8])
-    assert finished(Stand(tmp_path / "b", doubler=Doubler(), keeper=Keeper())) == pytest.approx([2.4])
+    assert finished(Stand(tmp_path / "a", keeper=along(Keeper), doubler=along(Doubler))) == pytest.approx([4.8])
+    assert finished(Stand(tmp_path / "b", doubler=along(Doubler), keeper=along(Keeper))) == pytest.approx([2.4])
 
 
 def test_a_skipped_step_is_told_as_such(tmp_path):
     losses = []
 
-    @frozen(kw_only=True, eq=False)
-    class Listener(Plugin):
-        @hookimpl
-        def ddcore_step_end(self, loss, state):
+    class Listener(Plain):
+        def after_step(self, step, loss):
             losses.append(loss)
-            assert state == {}
 
-    finished(Stand(tmp_path, m=Matcher(skipped=(1,)), listener=Listener()))
+    finished(Stand(tmp_path, m=Matcher(skipped=(1,)), listener=along(Listener)))
     assert losses == [pytest.approx(1.0), None, pytest.approx(0.9)]
 
 
 def test_a_plugins_state_survives_a_stop(tmp_path):
-    whole = finished(Stand(tmp_path / "whole", keeper=Keeper()))
+    whole = finished(Stand(tmp_path / "whole", keeper=along(Keeper)))
     with pytest.raises(Interrupted):
-        finished(Stand(tmp_path / "cut", stop_after=1, keeper=Keeper()))
+        finished(Stand(tmp_path / "cut", stop_after=1, keeper=along(Keeper)))
     steps = []
 
-    @frozen(kw_only=True, eq=False)
     class Telling(Keeper):
-        @hookimpl
-        def ddcore_finish(self, tensors, state):
-            steps.extend(step for step, _ in state["seen"])
-            return {"pixels": tensors["pixels"] * 0 + state["sum"]}
+        def finish(self, tensors):
+            steps.extend(step for step, _ in self.state["seen"])
+            return super().finish(tensors)
 
-    assert finished(Stand(tmp_path / "cut", keeper=Telling())) == whole
+    assert finished(Stand(tmp_path / "cut", keeper=along(Telling))) == whole
     assert steps == [0, 1, 2]
 
 
 def test_finishing_with_other_tensors_is_refused_by_name(tmp_path):
-    @frozen(kw_only=True, eq=False)
-    class Loser(Plugin):
-        @hookimpl
-        def ddcore_finish(self, tensors):
+    class Loser(Plain):
+        def finish(self, tensors):
             return {}
 
-    with pytest.raises(PluginError, match="ddcore_finish of 'loser' returned other tensors than were learned"):
-        finished(Stand(tmp_path, loser=Loser()))
+    with pytest.raises(PluginError, match="Companion.finish of 'loser' returned other tensors than were learned"):
+        finished(Stand(tmp_path, loser=along(Loser)))
 
 
 def test_finishing_with_a_nan_is_refused(tmp_path):
-    @frozen(kw_only=True, eq=False)
-    class Broken(Plugin):
-        @hookimpl
-        def ddcore_finish(self, tensors):
+    class Broken(Plain):
+        def finish(self, tensors):
             return {name: t / 0 for name, t in tensors.items()}
 
     with pytest.raises(NonFiniteLoss, match="pixels became NaN or infinite"):
-        finished(Stand(tmp_path, broken=Broken()))
+        finished(Stand(tmp_path, broken=along(Broken)))
+
+
+def test_a_companion_that_does_nothing_changes_nothing(tmp_path):
+    assert finished(Stand(tmp_path, plain=along(Plain))) == pytest.approx([0.7])
+
+
+def test_what_is_no_companion_is_refused_by_name(tmp_path):
+    class Bare(Companion):
+        def __init__(self, learn):
+            """Without the base's."""
+
+    with pytest.raises(
+        PluginError, match="ddcore_companion of 'bare' returned a companion without a state: call super"
+    ):
+        finished(Stand(tmp_path / "bare", bare=along(Bare)))
+    with pytest.raises(PluginError, match="ddcore_companion of 'none' returned dict where a Companion is due"):
+        finished(Stand(tmp_path / "none", none=along(lambda learn: {})))
+
+
+def test_projections_are_handed_their_own_plugins_companion(tmp_path):
+    @frozen(kw_only=True, eq=False)
+    class Holder(Plugin):
+        name: str
+
+        @hookimpl
+        def ddcore_companion(self):
+            return Companion(owner=self.name)
+
+        @hookimpl
+        def ddcore_project(self, after, companion):
+            assert companion.state == {"owner": self.name}
+
+    @frozen(kw_only=True, eq=False)
+    class Lone(Plugin):
+        @hookimpl
+        def ddcore_project(self, after, companion):
+            assert companion is None
+
+    plugins = {"a": Holder(name="a"), "b": Holder(name="b"), "c": Lone()}
+    assert finished(Stand(tmp_path, **plugins)) == pytest.approx([0.7])
+
+
+def test_an_error_in_a_companion_says_whose_it_is(tmp_path):
+    class Failing(Plain):
+        def after_step(self, step, loss):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as error:
+        finished(Stand(tmp_path, f=along(Failing)))
+    assert error.value.__notes__ == ["in Companion.after_step of 'f'"]

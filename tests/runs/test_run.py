@@ -17,7 +17,9 @@ from ddcore import Learn, Loss, Plugin, PluginError, Progress, Segment, Task, ho
 from ddcore.cli.app import invoke
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import manager
+from ddcore.errors import InputError
 from ddcore.runs.loop import outer_step
+from ddcore.runs.opened import Opened
 from ddcore.training.experts import expert_shapers
 
 COMMON = [
@@ -283,3 +285,36 @@ def test_a_segment_of_other_weights_is_refused(wrong):
     ):
         asked_of(wrong=Wrong()).segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1), None)
     assert asked_of().segment(segment, None, None, Task("distil", "t", 1), Progress(0, 1), None) is segment
+
+
+# ---- decoders of selected plugins ------------------------------------------------------------------------------------
+
+
+class Backwards:
+    """A decoder operation: the samples before it, last first."""
+
+    def count(self, tensors, spec, before):
+        return before
+
+    def sample(self, tensors, spec, index, before):
+        return before(-1 - index)
+
+
+def decoded(**plugins) -> list[int]:
+    made = {name: SimpleNamespace(decoders=decoders) for name, decoders in plugins.items()}
+    run = SimpleNamespace(plugins=made, hooks=SimpleNamespace(who=repr))
+    decoder = Opened.decoder(run, [{"op": "rows", "tensor": "x"}, {"op": "backwards"}])
+    return decoder.sample({"x": torch.arange(3)}, torch.arange(3)).tolist()
+
+
+def test_a_selected_local_file_brings_an_operation_by_an_attribute_of_its_class():
+    assert decoded(mine={"backwards": Backwards}, other={}) == [2, 1, 0]
+    with pytest.raises(InputError, match="no decoder operation is named 'backwards'"):
+        decoded(other={})
+
+
+def test_operations_that_two_plugins_bring_or_that_are_none_are_refused():
+    with pytest.raises(PluginError, match="'b' and another plugin both bring decoder 'backwards': keep one"):
+        decoded(a={"backwards": Backwards}, b={"backwards": Backwards})
+    with pytest.raises(PluginError, match=r"decoders\['backwards'\] of 'a' gives dict where an operation is due"):
+        decoded(a={"backwards": dict})

@@ -16,6 +16,7 @@ from ddcore import Plugin, randomness
 from ddcore.api.types import Batch, Sequential, Task
 from ddcore.composing.discovery import installed_protocols
 from ddcore.composing.recipes import Experts
+from ddcore.composing.tables import row_json
 from ddcore.data.normalisation import fit
 from ddcore.data.source import Real, Split
 from ddcore.data.sources import open_source
@@ -33,6 +34,7 @@ from ddcore.labels import (
 )
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import build
+from ddcore.runs.builtin import Core
 from ddcore.scoring import evaluate
 from ddcore.scoring.baselines import kcenter_index, random_index, share_out
 from ddcore.scoring.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
@@ -97,7 +99,7 @@ class Stand:
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [], protocol=PROTOCOLS.get, protocols=list)
-        self.plugins = {}
+        self.plugins, self.plan = {}, SimpleNamespace(needs=("trajectories",))
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -182,7 +184,7 @@ def test_every_evaluation_prints_the_honest_rows(run):
     assert [row.set for row in rows] == ["distilled", "random", "kcenter", "random-bytes", "full"]
     assert all(len(row.values) == 2 and row.labels == "hard" and row.protocol == "quick-3" for row in rows)
     assert all(0 <= value <= 1 for row in rows for value in row.values)
-    json.dumps([row.as_json() for row in rows], allow_nan=False)
+    json.dumps([row_json(row) for row in rows], allow_nan=False)
 
 
 def test_every_students_calibration_and_classes_stand_in_its_row_also_from_the_cache(run):
@@ -207,14 +209,14 @@ def test_a_class_without_test_images_and_a_student_that_diverged_have_null_not_n
     assert all(row.extra["class_accuracy"][0][4] is None for row in rows)
     assert of(rows, "distilled").extra["calibration_error"] == [None]
     assert of(rows, "full").extra["calibration_error"][0] is not None
-    json.dumps([row.as_json() for row in rows], allow_nan=False)
+    json.dumps([row_json(row) for row in rows], allow_nan=False)
 
 
 def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_its_own(run):
     evaluate_artifact(run)
     files = len((run.cache / "full").names())
     impl, found = SimpleNamespace(plugin_name="p"), {"p": {"x": torch.tensor(0.5), "nan": torch.tensor([math.nan])}}
-    run.hooks = SimpleNamespace(providers=lambda hook: [impl], collect=lambda hook, **given: found)
+    run.hooks = SimpleNamespace(providers=lambda hook: [impl], examine=lambda *given: found)
     run.plugins = {"p": Examiner()}
     (run.place / "checkpoints").remove()
     rows = evaluate_artifact(run)
@@ -222,9 +224,9 @@ def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_
     assert len((run.cache / "full").names()) == 2 * files
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(kw_only=True, eq=False)
 class Examiner(Plugin):
-    """Options of a plugin that looks at students."""
+    """A plugin that looks at students."""
 
 
 def test_all_rows_but_full_make_the_same_number_of_steps(run):
@@ -279,8 +281,26 @@ def test_kcenter_uses_an_experts_features_when_there_is_one(run):
     assert "features of expert 0" in of(evaluate_artifact(run), "kcenter").note
 
 
+@pytest.mark.parametrize("on_features", [False, True])
+def test_kcenter_is_one_thing_as_a_row_and_as_an_initialiser(run, on_features):
+    if on_features:
+        trajectories(run)
+    index, used = kcenter_index(run, run.artifact)
+    given = {"name": "kcenter", "classes": run.artifact.labels.classes, "task": Task("distil", "t", 1)}
+    images = Core().ddcore_initialize(**given, generator=torch.Generator(), run=run)
+    assert used == on_features and torch.equal(images, run.real.train.inputs(index))
+
+
+def test_kcenter_does_not_depend_on_experts_that_the_run_does_not_need(run):
+    before = kcenter_index(run, run.artifact)
+    trajectories(run)
+    run.plan = SimpleNamespace(needs=())
+    after = kcenter_index(run, run.artifact)
+    assert torch.equal(before[0], after[0]) and before[1] == after[1] is False
+
+
 def test_a_task_is_a_pure_function_of_its_options(run, tmp_path):
-    options = evaluate.Arm("random", "hard", "quick-3", "mlp").task(1, "x").options
+    options = evaluate.task_of(evaluate.Arm("random", "hard", "quick-3", "mlp"), 1, "x").options
     task = Task("evaluate", "a", 1, options=options)
     one = run_evaluation_task(task, run)
     other = Stand(tmp_path / "worker")
@@ -294,7 +314,7 @@ def test_finished_students_are_not_trained_again(run):
     first = evaluate_artifact(run)
     run.done.clear()
     second = evaluate_artifact(run)
-    assert run.done == [] and [r.as_json() for r in first] == [r.as_json() for r in second]
+    assert run.done == [] and [row_json(r) for r in first] == [row_json(r) for r in second]
 
 
 def test_another_artifact_in_the_same_folder_gets_its_own_students(run):
@@ -312,7 +332,7 @@ def test_full_data_is_trained_once_for_all_runs(tmp_path):
     files = (one.cache / "full").names()
     second = of(evaluate_artifact(two), "full")
     assert len(files) == 2 and (two.cache / "full").names() == files
-    assert first.as_json() == second.as_json()
+    assert row_json(first) == row_json(second)
 
 
 def test_full_data_scores_the_same_for_every_seed_of_a_run(tmp_path):
@@ -367,7 +387,9 @@ def test_no_student_tells_blank_images_apart(tmp_path):
     loss = {}
     for name, images in (("blank", torch.zeros(10, 1, 8, 8)), ("means", None)):
         run = with_artifact(Stand(tmp_path / name, protocols=("dc-20",), seeds=1), images=images)
-        (task,) = [arm.task(0, "x") for arm in evaluate.arms_of(run, run.artifact) if arm.set == "distilled"]
+        (task,) = [
+            evaluate.task_of(arm, 0, "x") for arm in evaluate.arms_of(run, run.artifact) if arm.set == "distilled"
+        ]
         loss[name] = float(run_evaluation_task(task, run)["loss"])
     assert loss["blank"] > math.log(10) - 1e-6 > loss["means"]
 
@@ -383,7 +405,7 @@ def test_protocols_and_networks_multiply_the_rows(tmp_path):
 @pytest.mark.parametrize("name", ["dc-2", "dc-mnist-2", "dsa-2", "fyi-2"])
 def test_every_augmentation_trains(tmp_path, name):
     run = with_artifact(Stand(tmp_path, protocols=(name,)))
-    task = evaluate.arms_of(run, run.artifact)[0].task(0, "x")
+    task = evaluate.task_of(evaluate.arms_of(run, run.artifact)[0], 0, "x")
     result = run_evaluation_task(task, run)
     assert int(result["steps"]) == 3 and not int(result["diverged"])
 
@@ -534,7 +556,7 @@ def test_views_never_mirror_digits(run):
 )
 def test_every_recipe_of_a_decoupled_method_trains(tmp_path, name):
     run = with_artifact(Stand(tmp_path, protocols=(f"{name}-3",), network="convnet2-bn-w8"))
-    task = evaluate.arms_of(run, run.artifact)[0].task(0, "x")
+    task = evaluate.task_of(evaluate.arms_of(run, run.artifact)[0], 0, "x")
     one, two = run_evaluation_task(task, run), run_evaluation_task(attrs.evolve(task, key="again"), run)
     assert int(one["steps"]) == 3 and not int(one["diverged"]) and float(one["loss"]) > 0
     assert float(one["rate"]) == protocol(name).rate and torch.equal(one["loss"], two["loss"])

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ddcore.errors import InputError
-from ddcore.sets.decoders import OPERATIONS, Decoder, quantise
+from ddcore.sets.decoders import Decoder, quantise
 
 ROWS = [{"op": "rows", "tensor": "pixels"}]
 LEVELS = [{"op": "dequantise", "tensor": "pixels", "scale": "scale", "offset": "offset"}]
@@ -86,7 +87,7 @@ def test_values_outside_the_range_become_its_ends():
 
 
 def test_an_operation_may_ask_the_one_before_it_for_any_sample():
-    decoder = Decoder([*ROWS, {"op": "repeat", "times": 3}], {**OPERATIONS, "repeat": Repeat()})
+    decoder = Decoder([*ROWS, {"op": "repeat", "times": 3}], {"repeat": Repeat()})
     tensors = {"pixels": ramp(2)}
     assert decoder.count(tensors) == 6
     assert decoder.sample(tensors, torch.arange(6)).tolist() == [0, 0, 0, 1, 1, 1]
@@ -108,3 +109,73 @@ def test_what_cannot_be_decoded_is_refused_in_one_sentence(spec, words):
     tensors = {"pixels": ramp(2, 1, 1, 1)}
     with pytest.raises(InputError, match=words):
         Decoder(spec).sample(tensors, torch.arange(Decoder(spec).count(tensors)))
+
+
+BROUGHT = """
+class Negative:
+    def count(self, tensors, spec, before):
+        return before
+
+    def sample(self, tensors, spec, index, before):
+        return -before(index)
+"""
+NEGATIVE = [*ROWS, {"op": "negative", "distribution": "ddcore-brought"}]
+
+
+@pytest.fixture
+def bring(tmp_path, monkeypatch):
+    """Installs distributions that bring an operation ``negative``."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def put(distribution: str, body: str = BROUGHT, value: str = "") -> None:
+        module = "fake_" + distribution.replace("-", "_")
+        sys.modules.pop(module, None)
+        (tmp_path / f"{module}.py").write_text(body)
+        about = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (about / "entry_points.txt").write_text(f"[ddcore.decoders]\nnegative = {value or module + ':Negative'}\n")
+
+    return put
+
+
+def test_an_operation_of_an_installed_distribution_is_found_by_entry_point(bring):
+    with pytest.raises(InputError, match="'negative' of ddcore-brought, which is not here: pip install ddcore-brought"):
+        Decoder(NEGATIVE)
+    bring("ddcore-brought")
+    found = Decoder(NEGATIVE).sample({"pixels": ramp(2, 1, 1, 1)}, torch.tensor([1]))
+    assert found.flatten().tolist() == [-1]
+
+
+def test_two_distributions_with_one_operation_are_refused_by_name(bring):
+    bring("ddcore-brought")
+    bring("ddcore-other")
+    with pytest.raises(InputError, match="ddcore-brought and ddcore-other both bring 'negative' of ddcore.decoders"):
+        Decoder(NEGATIVE)
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "words"),
+    [
+        ("raise OSError('no disk')", "", "cannot be imported .OSError: no disk.: upgrade or uninstall ddcore-brought"),
+        (BROUGHT, "fake_ddcore_brought:Other", "cannot be imported .AttributeError"),
+        ("class Negative: pass", "", "without count and sample"),
+    ],
+)
+def test_a_broken_operation_is_one_sentence(bring, body, value, words):
+    bring("ddcore-brought", body, value)
+    with pytest.raises(InputError, match=words):
+        Decoder(NEGATIVE)
+
+
+@pytest.mark.parametrize("name", ["os:system", "json", "ddcore_local.x:Y", "../x", "", "fake_ddcore_brought:Negative"])
+def test_a_name_in_a_manifest_imports_nothing_that_is_not_an_entry_point(bring, name, monkeypatch):
+    bring("ddcore-brought", "raise AssertionError('imported')")
+    with pytest.raises(InputError, match="no decoder operation is named"):
+        Decoder([{"op": name}])
+
+
+def test_given_operations_are_asked_before_installed_ones_and_never_for_the_cores(bring):
+    bring("ddcore-brought", "raise AssertionError('imported')")
+    kept = Decoder([*ROWS, {"op": "negative", "times": 2}], {"negative": Repeat(), "rows": Repeat()})
+    assert kept.sample({"pixels": ramp(2, 1, 1, 1)}, torch.tensor([3])).flatten().tolist() == [1]

@@ -112,15 +112,10 @@ class Mimic(Plugin):
     summary: ClassVar[str] = "embeddings through a linear map, for tests"
     role: ClassVar[str] = "student"
     needs: ClassVar[tuple] = ("teachers",)
-    settings: ClassVar[tuple] = ("student.label_weight",)
-    label: float = option(1.0, help="weight of the labels' loss")
+    label_weight: float = option(1.0, help="weight of the labels' loss")
 
     def taps(self):
         return ("embedding",)
-
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float:
-        return value * self.label if name == "student.label_weight" else None
 
     @hookimpl
     def ddcore_student_modules(self, seen, teachers, network):
@@ -132,7 +127,7 @@ class Mimic(Plugin):
         assert modules.training and network.training
         assert not teachers.votes[0].network.training
         gap = modules(seen.feature("embedding")) - teachers.seen[0].feature("embedding")
-        return Term("mimic", gap.square().mean(), 0.1)
+        return Term("mimic", gap.square().mean(), 0.1, self.label_weight)
 """
 
 
@@ -163,8 +158,40 @@ def test_a_loss_with_teachers_features_and_a_module_trains_every_students_row(mi
     assert invoke(command(tmp_path / "a", tmp_path / "cache", *mimic)) == 0
     assert invoke(command(tmp_path / "b", tmp_path / "other", *mimic)) == 0
     assert scores(tmp_path / "a") == scores(tmp_path / "b")
-    assert invoke(command(tmp_path / "c", tmp_path / "cache", *mimic, "--mimic.label=0")) == 0
+    assert invoke(command(tmp_path / "c", tmp_path / "cache", *mimic, "--mimic.label-weight=0")) == 0
     assert scores(tmp_path / "c") != scores(tmp_path / "a")
+
+
+FACTOR = """
+from typing import ClassVar
+from attrs import frozen
+from ddcore import Plugin, Term, hookimpl, option
+
+@frozen(kw_only=True, eq=False)
+class Factor(Plugin):
+    summary: ClassVar[str] = "nothing but a factor of the labels' loss, for tests"
+    role: ClassVar[str] = "student"
+    label_weight: float = option(0.5, help="weight of the labels' loss")
+
+    @hookimpl
+    def ddcore_student_loss(self, output):
+        return Term("factor", output.sum(), 0.0, self.label_weight)
+"""
+
+
+def test_factors_of_the_labels_loss_multiply_over_terms(tmp_path):
+    from ddcore.kit.contract import stage
+
+    (tmp_path / "probe.py").write_text((stage.HERE / "probe.py").read_text())
+    names = {"a": "FactorA", "b": "FactorB"}
+    files = {name: tmp_path / f"{name}.py" for name in names}
+    for name, file in files.items():
+        file.write_text(FACTOR.replace("Factor(Plugin)", f"{names[name]}(Plugin)"))
+    one, two = (["--plugin-path", str(file)] for file in files.values())
+    for number, words in {"1": [*one, "--a.label-weight=0.25"], "2": [*one, *two], "3": one}.items():
+        given = command(tmp_path / number, tmp_path / "cache", *words)
+        assert invoke([word for word in given if not word.startswith("--teachers.")]) == 0
+    assert scores(tmp_path / "1") == scores(tmp_path / "2") != scores(tmp_path / "3")
 
 
 def test_a_stopped_student_goes_on_with_its_module(mimic, tmp_path, monkeypatch):

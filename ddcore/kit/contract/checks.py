@@ -85,6 +85,16 @@ def hooks_are_valid_and_typed(subject: Subject) -> str:
     return "; ".join([", ".join(n.removeprefix("ddcore_") for n in found), *old])
 
 
+@check(
+    "api",
+    f'write api: ClassVar[str] = "{hookspecs.API_VERSION}" into the class: an upgrade of ddcore must not change it',
+)
+def hook_api_is_pinned(subject: Subject) -> str:
+    if "api" not in vars(subject.cls):
+        raise Broken("its class does not say which hook API it was written for")
+    return str(subject.cls.api)
+
+
 @check("declarations", "make the class attributes say what the hooks do: see ddcore.Plugin")
 def declarations_and_hooks_agree(subject: Subject) -> None:
     cls = subject.cls

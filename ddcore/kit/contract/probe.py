@@ -23,6 +23,7 @@ VIEWED = (MATCH, INNER, STUDENT_STEP)
 class Probe(Plugin):
     """Pull the mean image of each class to that of the real data, under every view and augmentation there is."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "asks every enhancement for everything, for tests"
     paper: ClassVar[str] = "none: part of the contract kit"
     role: ClassVar[str] = "matcher"
@@ -33,10 +34,9 @@ class Probe(Plugin):
         "segment",
         "adapt_teacher",
         *(f"{what}:{phase}" for what in ("view", "augment") for phase in VIEWED),
-        *(f"setting:{name}" for name in sorted(SETTINGS) if name != "student.label_weight"),
+        *(f"setting:{name}" for name in sorted(SETTINGS)),
     )
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
-    provides: ClassVar[tuple[str, ...]] = ("trajectories",)
 
     experts: bool = option(False, help="train experts, and let their weights shape the loss")
 

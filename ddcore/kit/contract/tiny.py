@@ -53,6 +53,7 @@ def tiny_images(kind: str = "") -> Source:
 class Tiny(Plugin):
     """Offer the images above as a data set."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "three classes of 8x8 stripes, for tests"
     paper: ClassVar[str] = "none: test data of the contract kit"
     role: ClassVar[str] = "data"

@@ -62,6 +62,7 @@ def crop_scale(
 class CDA(Plugin):
     """Begin with whole images; let crops get smaller."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "crops of recovered images begin whole and get smaller as the steps go by"
     paper: ClassVar[str] = (
         "Dataset Distillation via Curriculum Data Synthesis in Large Data Era, TMLR 2024, arXiv:2311.18838"

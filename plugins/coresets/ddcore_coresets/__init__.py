@@ -66,6 +66,7 @@ Picks = Callable[[Tensor, int], Tensor]
 class Coresets(Plugin):
     """Choose real images by a score or by their place among the others."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "choose real images: herding, k-center, EL2N, forgetting, GraNd, AUM, CCS, graph cut and others"
     )
@@ -78,7 +79,7 @@ class Coresets(Plugin):
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
-    initializers: ClassVar[tuple[str, ...]] = (CORESET, *METHODS)
+    initializers: ClassVar[tuple[str, ...]] = (CORESET, *(method for method in METHODS if method != "k-center"))
     presets: ClassVar[str | None] = "presets.toml"
 
     method: Method = option("herding", help="how images are chosen; what --init coreset means")

@@ -63,6 +63,7 @@ def percentages(instance: object, attribute: "Attribute[Any]", value: Sequence[f
 class CVDD(Plugin):
     """Let a committee recover and label, each teacher as far as its data are worth something."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "teachers vote by how good their own data are, and label by the statistics of what they see"
     )

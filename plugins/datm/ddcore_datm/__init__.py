@@ -67,6 +67,7 @@ def mean_of_correct(logits_MBK: Tensor, classes_B: Tensor) -> Tensor:
 class DATM(UnrollOptions):
     """Match stretches of the right difficulty, and learn the labels."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "match expert trajectories in a window of difficulty, with learned soft labels"
     paper: ClassVar[str] = (
         "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024, arXiv:2310.05773"

@@ -115,6 +115,7 @@ def outer_inner_loops(ipc: int) -> tuple[int, int]:
 class DC(Plugin):
     """Match class gradients along the training of random networks."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "match gradients class by class, while networks train on the synthetic set"
     paper: ClassVar[str] = "Dataset Condensation with Gradient Matching, ICLR 2021, arXiv:2006.05929"
     role: ClassVar[str] = "matcher"

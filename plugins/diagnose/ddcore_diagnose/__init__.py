@@ -135,6 +135,7 @@ def read_groups(file: str, count: int) -> tuple[Tensor, list[str]]:
 class Diagnose(Plugin):
     """Rows of diagnostics, under the first protocol and in the first network."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "does the loss rank sets, is half enough, what leaks, who is left behind, is it calibrated"
     paper: ClassVar[str] = "Hard Truths about Soft Labels, CVPR 2026, arXiv:2604.18811; and each measure's own"
     role: ClassVar[str] = "evaluator"

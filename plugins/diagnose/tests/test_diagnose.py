@@ -264,12 +264,12 @@ def test_a_missing_line_among_groups_is_one_sentence(ddcore_cli, tmp_path):  # n
 
 def test_a_student_is_a_function_of_its_task_and_the_run_so_that_any_process_finds_the_same(ddcore_cli, tmp_path):  # noqa: F811
     from ddcore.runs.opening import open_run
-    from ddcore.scoring.evaluate import artifact_of, identify, run_evaluation_task
+    from ddcore.scoring.evaluate import artifact_of, identify, run_evaluation_task, task_of
 
     rows_of(ddcore_cli, tmp_path / "run")
     run = open_run(str(tmp_path / "run"), worker=True)
     for name, number in (("subset", 3), ("second-half", 1), ("distilled", 0)):
-        task = run.arm(name).task(number, identify(artifact_of(run)))
+        task = task_of(run.arm(name), number, identify(artifact_of(run)))
         kept, again = run.checkpoints.result(task.key), run_evaluation_task(task, run)
         assert kept.keys() == again.keys()
         assert all(torch.equal(kept[n], again[n]) for n in kept if n != "seconds"), name

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ddcore import Run
 
 NAME = "distill-weighted"
-LABEL_WEIGHT = "student.label_weight"
 Metric = Literal["parc", "rsa", "cka", "dds", "leep", "nce", "hscore", "1nn", "logistic"]
 OF_REFERENCE, OF_PROBABILITIES = ("rsa", "dds"), ("leep", "nce")
 A_DIRECTION = 4
@@ -210,12 +209,12 @@ class Told(nn.Module):
 class DistillWeighted(Plugin):
     """Students of networks of other tasks, weighted by their similarity to the target."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "few labels, and networks of other tasks weighted by how similar these are"
     paper: ClassVar[str] = (
         "Distilling from Similar Tasks for Transfer Learning on a Budget, ICCV 2023, arXiv:2304.12314"
     )
     role: ClassVar[str] = "student"
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"label_weight": 1.0}
     tiny: ClassVar[Mapping[str, object]] = {"label_weight": 1.0, "labelled": 1}
 
@@ -253,12 +252,9 @@ class DistillWeighted(Plugin):
     )
     reference: str | None = option(None, help="file of a student trained on the target, for rsa and dds")
 
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
+    def label_factor(self) -> float:
         """The labels' own weight: none where most of them are not to be looked at."""
-        if name != LABEL_WEIGHT:
-            return None
-        return value * (self.label_weight if self.labelled is None else 0.0)
+        return self.label_weight if self.labelled is None else 0.0
 
     @hookimpl
     def ddcore_student_modules(self, samples: Samples, run: "Run") -> nn.Module | None:
@@ -289,7 +285,7 @@ class DistillWeighted(Plugin):
         if self.label_weight < 1:
             answers = modules.of(batch).to(output)
             value = value + (1 - self.label_weight) * mixture_kl(output, answers, self.temperature)
-        return Term(NAME, value)
+        return Term(NAME, value, labels=self.label_factor())
 
     def bank(self, samples: Samples, rows: Tensor, run: "Run") -> Bank:
         """Sources with heads fitted on labelled ``rows`` and weights by their scores; those without weight are left

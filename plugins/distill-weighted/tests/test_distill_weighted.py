@@ -160,9 +160,8 @@ def test_weights_say_what_they_weight():
     kl, ce = mixture_kl(STUDENT, answers), labelled_cross_entropy(STUDENT, batch, labelled)
     torch.testing.assert_close(few.ddcore_student_loss(batch, STUDENT, told).value, 0.3 * ce + 0.7 * kl)
     torch.testing.assert_close(all_.ddcore_student_loss(batch, STUDENT, told).value, 0.7 * kl)
-    assert few.ddcore_setting(1.0, "student.label_weight") == 0
-    assert all_.ddcore_setting(2.0, "student.label_weight") == pytest.approx(0.6)
-    assert all_.ddcore_setting(2.0, "match.crop_scale") is None
+    assert few.label_factor() == 0
+    assert all_.label_factor() == pytest.approx(0.3)
 
 
 def test_labelled_images_are_drawn_from_each_class_and_interleaved():

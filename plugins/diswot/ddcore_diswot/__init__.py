@@ -21,6 +21,7 @@ from ddcore_diswot.space import ResNet
 class DisWOT(Plugin):
     """ResNets of three stages of any depths and widths, as students."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "students whose architecture was chosen for a teacher without training: diswot-resnet:5-5-7"
     )

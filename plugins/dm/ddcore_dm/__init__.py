@@ -57,6 +57,7 @@ def distribution_distance(real_KD: Tensor, synthetic_KD: Tensor) -> Tensor:
 class DM(Plugin):
     """Match mean features under random networks."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "match class means of features under random networks"
     paper: ClassVar[str] = "Dataset Condensation with Distribution Matching, WACV 2023, arXiv:2110.04181"
     role: ClassVar[str] = "matcher"

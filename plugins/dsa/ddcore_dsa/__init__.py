@@ -36,6 +36,7 @@ PROTOCOLS: Mapping[str, Protocol] = {"dsa": RECIPE, "B": RECIPE}
 class DSA(Plugin):
     """Augment real and synthetic batches alike, differentiably."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "the same differentiable augmentation for real and synthetic images"
     paper: ClassVar[str] = "Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, arXiv:2102.08259"
     role: ClassVar[str] = "enhancement"

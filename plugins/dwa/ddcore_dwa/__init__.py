@@ -70,6 +70,7 @@ def climb(weights: list[nn.Parameter], gradients: tuple[Tensor | None, ...], len
 class DWA(Plugin):
     """A teacher of its own for every task, and variances that weigh more."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "each task's teacher unlearns the real images that the task begins with; variances weigh more"
     )

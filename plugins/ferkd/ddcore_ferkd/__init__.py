@@ -111,6 +111,7 @@ def label_crops(
 class FerKD(Plugin):
     """Ask teachers about many crops once, and let students draw from what is worth it."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stored labels of many crops of each image, dropped or adapted by the teachers' confidence"
     paper: ClassVar[str] = "FerKD: Surgical Label Adaptation for Efficient Distillation, ICCV 2023, arXiv:2312.17473"
     role: ClassVar[str] = "labels"

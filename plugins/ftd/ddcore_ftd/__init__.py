@@ -20,7 +20,7 @@ from attrs.validators import and_, ge, le
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ddcore import Learn, Plugin, hookimpl, option
+from ddcore import Companion, Learn, Plugin, hookimpl, option
 
 EPSILON = 1e-12
 """Added to every norm that divides, as in the authors' code."""
@@ -148,10 +148,29 @@ class GSAM(Optimizer):
         self.param_groups = self.base.param_groups
 
 
+class Averages(Companion):
+    """The running average of the pixels, which is handed on in their place; its state is the average of each tensor."""
+
+    def __init__(self, learn: Learn, share: float) -> None:
+        super().__init__(**{name: t.detach().clone() for name, t in learn.named("pixels").items()})
+        self._learn, self._share = learn, share
+
+    def after_step(self, step: int, loss: float | None) -> None:
+        """Average, unless the step was skipped."""
+        if loss is not None:
+            for name, mean in self.state.items():
+                mean.copy_(averaged(mean, self._learn.tensors[name].detach(), self._share))
+
+    def finish(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The averages in place of the last pixels."""
+        return tensors | {name: mean.cpu() for name, mean in self.state.items()}
+
+
 @frozen(kw_only=True, eq=False)
 class FTD(Plugin):
     """Flat experts, and the average of the pixels."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "train experts to flat minima, and hand on the running average of the pixels"
     paper: ClassVar[str] = (
         "Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023, arXiv:2211.11004"
@@ -185,18 +204,6 @@ class FTD(Plugin):
         return GSAM(base, rho=self.rho, alpha=self.alpha, adaptive=self.adaptive)
 
     @hookimpl
-    def ddcore_state(self, learn: Learn) -> dict[str, Any] | None:
+    def ddcore_companion(self, learn: Learn) -> Companion | None:
         """The averages, which begin as the initial pixels."""
-        return {name: t.detach().clone() for name, t in learn.named("pixels").items()} if self.ema > 0 else None
-
-    @hookimpl
-    def ddcore_step_end(self, learn: Learn, state: dict[str, Any], loss: float | None) -> None:
-        """Average, unless the step was skipped."""
-        if loss is not None:
-            for name, mean in state.items():
-                mean.copy_(averaged(mean, learn.tensors[name].detach(), self.ema))
-
-    @hookimpl
-    def ddcore_finish(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> dict[str, Tensor]:
-        """The averages in place of the last pixels."""
-        return tensors | {name: mean.cpu() for name, mean in state.items()}
+        return Averages(learn, self.ema) if self.ema > 0 else None

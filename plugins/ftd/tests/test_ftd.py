@@ -270,23 +270,24 @@ def learn_of(pixels: Tensor) -> Learn:
 def test_check_the_average_has_no_gradient_and_does_not_touch_the_pixels():
     plugin, pixels = FTD(ema=0.5), torch.ones(2, 3, requires_grad=True)
     learn = learn_of(pixels)
-    state = plugin.ddcore_state(learn)
+    average = plugin.ddcore_companion(learn)
     with torch.no_grad():
         pixels += 2
-    plugin.ddcore_step_end(learn, state, 0.1)
+    average.after_step(0, 0.1)
+    state = average.state
     assert not state["pixels"].requires_grad and set(state) == {"pixels"}
     torch.testing.assert_close(state["pixels"], torch.full((2, 3), 2.0))
     assert torch.equal(pixels.detach(), torch.full((2, 3), 3.0))
-    handed_on = plugin.ddcore_finish({"pixels": pixels.detach(), "rate": torch.tensor(0.1)}, state)
+    handed_on = average.finish({"pixels": pixels.detach(), "rate": torch.tensor(0.1)})
     assert torch.equal(handed_on["pixels"], state["pixels"]) and float(handed_on["rate"]) == pytest.approx(0.1)
 
 
 def test_a_skipped_step_leaves_the_average_alone():
     plugin, learn = FTD(ema=0.5), learn_of(torch.ones(2))
-    state = plugin.ddcore_state(learn)
+    average = plugin.ddcore_companion(learn)
     learn.tensors["pixels"] += 1
-    plugin.ddcore_step_end(learn, state, None)
-    assert torch.equal(state["pixels"], torch.ones(2))
+    average.after_step(0, None)
+    assert torch.equal(average.state["pixels"], torch.ones(2))
 
 
 def test_experts_know_the_radius_and_not_the_average():

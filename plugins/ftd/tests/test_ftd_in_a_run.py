@@ -82,7 +82,7 @@ def test_a_run_end_to_end_with_other_enhancements(matcher, tmp_path):
     assert torch.isfinite(artifact(run)["pixels"]).all()
     plan = json.loads((run / "run.json").read_text())["plan"]
     stages = {stage["name"]: stage["changed_by"] for stage in plan["stages"]}
-    assert stages["experts"] == ["ftd", "dsa"] and stages["finish"] == ["ftd"]
+    assert stages["experts"] == ["ftd", "dsa"] and stages["companion"] == ["ftd"]
     assert {row["set"] for row in json.loads((run / "scores.json").read_text())["rows"]} >= {"distilled", "random"}
 
 

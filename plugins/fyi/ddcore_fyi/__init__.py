@@ -41,6 +41,7 @@ def mirrored(images: Tensor) -> Tensor:
 class FYI(Plugin):
     """Show each synthetic image together with its mirror image, wherever the matcher looks at it."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "each synthetic image together with its mirror image"
     paper: ClassVar[str] = "FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv:2407.08113"
     role: ClassVar[str] = "enhancement"

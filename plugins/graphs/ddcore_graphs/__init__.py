@@ -19,7 +19,6 @@ from ddcore_graphs.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore.data import Source
-    from ddcore.sets import Operation
 
 OPERATION = "graphs"
 NETWORKS = ("gin", "gcn", "gat", "sage")
@@ -29,6 +28,7 @@ NETWORKS = ("gin", "gcn", "gat", "sage")
 class GraphPack(Plugin):
     """Read graphs, build and train networks on them, decode sets of them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "graphs from SMILES and TU files; GIN, GCN, GAT and GraphSAGE students; what graph methods share"
     )
@@ -85,10 +85,3 @@ class GraphPack(Plugin):
             "readout": Readout(self.pool, self.jump),
         }
         return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]
-
-    @hookimpl
-    def ddcore_decoder(self, name: str) -> "Operation | None":
-        """``graphs``: the tensors of ``packing.pack_graphs`` as graphs."""
-        from ddcore_graphs.packing import StoredGraphs
-
-        return StoredGraphs() if name == OPERATION else None

@@ -37,6 +37,7 @@ def mean_features(nodes_VF: Tensor, edges_2E: Tensor) -> Tensor:
 class GraphProbe(Plugin):
     """Match mean node features of graphs, class by class."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "matches mean node features of graphs, to try plugins and ideas on"
     paper: ClassVar[str] = "none: part of ddcore-graphs"
     role: ClassVar[str] = "matcher"

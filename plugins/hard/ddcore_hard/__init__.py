@@ -35,7 +35,6 @@ from ddcore_hard.protocols import PROTOCOLS
 if TYPE_CHECKING:
     from ddcore import Run
 
-LABEL_WEIGHT = "student.label_weight"
 Legitimacy = Literal["penalty", "consistency", "gate"]
 SHARE = and_(ge(0), le(1))
 LOGGED = 20
@@ -157,12 +156,12 @@ def _answer(teachers: Teaching, images: Tensor) -> Tensor:
 class HARD(Plugin):
     """Students match teachers on inputs that are learned to be hard for them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "distils on changes of inputs that are learned to show where student and teacher disagree"
     paper: ClassVar[str] = "HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890"
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "hard_share": 0.0, "label_weight": 1.0}
 
     temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))
@@ -225,11 +224,6 @@ class HARD(Plugin):
         return PROTOCOLS.get(name)
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
     def ddcore_student_modules(self, run: "Run") -> nn.Module | None:
         """The augmentor; none where no input is changed.
 
@@ -261,7 +255,8 @@ class HARD(Plugin):
         """The student's term and, at some steps, the augmentor's: no gradient of one reaches what the other moves."""
         clean = seen.logits, teachers.logits.to(seen.logits)
         if modules is None or progress.fraction < self.warmup:
-            return Term("hard", self.weight * student_term(clean, None, self.temperature, 0.0))
+            value = self.weight * student_term(clean, None, self.temperature, 0.0)
+            return Term("hard", value, labels=self.label_weight)
         augmentor: Any = modules
         moves = (progress.step + 1) % self.every == 0
         pixels = run.normalisation.inverse(batch.inputs)
@@ -277,7 +272,7 @@ class HARD(Plugin):
             value = value + self._of_augmentor(answer, teacher, clean[1], batch.targets)
             value = value + self.edit_weight * edit_size(values)
         self._log(run, progress, clean, (student, teacher), values)
-        return Term("hard", value)
+        return Term("hard", value, labels=self.label_weight)
 
     def _of_augmentor(self, student: Tensor, teacher: Tensor, clean: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         limits = self.temperature, self.most

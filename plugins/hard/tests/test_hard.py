@@ -373,8 +373,7 @@ def test_gradients_of_the_augmentor_are_cut_to_a_length():
 
 
 def test_weights_say_what_they_weight():
-    assert HARD(label_weight=0.3).ddcore_setting(2.0, "student.label_weight") == pytest.approx(0.6)
-    assert HARD().ddcore_setting(2.0, "match.crop_scale") is None
+    assert HARD(label_weight=0.3).label_factor() == 0.3
     stage = Stage(HARD(weight=2.0, hard_share=0.0))
     torch.testing.assert_close(stage.value(), 2 * Stage(HARD(hard_share=0.0)).value())
 

@@ -43,6 +43,7 @@ NAME, PATCHES = "projector", "hello"
 class HeLlO(Plugin):
     """Store no labels but a small network that makes them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "labels from a low-rank projector on a frozen encoder, made anew for every view"
     paper: ClassVar[str] = (
         "Heavy Labels Out! Dataset Distillation with Label Space Lightening, ICCV 2025, arXiv:2408.08201"

@@ -71,6 +71,7 @@ def stored_tensors(
 class INFER(Plugin):
     """Learn additive images that serve every class, one a network and slot."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "a few real images a class, and images added to those of every class"
     paper: ClassVar[str] = (
         "Breaking Class Barriers: Efficient Dataset Distillation via Inter-Class Feature Compensator, ICLR 2025, "

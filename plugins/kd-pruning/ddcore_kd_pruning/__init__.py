@@ -27,7 +27,6 @@ from ddcore.training import Descent, Teaching, train_student
 if TYPE_CHECKING:
     from ddcore import Run, Samples
 
-LABEL_WEIGHT = "student.label_weight"
 Select = Literal["random", "el2n", "forgetting", "moderate"]
 AT_ONCE = 1024
 BATCH = 128
@@ -144,6 +143,7 @@ def scoring_descent(modality: str, count: int, epochs: int, rate: float | None) 
 class KDPruning(Plugin):
     """Students see some rows and hear a teacher of all of them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "students train on a share of the rows, chosen once, and learn from a teacher of all of them"
     )
@@ -151,7 +151,6 @@ class KDPruning(Plugin):
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"share": 1.0, "alpha": 0.0}
     tiny: ClassVar[Mapping[str, object]] = {"epochs": 1, "rate": 0.01}
 
@@ -178,6 +177,10 @@ class KDPruning(Plugin):
         """alpha."""
         return alpha_of(self.share) if self.alpha is None else self.alpha
 
+    def label_factor(self) -> float:
+        """1 - alpha."""
+        return 1 - self.weight
+
     def assets(self, initializer: str | None) -> tuple[str, ...]:
         """Teachers, where they have a weight."""
         return ("teachers",) if self.weight else ()
@@ -187,17 +190,12 @@ class KDPruning(Plugin):
         return kept_of(count, self.share)
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * (1 - self.weight) if name == LABEL_WEIGHT else None
-
-    @hookimpl
     def ddcore_student_loss(self, output: Tensor, teachers: Teaching) -> Term | None:
         """The teacher's part of the formula above."""
         if not self.weight:
             return None
         value = teacher_loss(output, teachers.logits, self.temperature, squared=self.squared)
-        return Term("kd-pruning", value, self.weight)
+        return Term("kd-pruning", value, self.weight, 1 - self.weight)
 
     @hookimpl
     def ddcore_student_rows(

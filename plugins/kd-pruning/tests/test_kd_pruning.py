@@ -48,7 +48,7 @@ def loss_of(plugin, student, teacher, classes):
     teaching = Teaching([Vote(torch.nn.Identity())], None)
     teaching.__dict__["seen"] = (Seen(teacher, {}),)
     term = plugin.ddcore_student_loss(student, teaching)
-    own = plugin.ddcore_setting(1.0, "student.label_weight") * F.cross_entropy(student, classes)
+    own = plugin.label_factor() * F.cross_entropy(student, classes)
     return own if term is None else own + term.weight * term.value
 
 
@@ -136,9 +136,8 @@ def test_check_ridge_the_same_in_squares():
 def test_alpha_follows_the_share_only_if_asked():
     assert KDPruning(share=0.2).weight == 0.9
     assert KDPruning(share=0.2, alpha=None).weight == alpha_of(0.2) == pytest.approx(0.82)
-    assert KDPruning(alpha=0.0).ddcore_setting(2.0, "student.label_weight") == 2.0
-    assert KDPruning(alpha=0.25).ddcore_setting(2.0, "student.label_weight") == 1.5
-    assert KDPruning().ddcore_setting(2.0, "match.crop_scale") is None
+    assert KDPruning(alpha=0.0).label_factor() == 1.0
+    assert KDPruning(alpha=0.25).label_factor() == 0.75
     assert KDPruning(alpha=0.0).assets(None) == ()
 
 

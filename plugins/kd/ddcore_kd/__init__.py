@@ -30,7 +30,6 @@ from ddcore_kd.protocols import PROTOCOLS
 if TYPE_CHECKING:
     from ddcore import Run
 
-LABEL_WEIGHT = "student.label_weight"
 STAGE = re.compile(r"stage(\d+)")
 Feature = Literal["none", "fitnet", "at", "rkd"]
 TAPS: Mapping[Feature, tuple[str, ...]] = {
@@ -179,13 +178,13 @@ class Regressor(nn.Module):
 class KD(Plugin):
     """Students match teachers' logits, and features if asked."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
     temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))
@@ -219,11 +218,6 @@ class KD(Plugin):
         return PROTOCOLS.get(name)
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
     def ddcore_student_modules(self, seen: Seen, teachers: Teaching) -> nn.Module | None:
         """Regressors of the student's hint layer, one for each teacher."""
         if self.feature != "fitnet":
@@ -240,7 +234,7 @@ class KD(Plugin):
         if self.feature != "none":
             weight = WEIGHTS[self.feature] if self.feature_weight is None else self.feature_weight
             value = value + weight * self.of_features(seen, teachers, modules)
-        return Term("kd", value)
+        return Term("kd", value, labels=self.label_weight)
 
     def rising(self, progress: Progress) -> float:
         """The share of the logits' weight at a step: from 0 to 1 over ``warmup`` of all steps.

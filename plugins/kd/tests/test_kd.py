@@ -256,8 +256,7 @@ def test_weights_say_what_they_weight():
     assert float(term(KD(weight=0.5, temperature=2.0), S, answered(T)).value) == pytest.approx(
         float(0.5 * hinton(S, T, 2.0))
     )
-    assert KD(label_weight=0.3).ddcore_setting(2.0, "student.label_weight") == pytest.approx(0.6)
-    assert KD().ddcore_setting(2.0, "match.crop_scale") is None
+    assert KD(label_weight=0.3).label_factor() == 0.3
 
 
 def test_two_equal_teachers_are_one():

@@ -32,7 +32,6 @@ from ddcore_kd3.protocols import PROTOCOLS
 if TYPE_CHECKING:
     from ddcore import Run, Samples
 
-LABEL_WEIGHT = "student.label_weight"
 Select = Literal["balanced", "fixed", "none"]
 EPOCHS = 240
 """The authors', in which the schedule of trust is written."""
@@ -209,6 +208,7 @@ def drawn_mix(count: int, shape: float, generator: Generator) -> tuple[Tensor, T
 class KD3(Plugin):
     """Students learn from a teacher on images that are not the teacher's."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from a teacher on foreign images: selection, a shared classifier, contrast"
     paper: ClassVar[str] = (
         "Distribution Shift Matters for Knowledge Distillation with Webly Collected Images, ICCV 2023, arXiv:2307.11469"
@@ -216,7 +216,6 @@ class KD3(Plugin):
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     whole_batches: ClassVar[bool] = True
     tiny: ClassVar[Mapping[str, object]] = {"layer": "stage2"}
 
@@ -241,11 +240,6 @@ class KD3(Plugin):
     def ddcore_protocol(self, name: str) -> Protocol | None:
         """The paper's recipe for students."""
         return PROTOCOLS.get(name)
-
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
 
     @hookimpl
     def ddcore_adapt_student(self, network: nn.Module, seen: Seen, teachers: Teaching, run: "Run") -> nn.Module:
@@ -335,7 +329,7 @@ class KD3(Plugin):
                 value = value + self.contrast * contrast(
                     embed(one.mean((2, 3))), embed(two.mean((2, 3))), self.temperature
                 )
-        return Term("kd3", value)
+        return Term("kd3", value, labels=self.label_weight)
 
 
 def sole(votes: Sequence[Vote]) -> nn.Module:

@@ -26,7 +26,6 @@ from ddcore import Plugin, Seen, Term, hookimpl, option
 from ddcore.training import Protocol, Teaching
 from ddcore_meal_v2.protocols import PROTOCOLS
 
-LABEL_WEIGHT = "student.label_weight"
 SHRINKS = 8
 """Each of the discriminator's two hidden layers is so many times narrower than what it reads."""
 NARROWEST = 2
@@ -119,6 +118,7 @@ def shown(student: Tensor, mode: Mode) -> Tensor:
 class MEALV2(Plugin):
     """Students match the mean probability of teachers, and nothing else."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "tunes a trained student on the mean probability of several teachers, without hard labels"
     paper: ClassVar[str] = (
         "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks, arXiv:2009.08453"
@@ -127,7 +127,6 @@ class MEALV2(Plugin):
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
     weight: float = option(1.0, help="weight of the similarity loss", symbol="w_sim", validator=ge(0))
@@ -142,11 +141,6 @@ class MEALV2(Plugin):
     def ddcore_protocol(self, name: str) -> Protocol | None:
         """The paper's recipe for students."""
         return PROTOCOLS.get(name)
-
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
 
     @hookimpl
     def ddcore_student_modules(self, seen: Seen) -> nn.Module | None:
@@ -168,4 +162,4 @@ class MEALV2(Plugin):
             mean = torch.stack([w * z for w, z in zip(weights, answers, strict=True)]).sum(0)
             gap = separation(modules(shown(seen.logits, self.discriminator)), modules(mean))
             value = value + self.discriminator_weight * gap
-        return Term("meal-v2", value)
+        return Term("meal-v2", value, labels=self.label_weight)

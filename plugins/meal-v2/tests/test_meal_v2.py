@@ -180,9 +180,8 @@ def test_logits_that_labels_bring_are_the_teachers_only_answer():
 
 
 def test_the_labels_own_loss_is_left_out_unless_asked_for():
-    assert MEALV2().ddcore_setting(2.0, "student.label_weight") == 0
-    assert MEALV2(label_weight=0.5).ddcore_setting(2.0, "student.label_weight") == 1
-    assert MEALV2().ddcore_setting(2.0, "match.crop_scale") is None
+    assert MEALV2().label_factor() == 0
+    assert MEALV2(label_weight=0.5).label_factor() == 0.5
 
 
 def test_check_student_and_discriminator_keep_their_own_rates_under_a_schedule():

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Critic", "MIAlpha", "earth_mover_flow", "edited", "interpolated_bound", "layer_map", "logit_mse"]
 __all__ += ["of_features", "others_log_mean", "pooled", "soft_cross_entropy", "stages"]
 
-LABEL_WEIGHT = "student.label_weight"
 STAGE = re.compile(r"stage(\d+)")
 LOGIT_LOSSES = {"ce": soft_cross_entropy, "mse": logit_mse}
 
@@ -90,12 +89,12 @@ class Critic(nn.Module):
 class MIAlpha(Plugin):
     """Students learn from teachers by a pipeline: a loss of logits, one of layers in between, a map of layers."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "MI-alpha and other losses of layers in between, as a pipeline that a search may choose"
     paper: ClassVar[str] = "Distiller: A Systematic Study of Model Distillation Methods in NLP, arXiv:2109.11105"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     whole_batches: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "logit_weight": 0.0, "label_weight": 1.0}
     tiny: ClassVar[Mapping[str, object]] = {"hidden": 8}
@@ -134,10 +133,9 @@ class MIAlpha(Plugin):
         """All stages."""
         return (STAGES,) if self.weight else ()
 
-    @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
+    def label_factor(self) -> float:
         """The labels' own weight; half of it is the copy's."""
-        return value * self.label_weight * (0.5 if self.edit_share else 1.0) if name == LABEL_WEIGHT else None
+        return self.label_weight * (0.5 if self.edit_share else 1.0)
 
     @hookimpl
     def ddcore_student_modules(self, seen: Seen, teachers: Teaching, run: "Run") -> nn.Module | None:
@@ -182,7 +180,7 @@ class MIAlpha(Plugin):
         teachers: Teaching,
         modules: nn.Module | None,
         generator: Generator,
-    ) -> Term | None:
+    ) -> Term:
         """The teachers' part of the formula above; of several teachers layers are weighted by their votes."""
         parts = []
         asked: Teaching | Both = teachers
@@ -201,7 +199,8 @@ class MIAlpha(Plugin):
             parts.append(self.pseudo_weight * F.cross_entropy(seen.logits, asked.logits.argmax(1)))
         if modules is not None and (len(seen.logits) > 1 or self.intermediate != "mi"):
             parts.append(self.weight * self.of_layers(seen, asked, modules))
-        return Term("mi-alpha", torch.stack(parts).sum()) if parts else None
+        value = torch.stack(parts).sum() if parts else seen.logits.new_zeros(())
+        return Term("mi-alpha", value, labels=self.label_factor())
 
     def of_layers(self, seen: Seen, teachers: "Teaching | Both", modules: nn.Module) -> Tensor:
         """The loss of layers in between: a sum over pairs, of all pairs by their flow;

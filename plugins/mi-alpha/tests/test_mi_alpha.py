@@ -383,7 +383,7 @@ def test_a_copy_with_edited_words_counts_as_further_rows_of_the_batch(intermedia
     batch = SimpleNamespace(inputs=SENTENCES, targets={"class": classes})
     generator = torch.Generator().manual_seed(5)
     found = plugin.ddcore_student_loss(batch, student, own, teaching, modules, generator).value.detach()
-    labels = plugin.ddcore_setting(1.0, "student.label_weight") * F.cross_entropy(own.logits, classes)
+    labels = plugin.label_factor() * F.cross_entropy(own.logits, classes)
     due = value_of(attrs.evolve(plugin, edit_share=0.0), *asked(both), modules)
     due = due + 0.3 * F.cross_entropy(asked(both)[0].logits, classes.repeat(2))
     torch.testing.assert_close(found + labels.detach(), due)
@@ -447,7 +447,7 @@ def test_the_published_script_is_the_default():
         value_of(plugin, own, teaching, modules),
         (F.mse_loss(S, T) - interpolated_bound(scores, baseline, 0.9)).detach(),
     )
-    assert plugin.ddcore_setting(1.0, "student.label_weight") == 0 and plugin.taps() == ("stage*",)
+    assert plugin.label_factor() == 0 and plugin.taps() == ("stage*",)
 
 
 def test_rows_may_be_the_teachers():
@@ -494,9 +494,9 @@ def test_a_batch_of_one_row_is_compared_with_nobody():
     torch.testing.assert_close(value_of(MIAlpha(hidden=4), own, answered(other)), F.mse_loss(S[:1], T[:1]))
 
 
-def test_without_weights_there_is_no_term():
+def test_without_weights_the_term_is_zero():
     plugin = MIAlpha(**MIAlpha.neutral)
-    assert value_of(plugin, seen(S, 3), answered(seen(T, 3))) is None
+    assert float(value_of(plugin, seen(S, 3), answered(seen(T, 3)))) == 0 and plugin.label_factor() == 1
     assert plugin.ddcore_student_modules(seen(S, 3), answered(seen(T, 3)), None) is None and plugin.taps() == ()
 
 

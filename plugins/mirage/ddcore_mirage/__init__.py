@@ -22,7 +22,6 @@ from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, op
 
 if TYPE_CHECKING:
     from ddcore import Run
-    from ddcore.sets import Operation
 
 FOREST = "mirage-forest"
 MOVED = (
@@ -45,6 +44,7 @@ MOVED = (
 class Mirage(Plugin):
     """Mine the frequent sets of computation trees of each class."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "mine frequent sets of computation trees of graphs; no training, any message-passing network"
     )
@@ -124,13 +124,6 @@ class Mirage(Plugin):
             preview=preview_png(unpack(tensors), names, f"{run.source.name}: most frequent trees of {self.hops} hops"),
             notes=tuple(filter(None, said)),
         )
-
-    @hookimpl
-    def ddcore_decoder(self, name: str) -> "Operation | None":
-        """``mirage-forest``: sets of trees as graphs with marked roots."""
-        from ddcore_mirage.distilled import Forest
-
-        return Forest() if name == FOREST else None
 
     @hookimpl
     def ddcore_evaluate(self, run: "Run") -> list[Row]:

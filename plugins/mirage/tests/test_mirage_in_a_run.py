@@ -377,7 +377,7 @@ def test_merging_classes_stores_what_they_share_once():
 
 
 def test_a_run_decodes_by_the_plugins_operation(molecules, tmp_path):
-    """ddcore_decoder answers for what is stored; nobody answers for another name."""
+    """Its entry point answers for what is stored; nobody answers for another name."""
     run(molecules, tmp_path / "out", "--eval-network", "gin")
     opened = reopen(str(tmp_path / "out"))
     packed = load_packed(str(tmp_path / "out" / "artifact"))

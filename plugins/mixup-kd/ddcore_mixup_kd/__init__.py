@@ -25,7 +25,6 @@ from ddcore.images import beta
 from ddcore.labels import kl_divergence
 from ddcore.training import Teaching
 
-LABEL_WEIGHT = "student.label_weight"
 LEAST = 1e-6
 """Of a deviation: a row of equal logits has none, and would be divided by 0."""
 BETWEEN = and_(ge(0), le(1))
@@ -141,6 +140,7 @@ class PartialMixup:
 class MixupKD(Plugin):
     """Students and teachers see partly mixed batches; logits are compared in units of their deviation."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "distils on partly mixed batches, with the deviation of each row's logits as temperature"
     paper: ClassVar[str] = (
         "Understanding the Role of Mixup in Knowledge Distillation: An Empirical Study, WACV 2023, arXiv:2211.03946"
@@ -148,7 +148,6 @@ class MixupKD(Plugin):
     role: ClassVar[str] = "student"
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     augment_phases: ClassVar[tuple[str, ...]] = ("evaluate",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {
         "mixed_fraction": 0.0,
         "weight": 0.0,
@@ -168,11 +167,6 @@ class MixupKD(Plugin):
     legacy: bool = option(False, help="draw the rows to leave alone with replacement: more are mixed than asked for")
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
     def ddcore_augment(self, transform: Transform, count: int, shared: bool, generator: Generator) -> Transform | None:
         """Mix some rows of a batch; nothing without any to be mixed, or where all rows are to get the same."""
         if shared or (self.mixed_fraction == 0 and not self.legacy):
@@ -188,4 +182,5 @@ class MixupKD(Plugin):
         mixed, share = told.get("mixed", told["class"]), told.get("lam", student.new_ones(len(student)))
         hard = mixed_cross_entropy(student, told["class"], mixed, share.to(student))
         answers = torch.stack([v.weight * s.logits for v, s in zip(teachers.votes, teachers.seen, strict=True)]).sum(0)
-        return Term("mixup-kd", self.weight * divergence(student, answers.to(student)) + self.hard_weight * hard)
+        value = self.weight * divergence(student, answers.to(student)) + self.hard_weight * hard
+        return Term("mixup-kd", value, labels=self.label_weight)

@@ -242,9 +242,8 @@ def test_rows_that_nobody_mixed_have_their_own_class():
 
 
 def test_the_labels_own_loss_is_left_out_unless_asked_for():
-    assert MixupKD().ddcore_setting(2.0, "student.label_weight") == 0
-    assert MixupKD(label_weight=0.5).ddcore_setting(2.0, "student.label_weight") == 1
-    assert MixupKD().ddcore_setting(2.0, "match.crop_scale") is None
+    assert MixupKD().label_factor() == 0
+    assert MixupKD(label_weight=0.5).label_factor() == 0.5
 
 
 @pytest.mark.parametrize("wrong", [{"mixed_fraction": 1.5}, {"beta": 0.0}, {"beta": 11.0}, {"weight": -1.0}])

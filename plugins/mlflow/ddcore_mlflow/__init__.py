@@ -28,6 +28,7 @@ class MLflow(Plugin):
     """Log options, losses and scores."""
 
     role: ClassVar[str] = "tracker"
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "logs options, losses and scores to MLflow"
     paper: ClassVar[str] = "Accelerating the Machine Learning Lifecycle with MLflow, IEEE Data Eng. Bull. 2018"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class MTT(UnrollOptions):
     """Match stretches of experts' training with an unrolled student."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "match stretches of experts' training with an unrolled student"
     paper: ClassVar[str] = "Dataset Distillation by Matching Training Trajectories, CVPR 2022, arXiv:2203.11932"
     role: ClassVar[str] = "matcher"

@@ -128,6 +128,7 @@ class Directions(nn.Module):
 class ND(Plugin):
     """Students' embeddings point along their teachers' class means and grow as long as the teachers' are."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students' embeddings take direction and norm from teachers' class means"
     paper: ClassVar[str] = (
         "Improving Knowledge Distillation via Regularizing Feature Direction and Norm, arXiv:2305.17007"

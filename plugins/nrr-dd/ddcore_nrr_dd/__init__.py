@@ -19,7 +19,7 @@ from attrs import frozen
 from attrs.validators import and_, ge, gt, le, optional
 from torch import Tensor
 
-from ddcore import InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
+from ddcore import Companion, InputError, Learn, Plugin, PluginError, Task, Vote, hookimpl, option
 from ddcore.errors import OptionError
 from ddcore.images import MOSAICS, Ranks, crop_boxes, cut, of_slot, patch_losses, patches_a_side, ranked, stitch
 from ddcore.runs import for_each_class
@@ -115,11 +115,31 @@ def discover(
     return {"rows": of_image[order], "boxes": torch.cat(kept).flatten(0, 1)[order], "losses": found[order]}
 
 
+class Masks(Companion):
+    """How far pixels may move, made anew every ``refresh`` steps; 0 keeps the first."""
+
+    def __init__(self, make: Callable[[], dict[str, Tensor]], refresh: int) -> None:
+        super().__init__(masks=make())
+        self._make, self._refresh = make, refresh
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """By learned tensor."""
+        made: dict[str, Tensor] = self.state["masks"]
+        return made
+
+    def after_step(self, step: int, loss: float | None) -> None:
+        """New masks where they are due."""
+        if self._refresh and (step + 1) % self._refresh == 0:
+            self.masks.update(self._make())
+
+
 @frozen(kw_only=True, eq=False)
 class NRRDD(Plugin):
     """Start from patches that hold the object and are hard to tell;
     leave the pixels that the class is seen in as they are."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "start from hard real patches; only pixels that the class is not seen in are refined"
     paper: ClassVar[str] = (
         "Enhancing Dataset Distillation via Non-Critical Region Refinement, CVPR 2025, arXiv:2503.18267"
@@ -174,26 +194,20 @@ class NRRDD(Plugin):
         return run.normalisation.clamped(images)  # resizing rounds, and the matcher's own clamp must find nothing to do
 
     @hookimpl
-    def ddcore_state(self, task: Task, learn: Learn, run: "Run") -> dict[str, Any] | None:
+    def ddcore_companion(self, task: Task, learn: Learn, run: "Run") -> Companion | None:
         """The masks, of the initial images."""
         if not self.masked or task.steps == 0:
             return None
-        masks = self._masks(task, learn, run)
-        if not masks:
+        companion = Masks(partial(self._masks, task, learn, run), self.refresh)
+        if not companion.masks:
             self._nothing_to_mask(run)
-        return {"masks": masks}
+        return companion
 
     @hookimpl
-    def ddcore_project(self, after: Tensor, before: Tensor, name: str, state: dict[str, Any]) -> Tensor | None:
+    def ddcore_project(self, after: Tensor, before: Tensor, name: str, companion: "Masks | None") -> Tensor | None:
         """A share M of the step."""
-        masks = state.get("masks", {})
+        masks = companion.masks if companion is not None else {}
         return moved(after, before, masks[name]) if name in masks else None
-
-    @hookimpl
-    def ddcore_step_end(self, task: Task, step: int, learn: Learn, state: dict[str, Any], run: "Run") -> None:
-        """New masks where they are due."""
-        if self.masked and self.refresh and (step + 1) % self.refresh == 0:
-            state["masks"].update(self._masks(task, learn, run))
 
     def _masks(self, task: Task, learn: Learn, run: "Run") -> dict[str, Tensor]:
         """Of each learned tensor that holds an image for each class of the task."""

@@ -53,7 +53,7 @@ def started(run):
     for task in distillation_tasks(run):
         learn = begin(task, run)
         images.append(learn.tensors["pixels"].detach().clone())
-        masks.append(run.plugins["nrr-dd"].ddcore_state(task, learn, run)["masks"]["pixels"])
+        masks.append(run.plugins["nrr-dd"].ddcore_companion(task, learn, run).masks["pixels"])
     return by_class(torch.cat(images)), by_class(torch.cat(masks))
 
 
@@ -109,7 +109,7 @@ def test_a_mask_is_of_the_class_s_own_map_by_the_votes_for_the_task(cache, tmp_p
     run = opened(cache, tmp_path, **{"nrr-dd__threshold": 0.75})
     task = distillation_tasks(run)[1]
     learn = begin(task, run)
-    mask = run.plugins["nrr-dd"].ddcore_state(task, learn, run)["masks"]["pixels"]
+    mask = run.plugins["nrr-dd"].ddcore_companion(task, learn, run).masks["pixels"]
     (vote,) = run.votes("match", task)
     seen = maps.class_maps(vote.network, learn.tensors["pixels"].detach(), task.classes)
     torch.testing.assert_close(mask[:, 0], (0.75 - seen).clamp(min=0))
@@ -133,12 +133,12 @@ def test_maps_are_made_anew_after_every_so_many_steps(cache, tmp_path):
     run = opened(cache, tmp_path, ipc=1, **{"nrr-dd__refresh": 2})
     (task,) = distillation_tasks(run)
     learn, plugin = begin(task, run), run.plugins["nrr-dd"]
-    state = plugin.ddcore_state(task, learn, run)
-    seen = [state["masks"]["pixels"]]
+    companion = plugin.ddcore_companion(task, learn, run)
+    seen = [companion.masks["pixels"]]
     for step in range(4):
         outer_step(task, step, learn, run)
-        plugin.ddcore_step_end(task=task, step=step, learn=learn, state=state, run=run)
-        seen.append(state["masks"]["pixels"])
+        companion.after_step(step, 0.0)
+        seen.append(companion.masks["pixels"])
     assert [torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)] == [True, False, True, False]
 
 
@@ -271,7 +271,7 @@ def test_a_teacher_without_feature_maps_is_refused_by_name(cache, tmp_path):
     run = opened(cache, tmp_path, "dm", "nrr-dd", **given)
     (task,) = distillation_tasks(run)
     with pytest.raises(InputError, match="the teacher mlp has no feature maps"):
-        run.plugins["nrr-dd"].ddcore_state(task, begin(task, run), run)
+        run.plugins["nrr-dd"].ddcore_companion(task, begin(task, run), run)
 
 
 def test_where_no_images_are_learned_only_the_initialiser_is_left(cache, tmp_path, monkeypatch):
@@ -279,11 +279,11 @@ def test_where_no_images_are_learned_only_the_initialiser_is_left(cache, tmp_pat
     run, warned = opened(cache, tmp_path / "cidd"), []
     monkeypatch.setattr(Run, "warn", lambda self, text: warned.append(text))
     plugin, task = run.plugins["nrr-dd"], distillation_tasks(run)[0]
-    assert plugin.ddcore_state(task, learn, run) == {"masks": {}}
+    assert plugin.ddcore_companion(task, learn, run).state == {"masks": {}}
     assert len(warned) == 1 and "'sre2l' (ddcore-sre2l 0.1.0) learns no images: only the initial" in warned[0]
     run = opened(cache, tmp_path / "real", init="real")
     with pytest.raises(PluginError, match="learns no images: leave out --plugin nrr-dd"):
-        plugin.ddcore_state(task, learn, run)
+        plugin.ddcore_companion(task, learn, run)
 
 
 def test_a_matcher_without_steps_needs_no_masks(cache, tmp_path):

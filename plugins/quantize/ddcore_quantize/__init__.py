@@ -46,6 +46,7 @@ def error_of(
 class Quantize(Plugin):
     """Store fewer bits."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stores pixels in 8, 4 or 2 bits, and says what that costs"
     paper: ClassVar[str] = "A White Paper on Neural Network Quantization, 2021, arXiv:2106.08295"
 

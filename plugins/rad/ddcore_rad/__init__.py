@@ -30,7 +30,6 @@ from ddcore.training import Teaching
 if TYPE_CHECKING:
     from ddcore import Run, Samples
 
-LABEL_WEIGHT = "student.label_weight"
 Strategy = Literal["rad", "margin", "entropy", "random"]
 LEAST = 1e-6
 """The gain of a row whose margin is 1, in the place of 0."""
@@ -162,12 +161,12 @@ def query(strategy: Strategy, logits_NK: Tensor, wrong: int, count: int, generat
 class RAD(Plugin):
     """A teacher is asked about more rows in each round; the student sees no others."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students learn from a teacher that is asked about few rows, chosen round by round"
     paper: ClassVar[str] = "Robust Active Distillation, ICLR 2023, arXiv:2210.01213"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
-    settings: ClassVar[tuple[str, ...]] = (LABEL_WEIGHT,)
     neutral: ClassVar[Mapping[str, object]] = {
         "share": 1.0,
         "rounds": 1,
@@ -216,17 +215,12 @@ class RAD(Plugin):
         return min(count - 1, math.ceil(self.held * count))
 
     @hookimpl
-    def ddcore_setting(self, value: float, name: str) -> float | None:
-        """The labels' own weight."""
-        return value * self.label_weight if name == LABEL_WEIGHT else None
-
-    @hookimpl
-    def ddcore_student_loss(self, output: Tensor, teachers: Teaching) -> Term | None:
+    def ddcore_student_loss(self, output: Tensor, teachers: Teaching) -> Term:
         """The teacher's labels."""
         if not self.weight:
-            return None
+            return Term("rad", output.new_zeros(()), labels=self.label_weight)
         value = kl_divergence(output, teachers.logits, self.temperature, tau_squared=True).mean()
-        return Term("rad", value, self.weight)
+        return Term("rad", value, self.weight, self.label_weight)
 
     @hookimpl
     def ddcore_student_rows(

@@ -256,8 +256,9 @@ def test_teachers_say_all_and_labels_nothing():
     term = RAD().ddcore_student_loss(s, teaching)
     due = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(term.weight * term.value, due)
-    assert RAD().ddcore_setting(1.0, "student.label_weight") == 0
-    assert RAD(weight=0.0).ddcore_student_loss(s, teaching) is None
+    assert RAD().label_factor() == term.labels == 0
+    silent = RAD(weight=0.0, label_weight=0.5).ddcore_student_loss(s, teaching)
+    assert (float(silent.weight * silent.value), silent.labels) == (0, 0.5)
 
 
 @pytest.mark.parametrize("wrong", [{"share": 0.0}, {"rounds": 0}, {"held": 1.0}, {"held": 0.0}, {"error": 1.1}])

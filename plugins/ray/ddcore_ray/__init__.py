@@ -30,6 +30,7 @@ SECONDS_TO_STOP = 10.0
 class Ray(Plugin):
     """Offer ``--executor ray``."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "does tasks on a ray cluster"
     paper: ClassVar[str] = "Ray: A Distributed Framework for Emerging AI Applications, OSDI 2018, arXiv:1712.05889"
     role: ClassVar[str] = "executor"

@@ -134,6 +134,7 @@ def images_of(
 class RDED(Plugin):
     """Stitch the real patches that a teacher finds most realistic."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stitch the real patches that a teacher finds most realistic; nothing is optimised"
     paper: ClassVar[str] = (
         "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm, CVPR 2024, arXiv:2312.03526"

@@ -123,6 +123,7 @@ def reinforced(
 class Reinforce(Plugin):
     """Store augmentations with teachers' sparse labels, once; students replay them."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stored augmentations, mixes among them, with the teachers' sparse labels"
     paper: ClassVar[str] = (
         "Reinforce Data, Multiply Impact: Improved Model Accuracy and Robustness with Dataset Reinforcement, ICCV 2023, arXiv:2303.08983"

@@ -73,6 +73,7 @@ def augmentation_robust_score(augmented: float, bare: float, weight: float = 0.5
 class Robust(Plugin):
     """Add the rows ``label-robust`` and ``augmentation-robust``, under the first protocol and in the first network."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = (
         "label-robust and augmentation-robust scores: what is left of a gain without labels and augmentation"
     )

@@ -66,6 +66,7 @@ def dealt(order: Tensor, at: int, size: int, generator: Generator) -> tuple[Tens
 class RS2(Plugin):
     """Another random subset every epoch, or, as its control, the same one."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "students visit a new random share of their rows every epoch"
     paper: ClassVar[str] = (
         "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning, ICLR 2024, arXiv:2305.18424"

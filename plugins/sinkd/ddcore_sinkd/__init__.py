@@ -75,6 +75,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, epsilon: fl
 class SinKD(Plugin):
     """Students move their batch of distributions onto their teachers'."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "Sinkhorn distance between batches of student and teacher distributions"
     paper: ClassVar[str] = "Sinkhorn Distance Minimization for Knowledge Distillation, arXiv:2402.17110"
     role: ClassVar[str] = "student"

@@ -177,6 +177,7 @@ def _distances(points_ND: Tensor, centres_ND: Tensor) -> Tensor:
 class Smooth(Plugin):
     """Smooth experts, and a student that follows them steadily."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "smooth the experts' early training, and steady the student that follows them"
     paper: ClassVar[str] = (
         "AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories, "

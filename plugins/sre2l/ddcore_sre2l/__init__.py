@@ -75,6 +75,7 @@ def recovery_loss(
 class SRe2L(Plugin):
     """Recover images whose classes and batch statistics teachers recognise."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "recover images from teachers' classes and BatchNorm statistics; label every view of them"
     paper: ClassVar[str] = (
         "Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective, NeurIPS 2023, "

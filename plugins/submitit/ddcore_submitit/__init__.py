@@ -38,6 +38,7 @@ SECONDS_TO_STOP = 10.0
 class Submitit(Plugin):
     """Offer ``--executor submitit``."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "does tasks as jobs of Slurm"
     paper: ClassVar[str] = "none: software"
     role: ClassVar[str] = "executor"

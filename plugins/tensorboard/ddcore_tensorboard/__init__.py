@@ -26,6 +26,7 @@ class TensorBoard(Plugin):
     """Write events for TensorBoard."""
 
     role: ClassVar[str] = "tracker"
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "shows losses and scores in TensorBoard"
     paper: ClassVar[str] = "TensorFlow: Large-Scale Machine Learning on Heterogeneous Systems, 2016, arXiv:1603.04467"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})

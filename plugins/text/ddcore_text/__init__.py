@@ -105,6 +105,7 @@ class Transformer(nn.Module):
 class Text(Plugin):
     """Reads sentences and builds transformers."""
 
+    api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "sentences from tables (text:FOLDER) and small transformers for ddcore train"
     paper: ClassVar[str] = "Attention Is All You Need, arXiv:1706.03762"
     role: ClassVar[str] = "data"

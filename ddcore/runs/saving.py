@@ -1,0 +1,84 @@
+"""A finished set on its way to disk: its labels, then the artifact; nothing is written twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ddcore.api.types import Synthetic
+from ddcore.labels import Labels, SoftLabels
+from ddcore.runs.provenance import provenance
+from ddcore.runs.refusals import warnings_of
+from ddcore.scoring.evaluate import recipe_for
+from ddcore.sets.artifact import Artifact, as_stored, load_artifact, save_artifact
+from ddcore.sets.decoders import Decoder
+from ddcore.sets.packed import Packed, load_packed, pixels_of, save_packed
+from ddcore.storage.units import byte_count
+
+if TYPE_CHECKING:
+    from ddcore.runs.run import Run
+
+
+def label(run: Run, synthetic: Synthetic) -> Labels:
+    """Learned labels if there are, unless ``--labels`` asks for a rule; else the rule's, of the images as they will
+    be stored."""
+    learned = synthetic.of_role("labels")
+    if learned is not None and run.config.labels is None:
+        return SoftLabels(learned, synthetic.classes)
+    tensors, operations = as_stored(
+        pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation
+    )
+    decoder = Decoder(operations)
+    images = decoder.sample(tensors, torch.arange(decoder.count(tensors))).to(run.device, run.dtype)
+    return run.label(images, synthetic.classes.to(run.device))
+
+
+def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
+    """Write the artifact, unless an earlier part of this run did."""
+    place = run.place / "artifact"
+    if (place / "manifest.json").exists():
+        return load_artifact(place)
+    rate = synthetic.of_role("rate")
+    artifact = save_artifact(
+        place,
+        tensors=pixels_of(synthetic),
+        decoder=synthetic.decoder,
+        labels=labels,
+        classes=run.source.classes,
+        normalisation=run.normalisation,
+        recipe=recipe_for(run, labels, None if rate is None else float(rate)),
+        provenance=provenance(run),
+        source=run.source.summary(),
+        notes=[*warnings_of(run), *synthetic.notes],
+        storage_dtype=run.config.storage_dtype,
+    )
+    run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
+    if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
+        run.warn(
+            f"the set costs {artifact.nbytes['total']:,} bytes, more than --bytes {run.config.bytes}: a plugin stores more than was expected"
+        )
+    return artifact
+
+
+def bytes_allowed(run: Run) -> int | None:
+    """What ``--bytes`` says, if it was given."""
+    return None if run.config.bytes is None else byte_count(run.config.bytes)
+
+
+def pack(run: Run, synthetic: Synthetic) -> Packed:
+    """Write the artifact of data that are not images, unless an earlier part of this run did."""
+    place = run.place / "artifact"
+    if (place / "manifest.json").exists():
+        return load_packed(place)
+    packed = save_packed(
+        place,
+        synthetic,
+        kind=run.source.modality,
+        classes=run.source.classes,
+        provenance=provenance(run),
+        source=run.source.summary(),
+        notes=warnings_of(run),
+    )
+    run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
+    return packed
