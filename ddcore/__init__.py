@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         Cost,
         Learn,
         Loss,
-        Network,
         Progress,
         Row,
         Seen,
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
         Term,
         Transform,
         Unroll,
-        View,
         Vote,
     )
     from ddcore.cli.app import invoke
     from ddcore.errors import DdcoreError, InputError, PluginError
+    from ddcore.images.views import View
     from ddcore.sets.artifact import Artifact, load_artifact
 
 __all__ = [
@@ -64,7 +63,6 @@ __all__ = [
     "InputError",
     "Learn",
     "Loss",
-    "Network",
     "Normalisation",
     "Plugin",
     "PluginError",
@@ -105,7 +103,6 @@ __getattr__ = later(
             "Cost",
             "Learn",
             "Loss",
-            "Network",
             "Progress",
             "Row",
             "Seen",
@@ -117,7 +114,6 @@ __getattr__ = later(
             "Term",
             "Transform",
             "Unroll",
-            "View",
             "Vote",
         ),
         "api.services": (
@@ -134,6 +130,7 @@ __getattr__ = later(
         ),
         "cli": ("invoke",),
         "errors": ("DdcoreError", "InputError", "PluginError"),
+        "images.views": ("View",),
         "sets.artifact": ("Artifact", "load_artifact"),
     },
 )

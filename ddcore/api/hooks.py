@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from ddcore.api.services import Executor, Labels, Recipe, Run, Samples, Source, StudentData, Teaching
+    from ddcore.api.services import Executor, Labels, Run, Samples, Source, StudentData, Teaching
     from ddcore.api.types import (
         Answers,
         Arm,
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 API_VERSION = "2.0"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
-
-
 hookspec = pluggy.HookspecMarker("ddcore")
 hookimpl = pluggy.HookimplMarker("ddcore")
 KINDS: dict[str, Kind] = {}
@@ -517,7 +515,7 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 
 
 @_kind("by_name")
-def ddcore_protocol(name: str) -> Recipe | None:  # type: ignore[empty-body]
+def ddcore_protocol(name: str) -> Any | None:  # type: ignore[empty-body]
     """Give the evaluation recipe of a name: how fresh networks are trained on a finished set.
 
     Called whenever a name has to be known, in every process that trains a student. ``-EPOCHS`` behind a name and ``bare-`` before

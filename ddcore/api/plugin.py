@@ -35,16 +35,10 @@ class Plugin:
     summary: ClassVar[str] = ""  # one line
     paper: ClassVar[str] = ""  # title, venue, arXiv id
     modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what the data may be: images, text, graphs, features
-    api: ClassVar[str] = (
-        hookspecs.API_VERSION
-    )  # written for this hook API; ``plugins check`` wants it in the class itself
-    presets: ClassVar[str | None] = (
-        None  # TOML resource in the plugin's package: settings per data set and images per class
-    )
+    api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
+    presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
-    tiny: ClassVar[
-        Mapping[str, object]
-    ] = {}  # and under which a step on a few 8x8 images is cheap, for the contract kit
+    tiny: ClassVar[Mapping[str, object]] = {}  # and under which a step on a few 8x8 images is cheap
     # Option that it had once to where that is now, ``{"width": "graphs.width"}``: refused by name, and read in what was saved.
     moved: ClassVar[Mapping[str, str]] = {}
 
@@ -52,24 +46,15 @@ class Plugin:
     needs: ClassVar[tuple[str, ...]] = ()  # ``trajectories``, ``teachers``, or words of a matcher's ``asks``
     may_need: ClassVar[tuple[str, ...]] = ()  # assets that only some option values need: see ``assets``
     conflicts: ClassVar[Mapping[str, str]] = {}  # plugin name to the reason why the two do not go together
-    assumes: ClassVar[
-        Mapping[str, str]
-    ] = {}  # fact about data (``mirror_symmetric``) to why it is needed: a warning if not so
-    packs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # plugins of role ``data`` that it stands on, selected with it; it may import them
-    probe_file: ClassVar[str | None] = (
-        None  # of a pack: file beside its class with a matcher that the contract kit tries plugins with
-    )
-
+    assumes: ClassVar[Mapping[str, str]] = {}  # fact about data (``mirror_symmetric``) to why: warned of if not so
+    packs: ClassVar[tuple[str, ...]] = ()  # plugins of role ``data``, selected with it, that it may import
+    probe_file: ClassVar[str | None] = None  # of a pack: file with a matcher that the contract kit tries plugins with
     # ---- of a matcher ----
     # What it asks of enhancements, as ``view:match``, and nothing else is heard; each ``setting:NAME`` must change what steps do.
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()  # roles of what it learns
     steps: ClassVar[int | None] = None  # default outer steps
-    students: ClassVar[
-        tuple[str, ...]
-    ] = ()  # of other data than images: networks that score its sets; empty: all on offer
+    students: ClassVar[tuple[str, ...]] = ()  # of other data than images: networks of rows; empty: all on offer
     # Beside another matcher it is an enhancement: its ``ddcore_learn`` is not asked, what it suggests for labels is not heard.
     gives_way: ClassVar[bool] = False
 
@@ -79,13 +64,11 @@ class Plugin:
     settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
     initializers: ClassVar[
         tuple[str, ...]
-    ] = ()  # for ``--init`` and ``--baseline``; the first is what it suggests, but for
+    ] = ()  # for ``--init``, ``--baseline``; the first is what it suggests, but for
     suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     labellers: ClassVar[tuple[str, ...]] = ()  # for ``--labels``; the first is what it suggests, but for
     suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
-    label_kinds: ClassVar[
-        Mapping[str, str]
-    ] = {}  # labeller to the kind it makes, if not called like it: says which protocol
+    label_kinds: ClassVar[Mapping[str, str]] = {}  # labeller to the kind it makes, if not called like it
     protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
     student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``run.score``
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
@@ -94,9 +77,7 @@ class Plugin:
     # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each (see
     # ``ddcore.sets.decoders``), so that its sets open where it is not selected.
     decoders: ClassVar[Mapping[str, Any]] = {}
-    whole_batches: ClassVar[bool] = (
-        False  # whether its student loss compares rows, so that batches are not cut into parts
-    )
+    whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
 
     def cost(self, run: Any) -> Any:
         """Of a matcher: what an outer step costs (``ddcore.Cost``), for the estimate before a run."""

@@ -178,20 +178,6 @@ class StudentData:
     bytes: Mapping[str, int] = field(factory=dict)
 
 
-class Recipe(Protocol):
-    """An evaluation protocol: ``ddcore.training.Protocol``.
-
-    Attributes:
-        name: as in ``scores.json``.
-        summary: one line for people: whose recipe it is.
-        epochs: E.
-    """
-
-    name: str
-    summary: str
-    epochs: int
-
-
 class Executor(Protocol):
     """Does tasks somewhere."""
 
@@ -325,13 +311,6 @@ class Plan(Protocol):
         """What is made before the tasks begin: ``trajectories``, ``teachers``."""
 
 
-class Setup(Protocol):
-    """What a run was begun with."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Values of ``config``, ``options`` and ``plugins``, with ``sources`` that say where each comes from; no secrets."""
-
-
 class FinishedSet(Protocol):
     """A finished set of images, as ``load_artifact`` gives it."""
 
@@ -371,8 +350,8 @@ class Run(Protocol):
         """The selected plugins by name, in command-line order."""
 
     @property
-    def setup(self) -> Setup:
-        """What it was begun with."""
+    def setup(self) -> Any:
+        """What it was begun with: ``as_json()`` says it without secrets."""
 
     @property
     def plan(self) -> Plan:

@@ -81,32 +81,6 @@ class Sequential:
         return batch
 
 
-@frozen(eq=False)
-class View:
-    """One batch of a student's epoch.
-
-    Attributes:
-        index: (B,) int64, decoded samples.
-        ops: (name, parameters) changes that the labels were made for, with names of the core only (``ddcore.images.views.OPS``), in the order
-            they are applied; empty leaves them to the protocol.
-        mix: (partner (B,) int64 into the batch, share of the first (B,) float) or None. Labels mix by it, and ``changed``
-            mixes the images: by the box of the op ``cutmix`` if there is one, else pixel by pixel with the share.
-        rows: (B,) int64, which of the labels' own stored answers belong to it; None for a view that they did not make.
-        also: (E,) int64, further samples that a kind's own ``changed`` needs, after the batch's: partners from all over the set.
-    """
-
-    index: Tensor
-    ops: tuple[tuple[str, Mapping[str, Tensor]], ...] = ()
-    mix: tuple[Tensor, Tensor] | None = None
-    rows: Tensor | None = None
-    also: Tensor | None = None
-
-    @property
-    def fetched(self) -> Tensor:
-        """(B + E,) int64, the samples whose images ``Labels.changed`` is given; it gives back B."""
-        return self.index if self.also is None else torch.cat([self.index, self.also])
-
-
 @frozen
 class Progress:
     """How far a stage is: ``step`` of ``steps``, both counted from 0."""
@@ -372,14 +346,6 @@ class Cost:
     backward: int = 0
     second_order: int = 0
     weights_kept: int = 1
-
-
-class Network(Protocol):
-    """A classifier of the zoo: logits by calling it, features by ``embed``."""
-
-    def __call__(self, inputs: Any) -> Tensor: ...
-
-    def embed(self, inputs: Any) -> Tensor: ...
 
 
 @frozen(eq=False)

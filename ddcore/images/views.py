@@ -20,7 +20,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, le, 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddcore.api.types import Batch, Transform, View
+from ddcore.api.types import Batch, Transform
 from ddcore.errors import InputError, near
 from ddcore.images.augment import flip
 
@@ -35,6 +35,35 @@ so it is said here."""
 Crop = Literal["resized", "shifted", "none"]
 Mix = Literal["cutmix", "mixup", "none"]
 Ops = tuple[tuple[str, Mapping[str, Tensor]], ...]
+
+
+@frozen(eq=False)
+class View:
+    """One batch of a student's epoch.
+
+    Attributes:
+        index: (B,) int64, decoded samples.
+        ops: (name, parameters) changes that the labels were made for, with names of the core only (``OPS``), in the
+        order
+            they are applied; empty leaves them to the protocol.
+        mix: (partner (B,) int64 into the batch, share of the first (B,) float) or None. Labels mix by it, and
+        ``changed``
+            mixes the images: by the box of the op ``cutmix`` if there is one, else pixel by pixel with the share.
+        rows: (B,) int64, which of the labels' own stored answers belong to it; None for a view that they did not make.
+        also: (E,) int64, further samples that a kind's own ``changed`` needs, after the batch's: partners from all
+        over the set.
+    """
+
+    index: Tensor
+    ops: Ops = ()
+    mix: tuple[Tensor, Tensor] | None = None
+    rows: Tensor | None = None
+    also: Tensor | None = None
+
+    @property
+    def fetched(self) -> Tensor:
+        """(B + E,) int64, the samples whose images ``Labels.changed`` is given; it gives back B."""
+        return self.index if self.also is None else torch.cat([self.index, self.also])
 
 
 def changed(view: View, images: Tensor) -> Tensor:

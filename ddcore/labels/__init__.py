@@ -6,7 +6,7 @@ order, batches, crops and mixes; hard and soft labels leave all of that to the p
 ``ddcore.labels`` and ``ddcore.images.views``; this module is the name to import from.
 """
 
-from ddcore.api.types import View
+from ddcore.images.views import View
 from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer, resized
 from ddcore.labels.labels import (
     Labels,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddcore.api.types import Batch, View
+from ddcore.api.types import Batch
 from ddcore.errors import InputError, near
-from ddcore.images.views import changed
+from ddcore.images.views import View, changed
 
 
 class Labels(ABC):

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from ddcore import devices
-from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import RESIZED, SHIFTED, Draw, changed
+from ddcore.images.views import RESIZED, SHIFTED, Draw, View, changed
 from ddcore.labels.labels import mixed_classes
 from ddcore.labels.losses import LARGEST_HALF, distances
 from ddcore.labels.per_image import SoftLabels, StaticMixedLabels

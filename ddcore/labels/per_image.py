@@ -10,9 +10,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import SHIFTED, Draw, drawn, mixup
+from ddcore.images.views import SHIFTED, Draw, View, drawn, mixup
 from ddcore.labels.labels import Labels, as_ids, at_rows, check_ids, float32_or_16, mixed_classes, smallest_type, stored
 from ddcore.storage.documents import is_count
 

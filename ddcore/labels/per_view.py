@@ -16,8 +16,8 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of
 from torch import Tensor
 
-from ddcore.api.types import View
 from ddcore.errors import InputError
+from ddcore.images.views import View
 from ddcore.labels.labels import Labels, as_ids, at_rows, check_ids, float32_or_16, mixed_classes, smallest_type, stored
 from ddcore.labels.losses import LARGEST_HALF
 from ddcore.labels.per_image import check_temperature

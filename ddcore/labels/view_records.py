@@ -21,9 +21,8 @@ from attrs.validators import ge, instance_of
 from torch import Tensor
 
 from ddcore import randomness
-from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import Draw, Drawn, drawn
+from ddcore.images.views import Draw, Drawn, View, drawn
 from ddcore.labels.labels import smallest_type, stored
 from ddcore.labels.per_image import two_counts
 

@@ -22,7 +22,8 @@ from attrs.validators import and_, ge, gt, in_, instance_of, not_, optional
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ddcore.api.types import Answers, Batch, Transform, View
+from ddcore.api.types import Answers, Batch, Transform
+from ddcore.images.views import View
 from ddcore.labels import student_loss
 from ddcore.networks.passes import (
     TRAINING_CHUNK,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddcore.api.types import View
 from ddcore.errors import InputError
 from ddcore.images.views import (
     RESIZED,
     SHIFTED,
     Draw,
+    View,
     beta,
     changed,
     crop_resize,

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ddcore import randomness
-from ddcore.api.types import View
 from ddcore.errors import InputError
-from ddcore.images.views import Draw, changed
+from ddcore.images.views import Draw, View, changed
 from ddcore.labels import (
     agreement,
     answers,
