@@ -188,7 +188,7 @@ def a_gpu_gives_the_same_bits(subject: Subject) -> str:
     if subject.cls.executors:
         raise Skipped("it is an executor itself")
     if first_party().get(subject.name) is subject.cls:
-        raise Skipped("a first-party plugin itself: tests/test_stand_in_device.py takes whole runs with each")
+        raise Skipped("a first-party plugin itself: tests/house/test_stand_in_device.py takes whole runs with each")
     with standing_in():
         there = outcome(subject.run(steps=STEPS, device="cuda"))
         drawn = devices.cuda.drawn  # type: ignore[attr-defined]
