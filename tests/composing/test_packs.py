@@ -128,7 +128,7 @@ def test_the_kit_refuses_imports_of_methods_and_of_packs_that_are_not_declared(s
 def test_the_kit_wants_the_file_that_a_pack_calls_its_probe(sounds):
     sounds.plugin("music", PACK.replace("PROBE", '"absent.py"'))
     (result,) = examine("music", only=["declarations"])
-    assert result.status == "failed" and "probe is 'absent.py', and there is no such file" in result.detail
+    assert result.status == "failed" and "probe_file is 'absent.py', and there is no such file" in result.detail
 
 
 def test_what_works_on_data_of_a_pack_that_nothing_distils_is_skipped_with_the_reason(sounds):
