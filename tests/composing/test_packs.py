@@ -12,7 +12,7 @@ from ddcore.kit.contract import examine
 
 MODALITY = 'modality = frozenset({"sounds"})\n        '
 PACK = f"""{MODALITY}role = "data"
-        datasets, networks, probe = ("tones",), ("ear", "horn"), PROBE
+        datasets, networks, probe_file = ("tones",), ("ear", "horn"), PROBE
         width: int = option(3, help="of ears", unit="features")
 
         @hookimpl
