@@ -70,7 +70,7 @@ class Records:
     samples: int
     k: int = 10
     half: bool = True
-    normalisation: Normalisation | None = None
+    normalisation: "Normalisation | None" = None
 
 
 def reinforced(
