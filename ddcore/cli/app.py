@@ -20,7 +20,7 @@ from ddcore.composing.options import click_options, fields, to_toml, unknown
 from ddcore.composing.options import explain as explained
 from ddcore.composing.presets import every_preset, listed, listing_text
 from ddcore.composing.selection import select, setup_from
-from ddcore.composing.tables import scores_table, table
+from ddcore.composing.tables import row_json, scores_table, table
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, InputError, OptionError
 from ddcore.pages.leaderboard import terminal
@@ -177,7 +177,6 @@ def _finish(made: Any, as_json: bool) -> None:
 
 def _distil(made: Any, as_json: bool) -> None:
     from ddcore.commands.reproduce import compare, comparison_text, reproduction_of  # imports torch
-    from ddcore.composing.tables import row_json, scores_table
     from ddcore.runs.distil import distil
 
     reproduction = reproduction_of(made)
@@ -323,7 +322,6 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
     only printed.
     """
     from ddcore.commands.evaluating import evaluate_folder  # imports torch
-    from ddcore.composing.tables import row_json
 
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"}
     rows = evaluate_folder(artifact, given, context.meta["ddcore.selection"], trust=trust)
@@ -399,7 +397,6 @@ def train(
 
 def _evaluate(run: Any, as_json: bool) -> None:
     from ddcore.commands.evaluating import evaluate_on  # imports torch
-    from ddcore.composing.tables import row_json
     from ddcore.sets.packed import load_either
 
     with run.tasks.stoppable():
@@ -409,7 +406,6 @@ def _evaluate(run: Any, as_json: bool) -> None:
 
 def _train(run: Any, as_json: bool) -> None:
     from ddcore.commands.train import train as trained  # imports torch
-    from ddcore.composing.tables import row_json, scores_table
 
     rows = trained(run)
     answer = {"run": run.place.url, "rows": [row_json(r) for r in rows], "warnings": run.tasks.reporter.warnings}

@@ -14,6 +14,7 @@ from ddcore.commands.taken import taken
 from ddcore.composing.recipes import RULES
 from ddcore.errors import OptionError, near
 from ddcore.runs import assembly
+from ddcore.runs.provenance import weights_of
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
@@ -102,8 +103,6 @@ def _images(run: Run, artifact: Artifact) -> torch.Tensor:
 
 
 def _provenance(artifact: Artifact, run: Run, rule: str) -> dict[str, Any]:
-    from ddcore.runs.provenance import weights_of
-
     made = artifact.manifest["provenance"]
     old = sha256_of((artifact.place / MANIFEST).read_bytes())
     done = {"labels": rule, "was": artifact.labels.kind, "manifest_sha256": old, "seed": run.seed}

@@ -152,9 +152,10 @@ class Dispatch:
     def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         plugin = impl.plugin_name
         own = {n: v(plugin) if isinstance(v := arguments[n], PerPlugin) else v for n in impl.argnames}
+        self.asked[plugin] += hook != LOOKED_UP
         with self.noted(hook, plugin):
             answer = impl.function(**own)
-        self.asked[plugin] += answer is not None or hook != LOOKED_UP
+        self.asked[plugin] += hook == LOOKED_UP and answer is not None
         return answer
 
     @contextmanager

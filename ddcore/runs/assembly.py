@@ -17,7 +17,9 @@ from ddcore.errors import InputError
 from ddcore.runs.builtin import Core
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import write_record
+from ddcore.runs.refusals import check_data, refuse_options_of_images
 from ddcore.runs.run import Run
+from ddcore.runs.saving import bytes_allowed
 from ddcore.scoring.budget import Budget, budget_of
 from ddcore.scoring.estimate import estimate
 from ddcore.storage.holding import HOLDER, LOCK, held
@@ -29,9 +31,6 @@ from ddcore.training.protocols import resolved_protocols
 
 def within_bytes(first: Run) -> tuple[Setup, Budget]:
     """The setup of a run with the images per class that its ``--bytes`` buy."""
-    from ddcore.runs.refusals import refuse_options_of_images
-    from ddcore.runs.saving import bytes_allowed
-
     if not first.of_images:
         refuse_options_of_images(first)
     budget, resolved = budget_of(first, bytes_allowed(first) or 0), first.setup.resolved
@@ -71,11 +70,6 @@ def begin(
     Raises:
         InputError: the folder holds another run or other files.
     """
-    from ddcore.runs.refusals import check_data
-    from ddcore.runs.run import Run
-    from ddcore.storage.places import Place
-    from ddcore.storage.progress import Reporter
-
     budget = None
     if setup.config.bytes is not None:
         first = Run(setup, Place.at(setup.config.out or "runs"), Reporter(quiet=True))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddcore.composing.discovery import matching
 from ddcore.composing.plan import TRAJECTORIES
 from ddcore.images.selection import kcenter
 from ddcore.labels import smallest_type
@@ -49,7 +50,8 @@ def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
         of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
         matter.
     """
-    trained = experts.at_hand(run) if TRAJECTORIES in run.plan.needs else None
+    needs = run.plan.needs if matching(run.plugins) else ()  # a set alone is evaluated without a matcher
+    trained = experts.at_hand(run) if TRAJECTORIES in needs else None
     network = trained.network(run, 0) if trained else None
 
     def choose(cls: int, count: int) -> Tensor:

@@ -21,6 +21,7 @@ from ddcore.pages import report
 from ddcore.pages.report import command_text, gallery, loss_plot, matrix, options_of, score_plots, student_plots
 from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place
+from ddcore.testing import PROBE
 
 pytestmark = pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed")
 DISTILLED, LARGER, TRAINED = "distilled", "larger", "trained"
@@ -125,7 +126,7 @@ def rest_of(record) -> list[str]:
     config = record["config"]
     names = ("dataset", "ipc", "steps", "network", "eval_seeds", "threads", "cache")
     given = [f"--{name.replace('_', '-')}={config[name]}" for name in names]
-    return ["--plugin=dm", *given, f"--protocol={config['protocol'][0]}"]
+    return [*PROBE, *given, f"--protocol={config['protocol'][0]}"]
 
 
 def test_the_losses_of_students_are_in_the_log_and_nothing_of_the_test_set(hostile_runs):

@@ -4,6 +4,7 @@ import json
 import math
 from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -78,6 +79,13 @@ def labels_of(kind, images, classes):
     return make_two_distances(*given, classes=classes)
 
 
+class Matcher(Plugin):
+    role: ClassVar = "matcher"
+
+
+PROTOCOLS_ALONE = {"protocol": PROTOCOLS.get, "protocols": list}
+
+
 class Stand:
     """The services of a run that evaluation uses."""
 
@@ -98,8 +106,9 @@ class Stand:
         self.of_images, self.plugins = True, {}
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
-        self.hooks = SimpleNamespace(providers=lambda hook: [], protocol=PROTOCOLS.get, protocols=list)
-        self.plugins, self.plan = {}, SimpleNamespace(needs=("trajectories",))
+        self.hooks = SimpleNamespace(providers=lambda hook: [], **PROTOCOLS_ALONE)
+        self.plugins = {"m": Matcher()}
+        self.plan = SimpleNamespace(needs=("trajectories",))
         self.matcher = SimpleNamespace(learns=learns)
         self.seed, self.network_name, self.labeller = seed, network, labeller
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -216,7 +225,7 @@ def test_what_plugins_find_in_a_student_stands_in_its_row_and_has_a_full_row_of_
     evaluate_artifact(run)
     files = len((run.cache / "full").names())
     impl, found = SimpleNamespace(plugin_name="p"), {"p": {"x": torch.tensor(0.5), "nan": torch.tensor([math.nan])}}
-    run.hooks = SimpleNamespace(providers=lambda hook: [impl], examine=lambda *given: found)
+    run.hooks = SimpleNamespace(providers=lambda hook: [impl], examine=lambda *given: found, **PROTOCOLS_ALONE)
     run.plugins = {"p": Examiner()}
     (run.place / "checkpoints").remove()
     rows = evaluate_artifact(run)

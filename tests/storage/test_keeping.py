@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from ddcore import devices
 from ddcore.data.normalisation import fit
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import InputError
@@ -75,7 +76,7 @@ def test_a_key_says_what_computes(monkeypatch):
             patched.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
             others.append(machine(CPU, "float32"))
         with monkeypatch.context() as patched:
-            patched.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+            patched.setattr(devices.cuda, "names", lambda: ["a GPU"])
             others.append(machine(torch.device("cuda"), "float32"))
         for name in keeping.BEFORE_TORCH:
             monkeypatch.setenv(name, "SSE41")

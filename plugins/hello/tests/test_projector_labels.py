@@ -420,7 +420,7 @@ def test_it_loads_and_trains_where_its_plugin_is_installed_and_not_selected(tmp_
 
 def test_where_its_plugin_is_not_installed_one_sentence_says_which_it_is(tmp_path, monkeypatch):
     save(tmp_path, labels())
-    monkeypatch.setattr("ddcore.sets.artifact.metadata.entry_points", lambda **_: ())
+    monkeypatch.setattr("ddcore.sets.brought.metadata.entry_points", lambda **_: ())
     with pytest.raises(InputError, match="kind 'projector', which ddcore-hello reads: pip install ddcore-hello"):
         load_artifact(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())

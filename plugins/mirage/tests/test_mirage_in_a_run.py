@@ -285,7 +285,7 @@ def test_a_run_begins_by_saying_what_it_will_do_and_its_folder_has_no_images_per
     result = invoke(["run", "--plugin", "mirage", "--dataset", "rings", *QUICK, "--mirage.hops", "1"])
     assert result.exit_code == 0, result.output
     assert "plan: mirage on rings, seed 0" in result.output and "students: gin, gcn, gat, cpu" in result.output
-    assert "pack      data, decoder, network (graphs)" in result.output
+    assert "pack      data, network (graphs)" in result.output
     assert (tmp_path / "runs" / "mirage-rings-seed0" / "scores.json").exists()
 
 
