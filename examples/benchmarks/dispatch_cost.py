@@ -14,7 +14,7 @@ from typing import Any
 
 from records import machine, write
 
-from ddcore.composing.dispatch import Hooks
+from ddcore.composing.asking import Hooks
 from ddcore.composing.selection import select, setup_from
 from ddcore.runs.builtin import Core
 from ddcore.runs.loop import begin, distillation_task, outer_step
