@@ -18,7 +18,7 @@ NOTHING = {"data_root": None, "split": None, "resize": None}
 @pytest.fixture(scope="module")
 def run() -> SimpleNamespace:
     source = open_source("digits")
-    return SimpleNamespace(real=Real(source, fit("mean-std", source)), plan=SimpleNamespace(needs=()))
+    return SimpleNamespace(real=Real(source, fit("mean-std", source)), plan=SimpleNamespace(needs=()), plugins={})
 
 
 def test_ddcore_data_knows_digits_and_leaves_other_names_alone():

@@ -60,7 +60,9 @@ def test_mirage_keeps_the_contract():
     found = {result.name: result.status for result in check_plugin("mirage")}
     assert [name for name, status in found.items() if status == "passed"] == [
         "hooks",
+        "api",
         "declarations",
+        "protocols",
         "immutable",
         "public",
         "options",
