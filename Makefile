@@ -24,12 +24,17 @@ OTHER := $(foreach name,api array_files bench broken_plugins browser budget cli 
   stores strangers testing tracking tutorial work,$(wildcard tests/*/test_$(name).py)) $(wildcard $(patsubst %,plugins/%/tests/*,mlflow ray submitit tensorboard))
 NUMERIC := $(filter-out $(OTHER),$(wildcard tests/*/test_*.py plugins/*/tests/test_*.py))
 
-.PHONY: demo test slow portable versions cuda lint types install clean
+.PHONY: demo quick test slow portable versions cuda lint types install clean
 demo: $(DEMO_READY)
 	$(BIN)/ddcore run --plugin fyi --plugin datm --dataset digits --ipc 1 $(DEMO)
 
 test: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal --durations 25 $(TESTS)
+
+# The core's units and two plugins: under a minute on two cores.
+QUICK := $(addprefix tests/,composing images labels networks data house/test_names.py) plugins/dm/tests plugins/fyi/tests/test_fyi.py
+quick: install
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal $(QUICK)
 
 slow: install
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) -m slow --timeout 3600 $(TESTS)
