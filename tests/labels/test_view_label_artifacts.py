@@ -1,12 +1,12 @@
 """Labels for views in an artifact: read with no plugin, delivered by the loader, exported, evaluated from the command line."""
 
-import copy
 import json
 import random
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mutating import mutated
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -202,19 +202,6 @@ VALUES = (
 )
 
 
-def mutate(value, draw: random.Random):
-    """A copy with one thing in it removed or replaced, at any depth."""
-    if isinstance(value, dict | list) and value and draw.random() < 0.85:
-        changed_copy = copy.copy(value)
-        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
-        if draw.random() < 0.2:
-            del changed_copy[key]
-        else:
-            changed_copy[key] = mutate(value[key], draw)
-        return changed_copy
-    return draw.choice(VALUES)
-
-
 def refused_or_read(folder) -> bool:
     try:
         artifact = load_artifact(folder)
@@ -231,7 +218,7 @@ def test_whatever_the_manifest_says_of_labels_nobody_gets_a_traceback(tmp_path, 
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     draw, refused = random.Random(1), []
     for _ in range(150):
-        damaged = {**manifest, "labels": mutate(manifest["labels"], draw)}
+        damaged = {**manifest, "labels": mutated(manifest["labels"], draw, VALUES, 0.85, 0.2)}
         (tmp_path / "manifest.json").write_text(json.dumps(damaged))
         refused.append(refused_or_read(tmp_path))
     assert sum(refused) > 40

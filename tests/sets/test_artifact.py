@@ -1,10 +1,10 @@
-import copy
 import json
 import random
 import shutil
 
 import pytest
 import torch
+from mutating import mutated
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -361,19 +361,6 @@ def test_whatever_byte_is_damaged_nobody_gets_a_traceback_or_wrong_data(tmp_path
 VALUES = (None, True, -1, 0, 7, 10**12, 1e300, float("nan"), "", "x", "../x", [], [[]], ["a"], [0], {}, {"op": "rows"})
 
 
-def mutate(value, draw: random.Random):
-    """A copy with one thing in it removed or replaced, at any depth."""
-    if isinstance(value, dict | list) and value and draw.random() < 0.8:
-        changed = copy.copy(value)
-        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
-        if draw.random() < 0.3:
-            del changed[key]
-        else:
-            changed[key] = mutate(value[key], draw)
-        return changed
-    return draw.choice(VALUES)
-
-
 @pytest.mark.parametrize("labels", [HardLabels(CLASSES, 3), soft()])
 def test_whatever_the_manifest_says_nobody_gets_a_traceback(tmp_path, labels):
     zca = ZCA(torch.zeros(12), torch.eye(12), torch.eye(12))
@@ -383,6 +370,6 @@ def test_whatever_the_manifest_says_nobody_gets_a_traceback(tmp_path, labels):
         save(tmp_path, labels=labels, normalisation=normalisation, storage_dtype="uint8")
         manifest = json.loads((tmp_path / "manifest.json").read_text())
         for _ in range(150):
-            (tmp_path / "manifest.json").write_text(json.dumps(mutate(manifest, draw)))
+            (tmp_path / "manifest.json").write_text(json.dumps(mutated(manifest, draw, VALUES, 0.8, 0.3)))
             refused.append(refused_or_read(tmp_path))
     assert sum(refused) > 150

@@ -162,7 +162,7 @@ def test_a_holders_file_that_says_anything_is_one_sentence_or_none(remote, name,
     (remote / HOLDER).write_json({**ours, name: value})
     try:
         with held(remote):
-            pass
+            assert (remote / HOLDER).read_json()["token"] != ours["token"]
     except InputError as error:
         assert "is being worked on by process" in str(error) and (remote / HOLDER).url in str(error)
 
@@ -172,7 +172,7 @@ def test_a_holder_of_this_machine_whose_process_cannot_be_is_gone(remote, pid):
     now = time.time()
     (remote / HOLDER).write_json({"host": socket.gethostname(), "pid": pid, "since": now, "renewed": now, "token": "t"})
     with held(remote):
-        pass
+        assert (remote / HOLDER).read_json()["token"] != "t"
 
 
 def test_a_holder_of_the_future_holds_and_its_file_and_clock_are_named(remote):
