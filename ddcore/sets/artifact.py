@@ -31,7 +31,7 @@ from ddcore.sets.brought import brought
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
-from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, bytes_of, provider, read_manifest
+from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, bytes_of, provider, read_manifest
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import published, published_source
 
@@ -168,9 +168,7 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     def altered(self) -> list[str]:
         """Files that are missing or no longer what was written. Those that hold data were checked when they were read;
         card and preview are for people, who may change them."""
-        there = set(self.place.names())
-        files = self.manifest["files"].items()
-        return [n for n, f in files if n not in there or sha256_of((self.place / n).read_bytes()) != f["sha256"]]
+        return altered_files(self.place, self.manifest)
 
 
 @final

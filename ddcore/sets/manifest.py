@@ -19,7 +19,7 @@ from typing import Any
 
 from ddcore.errors import InputError
 from ddcore.storage.documents import is_count
-from ddcore.storage.places import Place
+from ddcore.storage.places import Place, sha256_of
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -100,6 +100,13 @@ def check_own_files(place: Place, names: Iterable[str]) -> None:
             raise InputError(f"{path} is a link that leads out of its artifact: put the file itself there")
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is no regular file: {AGAIN}")
+
+
+def altered_files(place: Place, manifest: Mapping[str, Any]) -> list[str]:
+    """An artifact's files that are missing or no longer what was written, by name."""
+    there = set(place.names())
+    files = manifest["files"].items()
+    return [n for n, f in files if n not in there or sha256_of((place / n).read_bytes()) != f["sha256"]]
 
 
 def provider(spec: Mapping[str, Any]) -> str:

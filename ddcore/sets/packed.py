@@ -17,7 +17,7 @@ from torch import Tensor
 from ddcore.api.types import Synthetic
 from ddcore.errors import InputError
 from ddcore.sets.artifact import Artifact, load_artifact
-from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, check_own_files, read_manifest
+from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import published, published_source
@@ -74,9 +74,7 @@ class Packed:
 
     def altered(self) -> list[str]:
         """Files that are missing or no longer what was written, as of card and preview, which people may change."""
-        there = set(self.place.names())
-        files = self.manifest["files"].items()
-        return [n for n, f in files if n not in there or sha256_of((self.place / n).read_bytes()) != f["sha256"]]
+        return altered_files(self.place, self.manifest)
 
 
 def save_packed(
