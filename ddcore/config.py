@@ -10,6 +10,7 @@ from attrs.validators import and_, ge, gt, instance_of, lt, optional
 
 from ddcore.storage.units import byte_count
 
+
 def _is_size(instance: Any, attribute: Any, value: str) -> None:
     byte_count(value)
 
