@@ -102,3 +102,16 @@ TRAINING = (
     "amp",
 )
 """Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""
+OF_THE_SET = (
+    "dataset",
+    "data_root",
+    "split",
+    "validation",
+    "resize",
+    "network",
+    "seed",
+    "threads",
+    "cache",
+    "protocol",
+)
+"""Those that ``evaluate`` and ``relabel`` take from the set, or from the run that made it, if they are not given."""

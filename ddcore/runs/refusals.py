@@ -92,6 +92,12 @@ def warn_of_data(run: Run) -> None:
         run.warn(warning)
 
 
+def check_data_aloud(run: Run) -> None:
+    """Both."""
+    check_data(run)
+    warn_of_data(run)
+
+
 def refuse_options_of_images(run: Run) -> None:
     """Stop a run on other data in which something was asked for that only images have.
 

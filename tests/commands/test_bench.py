@@ -103,7 +103,7 @@ def test_what_is_not_toml_is_refused(tmp_path):
     ("method", "words"),
     [
         ({"plugins": ["dsa"]}, "no selected plugin is a matcher"),
-        ({"plugins": ["nothing-like-it"]}, "no plugin is named"),
+        ({"plugins": ["nothing-like-it"]}, "no plugin named"),
         ({"plugins": ["dm"], "step": 1}, "unknown key 'step'"),
         ({"plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}, "'dm' has no option 'lr'"),
         ({"plugins": ["dm"], "steps": -1}, "out of range"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddcore.runs import refusals
+from ddcore.runs import refusals, suggesting
 from ddcore.storage.places import Place
 from ddcore.storage.writable import unwritable
 from ddcore.testing import PROBE, ddcore_cli, tiny_words  # noqa: F401  fixture
@@ -77,3 +77,28 @@ def test_more_threads_than_cores_are_warned_of_where_somebody_asked_for_them(wor
     monkeypatch.setattr(refusals, "_cores", lambda: cores)
     found = refusals.more_than_cores(Run(setup, Place.at(tmp_path)))
     assert found is None if said is None else said in found
+
+
+def test_a_run_without_a_matcher_is_told_of_those_for_its_data_and_plugins(ddcore_cli, tmp_path):  # noqa: F811
+    answer = ddcore_cli("run", "--plugin", "turn", *tiny_words())
+    assert answer.code == 2 and "try ddcore run --plugin turn --plugin " in answer.err
+    assert "pull" in {*answer.err.partition("there are: ")[2].rstrip(")\n").split(", ")}
+    costs = {"pull": 7, "rival": 3}
+
+    class Run:
+        plugins, of_images = {}, True
+
+    assert suggested(Run(), costs, needs={}) == ["rival", "pull"]
+    assert suggested(Run(), costs, needs={"rival": ("trajectories",)}) == ["pull", "rival"]
+
+
+def suggested(run, costs, needs):
+    """In which order matchers of these costs and needs are named."""
+    with pytest.MonkeyPatch.context() as patched:
+        found = {
+            name: type(name, (), {"needs": needs.get(name, ()), "ddcore_matching_loss": None}) for name in sorted(costs)
+        }
+        run.source = type("Source", (), {"modality": "images"})
+        patched.setattr(suggesting, "matchers_for", lambda modality, refused: found)
+        patched.setattr(suggesting, "passes_with", lambda run, name: costs[name])
+        return suggesting.known_matchers(run)
