@@ -517,11 +517,15 @@ def bench(
 
     found = read_suite(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
-    cells = chosen(found, only, place)
+    cells, refused = chosen(found, only, place)
+    reporter = Reporter()
+    for why in dict.fromkeys(refused.values()):
+        reporter.warn(f"{why}; the other runs of the suite are not held up")
     if plan_only:
-        emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
-        return
-    made = benched(found, cells, place, jobs, Reporter(), executor)
+        runs = [cell.key for cell in cells if cell.key not in refused]
+        emit(as_json, {"runs": runs, "refused": refused}, lambda: "\n".join(runs))
+        context.exit(2 if refused else 0)
+    made = benched(found, cells, place, jobs, reporter, executor, refused)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)

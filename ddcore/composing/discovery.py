@@ -277,6 +277,15 @@ def packs_among(plugins: Mapping[str, Any]) -> list[str]:
     return [name for name in plugins if name in named]
 
 
+def name_of_file(path: str) -> str:
+    """What the plugin in a local file is called.
+
+    >>> name_of_file("ideas/ddcore_my_idea.py")
+    'my-idea'
+    """
+    return Path(path).stem.removeprefix("ddcore_").replace("_", "-")
+
+
 def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:
     """Import a plugin from one local file: the only class in it derived from ``Plugin``; its name is the file's.
 
@@ -293,7 +302,7 @@ def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if sha256 not in ("", digest):
         raise PluginError(f"{who} is another one than the run was begun with: restore that, or begin a new run")
-    name = file.stem.removeprefix("ddcore_").replace("_", "-")
+    name = name_of_file(path)
     try:
         module = _import_file(file, f"ddcore_local_{digest[:12]}")
     except (Exception, SystemExit) as error:

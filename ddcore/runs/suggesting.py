@@ -12,10 +12,10 @@ from ddcore.errors import DdcoreError
 from ddcore.scoring.estimate import forward_passes
 
 if TYPE_CHECKING:
-    from ddcore.runs.run import Run
+    from ddcore.runs.opened import Whole
 
 
-def known_matchers(run: Run) -> list[str]:
+def known_matchers(run: Whole) -> list[str]:
     """Names of installed matchers for a run that has none, what to try first in front.
 
     Those that need no experts or teachers come first, then those that learn, then those that cost least.
@@ -32,15 +32,16 @@ def known_matchers(run: Run) -> list[str]:
     return sorted(found, key=order)
 
 
-def passes_with(run: Run, matcher: str) -> float:
+def passes_with(run: Whole, matcher: str) -> float:
     """Images that the run would pass forward with this matcher, under the settings that it has for such data; infinite
     where they do not go together."""
     offers = run.setup.offers.values()
     words = [word for o in offers for word in (("--plugin-path", o.path) if o.path else ("--plugin", o.request))]
     given = {"dataset": run.config.dataset, "ipc": run.config.ipc}
     try:
-        other = type(run)(setup_from(select([*words, "--plugin", matcher], {}), given, {}), run.place)
+        made: Any = type(run)
+        other = made(setup_from(select([*words, "--plugin", matcher], {}), given, {}), run.place)
         other.take(run.source)
-        return other.plan.steps * forward_passes(other.matcher.cost(other))
+        return float(other.plan.steps * forward_passes(other.matcher.cost(other)))
     except DdcoreError:
         return math.inf
