@@ -36,6 +36,7 @@ from ddcore.pages.report import write_report
 from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
+from ddcore.runs.refusals import check_places, warn_of_machine
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -230,14 +231,18 @@ def begin(
     place = Place.at(setup.config.out) if setup.config.out else _free_folder(setup.config.network, selection)
     run = TrainingRun(setup, place, Reporter())
     run.lesson = lesson
-    run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
-    for line in run.plan.lines():
-        run.say(line)
+    plan = run.plan
     check_names(run)
     _check_modality(run)
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
+    check_places(run)
+    claim(place)
+    run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
+    for line in plan.lines():
+        run.say(line)
+    warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))
