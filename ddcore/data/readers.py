@@ -22,7 +22,8 @@ import torch
 from attrs import frozen
 
 from ddcore.data import parquet_images
-from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, whole_numbers
+from ddcore.data.columns import classes_of, one_hot
+from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, labelled
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError, in_short
 from ddcore.images.pictures import from_array, stack
@@ -78,10 +79,13 @@ def read_parquet(wanted: Wanted) -> Source:
         raise InputError(f"{place.url} holds no .parquet file: give a folder with train.parquet and test.parquet")
     words = {name: set(re.split(r"[-./]", name)) for name in names}
     known = set(wanted.named or (TRAIN, *TEST))
-    parts = wanted.parts(set().union(*words.values()) & known)
+    there = set().union(*words.values()) & known
+    parts = wanted.parts(there)
     shards = {part: [place / name for name in names if part in words[name]] for part in parts}
     shards = shards or {"": [place / name for name in names]}
-    return into_source(wanted, {part: parquet_images.read(files, wanted.resize) for part, files in shards.items()})
+    return into_source(
+        wanted, {part: parquet_images.read(files, wanted.resize) for part, files in shards.items()}, there
+    )
 
 
 def read_hub(wanted: Wanted) -> Source:
@@ -203,13 +207,30 @@ def read_npz(wanted: Wanted) -> Source:
             raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
         images, labels = (arrays[name] for name in pair)
         where = f"{pair[0]} of {place.url}"
+        labels, said = _one_class_each(labels, f"{pair[1]} of {place.url}")
         if images.ndim == 0 or len(images) != labels.size:
             raise InputError(
                 f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
             )
-        numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
-        loaded[part] = Loaded(from_array(images, where, wanted.resize), numbers, classes)
-    return into_source(wanted, loaded)
+        found = classes_of(labels.reshape(-1), f"the labels in {pair[1]} of {place.url}")
+        part_loaded = labelled(from_array(images, where, wanted.resize), found, classes)
+        loaded[part] = attrs.evolve(part_loaded, notes=(*said, *part_loaded.notes))
+    return into_source(wanted, loaded, {part for part in (TRAIN, *TEST) if _npz_pair(arrays, part)})
+
+
+def _one_class_each(labels: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels with one-hot rows as the numbers of their classes, and a sentence that says so.
+
+    Raises:
+        InputError: rows of several numbers that are not one-hot.
+    """
+    if labels.ndim < 2 or 1 in labels.shape:
+        return labels, ()
+    numbers = one_hot(labels)
+    if numbers is None:
+        way_out = "an image has to have one class: store (N,) whole numbers, or names"
+        raise InputError(f"{where} has shape {labels.shape}, and its rows are not one-hot: {way_out}")
+    return numbers, (f"{where} is one-hot",)
 
 
 def _npz_pair(arrays: Mapping[str, np.ndarray], part: str) -> tuple[str, str] | None:
