@@ -193,7 +193,7 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[s
 def _refuse_unlabelled(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[str]) -> None:
     """A part whose labels are all missing or -1, as those of competitions are."""
     for name, part in parts.items():
-        if len(part.labels) and (part.labels.unique() != -1).any():
+        if len(part.labels) and (part.labels.unique() != -1).any() and part.classes != ("-1",):
             continue
         what = f"the {name} part of {wanted.shown}" if name else wanted.shown
         seen = f"all {len(part.labels)} are -1" if len(part.labels) else "all are missing"
@@ -282,7 +282,7 @@ def _name(wanted: Wanted) -> str:
     """The last part of the path that says something."""
     path = Place(wanted.rest).url.partition("::")[0].partition("://")[2] or Place(wanted.rest).url
     words = [word for word in path.split("/") if word and re.sub(r"\.\w+$", "", word) not in (TRAIN, *TEST, "raw", ".")]
-    return re.sub(r"\.(parquet|npz)$", "", words[-1]) if words else wanted.name
+    return re.sub(r"\.(parquet|npz|csv|tsv)$", "", words[-1]) if words else wanted.name
 
 
 def _listed(names: Collection[str], most: int = 5) -> str:

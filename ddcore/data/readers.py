@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from ddcore.data import parquet_images
+from ddcore.data import listed, parquet_images
 from ddcore.data.columns import classes_of, one_hot
 from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, labelled
 from ddcore.data.source import Source, Split
@@ -94,16 +94,32 @@ def read_hub(wanted: Wanted) -> Source:
 
 
 def read_folder(wanted: Wanted) -> Source:
-    """Class folders of pictures, below ``train`` and ``test`` or on their own."""
+    """Class folders of pictures, below ``train`` and ``test`` or on their own; or pictures that a table beside them
+    labels."""
     place = wanted.place()
     files = [name for name in place.files() if name.lower().endswith(PICTURE_FILES)]
     if not files:
         raise InputError(f"{place.url} holds no pictures: give a folder with one folder of pictures a class")
+    source = listed.beside(wanted, place, files, in_classes=_in_class_folders(files, wanted))
+    if source is not None:
+        return source
     parts = wanted.parts({name.partition("/")[0] for name in files})
     if not parts:
         return into_source(wanted, {"": _read_classes(place, files, wanted.resize)})
     below = {p: [name.partition("/")[2] for name in files if name.startswith(p + "/")] for p in parts}
     return into_source(wanted, {p: _read_classes(place / p, below[p], wanted.resize) for p in parts})
+
+
+def _in_class_folders(files: Sequence[str], wanted: Wanted) -> bool:
+    """Whether pictures, those of the train part if there is one, lie in two folders or more."""
+    train = (wanted.named or (TRAIN,))[0] + "/"
+    below = [name.removeprefix(train) for name in files if name.startswith(train)]
+    return len({name.partition("/")[0] for name in below or files if "/" in name}) > 1
+
+
+def read_csv(wanted: Wanted) -> Source:
+    """A table of file names and labels beside a folder of pictures; see ``ddcore.data.listed``."""
+    return listed.read_csv(wanted, PICTURE_FILES)
 
 
 def _read_classes(place: Place, files: Sequence[str], resize: int | None) -> Loaded:
@@ -287,6 +303,9 @@ READERS: Mapping[str, Reader] = {
     "parquet": Reader(read_parquet, "parquet:PATH_OR_URL, Hugging Face's image layout; one file alone needs --split"),
     "folder": Reader(
         read_folder, "folder:PATH_OR_URL, class folders of pictures below train/ and test/, or with --split"
+    ),
+    "csv": Reader(
+        read_csv, "csv:PATH_OR_URL, a table of file names and labels, or a folder with one, and the pictures"
     ),
     "idx": Reader(read_idx, "idx:PATH_OR_URL, a folder with the four files of MNIST's format, gzip'd or plain"),
     "npz": Reader(read_npz, "npz:PATH_OR_URL, arrays x_train y_train x_test y_test, or images labels with --split"),

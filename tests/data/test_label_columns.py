@@ -123,7 +123,7 @@ def test_missing_labels_are_counted_and_their_images_left_out(tmp_path, write):
 
 
 @both
-@pytest.mark.parametrize("unlabelled", [[-1, -1], [float("nan")] * 2, [-1.0, -1.0]])
+@pytest.mark.parametrize("unlabelled", [[-1, -1], [float("nan")] * 2, [-1.0, -1.0], ["-1", "-1"]])
 @pytest.mark.parametrize("name", ["validation", "val"])
 def test_an_unlabelled_test_part_beside_a_labelled_one_says_which_to_take(tmp_path, write, unlabelled, name):
     parts = {"train": [0, 1, 1], name: [1, 0], "test": unlabelled}

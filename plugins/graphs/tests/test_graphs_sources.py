@@ -252,6 +252,7 @@ def everything(source):
 
 @pytest.mark.parametrize("name", ["tu", "pyg"])
 def test_loops_and_repeated_edges_are_dropped_as_torch_geometric_does(tmp_path, name):
+    import ddcore_graphs.students  # noqa: F401  imports torch_geometric without its warnings
     from torch_geometric.io import read_tu_data
 
     folder, edges = write_multigraph(tmp_path / "TOY" / "raw")
