@@ -112,6 +112,24 @@ def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], 
     emit(as_json, summary, lambda: summary_text(summary))
 
 
+def check_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Look over a data set: sizes and classes, duplicates, constant images, ranges, labels, what its reader changed.
+
+    A line for each finding, with numbers and what to do: `ok`, `note` or `warning`. The exit code is 0 whatever is
+    found, and 2 where the data cannot be read.
+    """
+    from ddcore.data.checking import examine  # imports torch
+    from ddcore.runs.assembly import open_data
+
+    source = open_data(name, plugin, plugin_path, options)
+    found = examine(source)
+    answer = {"data": source.summary(), "findings": [finding.as_json() for finding in found]}
+    emit(as_json, answer, lambda: "\n".join(printable_line(finding.line) for finding in found))
+
+
+data.command("check", params=[*show_data.params])(check_data)
+
+
 def summary_text(summary: Mapping[str, Any]) -> str:
     """A data set's facts, one a line."""
     return "\n".join(

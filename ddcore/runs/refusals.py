@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from ddcore.composing.plan import warnings
+from ddcore.data.repeats import warnings_about
 from ddcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def check_data(run: Run) -> None:
 
 
 def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data."""
-    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
+    """What a person should know about the run's plugins on its data, and about the data."""
+    return (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
 
 
 def refuse_options_of_images(run: Run) -> None:
