@@ -6,6 +6,7 @@ entry of the schema's metadata. Files are read batch by batch: what is held is t
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -25,6 +26,7 @@ from ddcore.storage.unpacking import check_growth
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+NUMBER_TYPES = re.compile(r"u?int\d+|bool|halffloat|float|double")
 ROWS_AT_ONCE = 64
 """A dictionary's picture is written out for each row that repeats it."""
 
@@ -123,25 +125,16 @@ def _no_column(schema: Any, known: Sequence[str], what: str, place: Place) -> No
 
 def _label_columns(schema: Any, image: str, place: Place) -> tuple[str, ...]:
     """The column of labels; without one, those that may be one-hot: all others, if they are numbers."""
-    import pyarrow.types as types  # an extra
-
     others = [name for name in schema.names if name != image]
-    numbers = [types.is_integer, types.is_floating, types.is_boolean]
-    named = not {*others}.isdisjoint(LABEL_COLUMNS)
-    if not named and len(others) > 1 and all(any(kind(schema.field(name).type) for kind in numbers) for name in others):
+    numbers = [NUMBER_TYPES.fullmatch(str(schema.field(name).type)) for name in others]
+    if len(others) > 1 and all(numbers) and {*others}.isdisjoint(LABEL_COLUMNS):
         return tuple(others)
     return (_column(schema, LABEL_COLUMNS, "label", place),)
 
 
 def _cells(batch: Any, label: Sequence[str]) -> list[Any]:
     """The labels of a batch's rows as Python values, categories as what they stand for."""
-    import pyarrow  # an extra
-
-    columns = []
-    for name in label:
-        column = batch.column(name)
-        decoded = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
-        columns.append(decoded.to_pylist())
+    columns = [batch.column(name).to_pylist() for name in label]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
