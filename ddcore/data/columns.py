@@ -51,9 +51,10 @@ class Labelling:
 def is_missing(value: object) -> bool:
     """Whether a cell of a table says that there is no value.
 
-    >>> [is_missing(value) for value in (None, float("nan"), " ", "N/A", 0, "none")]
-    [True, True, True, True, False, False]
+    >>> [is_missing(value) for value in (None, float("nan"), " ", "N/A", b"NaN", 0, "none")]
+    [True, True, True, True, True, False, False]
     """
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
     return value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() in MISSING
 
 

@@ -214,6 +214,44 @@ def test_the_command_prints_lines_or_json_and_exits_0_with_findings_and_2_withou
     assert invoke(["data", "check", f"npz:{tmp_path}/none.npz"]) == 2
 
 
+PLUGIN = """
+import torch
+from attrs import frozen
+from ddcore import Plugin, hookimpl
+from ddcore.data import Source, Split
+
+
+@frozen(kw_only=True, eq=False)
+class Rows(Plugin):
+    api = "2.0"
+    summary = "rows of numbers"
+    paper = "none"
+    role = "data"
+    modality = frozenset({"rows"})
+    datasets = ("rows",)
+
+    @hookimpl
+    def ddcore_data(self, name, rest, options):
+        if name != "rows":
+            return None
+        part = Split(torch.rand(6, 3), torch.arange(6) % 2)
+        return Source(name="rows", train=part, test=part, classes=("a", "b"), modality="rows")
+"""
+
+
+@pytest.mark.parametrize("action", ["show", "check"])
+def test_a_plugins_rows_of_numbers_are_shown_and_checked(tmp_path, capsys, action):
+    (tmp_path / "rows.py").write_text(PLUGIN)
+    words = ["data", action, "rows", f"--plugin-path={tmp_path}/rows.py"]
+    assert invoke(words) == 0
+    out = capsys.readouterr().out
+    assert (
+        "6 of 6 test rows (100.0%) are train rows too" in out if action == "check" else "modality           rows" in out
+    )
+    assert invoke([*words, "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
 def test_a_run_warns_of_what_scores_do_not_say(tmp_path, capsys):
     train, test = images(40, 0, 8), images(24, 1, 8)
     test[5] = train[11]

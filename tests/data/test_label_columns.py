@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ddcore.data.columns import classes_of, one_hot_columns, sorted_names
 from ddcore.data.sources import open_source
 from ddcore.errors import InputError
 
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 WORDS = {"train": ["dog", "cat", "owl", "cat"], "test": ["owl", "cat"]}
 
 
@@ -203,3 +205,32 @@ def test_columns_that_are_not_one_hot_are_none():
     assert one_hot_columns({"a": ["1", "1"], "b": ["1", "0"]}, "x") is None
     assert one_hot_columns({"a": ["1", "x"], "b": ["0", "1"]}, "x") is None
     assert one_hot_columns({"a": ["1", "1"]}, "x") is None
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this repository")
+def test_the_case_of_words_in_a_table():
+    source = open_source(f"parquet:{CASES}/text-labels/data")
+    assert source.classes == ("cat", "dog", "owl") and source.train.labels[0] == 1
+    assert source.counts() == [4, 4, 4] and source.counts(source.test) == [2, 2, 2]
+
+
+def test_bytes_are_text(tmp_path):
+    cells = np.array([b"dog", b"cat", b"nan"])
+    np.savez(
+        tmp_path / "x.npz",
+        x_train=np.zeros((3, 4, 4), np.uint8),
+        y_train=cells,
+        x_test=np.zeros((3, 4, 4), np.uint8),
+        y_test=cells,
+    )
+    source = open_source(f"npz:{tmp_path}/x.npz")
+    assert source.classes == ("cat", "dog") and source.train.labels.tolist() == [1, 0]
+
+
+def test_idx_labels_from_one_on_are_counted_from_zero(tmp_path):
+    for part in ("train", "t10k"):
+        head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (4, 2, 2))
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(head + bytes(range(16)))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 4, 2, 1, 2, 1]))
+    source = open_source(f"idx:{tmp_path}")
+    assert source.classes == ("1", "2") and source.test.labels.tolist() == [1, 0, 1, 0]

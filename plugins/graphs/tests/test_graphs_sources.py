@@ -1,12 +1,18 @@
 """Molecules and graph files as data."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
 from ddcore_graphs.sources import read
 
 from ddcore import InputError
+from ddcore.data.checking import examine
 from ddcore.data.parts import Wanted
+from ddcore.data.repeats import repeats
+
+CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 
 LINES = """smiles,active
 CCO,0
@@ -309,3 +315,33 @@ def test_molecules_labels_are_compared_as_numbers_and_missing_ones_left_out(tmp_
     (tmp_path / "m.csv").write_text("smiles,active\n" + "".join(f"{ring},{at / 4}\n" for at, ring in enumerate(RINGS)))
     with pytest.raises(InputError, match="are floats, not integers, with 0.25"):
         read(wanted(tmp_path / "m.csv"))
+
+
+cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this repository")
+
+
+@cases
+@pytest.mark.parametrize("name", ["repeated", "loops"])
+def test_the_case_of_repeated_edges(name):
+    source = read(wanted(CASES / "graphs-repeated-edges" / name, "tu"))
+    _, edges, degrees = everything(source)
+    assert edges == 160 and degrees.unique().tolist() == [1, 2]
+
+
+@cases
+def test_the_case_of_missing_labels():
+    source = read(wanted(CASES / "molecules-missing-labels" / "molecules.csv", split="0.7"))
+    ones = int(source.train.labels.sum() + source.test.labels.sum())
+    assert source.classes == ("0", "1") and (len(source.train) + len(source.test), ones) == (90, 43)
+    assert any("30 of 120 lines" in note for note in source.notes)
+
+
+def test_equal_graphs_are_found_and_checked(tmp_path):
+    source = read(wanted(write_multigraph(tmp_path / "TOY")[0], "tu", split="0.5"))
+    got = repeats(source)
+    of_class = [
+        tuple((source.train.labels == cls).nonzero()[:, 0].tolist()) for cls in source.train.labels[:2].tolist()
+    ]
+    assert sorted(got.groups) == sorted(of_class) and len(got.across) == 6 and not got.conflicts
+    lines = [finding.line for finding in examine(source)]
+    assert any("6 of 6 test graphs (100.0%) are train graphs too" in line for line in lines)
