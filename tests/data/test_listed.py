@@ -110,7 +110,7 @@ def test_a_column_may_say_the_part(tmp_path):
 
 
 def test_numbers_that_are_files_and_labels_are_told_apart(tmp_path):
-    write(tmp_path, {"labels.csv": table(range(6), [0, 1, 0, 1, 2, 2], "id,label\n")}, FILES)
+    write(tmp_path, {"labels.csv": table([0, 1, 0, 1, 2, 2], range(6), "label,id\n")}, FILES)
     source = open_source(f"csv:{tmp_path}", split="0.5")
     assert source.classes == ("0", "1", "2") and source.counts() == [1, 1, 1]
 
@@ -136,10 +136,9 @@ def test_missing_labels_are_left_out_with_their_pictures(tmp_path):
     source = open_source(f"folder:{tmp_path}", split="0.5")
     assert source.counts() == source.counts(source.test) == [1, 1]
     assert any("2 of the labels in column 'label'" in note for note in source.notes)
-    write(tmp_path, {"labels.csv": table(FILES, ["dog", "cat", "dog", "cat", "", ""])}, FILES)
-    four = open_source(f"folder:{tmp_path}", split="0.5")
-    write(tmp_path, {"labels.csv": table(FILES[:4], ["dog", "cat", "dog", "cat"])}, FILES)
-    assert four.fingerprint == open_source(f"folder:{tmp_path}", split="0.5").fingerprint
+    kept = [FILES[at] for at in (0, 2, 4, 5)]
+    write(tmp_path, {"labels.csv": table(kept, ["dog", "cat", "dog", "cat"])}, FILES)
+    assert source.fingerprint == open_source(f"folder:{tmp_path}", split="0.5").fingerprint
 
 
 @pytest.mark.parametrize(
