@@ -104,7 +104,11 @@ def classes_of(values: np.ndarray | Sequence[object], where: str) -> Labelling:
     cells: list[object] = values.tolist() if isinstance(values, np.ndarray) else list(values)
     labelled = torch.tensor([not is_missing(cell) for cell in cells], dtype=torch.bool)
     there = [cell for cell in cells if not is_missing(cell)]
-    notes = left_out(len(cells) - len(there), len(cells), where)
+    if odd := next((cell for cell in there if isinstance(cell, dict | list | tuple)), None):
+        raise InputError(
+            f"{where} are of type {type(odd).__name__}: a sample has to have one class, a number or a name"
+        )
+    notes = left_out(len(cells) - len(there), len(cells))
     if all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in there):
         return Labelling(_whole(np.array(there), where) if there else _none(), None, labelled, notes)
     named = [name_of(cell) for cell in there]
@@ -129,10 +133,10 @@ def one_hot(rows: np.ndarray) -> np.ndarray | None:
     return ones.argmax(1) if hot else None
 
 
-def one_hot_columns(columns: Mapping[str, Sequence[object]], where: str) -> Labelling | None:
+def one_hot_columns(columns: Mapping[str, Sequence[object]]) -> Labelling | None:
     """The classes of one column of zeros and ones for each class, which are their names, sorted; None of other columns.
 
-    >>> found = one_hot_columns({"owl": ["0", "1"], "cat": ["1", "0"]}, "x")
+    >>> found = one_hot_columns({"owl": ["0", "1"], "cat": ["1", "0"]})
     >>> found.names, found.numbers.tolist()
     (('cat', 'owl'), [0, 1])
     """
@@ -143,7 +147,7 @@ def one_hot_columns(columns: Mapping[str, Sequence[object]], where: str) -> Labe
     found = one_hot(np.array(cells, dtype=np.float64).T)
     if found is None:
         return None
-    said = f"{where} are one-hot in {len(names)} columns, whose names are those of the classes"
+    said = f"labels are one-hot in {len(names)} columns, whose names are those of the classes"
     return Labelling(torch.from_numpy(found), names, torch.ones(len(found), dtype=torch.bool), (said,))
 
 
@@ -172,9 +176,9 @@ def from_zero(parts: Sequence[Tensor], names: Sequence[str] | None) -> tuple[lis
     return [part - 1 for part in parts], named, said
 
 
-def left_out(missing: int, count: int, where: str) -> tuple[str, ...]:
+def left_out(missing: int, count: int) -> tuple[str, ...]:
     """The sentence about rows without a label, if there are any."""
-    return (f"{missing} of {where}, {count} in all, are missing (empty, nan, NA, ...): left out",) if missing else ()
+    return (f"{missing} of {count} labels are missing (empty, nan, NA, ...): left out",) if missing else ()
 
 
 def _whole(values: np.ndarray, where: str) -> Tensor:

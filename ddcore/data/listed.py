@@ -171,7 +171,7 @@ def _source(wanted: Wanted, known: _Pictures, tables: Mapping[str, Listed], ther
     loaded = {part: _loaded(known, listed, wanted) for part, listed in tables.items()}
     named = {name for listed in tables.values() for name in listed.found}
     if left := len(set(known.paths) - named):
-        note = f"{left} of {len(known.paths)} pictures of {known.root.url} are in no table that was read: left out"
+        note = f"{left} of {len(known.paths)} pictures are in no table that was read: left out"
         first = next(iter(loaded))
         loaded[first] = attrs.evolve(loaded[first], notes=(*loaded[first].notes, note))
     return into_source(wanted, loaded, there)
@@ -244,7 +244,7 @@ def _labels(listed: Listed) -> Labelling:
     where = f"the labels in column {column!r} of {table.place.url}"
     if column is not None:
         return classes_of(table.columns[column], where)
-    hot = one_hot_columns({name: table.columns[name] for name in others}, f"the labels of {table.place.url}")
+    hot = one_hot_columns({name: table.columns[name] for name in others})
     if hot is None:
         seen = f"columns {', '.join(others)}" if others else "no column"
         way_out = "name the column of the labels 'label'"

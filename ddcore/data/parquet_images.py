@@ -74,7 +74,7 @@ def _labels(first: _File, cells: Sequence[Any]) -> Labelling:
     """What the rows' cells, of all files, say: one cell a row, or a tuple of them where there is a column a class."""
     if len(first.label) > 1:
         columns = dict(zip(first.label, zip(*cells, strict=True), strict=True))
-        found = one_hot_columns(columns, f"the labels of {first.place.url}")
+        found = one_hot_columns(columns)
         return found or _no_column(first.opened.schema_arrow, LABEL_COLUMNS, "label", first.place)
     where = f"the labels in column {first.label[0]!r} of {first.place.url}"
     if any(isinstance(cell, list) for cell in cells):
@@ -82,7 +82,7 @@ def _labels(first: _File, cells: Sequence[Any]) -> Labelling:
         hot = one_hot(np.array(cells)) if len(lengths) == 1 else None
         if hot is None:
             raise InputError(f"{where} are lists and not one-hot: an image has to have one class, a number or a name")
-        return attrs.evolve(classes_of(hot, where), notes=(f"{where} are one-hot",))
+        return attrs.evolve(classes_of(hot, where), notes=("labels are one-hot",))
     return classes_of(cells, where)
 
 
@@ -133,7 +133,7 @@ def _label_columns(schema: Any, image: str, place: Place) -> tuple[str, ...]:
 
 
 def _cells(batch: Any, label: Sequence[str]) -> list[Any]:
-    """The labels of a batch's rows as Python values, categories as what they stand for."""
+    """The labels of a batch's rows as Python values, categories as the names that they stand for."""
     columns = [batch.column(name).to_pylist() for name in label]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 

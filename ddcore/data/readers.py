@@ -223,7 +223,7 @@ def read_npz(wanted: Wanted) -> Source:
             raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
         images, labels = (arrays[name] for name in pair)
         where = f"{pair[0]} of {place.url}"
-        labels, said = _one_class_each(labels, f"{pair[1]} of {place.url}")
+        labels, said = _one_class_each(labels, f"{pair[1]} of {place.url}", pair[1])
         if images.ndim == 0 or len(images) != labels.size:
             raise InputError(
                 f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
@@ -234,7 +234,7 @@ def read_npz(wanted: Wanted) -> Source:
     return into_source(wanted, loaded, {part for part in (TRAIN, *TEST) if _npz_pair(arrays, part)})
 
 
-def _one_class_each(labels: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _one_class_each(labels: np.ndarray, where: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels with one-hot rows as the numbers of their classes, and a sentence that says so.
 
     Raises:
@@ -246,7 +246,7 @@ def _one_class_each(labels: np.ndarray, where: str) -> tuple[np.ndarray, tuple[s
     if numbers is None:
         way_out = "an image has to have one class: store (N,) whole numbers, or names"
         raise InputError(f"{where} has shape {labels.shape}, and its rows are not one-hot: {way_out}")
-    return numbers, (f"{where} is one-hot",)
+    return numbers, (f"{name} is one-hot",)
 
 
 def _npz_pair(arrays: Mapping[str, np.ndarray], part: str) -> tuple[str, str] | None:

@@ -121,7 +121,7 @@ def test_missing_labels_are_counted_and_their_images_left_out(tmp_path, write):
     assert source.train.labels.tolist() == [0, 1] and len(source.train.stored) == 2
     whole = open_source(write(tmp_path, {"train": ["cat", "ant", "dog", "ant", "ant"], "test": ["dog"]}))
     assert not (source.train.stored.int() - whole.train.stored[[0, 2]].int()).any()
-    assert any("3 of the labels in" in note and "5 in all, are missing" in note for note in source.notes)
+    assert any("3 of 5 labels are missing" in note for note in source.notes)
 
 
 @both
@@ -156,6 +156,18 @@ def test_categories_are_what_they_stand_for_in_any_order(tmp_path):
     write_table(tmp_path / "test.parquet", ["cat", "owl"])
     source = open_source(f"parquet:{tmp_path}")
     assert source.classes == ("ant", "cat", "owl") and source.train.labels.tolist() == [2, 1, 0, 1]
+
+
+def test_labels_of_several_values_are_refused(tmp_path):
+    for part in ("train", "test"):
+        write_table(tmp_path / f"{part}.parquet", [{"a": 1}, {"a": 0}])
+    with pytest.raises(InputError, match="column 'label' of .* are of type dict: a sample has to have one class"):
+        open_source(f"parquet:{tmp_path}")
+
+
+def test_notes_hold_no_path(tmp_path):
+    address = as_npz(tmp_path, {"train": [[1, 0], [0, 1]], "test": [[1, 0], [0, 1]]})
+    assert not any(str(tmp_path) in note for note in open_source(address).notes)
 
 
 def test_shards_of_words_are_numbered_together(tmp_path):
@@ -202,9 +214,9 @@ def test_a_column_by_hand():
 
 
 def test_columns_that_are_not_one_hot_are_none():
-    assert one_hot_columns({"a": ["1", "1"], "b": ["1", "0"]}, "x") is None
-    assert one_hot_columns({"a": ["1", "x"], "b": ["0", "1"]}, "x") is None
-    assert one_hot_columns({"a": ["1", "1"]}, "x") is None
+    assert one_hot_columns({"a": ["1", "1"], "b": ["1", "0"]}) is None
+    assert one_hot_columns({"a": ["1", "x"], "b": ["0", "1"]}) is None
+    assert one_hot_columns({"a": ["1", "1"]}) is None
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this repository")

@@ -135,7 +135,7 @@ def test_missing_labels_are_left_out_with_their_pictures(tmp_path):
     write(tmp_path, {"labels.csv": table(FILES, ["dog", "", "cat", "NaN", "dog", "cat"])}, FILES)
     source = open_source(f"folder:{tmp_path}", split="0.5")
     assert source.counts() == source.counts(source.test) == [1, 1]
-    assert any("2 of the labels in column 'label'" in note for note in source.notes)
+    assert any("2 of 6 labels are missing" in note for note in source.notes)
     kept = [FILES[at] for at in (0, 2, 4, 5)]
     write(tmp_path, {"labels.csv": table(kept, ["dog", "cat", "dog", "cat"])}, FILES)
     assert source.fingerprint == open_source(f"folder:{tmp_path}", split="0.5").fingerprint

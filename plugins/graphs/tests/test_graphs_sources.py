@@ -298,7 +298,7 @@ def test_graphs_without_a_label_are_left_out_and_numbers_are_compared_as_numbers
     assert source.classes == ("0", "1") and len(source.train) + len(source.test) == 8
     edges = source.train.stored.edge_starts.diff()
     assert torch.equal(source.train.labels, (edges == 6).long())
-    assert any(note.startswith("4 of the labels of graphs") for note in source.notes)
+    assert any(note.startswith("4 of 12 labels are missing") for note in source.notes)
     (folder / "TOY_graph_labels.txt").write_text("nan\n" * 12)
     with pytest.raises(InputError, match="no graph of .* has a label"):
         read(wanted(folder, "tu"))
