@@ -29,6 +29,7 @@ from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
+from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
@@ -242,6 +243,8 @@ def begin(
     run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
     for line in plan.lines():
         run.say(line)
+    for note in run.source.notes:
+        run.say(f"  data: {note}")
     warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)
@@ -354,6 +357,8 @@ def train(run: TrainingRun) -> list[Row]:
 def _train(run: TrainingRun) -> list[Row]:
     began = time.time()
     run.log("begin", what="train", seed=run.seed)
+    for warning in warnings_about(run.source):
+        run.warn(warning)
     rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
     tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
     results = run.map(tasks, "train", "students")

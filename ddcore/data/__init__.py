@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ddcore._later import later
 
 if TYPE_CHECKING:
+    from ddcore.data.columns import classes_of, is_missing
     from ddcore.data.normalisation import Identity, MeanStd, Normalisation, fit
     from ddcore.data.parts import Wanted
     from ddcore.data.source import TEXT, Part, Real, Source, Split
@@ -20,13 +21,16 @@ __all__ = [
     "Split",
     "TEXT",
     "Wanted",
+    "classes_of",
     "fit",
+    "is_missing",
     "open_source",
 ]
 
 __getattr__ = later(
     __name__,
     {
+        "columns": ("classes_of", "is_missing"),
         "normalisation": ("Identity", "MeanStd", "Normalisation", "fit"),
         "parts": ("Wanted",),
         "source": ("Part", "Real", "Source", "Split", "TEXT"),

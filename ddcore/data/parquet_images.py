@@ -6,15 +6,18 @@ entry of the schema's metadata. Files are read batch by batch: what is held is t
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
+import attrs
 import numpy as np
 from attrs import frozen
 
-from ddcore.data.parts import Loaded, whole_numbers
+from ddcore.data.columns import Labelling, classes_of, one_hot, one_hot_columns
+from ddcore.data.parts import Loaded, labelled
 from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.pictures import stack
 from ddcore.storage.documents import parse_json
@@ -23,6 +26,7 @@ from ddcore.storage.unpacking import check_growth
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+NUMBER_TYPES = re.compile(r"u?int\d+|bool|halffloat|float|double")
 ROWS_AT_ONCE = 64
 """A dictionary's picture is written out for each row that repeats it."""
 
@@ -32,7 +36,7 @@ class _File:
     place: Place
     opened: Any
     image: str
-    label: str
+    label: tuple[str, ...]
     rows: int
     size: int
 
@@ -42,13 +46,13 @@ def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
 
     Raises:
         InputError: pyarrow is missing; a file is truncated or lacks its columns; a picture cannot be decoded (the
-            message names file and row); labels are no whole numbers.
+            message names file and row); labels are no classes.
     """
     files = [_open(place) for place in places]
     ends = list(accumulate(file.rows for file in files))
     if not ends or ends[-1] == 0:
         raise InputError(f"{places[0].url} holds no rows: give a file with images in it")
-    labels: list[np.ndarray] = []
+    cells: list[Any] = []
 
     def where(at: int) -> str:
         number = bisect_right(ends, at) if at < ends[-1] else len(files) - 1
@@ -56,15 +60,30 @@ def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
 
     def pictures() -> Iterator[bytes]:
         for file in files:
-            yield from _pictures(file, labels)
+            yield from _pictures(file, cells)
 
     try:
         images = stack(pictures(), ends[-1], where, resize, sum(file.size for file in files))
     except MISFITS as error:
         raise InputError(f"{places[0].url} does not hold what it says ({in_short(error)}): get it again") from error
-    classes, licence = _described(files[0].opened.schema_arrow, files[0].label)
-    numbers = whole_numbers(np.concatenate(labels), f"the labels in column {files[0].label!r} of {places[0].url}")
-    return Loaded(images, numbers, classes, licence)
+    classes, licence = _described(files[0].opened.schema_arrow, files[0].label[0])
+    return labelled(images, _labels(files[0], cells), classes, licence)
+
+
+def _labels(first: _File, cells: Sequence[Any]) -> Labelling:
+    """What the rows' cells, of all files, say: one cell a row, or a tuple of them where there is a column a class."""
+    if len(first.label) > 1:
+        columns = dict(zip(first.label, zip(*cells, strict=True), strict=True))
+        found = one_hot_columns(columns)
+        return found or _no_column(first.opened.schema_arrow, LABEL_COLUMNS, "label", first.place)
+    where = f"the labels in column {first.label[0]!r} of {first.place.url}"
+    if any(isinstance(cell, list) for cell in cells):
+        lengths = {len(cell) if isinstance(cell, list) else 0 for cell in cells}
+        hot = one_hot(np.array(cells)) if len(lengths) == 1 else None
+        if hot is None:
+            raise InputError(f"{where} are lists and not one-hot: an image has to have one class, a number or a name")
+        return attrs.evolve(classes_of(hot, where), notes=("labels are one-hot",))
+    return classes_of(cells, where)
 
 
 def _open(place: Place) -> _File:
@@ -77,8 +96,8 @@ def _open(place: Place) -> _File:
     try:
         opened = pyarrow.parquet.ParquetFile(place.open("rb"))
         image = _column(opened.schema_arrow, IMAGE_COLUMNS, "image", place)
-        label = _column(opened.schema_arrow, LABEL_COLUMNS, "label", place)
-        rows, size, unpacked = opened.metadata.num_rows, place.size(), _unpacked(opened.metadata, (image, label))
+        label = _label_columns(opened.schema_arrow, image, place)
+        rows, size, unpacked = opened.metadata.num_rows, place.size(), _unpacked(opened.metadata, (image, *label))
     except (pyarrow.ArrowException, OSError, *MISFITS) as error:
         raise InputError(f"{place.url} is truncated or no parquet file: get it again") from error
     if not 0 <= rows <= size:
@@ -96,30 +115,43 @@ def _unpacked(metadata: Any, columns: Sequence[str]) -> int:
 
 def _column(schema: Any, known: Sequence[str], what: str, place: Place) -> str:
     found = next((name for name in known if name in schema.names), None)
-    if found is None:
-        there, due = ", ".join(schema.names), " or ".join(map(repr, known))
-        raise InputError(f"{place.url} has no {what} column among {there}: name it {due}")
-    return found
+    return found or _no_column(schema, known, what, place)
 
 
-def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
-    """Encoded pictures in order; the labels of the same rows are appended to ``labels`` on the way."""
+def _no_column(schema: Any, known: Sequence[str], what: str, place: Place) -> NoReturn:
+    there, due = ", ".join(schema.names), " or ".join(map(repr, known))
+    raise InputError(f"{place.url} has no {what} column among {there}: name it {due}")
+
+
+def _label_columns(schema: Any, image: str, place: Place) -> tuple[str, ...]:
+    """The column of labels; without one, those that may be one-hot: all others, if they are numbers."""
+    others = [name for name in schema.names if name != image]
+    numbers = [NUMBER_TYPES.fullmatch(str(schema.field(name).type)) for name in others]
+    if len(others) > 1 and all(numbers) and {*others}.isdisjoint(LABEL_COLUMNS):
+        return tuple(others)
+    return (_column(schema, LABEL_COLUMNS, "label", place),)
+
+
+def _cells(batch: Any, label: Sequence[str]) -> list[Any]:
+    """The labels of a batch's rows as Python values, categories as the names that they stand for."""
+    columns = [batch.column(name).to_pylist() for name in label]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _pictures(file: _File, cells: list[Any]) -> Iterator[bytes]:
+    """Encoded pictures in order; the labels of the same rows are appended to ``cells`` on the way."""
     import pyarrow  # an extra
 
     row = written_out = 0
     try:
-        for batch in file.opened.iter_batches(ROWS_AT_ONCE, columns=[file.image, file.label]):
-            encoded, numbers = batch.column(file.image), batch.column(file.label)
+        for batch in file.opened.iter_batches(ROWS_AT_ONCE, columns=[file.image, *file.label]):
+            encoded = batch.column(file.image)
             if pyarrow.types.is_struct(encoded.type) and encoded.type.get_field_index("bytes") >= 0:
                 encoded = encoded.field("bytes")
             if not (pyarrow.types.is_binary(encoded.type) or pyarrow.types.is_large_binary(encoded.type)):
                 due = "encoded pictures (binary, or a struct with 'bytes')"
                 raise InputError(f"column {file.image!r} of {file.place.url} holds {encoded.type}: {due} are due")
-            if not pyarrow.types.is_integer(numbers.type) or numbers.null_count:
-                held = "empty values" if pyarrow.types.is_integer(numbers.type) else str(numbers.type)
-                what = f"labels in column {file.label!r} of {file.place.url} are {held}, not integers"
-                raise InputError(f"{what}: give each class a whole number from 0 on")
-            labels.append(numbers.to_numpy(zero_copy_only=False))
+            cells.extend(_cells(batch, file.label))
             for at in range(len(encoded)):
                 if not (picture := encoded[at].as_py()):
                     raise InputError(f"row {row + at} of {file.place.url} holds no image bytes: embed or drop it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -13,6 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import randomness
+from ddcore.data.columns import Labelling, classes_of, from_zero
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError
 from ddcore.images.pictures import same_channels
@@ -123,22 +124,42 @@ class Loaded:
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
+        worded: whether the labels were words, whose sorted names ``classes`` are.
+        notes: what was converted or left out.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
     licence: str = ""
+    worded: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
+def labelled(images: Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = "") -> Loaded:
+    """The images (N, C, H, W) that have a label.
+
+    Args:
+        classes: names that the format has for labels that are numbers.
+    """
+    kept = images if labels.labelled.all() else images[labels.labelled]
+    worded = labels.names is not None
+    return Loaded(kept, labels.numbers, labels.names if worded else classes, licence, worded, labels.notes)
+
+
+def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[str] = ()) -> Source:
     """Train and test from one part, which is cut, or two.
+
+    Args:
+        there: names of all parts that the data have.
 
     Raises:
         InputError: one part and no share to cut it by; class names that do not fit; whatever ``Source`` refuses.
         OptionError: two parts and a share.
     """
-    loaded, notes = list(parts.values()), []
+    _refuse_unlabelled(wanted, parts, there)
+    loaded, said = _counted_alike(list(parts.values()))
+    notes = [note for part in loaded for note in part.notes] + said
     classes = next((part.classes for part in loaded if part.classes), None)
     named = classes is not None
     classes = classes or _numbered(loaded[0].labels, wanted)
@@ -167,6 +188,43 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
         origin=wanted.shown,
         notes=tuple(notes),
     )
+
+
+def _refuse_unlabelled(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[str]) -> None:
+    """A part whose labels are all missing or -1, as those of competitions are."""
+    for name, part in parts.items():
+        if len(part.labels) and (part.labels.unique() != -1).any() and part.classes != ("-1",):
+            continue
+        what = f"the {name} part of {wanted.shown}" if name else wanted.shown
+        seen = f"all {len(part.labels)} are -1" if len(part.labels) else "all are missing"
+        others = [other for other in TEST if other in there and other not in parts]
+        way_out = f"give --split {next(iter(parts))}:{others[0]} to test on that part" if others else ""
+        if name == next(iter(parts)) or not way_out:
+            way_out = "give labels, or name a file that has them alone, with --split 0.8"
+        raise InputError(f"{what} has no labels ({seen}): {way_out}")
+
+
+def _counted_alike(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[str]]:
+    """Parts whose labels are all words or all numbers from 0 on, and what was done to have them so."""
+    if any(part.worded for part in loaded):
+        return [part if part.worded else _in_words(part) for part in loaded], []
+    names = next((part.classes for part in loaded if part.classes), None)
+    alike = all(part.classes in (None, names) for part in loaded)
+    found = from_zero([part.labels for part in loaded], names) if alike else None
+    if found is None:
+        return list(loaded), []
+    labels, named, said = found
+    pairs = zip(loaded, labels, strict=True)
+    return [attrs.evolve(part, labels=numbers, classes=named) for part, numbers in pairs], [said]
+
+
+def _in_words(part: Loaded) -> Loaded:
+    """A part with numbers for labels beside one with words: each number is the name of a class, or has one."""
+    numbers = part.labels.tolist()
+    known = part.classes and all(0 <= number < len(part.classes) for number in numbers)
+    words = [part.classes[number] if part.classes and known else str(number) for number in numbers]
+    found = classes_of(words, "the labels")
+    return attrs.evolve(part, labels=found.numbers, classes=found.names, worded=True)
 
 
 def cut(whole: Loaded, wanted: Wanted) -> list[Loaded]:
@@ -224,7 +282,7 @@ def _name(wanted: Wanted) -> str:
     """The last part of the path that says something."""
     path = Place(wanted.rest).url.partition("::")[0].partition("://")[2] or Place(wanted.rest).url
     words = [word for word in path.split("/") if word and re.sub(r"\.\w+$", "", word) not in (TRAIN, *TEST, "raw", ".")]
-    return re.sub(r"\.(parquet|npz)$", "", words[-1]) if words else wanted.name
+    return re.sub(r"\.(parquet|npz|csv|tsv)$", "", words[-1]) if words else wanted.name
 
 
 def _listed(names: Collection[str], most: int = 5) -> str:

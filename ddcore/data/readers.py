@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from ddcore.data import parquet_images
-from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, whole_numbers
+from ddcore.data import listed, parquet_images
+from ddcore.data.columns import classes_of, one_hot
+from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, labelled
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError, in_short
 from ddcore.images.pictures import from_array, stack
@@ -78,10 +79,13 @@ def read_parquet(wanted: Wanted) -> Source:
         raise InputError(f"{place.url} holds no .parquet file: give a folder with train.parquet and test.parquet")
     words = {name: set(re.split(r"[-./]", name)) for name in names}
     known = set(wanted.named or (TRAIN, *TEST))
-    parts = wanted.parts(set().union(*words.values()) & known)
+    there = set().union(*words.values()) & known
+    parts = wanted.parts(there)
     shards = {part: [place / name for name in names if part in words[name]] for part in parts}
     shards = shards or {"": [place / name for name in names]}
-    return into_source(wanted, {part: parquet_images.read(files, wanted.resize) for part, files in shards.items()})
+    return into_source(
+        wanted, {part: parquet_images.read(files, wanted.resize) for part, files in shards.items()}, there
+    )
 
 
 def read_hub(wanted: Wanted) -> Source:
@@ -90,16 +94,32 @@ def read_hub(wanted: Wanted) -> Source:
 
 
 def read_folder(wanted: Wanted) -> Source:
-    """Class folders of pictures, below ``train`` and ``test`` or on their own."""
+    """Class folders of pictures, below ``train`` and ``test`` or on their own; or pictures that a table beside them
+    labels."""
     place = wanted.place()
     files = [name for name in place.files() if name.lower().endswith(PICTURE_FILES)]
     if not files:
         raise InputError(f"{place.url} holds no pictures: give a folder with one folder of pictures a class")
+    source = listed.beside(wanted, place, files, in_classes=_in_class_folders(files, wanted))
+    if source is not None:
+        return source
     parts = wanted.parts({name.partition("/")[0] for name in files})
     if not parts:
         return into_source(wanted, {"": _read_classes(place, files, wanted.resize)})
     below = {p: [name.partition("/")[2] for name in files if name.startswith(p + "/")] for p in parts}
     return into_source(wanted, {p: _read_classes(place / p, below[p], wanted.resize) for p in parts})
+
+
+def _in_class_folders(files: Sequence[str], wanted: Wanted) -> bool:
+    """Whether pictures, those of the train part if there is one, lie in two folders or more."""
+    train = (wanted.named or (TRAIN,))[0] + "/"
+    below = [name.removeprefix(train) for name in files if name.startswith(train)]
+    return len({name.partition("/")[0] for name in below or files if "/" in name}) > 1
+
+
+def read_csv(wanted: Wanted) -> Source:
+    """A table of file names and labels beside a folder of pictures; see ``ddcore.data.listed``."""
+    return listed.read_csv(wanted, PICTURE_FILES)
 
 
 def _read_classes(place: Place, files: Sequence[str], resize: int | None) -> Loaded:
@@ -203,13 +223,30 @@ def read_npz(wanted: Wanted) -> Source:
             raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
         images, labels = (arrays[name] for name in pair)
         where = f"{pair[0]} of {place.url}"
+        labels, said = _one_class_each(labels, f"{pair[1]} of {place.url}", pair[1])
         if images.ndim == 0 or len(images) != labels.size:
             raise InputError(
                 f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
             )
-        numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
-        loaded[part] = Loaded(from_array(images, where, wanted.resize), numbers, classes)
-    return into_source(wanted, loaded)
+        found = classes_of(labels.reshape(-1), f"the labels in {pair[1]} of {place.url}")
+        part_loaded = labelled(from_array(images, where, wanted.resize), found, classes)
+        loaded[part] = attrs.evolve(part_loaded, notes=(*said, *part_loaded.notes))
+    return into_source(wanted, loaded, {part for part in (TRAIN, *TEST) if _npz_pair(arrays, part)})
+
+
+def _one_class_each(labels: np.ndarray, where: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels with one-hot rows as the numbers of their classes, and a sentence that says so.
+
+    Raises:
+        InputError: rows of several numbers that are not one-hot.
+    """
+    if labels.ndim < 2 or 1 in labels.shape:
+        return labels, ()
+    numbers = one_hot(labels)
+    if numbers is None:
+        way_out = "an image has to have one class: store (N,) whole numbers, or names"
+        raise InputError(f"{where} has shape {labels.shape}, and its rows are not one-hot: {way_out}")
+    return numbers, (f"{name} is one-hot",)
 
 
 def _npz_pair(arrays: Mapping[str, np.ndarray], part: str) -> tuple[str, str] | None:
@@ -266,6 +303,9 @@ READERS: Mapping[str, Reader] = {
     "parquet": Reader(read_parquet, "parquet:PATH_OR_URL, Hugging Face's image layout; one file alone needs --split"),
     "folder": Reader(
         read_folder, "folder:PATH_OR_URL, class folders of pictures below train/ and test/, or with --split"
+    ),
+    "csv": Reader(
+        read_csv, "csv:PATH_OR_URL, a table of file names and labels, or a folder with one, and the pictures"
     ),
     "idx": Reader(read_idx, "idx:PATH_OR_URL, a folder with the four files of MNIST's format, gzip'd or plain"),
     "npz": Reader(read_npz, "npz:PATH_OR_URL, arrays x_train y_train x_test y_test, or images labels with --split"),

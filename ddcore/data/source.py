@@ -101,6 +101,48 @@ class Source:
             _check_labels(self)
 
     @property
+    def parts(self) -> Mapping[str, Split]:
+        """``train`` and ``test``."""
+        return {"train": self.train, "test": self.test}
+
+    @property
+    def samples(self) -> str:
+        """What its samples are called, in the plural."""
+        return {"images": "images", TEXT: "texts"}.get(
+            self.modality, self.modality if self.modality[-1:] == "s" else "samples"
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample; empty where it is no tensor."""
+        return tuple(getattr(self.train.stored, "shape", ()))[1:]
+
+    def bytes_of(self, split: Split) -> Iterable[bytes]:
+        """The bytes of each sample of a split, the same for equal samples.
+
+        Raises:
+            InputError: the samples are no tensor, and the plugin that reads them does not say.
+        """
+        if not isinstance(split.stored, Tensor):
+            raise InputError(f"{self.name} holds {self.modality}, whose reader does not say when two of them are equal")
+        rows = split.stored.contiguous().flatten(1) if split.stored.ndim > 1 else split.stored[:, None].contiguous()
+        for chunk in torch.split(rows, TRANSFORMED_AT_ONCE):
+            for row in chunk.view(torch.uint8).numpy():
+                yield row.tobytes()
+
+    @cached_property
+    def digests(self) -> Mapping[str, tuple[bytes, ...]]:
+        """A hash of each sample of ``train`` and of ``test``, labels aside: equal for equal samples.
+
+        Raises:
+            InputError: see ``bytes_of``.
+        """
+        return {
+            part: tuple(hashlib.blake2b(sample, digest_size=16).digest() for sample in self.bytes_of(split))
+            for part, split in self.parts.items()
+        }
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for colour; of text the vocabulary's size."""
         return self.vocabulary or int(self.train.stored.shape[1])
@@ -124,11 +166,13 @@ class Source:
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1];
-        none of text."""
+        none of text, and of other data that are no images unless they are given."""
         if self.modality == TEXT:
             return (), ()
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
+        if len(self.shape) != 3:
+            return (), ()
         return mean_and_deviation(self.train.stored)
 
     def counts(self, split: Split | None = None) -> list[int]:
@@ -146,8 +190,8 @@ class Source:
             "licence": self.licence,
             "modality": self.modality,
             **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
-            "shape": list(self.train.stored.shape[1:]),
-            "stored": str(self.train.stored.dtype).removeprefix("torch."),
+            "shape": list(self.shape),
+            "stored": str(getattr(self.train.stored, "dtype", "")).removeprefix("torch."),
             "train": len(self.train),
             "test": len(self.test),
             "classes": list(self.classes),

@@ -95,6 +95,8 @@ def begin(
         run.say(line)
     if budget is not None:
         run.say(f"  {budget.sentence()}")
+    for note in run.source.notes:
+        run.say(f"  data: {note}")
     warn_of_data(run)
     if plan_only:
         return run

@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from ddcore.composing.plan import warnings
+from ddcore.data.repeats import warnings_about
 from ddcore.errors import InputError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
@@ -82,8 +83,8 @@ def _cores() -> int:
 
 
 def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data."""
-    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
+    """What a person should know about the run's plugins on its data, and about the data."""
+    return (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
 
 
 def warn_of_data(run: Run) -> None:

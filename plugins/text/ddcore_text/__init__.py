@@ -20,7 +20,7 @@ from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Plugin, Subject, hookimpl, option
-from ddcore.data import TEXT, Source, Split, Wanted
+from ddcore.data import TEXT, Source, Split, Wanted, classes_of
 from ddcore.errors import near
 from ddcore.storage import Place
 from ddcore.training import Protocol
@@ -137,10 +137,11 @@ class Text(Plugin):
         wanted = Wanted(name, rest, options.get("data_root"), options.get("split"))
         place = wanted.place()
         train, test, file = tables(place, wanted.named)
-        labels = sorted({label for _, label in (*train, *test)})
-        classes = {label: at for at, label in enumerate(labels)}
-        seen, unseen = ([(text, classes[label]) for text, label in part] for part in (train, test))
-        return self._source(place.name, seen, unseen, tuple(labels), (f"tested on {file}",))
+        found = classes_of([label for _, label in (*train, *test)], f"the labels of {place.url}")
+        numbers = iter(found.numbers.tolist())
+        kept = iter(found.labelled.tolist())
+        seen, unseen = ([(text, next(numbers)) for text, _ in part if next(kept)] for part in (train, test))
+        return self._source(place.name, seen, unseen, found.names or (), (f"tested on {file}", *found.notes))
 
     def _source(
         self,
@@ -203,7 +204,8 @@ def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str
     name.
 
     Raises:
-        InputError: a part is not there, or a table without the columns ``sentence`` (or ``text``) and ``label``.
+        InputError: a part is not there or has no labels, or a table without the columns ``sentence`` (or ``text``) and
+            ``label``.
     """
     if not place.is_folder():
         raise InputError(f"{place.url} is no folder: give text: and a folder with train.tsv and dev.tsv")
@@ -217,14 +219,24 @@ def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str
             raise InputError(
                 f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
             )
-    return table(place / found["train"]), table(place / found["test"]), found["test"]
+    others = [stem for part, stem in PARTS if part == "test" and stem in files and files[stem] != found["test"]]
+    way_out = f"give --split {found['train'].rpartition('.')[0]}:{others[0]}" if others else "add its labels"
+    read = {part: table(place / found[part], way_out if part == "test" else "") for part in ("train", "test")}
+    for part, rows in read.items():
+        if classes_of([label for _, label in rows], "the labels").names in (None, ("-1",)):
+            what = f"the labels of {(place / found[part]).url} are all missing or -1"
+            raise InputError(f"{what}: {way_out if part == 'test' else 'add them'}")
+    return read["train"], read["test"], found["test"]
 
 
-def table(place: Place) -> Rows:
-    """Rows (sentence, label) of one table.
+def table(place: Place, without_labels: str = "") -> Rows:
+    """Rows (sentence, label) of one table; a label may say that there is none, as ``classes_of`` understands it.
+
+    Args:
+        without_labels: what to do where there is no column of labels.
 
     Raises:
-        InputError: columns or values are missing; text that is not UTF-8.
+        InputError: columns or cells are missing; text that is not UTF-8.
     """
     try:
         text = place.read_bytes().decode()
@@ -237,10 +249,11 @@ def table(place: Place) -> Rows:
     named = "sentence" if "sentence" in columns else "text"
     for column in (named, "label"):
         if column not in columns:
-            raise InputError(f"{place.url} has no column {column!r}: {near(column, columns)}")
+            way_out = without_labels if column == "label" and without_labels else near(column, columns)
+            raise InputError(f"{place.url} has no column {column!r}: {way_out}")
     rows = []
     for number, row in enumerate(reader, 2):
-        if row[named] is None or not row["label"]:
+        if row[named] is None or row["label"] is None:
             raise InputError(f"{place.url}, line {number}, has no sentence or no label: repair or drop it")
         rows.append((row[named], row["label"]))
     if not rows:

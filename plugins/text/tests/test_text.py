@@ -97,6 +97,37 @@ def test_bad_tables_are_one_sentence(folder, change, sentence):
         Text().ddcore_data("text", str(folder), {})
 
 
+def test_labels_are_numbered_by_sorted_name_and_numbers_compared_as_numbers(folder):
+    (folder / "train.tsv").write_text("sentence\tlabel\na\t10\nb\t9.0\nc\t9\nd\t10.0\n")
+    (folder / "dev.tsv").write_text("sentence\tlabel\na\t9\n")
+    source = Text().ddcore_data("text", str(folder), {})
+    assert source.classes == ("9", "10") and source.train.labels.tolist() == [1, 0, 0, 1]
+    assert source.test.labels.tolist() == [0]
+
+
+def test_missing_labels_are_left_out_and_counted(folder):
+    words = ["yes", "nan", "NaN", "no", "NA", "N/A", "None", "", "no"]
+    lines = "".join(f"w{at} w\t{word}\n" for at, word in enumerate(words))
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + lines)
+    (folder / "dev.tsv").write_text("sentence\tlabel\nx\tyes\ny\tnan\n")
+    source = Text(least=1).ddcore_data("text", str(folder), {})
+    assert source.classes == ("no", "yes") and source.train.labels.tolist() == [1, 0, 0]
+    assert (len(source.train.stored), len(source.test)) == (3, 1)
+    assert any(note.startswith("7 of 11 labels are missing") for note in source.notes)
+
+
+@pytest.mark.parametrize("column", ["label\nx\t-1\ny\t-1\n", "label\nx\tnan\ny\t\n", "index\nx\t1\n"])
+def test_a_test_table_without_labels_beside_one_with_says_which_to_take(folder, column):
+    (folder / "dev.tsv").rename(folder / "validation.tsv")
+    (folder / "test.tsv").write_text("sentence\t" + column)
+    with pytest.raises(InputError, match="test.tsv .*: give --split train:validation"):
+        Text().ddcore_data("text", str(folder), {})
+    assert len(Text().ddcore_data("text", str(folder), {"split": "train:validation"}).test) == 2
+    (folder / "validation.tsv").unlink()
+    with pytest.raises(InputError, match="test.tsv .*: add its labels"):
+        Text().ddcore_data("text", str(folder), {})
+
+
 def test_parts_may_be_named(folder):
     source = Text().ddcore_data("text", str(folder), {"split": "dev:train"})
     assert (len(source.train), len(source.test)) == (2, 4)
