@@ -44,6 +44,7 @@ FIRST_PARTY += (
     "graphs",
     "hard",
     "hello",
+    "idc",
     "infer",
     "kd",
     "kd-pruning",
