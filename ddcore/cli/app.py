@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ from ddcore.composing.presets import every_preset, listed, listing_text
 from ddcore.composing.selection import select, setup_from
 from ddcore.composing.tables import row_json, scores_table, table
 from ddcore.config import Config
-from ddcore.errors import DdcoreError, InputError, OptionError
+from ddcore.errors import FULL, DdcoreError, InputError, NoSpace, OptionError
 from ddcore.pages.leaderboard import terminal
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
@@ -31,7 +32,7 @@ from ddcore.storage.secrecy import hidden, redact
 
 
 def main() -> None:
-    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
+    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 to be gone on with, 1 bug."""
     raise SystemExit(invoke(sys.argv[1:]))
 
 
@@ -46,12 +47,19 @@ def invoke(arguments: list[str]) -> int:
         return _refuse(_interrupted(arguments), 3, arguments)
     except click.ClickException as error:
         return _refuse(error.format_message(), 2, arguments)
+    except NoSpace as error:
+        return _refuse(_full(printable_line(str(error)), arguments), error.exit_code, arguments)
     except DdcoreError as error:
         return _refuse(printable_line(str(error)), error.exit_code, arguments)
     except KeyboardInterrupt:
         return _refuse(_interrupted(arguments), 3, arguments)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = printable_line(str(error.filename or tempfile.gettempdir()))
+        return _refuse(_full(f"{where} cannot be written, the disk is full: make room", arguments), 3, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -60,10 +68,19 @@ def _interrupt() -> None:
 
 
 def _interrupted(arguments: list[str]) -> str:
-    again = (
+    return f"interrupted; what was finished is kept: {_again(arguments)}"
+
+
+def _full(sentence: str, arguments: list[str]) -> str:
+    """What is said of a full disk, and how a person goes on once there is room."""
+    said = "go on with" in sentence or "same command" in sentence
+    return sentence if said else f"{sentence}, then {_again(arguments)}"
+
+
+def _again(arguments: list[str]) -> str:
+    return (
         f"go on with `ddcore {shlex.join(arguments)}`" if arguments[:1] == ["resume"] else "give the same command again"
     )
-    return f"interrupted; what was finished is kept: {again}"
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:

@@ -43,7 +43,7 @@ from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.composing.selection import Setup, core_groups, select, setup_from
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
-from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.errors import DdcoreError, InputError, Interrupted, NoSpace, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin
 from ddcore.runs.builtin import Core
@@ -265,6 +265,7 @@ def bench(
 
     Raises:
         Interrupted: it was stopped; the same command goes on.
+        NoSpace: a disk is full; so does it then.
         OptionError: no such executor.
     """
     chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
@@ -351,6 +352,7 @@ def do_cell(bench_url: str, task: Description) -> None:
 
     Raises:
         Interrupted: it was stopped.
+        NoSpace: a disk is full.
     """
     place, key = Place.at(bench_url), str(task["key"])
     failure = place / FAILED / f"{key}.json"
@@ -358,8 +360,10 @@ def do_cell(bench_url: str, task: Description) -> None:
     if finished(place, key):
         return
     try:
-        distil(_opened(place / RUNS / key, task["options"]))
-    except Interrupted:
+        run = _opened(place / RUNS / key, task["options"])
+        run.tasks.way_on = "every finished run is kept: the same command goes on"
+        distil(run)
+    except (Interrupted, NoSpace):
         raise
     except DdcoreError as error:
         failure.write_json({"error": str(error)})

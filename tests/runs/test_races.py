@@ -1,5 +1,6 @@
 """Several processes at once in one run folder and one cache, files that vanish while a run works, and disks that fill up."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,21 @@ def only_sets(found):
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------
 
+QUICK = (
+    *("the record of a run", "the log", "data that were seen", "the first expert", "a finished teacher", "a snapshot"),
+    *("the artifact's labels", "a finished evaluation", "the full data's row", "the scores", "the report"),
+    *("a report made again", "a comparison", "an export of pictures", "an export to parquet", "a scratch folder"),
+    *("a relabelled set's labels", "an evaluation's scores", "a student", "a suite's second run", "a leaderboard"),
+)
+
+
+@pytest.mark.parametrize(
+    "stage", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in disks.STAGES]
+)
+def test_a_command_without_room_says_so_and_goes_on_to_the_same_bits_when_there_is(stage, ground):
+    found = disks.simulated(ground, stage)
+    assert found["full"] and not found["wrong"], found
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
@@ -126,14 +142,27 @@ def disk(tmp_path_factory):
         pytest.skip("this process may not mount a small disk")
 
 
-@pytest.mark.parametrize("share", [0.05, 0.4, 0.7])
-def test_a_run_on_a_full_disk_says_so_and_goes_on_to_the_same_bits_when_there_is_room(disk, ground, share):
-    found = disks.fill(ground, "experts", int(share * disks.needed(ground, "experts")))
+@pytest.mark.parametrize("stage", ["an expert's last epoch", "the artifact's images", "a record in a scratch folder"])
+def test_a_really_full_disk_is_the_same(stage, disk, ground):
+    found = disks.fill(ground, stage)
     assert found["full"] and not found["wrong"], found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_commands_on_full_disks_of_many_sizes_lose_nothing(disk, tmp_path):
-    found = disks.measure(20, tmp_path)
-    assert found["full"] and not found["wrong"], found["stories"]
+def test_really_full_disks_at_every_stage_lose_nothing(disk, tmp_path):
+    found = disks.measure(tmp_path)
+    assert found["full"] == found["disks"] and not found["wrong"], found["stories"]
+
+
+def test_any_write_that_finds_a_disk_full_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr("ddcore.cli.app.every_preset", full)
+    assert invoke(["presets", "--json"]) == 3
+    said = capsys.readouterr()
+    assert (
+        said.err == "stopped: /tmp/x cannot be written, the disk is full: make room, then give the same command again\n"
+    )
+    assert '"exit_code": 3' in said.out
