@@ -1,7 +1,6 @@
 """Sets and run folders of other people: they are data. Nothing in them says what is read, written, asked or imported here."""
 
 import json
-import platform
 import random
 import shutil
 import stat
@@ -69,7 +68,6 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "work")
-    platform.processor()  # Python asks a program of the system, once
     return tmp_path / "home"
 
 

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,17 @@ class Parent:
         self.process.stdin.flush()
         return End(**json.loads(self.process.stdout.readline()))
 
+    def watched(
+        self, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> tuple[End, list[tuple[str, str]], list[str]]:
+        """Do a command in a child with some variables: how it ended, all that it did (``guard.Watch``), modules that it imported."""
+        asked = {"words": list(words), "folder": str(folder), "environment": dict(environment)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        end, seen = End(**json.loads(self.process.stdout.readline())), folder / "seen.json"
+        found = json.loads(seen.read_text()) if seen.exists() else {"events": [], "modules": []}
+        return end, [tuple(event) for event in found["events"]], found["modules"]
+
     def race(self, lines: Sequence[Sequence[str]], folders: Sequence[Path]) -> list[End]:
         """Do commands at the same time, each in a folder of its own."""
         self.process.stdin.write(json.dumps({"race": [*map(list, lines)], "folders": [*map(str, folders)]}) + "\n")
@@ -225,6 +237,13 @@ def serve() -> None:
             answer: Any = {}
         elif "race" in asked:
             answer = raced(asked["race"], [Path(folder) for folder in asked["folders"]], ddcore.cli.invoke)
+        elif "environment" in asked:
+            folder = Path(asked["folder"])
+            answer = ended(
+                begun(asked["words"], folder, Fault(), partial(overlooked, ddcore.cli.invoke, asked["environment"])),
+                folder,
+                Fault(),
+            )
         else:
             answer = attended(asked["words"], Path(asked["folder"]), Fault(**asked["fault"]), ddcore.cli.invoke)
         answers.write(json.dumps(answer) + "\n")
@@ -240,6 +259,21 @@ def raced(lines: list[list[str]], folders: list[Path], invoke: Any) -> list[dict
     """Fork children that do commands at the same time."""
     pids = [begun(words, folder, Fault(), invoke) for words, folder in zip(lines, folders, strict=True)]
     return [ended(pid, folder, Fault()) for pid, folder in zip(pids, folders, strict=True)]
+
+
+def overlooked(invoke: Any, environment: Mapping[str, str], words: list[str]) -> int:
+    """Do a command, and write down all that it does and imports."""
+    from guard import Watch  # this file is run as a script
+
+    os.environ.update(environment)
+    before, watch = {*sys.modules}, Watch()
+    sys.addaudithook(watch.see)
+    try:
+        return int(invoke(words))
+    finally:
+        watch.idle = True
+        modules = sorted({*sys.modules} - before)
+        Path("seen.json").write_text(json.dumps({"events": list(watch.events), "modules": modules}))
 
 
 def begun(words: list[str], folder: Path, fault: Fault, invoke: Any) -> int:
