@@ -54,6 +54,7 @@ from ddcore.runs.record import read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
+from ddcore.storage.holding import held
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.progress import Reporter
 
@@ -266,16 +267,24 @@ def bench(
     Raises:
         Interrupted: it was stopped; the same command goes on.
         NoSpace: a disk is full; so does it then.
+        InputError: another process works in the folder.
         OptionError: no such executor.
     """
     chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
+    with held(place):
+        return _benched(suite, cells, place, jobs, reporter, chosen)
+
+
+def _benched(
+    suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter, executor: Executor
+) -> dict[str, Any]:
     left = [cell for cell in cells if not finished(place, cell.key)]
     reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
     tasks = described(left, place, reporter)
     try:
         with reporter.progress("bench", len(cells), "runs") as tick:
             tick(len(cells) - len(left))
-            chosen.map(place.address, tasks, jobs, lambda key: tick(1, key))
+            executor.map(place.address, tasks, jobs, lambda key: tick(1, key))
     except (Interrupted, KeyboardInterrupt) as error:
         raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
     finally:

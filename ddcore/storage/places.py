@@ -292,12 +292,16 @@ class Place:
                     with suppress(OSError):
                         Path(above, name).unlink()
 
-    def remove_abandoned(self) -> None:
+    def remove_abandoned(self, *, below: bool = False) -> None:
         """Remove what was begun in this local folder, in which others may be writing, by processes that are gone,
-        or long ago."""
+        or long ago.
+
+        Args:
+            below: in the folders in it too.
+        """
         local = self.local_path()
         with suppress(OSError):
-            for path in () if local is None else local.iterdir():
+            for path in () if local is None else local.rglob(".*") if below else local.iterdir():
                 if (found := LEFT.fullmatch(path.name)) and is_abandoned(
                     path, int(found[1]), found[2] if found[3] else ""
                 ):

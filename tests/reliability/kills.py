@@ -130,6 +130,7 @@ class Fault:
         change: before which change of a file it ends itself, counted from 1; 0: never.
         torn: only files that are opened to be written are counted, and it ends itself after that, with the file cut in the middle.
         full: pattern of the file, within its folder, before whose writing the disk fills up; empty: it never does.
+        removes: a file or folder that is removed then, instead.
         filler: a file on that disk that takes all its room; empty: nothing more can be written, as if the disk were full.
     """
 
@@ -139,6 +140,7 @@ class Fault:
     number: int = signal.SIGKILL
     full: str = ""
     filler: str = ""
+    removes: str = ""
 
 
 @dataclass(frozen=True)
@@ -367,11 +369,14 @@ class Saboteur:
         """Leave no room from the file on that the fault is about; what is there can still be removed and renamed."""
         if not self.full and re.search(self.fault.full, path.removeprefix(self.folder)):
             self.full = True
+            if self.fault.removes:
+                removed = Path(self.folder, self.fault.removes)
+                shutil.rmtree(removed, ignore_errors=True) if removed.is_dir() else removed.unlink(missing_ok=True)
             if self.fault.filler:
                 take_all(self.fault.filler)
         grows = event in ("os.mkdir", "os.link", "os.symlink") or (event == "open" and not os.path.exists(path))
         appends = event == "open" and arguments[2] & (os.O_APPEND | os.O_TRUNC)
-        if self.full and not self.fault.filler and (grows or appends):
+        if self.full and not self.fault.filler and not self.fault.removes and (grows or appends):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def changed(self, event: str, arguments: tuple[Any, ...]) -> str | None:
