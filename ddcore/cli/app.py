@@ -496,6 +496,9 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 )
 @click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
 @click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
+@click.option(
+    "--trust", is_flag=True, help="Do the runs of a suite from a web address: use the data and places it names."
+)
 @AS_JSON
 @click.pass_context
 def bench(
@@ -507,6 +510,7 @@ def bench(
     executor: str | None,
     only: str,
     plan_only: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
@@ -515,9 +519,11 @@ def bench(
     changed.
     """
     from ddcore.commands.bench import bench as benched  # imports torch
-    from ddcore.commands.bench import chosen, read_suite
+    from ddcore.commands.bench import chosen, read_suite, refuse_from_the_web
 
     found = read_suite(suite)
+    if not plan_only and not trust:
+        refuse_from_the_web(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
     cells = chosen(found, only, place)
     if plan_only:

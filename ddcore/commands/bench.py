@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 BENCH = "bench"
 """The kind of a task that is a whole run."""
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
+FROM_THE_WEB = {"http", "https", "ftp", "github", "gist", "data"}
+"""Protocols by which files of anybody are read."""
 DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
 
 
@@ -151,6 +153,20 @@ def read_suite(url: str) -> Suite:
     except ValueError as error:
         raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
     return suite_of(found, place.url)
+
+
+def refuse_from_the_web(url: str) -> None:
+    """Refuse a suite that lies where anybody may have written it: it names data, caches and addresses.
+
+    Raises:
+        InputError: with the way to take it all the same.
+    """
+    links = {link.partition("://")[0].lower() for link in url.split("::") if "://" in link}
+    if links & FROM_THE_WEB:
+        raise InputError(
+            f"suite {Place.at(url).url} is not a file of yours, and a suite says what is read, asked and written: look into it "
+            "(--plan-only), then save it here, or add --trust"
+        )
 
 
 def suite_of(found: Mapping[str, Any], url: str) -> Suite:

@@ -466,6 +466,18 @@ def test_a_suite_is_looked_at_without_asking_for_its_data_or_importing_other_plu
     quiet(home, listener, seen)
 
 
+def test_a_suite_names_no_plugin_file(canary, home, tmp_path, capsys):
+    evil = tmp_path / "evil.py"
+    evil.write_text(dedent(CANARY).format(marker=str(canary)))
+    text = f'ipc = [1]\nseeds = [0]\n[run]\nplugin_path = ["{evil}"]\n[[data]]\nname = "d"\ndataset = "digits"\n'
+    (tmp_path / "suite.toml").write_text(text + '[[method]]\nname = "dm"\nplugins = ["dm"]\n')
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) in (0, 2) and not canary.exists()
+    file = text + '[[method]]\nname = "x"\nplugins = ["' + str(evil) + '"]\n'
+    (tmp_path / "suite.toml").write_text(file)
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 2 and not canary.exists()
+    assert "no plugin is named" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["report", "{run}"], ["compare", "{run}", "{run}"], ["inspect", "{run}/artifact"]])
 def test_reading_a_strangers_run_executes_and_asks_nothing(words, canary, finished, home, listener, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "work" / "run")

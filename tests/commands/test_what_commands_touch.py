@@ -150,6 +150,16 @@ ROWS = [
     Row("suite", "bench --plan-only", "bench {url}/suite.toml --plan-only", asks=True, executes="dm"),
     Row("suite", "bench", "bench {house}/suite.toml --out out", "suite data", "cache out", executes="dm"),
     Row("suite", "bench", "bench {house}/suite.toml", "suite data", "cache runs", executes="dm"),
+    Row("suite", "bench", "bench {url}/suite.toml --out out", asks=True, code=2),
+    Row(
+        "suite",
+        "bench --trust",
+        "bench {url}/suite.toml --trust --out out",
+        "data",
+        "cache out",
+        asks=True,
+        executes="dm",
+    ),
     Row("preset", "presets", "presets"),
     Row(
         "preset", "run --preset", "run --plugin coresets --preset coresets/digits-ipc1 --plan-only", executes="coresets"
