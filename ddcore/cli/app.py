@@ -506,12 +506,11 @@ def bench(
     /,
     suite: str,
     out: str | None,
-    jobs: int,
-    executor: str | None,
     only: str,
     plan_only: bool,
     trust: bool,
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
@@ -529,7 +528,7 @@ def bench(
     if plan_only:
         emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
         return
-    made = benched(found, cells, place, jobs, Reporter(), executor)
+    made = benched(found, cells, place, reporter=Reporter(), **where)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)
