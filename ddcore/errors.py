@@ -4,6 +4,7 @@ The command line prints the sentence and exits with ``exit_code``; a traceback i
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -22,7 +23,9 @@ class StoreError(InputError):
 
 
 class NoSpace(StoreError):
-    """A disk is full."""
+    """A disk is full: once there is room, the same work goes on."""
+
+    exit_code = 3
 
 
 class OptionError(DdcoreError):
@@ -45,6 +48,8 @@ class Interrupted(DdcoreError):
 
 MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 """What code raises that is handed plain values or tensors from a file that are not what they have to be."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk, or a user's share of it, that is full."""
 MOST_KNOWN = 100
 """Names that a sentence lists or compares: a file may hold millions."""
 MOST_LETTERS = 200

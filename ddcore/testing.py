@@ -257,9 +257,10 @@ def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
 
 
 def resume_to_end(run_folder: object) -> int:
-    """``ddcore resume`` as often as a run is stopped; the exit code of the last one."""
-    while (code := invoke(["resume", str(run_folder)])) == 3:
-        pass
+    """``ddcore resume`` as often as a run is stopped, a thousand times at most; the exit code of the last one."""
+    for _ in range(1000):
+        if (code := invoke(["resume", str(run_folder)])) != 3:
+            break
     return code
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ from ddcore.composing.presets import every_preset, listed, listing_text
 from ddcore.composing.selection import select, setup_from
 from ddcore.composing.tables import row_json, scores_table, table
 from ddcore.config import Config
-from ddcore.errors import DdcoreError, InputError, OptionError
+from ddcore.errors import FULL, DdcoreError, InputError, NoSpace, OptionError
 from ddcore.pages.leaderboard import terminal
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
@@ -32,7 +33,7 @@ from ddcore.storage.secrecy import hidden, redact
 
 
 def main() -> None:
-    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
+    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 to be gone on with, 1 bug."""
     raise SystemExit(invoke(sys.argv[1:]))
 
 
@@ -47,12 +48,19 @@ def invoke(arguments: list[str]) -> int:
         return _refuse(_interrupted(arguments), 3, arguments)
     except click.ClickException as error:
         return _refuse(error.format_message(), 2, arguments)
+    except NoSpace as error:
+        return _refuse(_full(printable_line(str(error)), arguments), error.exit_code, arguments)
     except DdcoreError as error:
         return _refuse(printable_line(str(error)), error.exit_code, arguments)
     except KeyboardInterrupt:
         return _refuse(_interrupted(arguments), 3, arguments)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = printable_line(str(error.filename or tempfile.gettempdir()))
+        return _refuse(_full(f"{where} cannot be written, the disk is full: make room", arguments), 3, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -61,10 +69,19 @@ def _interrupt() -> None:
 
 
 def _interrupted(arguments: list[str]) -> str:
-    again = (
+    return f"interrupted; what was finished is kept: {_again(arguments)}"
+
+
+def _full(sentence: str, arguments: list[str]) -> str:
+    """What is said of a full disk, and how a person goes on once there is room."""
+    said = "go on with" in sentence or "same command" in sentence
+    return sentence if said else f"{sentence}, then {_again(arguments)}"
+
+
+def _again(arguments: list[str]) -> str:
+    return (
         f"go on with `ddcore {shlex.join(arguments)}`" if arguments[:1] == ["resume"] else "give the same command again"
     )
-    return f"interrupted; what was finished is kept: {again}"
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
@@ -494,6 +511,9 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 )
 @click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
 @click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
+@click.option(
+    "--trust", is_flag=True, help="Do the runs of a suite from a web address: use the data and places it names."
+)
 @AS_JSON
 @click.pass_context
 def bench(
@@ -501,11 +521,11 @@ def bench(
     /,
     suite: str,
     out: str | None,
-    jobs: int,
-    executor: str | None,
     only: str,
     plan_only: bool,
+    trust: bool,
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
@@ -513,9 +533,11 @@ def bench(
     changed.
     """
     from ddcore.commands.bench import bench as benched  # imports torch
-    from ddcore.commands.bench import chosen, read_suite
+    from ddcore.commands.bench import chosen, read_suite, refuse_from_the_web
 
     found = read_suite(suite)
+    if not plan_only and not trust:
+        refuse_from_the_web(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
     cells, refused = chosen(found, only, place)
     reporter = Reporter()
@@ -525,7 +547,7 @@ def bench(
         runs = [cell.key for cell in cells if cell.key not in refused]
         emit(as_json, {"runs": runs, "refused": refused}, lambda: "\n".join(runs))
         context.exit(2 if refused else 0)
-    made = benched(found, cells, place, jobs, reporter, executor, refused)
+    made = benched(found, cells, place, reporter=reporter, refused=refused, **where)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)

@@ -20,6 +20,7 @@ from ddcore.runs.refusals import check_places, warn_of_machine
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed, load_either
+from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache
 from ddcore.storage.progress import Reporter
 
@@ -53,7 +54,9 @@ def evaluate_folder(
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
+        with held(out):  # nobody else writes a record into it meanwhile
+            claim(out)
+            run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
         return evaluate_on(run, loaded)
 
 

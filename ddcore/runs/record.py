@@ -97,12 +97,19 @@ def environment(run: Host) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "platform": platform.platform(),
+        "platform": system(),
         "device": devices.described(run.device),
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "ddcore": __version__,
     }
+
+
+def system() -> str:
+    """The system, such as "Linux-6.1.0-x86_64-glibc2.35"; unlike ``platform.platform`` this begins no process."""
+    return "-".join((platform.system(), platform.release(), platform.machine(), "".join(platform.libc_ver()))).strip(
+        "-"
+    )
 
 
 def refuse_other_software(record: Mapping[str, Any]) -> None:

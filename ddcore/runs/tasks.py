@@ -152,19 +152,24 @@ class Tasks:
         Raises:
             InputError: another process works in it.
         """
-        with self.stoppable(), held(self.place) as self._hold:
+        with self.stoppable(), self._with_way_on(), held(self.place) as self._hold:
             self.place.remove_unfinished()
             tidy(cache)
             try:
                 yield
                 self._hold.check()
-            except InputError as error:
+            except InputError:
                 self._hold.check()
-                if not isinstance(error, StoreError):
-                    raise
-                raise type(error)(f"{error}; {self.way_on}") from error
+                raise
             finally:
                 self._hold = None
+
+    @contextmanager
+    def _with_way_on(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            raise type(error)(f"{error}; {self.way_on}") from error
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

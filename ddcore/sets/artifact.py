@@ -304,7 +304,7 @@ def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
     """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
     place = artifact.place
     place.make_folder()
-    place.remove_unfinished()
+    place.remove_abandoned()
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)
     manifest["bytes"] = bytes_of(files, PARTS)

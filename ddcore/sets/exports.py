@@ -88,7 +88,7 @@ def _to_folder(artifact: Artifact, place: Place) -> Place:
         "recipe": artifact.manifest["recipe"],
     }
     (place / "labels.json").write_json({**facts, "samples": samples})
-    place.remove_unfinished()
+    place.remove_abandoned(below=True)
     (place / BEGUN).remove()
     return place
 

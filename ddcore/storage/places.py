@@ -30,7 +30,7 @@ from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 from safetensors import SafetensorError, safe_open
 
-from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
+from ddcore.errors import FULL, MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
 from ddcore.storage.printing import printable_line
 from ddcore.storage.secrecy import bare, shown, without
@@ -71,8 +71,6 @@ LASTING: tuple[type[Exception], ...] = (
     *(ImportError, NotImplementedError, TypeError, ValueError, InputError),
 )
 """What trying again does not mend."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 LONGEST_HEADER = 10_000_000
 """Bytes, a tenth of what safetensors allows: memory takes many times as much, and a thousand tensors need 100 kB."""
 OPEN_SEAL = b"0" * 64
@@ -294,12 +292,16 @@ class Place:
                     with suppress(OSError):
                         Path(above, name).unlink()
 
-    def remove_abandoned(self) -> None:
+    def remove_abandoned(self, *, below: bool = False) -> None:
         """Remove what was begun in this local folder, in which others may be writing, by processes that are gone,
-        or long ago."""
+        or long ago.
+
+        Args:
+            below: in the folders in it too.
+        """
         local = self.local_path()
         with suppress(OSError):
-            for path in () if local is None else local.iterdir():
+            for path in () if local is None else local.rglob(".*") if below else local.iterdir():
                 if (found := LEFT.fullmatch(path.name)) and is_abandoned(
                     path, int(found[1]), found[2] if found[3] else ""
                 ):

@@ -1,7 +1,6 @@
 """Sets and run folders of other people: they are data. Nothing in them says what is read, written, asked or imported here."""
 
 import json
-import platform
 import random
 import shutil
 import stat
@@ -69,7 +68,6 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "work")
-    platform.processor()  # Python asks a program of the system, once
     return tmp_path / "home"
 
 
@@ -466,6 +464,20 @@ def test_a_suite_is_looked_at_without_asking_for_its_data_or_importing_other_plu
         assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 0
     assert not canary.exists()
     quiet(home, listener, seen)
+
+
+def test_a_suite_names_no_plugin_file_outside_its_methods(canary, home, tmp_path, capsys):
+    evil = tmp_path / "evil.py"
+    evil.write_text(dedent(CANARY).format(marker=str(canary)))
+    text = f'ipc = [1]\nseeds = [0]\n[run]\nplugin_path = ["{evil}"]\n[[data]]\nname = "d"\ndataset = "digits"\n'
+    (tmp_path / "suite.toml").write_text(text + '[[method]]\nname = "dm"\nplugins = ["dm"]\n')
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 2 and not canary.exists()
+    assert "outside its methods" in capsys.readouterr().err
+    text = text.replace("plugin_path", "#")
+    file = text + '[[method]]\nname = "x"\nplugins = ["' + str(evil) + '"]\n'
+    (tmp_path / "suite.toml").write_text(file)
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 2 and not canary.exists()
+    assert "no plugin named" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["report", "{run}"], ["compare", "{run}", "{run}"], ["inspect", "{run}/artifact"]])
