@@ -5,7 +5,10 @@
 
 import os
 import runpy
+from multiprocessing import get_context
 from pathlib import Path
+
+import pytest
 
 MOVED = Path(__file__).parent / "tests" / "moved_seeds"
 
@@ -13,3 +16,19 @@ os.environ.setdefault("DDCORE_SIGNING_SECRET", "a key for tests, of nobody's run
 if os.environ.get("DDCORE_TEST_SEED_SHIFT", "0") != "0":
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MOVED), os.environ.get("PYTHONPATH"))))
     runpy.run_path(str(MOVED / "sitecustomize.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_are_forked():
+    """Workers of ``--executor processes`` begin with torch imported: see tests/warm.py."""
+    from warm import context
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ddcore.runs.executors.get_context", context)
+        yield
+
+
+@pytest.fixture
+def workers_are_spawned(monkeypatch):
+    """Workers begin as a user's do."""
+    monkeypatch.setattr("ddcore.runs.executors.get_context", get_context)
