@@ -35,3 +35,26 @@ def workers_are_forked():
 def workers_are_spawned(monkeypatch):
     """Workers begin as a user's do."""
     monkeypatch.setattr("ddcore.runs.executors.get_context", get_context)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plots_are_drawn_where_they_are_looked_at(request):
+    """In tests of pages, in modules that say ``PLOTS = True``, and by the contract kit's whole run of each plugin.
+
+    Elsewhere pages are written as they are without matplotlib: drawing takes longer than a tiny run.
+    """
+    from ddcore.kit.contract import behaviour
+    from ddcore.pages import compare, plots, report
+
+    def drawn(run):
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(report, "available", plots.available)
+            return distil(run)
+
+    distil = behaviour.distil
+    with pytest.MonkeyPatch.context() as patched:
+        if not getattr(request.module, "PLOTS", request.path.parent.name == "pages"):
+            patched.setattr(behaviour, "distil", drawn)
+            for module in (compare, report):
+                patched.setattr(module, "available", lambda: False)
+        yield
