@@ -16,6 +16,7 @@ from ddcore.kit.contract.checks import ENTRIES
 from ddcore.kit.contract.probe import Probe
 from ddcore.kit.contract.stage import PROBE, TINY, first_party
 from ddcore.kit.contract.tiny import RENAMED, tiny_images
+from ddcore.pages import plots
 
 HEAD = """
     from collections.abc import Iterator, Mapping
@@ -332,6 +333,14 @@ def test_what_works_on_data_of_no_matcher_here_is_told_so(tmp_path):
 def test_the_plugins_that_were_broken_above_keep_the_contract_as_they_stand(body, tmp_path):
     results = check_plugin(written(tmp_path, body), only=[e.name for e in ENTRIES if e.name != "workers"])
     assert sum(r.status == "passed" for r in results) >= 9
+
+
+@pytest.mark.skipif(not plots.available(), reason="matplotlib is not installed")
+def test_the_kits_whole_run_draws_the_plots_of_its_report(tmp_path, monkeypatch):
+    drawn, draw = [], plots._svg
+    monkeypatch.setattr(plots, "_svg", lambda *given: drawn.append(given[-1]) or draw(*given))
+    (result,) = examine(written(tmp_path, MATCHER), only=["whole-run"])
+    assert result.status == "passed" and "Matching loss over the steps" in drawn
 
 
 def checked_by_its_own_tests(name):

@@ -98,6 +98,7 @@ def renumbered(graph, generator):
     return one_graph(graph.nodes[order], torch.argsort(order)[graph.edges][:, edges], graph.bonds[edges])
 
 
+PLOTS = True
 HOW = {"hops": 2, "threshold": 0.3, "most": 5000, "degrees": True}
 
 
