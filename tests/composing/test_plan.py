@@ -133,6 +133,15 @@ def test_assets_follow_the_initialisers_that_are_used_baselines_included():
         with_(baselines=("scord",))
 
 
+def test_no_plugin_takes_the_name_of_an_initialiser_of_the_core():
+    @frozen(kw_only=True, eq=False)
+    class Own(Plugin):
+        role, initializers = "enhancement", ("own", "kcenter")
+
+    with pytest.raises(PluginError, match="own.* offers the initialiser 'kcenter', which is the core's: rename it"):
+        planned(dm=Matcher(), own=Own())
+
+
 def test_a_matcher_may_suggest_an_initialiser_of_the_core_or_another_of_its_own():
     @frozen(kw_only=True, eq=False)
     class FromNoise(Matcher):

@@ -21,6 +21,7 @@ from ddcore.composing.tables import row_json
 from ddcore.data.normalisation import fit
 from ddcore.data.source import Real, Split
 from ddcore.data.sources import open_source
+from ddcore.errors import InputError
 from ddcore.images.views import Draw, drawn
 from ddcore.labels import (
     HardLabels,
@@ -37,7 +38,7 @@ from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import build
 from ddcore.runs.builtin import Core
 from ddcore.scoring import evaluate
-from ddcore.scoring.baselines import kcenter_index, random_index, share_out
+from ddcore.scoring.baselines import kcenter_index, random_index, sees_features, share_out
 from ddcore.scoring.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
 from ddcore.sets.artifact import save_artifact
 from ddcore.storage.checkpoints import Checkpoints
@@ -135,6 +136,9 @@ class Stand:
         if self.labeller in KINDS:
             return labels_of(self.labeller, images, classes)
         return SoftLabels(4 * F.one_hot(classes, 10).float(), classes)
+
+    def initialize(self, classes, task, name):
+        return Core().ddcore_initialize(name, classes, task, self.generator("initialize", name, task.slot), self)
 
     def say(self, text): ...
 
@@ -274,7 +278,7 @@ def test_random_subsets_are_redrawn_for_each_seed_and_nested(run):
 
 
 def test_kcenter_with_one_image_is_the_one_nearest_to_the_mean(run):
-    index = kcenter_index(run, run.artifact)[0]
+    index = kcenter_index(run, run.artifact.labels.classes)
     for c in range(10):
         rows = run.real.train.of_class(c)
         flat = run.real.train.inputs(rows).flatten(1)
@@ -286,26 +290,62 @@ def test_kcenter_says_what_its_features_are(run):
 
 
 def test_kcenter_uses_an_experts_features_when_there_is_one(run):
+    before = kcenter_index(run, CLASSES)
     trajectories(run)
     assert "features of expert 0" in of(evaluate_artifact(run), "kcenter").note
+    assert before.tolist() != kcenter_index(run, CLASSES).tolist()
 
 
 @pytest.mark.parametrize("on_features", [False, True])
 def test_kcenter_is_one_thing_as_a_row_and_as_an_initialiser(run, on_features):
     if on_features:
         trajectories(run)
-    index, used = kcenter_index(run, run.artifact)
     given = {"name": "kcenter", "classes": run.artifact.labels.classes, "task": Task("distil", "t", 1)}
     images = Core().ddcore_initialize(**given, generator=torch.Generator(), run=run)
-    assert used == on_features and torch.equal(images, run.real.train.inputs(index))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 1, run.artifact)
+    assert torch.equal(images, row.images) and torch.equal(row.labels.classes, run.artifact.labels.classes)
+    assert torch.equal(images, run.real.train.inputs(kcenter_index(run, run.artifact.labels.classes)))
+
+
+def test_the_row_kcenter_is_what_answers_to_that_name(run):
+    run.initialize = lambda classes, task, name: torch.full((len(classes), 1, 8, 8), float(name == "kcenter"))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 0, run.artifact)
+    assert row.images.min() == 1
+
+
+def test_kcenter_gives_images_in_the_order_of_the_classes_asked_for(run):
+    sorted_ = kcenter_index(run, torch.tensor([0, 0, 3, 3, 3, 7]))
+    mixed = kcenter_index(run, torch.tensor([3, 7, 0, 3, 3, 0]))
+    assert mixed.tolist() == sorted_[[2, 5, 0, 3, 4, 1]].tolist()
+    assert run.real.train.labels[mixed].tolist() == [3, 7, 0, 3, 3, 0]
+
+
+def test_kcenters_choices_are_kept_for_other_runs(run, tmp_path, monkeypatch):
+    first = kcenter_index(run, CLASSES)
+    monkeypatch.setattr("ddcore.scoring.baselines.kcenter", None)
+    other = with_artifact(Stand(tmp_path / "other", cache=tmp_path / "cache", seed=4))
+    assert torch.equal(kcenter_index(other, CLASSES), first)
+    with pytest.raises(TypeError):
+        kcenter_index(other, CLASSES.repeat(2))
+
+
+def test_an_initialisers_row_has_no_more_of_a_class_than_there_are(run):
+    there = run.real.counts()
+    asked = torch.cat([torch.zeros(there[0] + 5, dtype=torch.int64), CLASSES[1:]])
+    with pytest.raises(
+        InputError, match=rf"{there[0] + 5} of class '0' are asked for and there are {there[0]}: lower --ipc"
+    ):
+        kcenter_index(run, asked)
+    many = SimpleNamespace(labels=HardLabels(asked, 10))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 0, many)
+    assert torch.bincount(row.labels.classes).tolist() == [there[0], *[1] * 9]
 
 
 def test_kcenter_does_not_depend_on_experts_that_the_run_does_not_need(run):
-    before = kcenter_index(run, run.artifact)
+    before = kcenter_index(run, CLASSES)
     trajectories(run)
     run.plan = SimpleNamespace(needs=())
-    after = kcenter_index(run, run.artifact)
-    assert torch.equal(before[0], after[0]) and before[1] == after[1] is False
+    assert torch.equal(before, kcenter_index(run, CLASSES)) and not sees_features(run)
 
 
 def test_a_task_is_a_pure_function_of_its_options(run, tmp_path):
