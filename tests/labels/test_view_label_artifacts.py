@@ -288,7 +288,7 @@ class Noise(Plugin):
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
     source = SimpleNamespace(mirror_symmetric=True)
     stand = SimpleNamespace(plugins={"noise": Noise()}, source=source, of_images=True)
-    given = protocol("dsa"), stand, seeded, 1
+    given = protocol("augmented"), stand, seeded, 1
     with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
         augmentation(*given, labels_of("per-view", images(), CLASSES, K))
     assert augmentation(*given, HardLabels(CLASSES, K)) is not None
