@@ -78,7 +78,7 @@ def save(place, labels: Labels, x: Tensor | None = None, **changes) -> Artifact:
         "classes": ("cat", "dog", "frog"),
         "normalisation": MeanStd((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
         "recipe": {"protocol": "quick", "learned_rate": None},
-        "provenance": {"method": "dm", "seed": 3},
+        "provenance": {"method": "pull", "seed": 3},
         "source": {"name": "pets", "licence": "CC0", "origin": "folder:pets"},
     }
     return save_artifact(place, **(contents | changes))
