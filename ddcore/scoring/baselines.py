@@ -36,16 +36,18 @@ def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) 
 
 
 def baseline_classes(run: Run, artifact: Artifact) -> Tensor:
-    """Classes of an initialiser's row, (N,) int64 in their order: as many of each as the artifact has, or as there are real ones."""
+    """Classes of an initialiser's row, (N,) int64 in their order: as many of each as the artifact has, or as there are
+    real ones."""
     counts = [min(pair) for pair in zip(class_counts(run, artifact), run.real.counts(), strict=True)]
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
 def kcenter_index(run: Run, classes: Tensor) -> Tensor:
-    """What the initialiser ``kcenter`` chooses: k-center among the real images of each class, first nearest to their mean.
+    """What the initialiser ``kcenter`` chooses: k-center among the real images of each class, first nearest to their
+    mean.
 
-    Distances are between features of expert 0 where ``sees_features``, else between normalised pixels. Choices are kept in
-    the run's cache: students of every seed, and other runs, ask for the same.
+    Distances are between features of expert 0 where ``sees_features``, else between normalised pixels. Choices are kept
+    in the run's cache: students of every seed, and other runs, ask for the same.
 
     Args:
         classes: (N,) int64, of each image wanted, in any order.
@@ -77,7 +79,8 @@ def kcenter_index(run: Run, classes: Tensor) -> Tensor:
 
 
 def sees_features(run: Run) -> bool:
-    """Whether ``kcenter`` looks at expert 0: if the run needs experts and has them; what else lies in the cache is no matter."""
+    """Whether ``kcenter`` looks at expert 0: if the run needs experts and has them; what else lies in the cache is no
+    matter."""
     needs = run.plan.needs if matching(run.plugins) else ()  # a set alone is evaluated without a matcher
     return TRAJECTORIES in needs and experts.at_hand(run) is not None
 
@@ -125,7 +128,8 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
+    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as
+    stored."""
     images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
     parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}
