@@ -1,7 +1,7 @@
 """One distillation task: from initial images to finished tensors. The loop never knows a batch: the matcher does.
 
-A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived from
-them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
+A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived
+from them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,15 +10,20 @@ from torch import Tensor
 
 from ddcore.composing.discovery import matching
 from ddcore.composing.plan import TRAJECTORIES
+from ddcore.errors import InputError
 from ddcore.images.selection import kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
+from ddcore.storage.keeping import kept, machine
 from ddcore.training import experts
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
     from ddcore.labels import Labels
     from ddcore.sets.artifact import Artifact
+
+VERSION = 1
+"""Raise it when ``kcenter`` chooses differently: kept choices are then not used again."""
 
 
 def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:
@@ -30,37 +35,67 @@ def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) 
     return torch.cat([run.real.choose(cls, count, generator) for cls, count in enumerate(wanted) if count])
 
 
-def kcenter_index(run: Run, artifact: Artifact) -> tuple[Tensor, bool]:
-    """What ``kcenter_chooser`` chooses: rows of the train split, class by class, as many of each as the artifact has, or all there are.
+def baseline_classes(run: Run, artifact: Artifact) -> Tensor:
+    """Classes of an initialiser's row, (N,) int64 in their order: as many of each as the artifact has, or as there are
+    real ones."""
+    counts = [min(pair) for pair in zip(class_counts(run, artifact), run.real.counts(), strict=True)]
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def kcenter_index(run: Run, classes: Tensor) -> Tensor:
+    """What the initialiser ``kcenter`` chooses: k-center among the real images of each class, first nearest to their
+    mean.
+
+    Distances are between features of expert 0 where ``sees_features``, else between normalised pixels. Choices are kept
+    in the run's cache: students of every seed, and other runs, ask for the same.
+
+    Args:
+        classes: (N,) int64, of each image wanted, in any order.
 
     Returns:
-        The rows, and whether features were used.
+        (N,) int64, rows of the train split; those of a class in the order chosen.
+
+    Raises:
+        InputError: more images of a class are asked for than there are.
     """
-    choose, on_features = kcenter_chooser(run)
-    there = run.real.counts()
-    chosen = [choose(cls, min(count, there[cls])) for cls, count in enumerate(class_counts(run, artifact))]
-    return torch.cat(chosen), on_features
+    counts, there = torch.bincount(classes, minlength=len(run.real.classes)).tolist(), run.real.counts()
+    for name, count, most in zip(run.real.classes, counts, there, strict=True):
+        if count > most:
+            raise InputError(
+                f"kcenter chooses different images: {count} of class {name!r} are asked for and there are {most}: lower --ipc"
+            )
+    key = {
+        "version": VERSION,
+        "data": run.source.fingerprint,
+        "normalisation": run.real.normalisation.header(),
+        "features": experts.digest(run) if sees_features(run) else None,
+        "counts": counts,
+        "machine": machine(run.device, run.dtype),
+    }
+    chosen = kept(run.cache, "kcenter", key, lambda: {"index": _chosen(run, counts)}, note=run.warn)["index"]
+    index = torch.empty_like(chosen)
+    index[classes.argsort(stable=True)] = chosen
+    return index
 
 
-def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
-    """What ``kcenter`` means, as a row and as an initialiser: k-center among the real images of a class, first nearest to their mean.
-
-    Returns:
-        From a class and a count to so many rows of the train split, in the order chosen; and whether distances are between features
-        of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
-        matter.
-    """
+def sees_features(run: Run) -> bool:
+    """Whether ``kcenter`` looks at expert 0: if the run needs experts and has them; what else lies in the cache is no
+    matter."""
     needs = run.plan.needs if matching(run.plugins) else ()  # a set alone is evaluated without a matcher
-    trained = experts.at_hand(run) if TRAJECTORIES in needs else None
+    return TRAJECTORIES in needs and experts.at_hand(run) is not None
+
+
+def _chosen(run: Run, counts: Sequence[int]) -> Tensor:
+    trained = experts.at_hand(run) if sees_features(run) else None
     network = trained.network(run, 0) if trained else None
-
-    def choose(cls: int, count: int) -> Tensor:
-        rows = run.real.train.of_class(cls)
-        images = run.real.train.inputs(rows)
-        described = images.flatten(1) if network is None else features(network, images)
-        return rows[kcenter(described.cpu(), count).cpu()]
-
-    return choose, network is not None
+    chosen = [torch.empty(0, dtype=torch.int64)]
+    for cls, count in enumerate(counts):
+        if count:
+            rows = run.real.train.of_class(cls)
+            images = run.real.train.inputs(rows)
+            described = images.flatten(1) if network is None else features(network, images)
+            chosen.append(rows[kcenter(described.cpu(), count).cpu()])
+    return torch.cat(chosen)
 
 
 def class_counts(run: Run, artifact: Artifact) -> list[int]:
@@ -93,7 +128,8 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
+    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as
+    stored."""
     images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
     parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}

@@ -25,9 +25,9 @@ from torch.nn import Module
 from ddcore import randomness
 from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
-from ddcore.composing.plan import student_shapers
+from ddcore.composing.plan import BASELINES, student_shapers
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
+from ddcore.scoring.baselines import baseline_classes, random_index, real_bytes, sees_features
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
@@ -41,10 +41,9 @@ if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
 VERSION = 2
-DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
-CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
+DISTILLED, RANDOM, RANDOM_BYTES, FULL = "distilled", "random", "random-bytes", "full"
+CORE_SETS = (DISTILLED, RANDOM, *BASELINES, RANDOM_BYTES, FULL)
 SOFT = "soft"
-SELECT = "select"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
 EXAMINED = "examined."
@@ -67,7 +66,6 @@ def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     """A row for each arm; its students are trained, unless their results are there."""
     artifact = artifact_of(run)
     identity = identify(artifact)
-    run.map([selection_task(identity)] if any(arm.set == KCENTER for arm in arms) else [])
     tasks = [task_of(arm, student, identity) for arm in arms for student in range(seeds)]
     left = not all(run.checkpoints.finished(task.key) for task in tasks)
     results = run.map(tasks, *(("evaluate", "students") if left else ()))
@@ -138,14 +136,14 @@ def fitted(recipe: Protocol, labels: Labels) -> Protocol:
 
 def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     """The rows to be, in the order of the table."""
-    more = [name for name in run.config.baseline if name not in CORE_SETS]
-    pairs = [(name, HARD) for name in (DISTILLED, RANDOM, KCENTER, *more, RANDOM_BYTES, FULL)]
+    real = (RANDOM, *BASELINES, *(name for name in run.config.baseline if name not in CORE_SETS))
+    pairs = [(name, HARD) for name in (DISTILLED, *real, RANDOM_BYTES, FULL)]
     if artifact.labels.kind != HARD:
         soft = [(DISTILLED, SOFT)]
         if run.labeller == HARD:
             run.warn("no rule gives real images the set's soft labels, so random and kcenter have hard labels only")
         else:
-            soft += [(name, SOFT) for name in (RANDOM, KCENTER, *more)]
+            soft += [(name, SOFT) for name in real]
         pairs = [*soft, *pairs]
     networks = run.config.eval_network or (run.network_name,)
     return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
@@ -222,9 +220,8 @@ def divergence(results: Sequence[Result]) -> str:
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
     recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
-    if arm.set == KCENTER:
-        on_features = _flag(run, selection_task(identify(artifact)))
-        notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
+    if arm.set in BASELINES:
+        notes.append(f"chosen on {'features of expert 0' if sees_features(run) else 'normalised pixels'}")
     if arm.set in run.config.baseline and arm.set not in CORE_SETS:
         notes.append("images of this initialiser, each counted as one of uint8")
     if arm.set == RANDOM_BYTES:
@@ -250,24 +247,21 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
 
 
 def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
-    """Train and test one student, or choose the k-center images that students share.
+    """Train and test one student.
 
     Returns:
         ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,)
         float64; ``steps``, ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part
-        is; ``examined.PLUGIN.NAME``. Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
+        is; ``examined.PLUGIN.NAME``.
     """
     options = dict(task.options)
-    if options.get("what") == SELECT:
-        index, on_features = kcenter_index(run, artifact_of(run))
-        return {"index": index, **whole({"on_features": int(on_features)})}
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
     recipe = fitted(protocol(arm.protocol, run.hooks), artifact.labels)
     schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
         return full(run, arm, student, recipe, schedule, task.key)
-    data = data_for(run, arm, student, artifact, options["artifact"])
+    data = data_for(run, arm, student, artifact)
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
     look = partial(examined, run, arm, student, data)
@@ -289,7 +283,7 @@ def examined(
 # ---- what students are trained on ------------------------------------------------------------------------------------
 
 
-def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> StudentData:
+def data_for(run: Run, arm: Arm, student: int, artifact: Artifact) -> StudentData:
     """The images and labels of every set but ``full``."""
     if arm.set == DISTILLED:
         labels = artifact.labels if arm.labels == SOFT else hard_labels(artifact.labels.classes, run)
@@ -300,23 +294,15 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
         return StudentData(artifact.images().to(run.device, run.dtype), labels, sizes)
     if arm.set not in CORE_SETS and (given := offered(run, arm.set, student)) is not None:
         return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
-    if arm.set not in CORE_SETS:
-        classes = artifact.labels.classes.cpu()
-        images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
-        labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else hard_labels(classes, run)
-        return StudentData(images, labels, real_bytes(run, len(classes), labels))
-    if arm.set == KCENTER:
-        index = run.checkpoints.result(selection_task(identity).key)["index"]
-    else:
+    if arm.set in (RANDOM, RANDOM_BYTES):
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
-    images, classes = run.real.train.inputs(index), run.real.train.labels[index]
+        images, classes = run.real.train.inputs(index), run.real.train.labels[index]
+    else:
+        classes = baseline_classes(run, artifact)
+        images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
+        classes = classes.to(run.device)
     labels = run.label(images, classes) if arm.labels == SOFT else hard_labels(classes, run)
-    return StudentData(images, labels, real_bytes(run, len(index), labels))
-
-
-def selection_task(identity: str) -> Task:
-    """Choosing the k-center images, once for all students."""
-    return Task("evaluate", f"evaluate-{KCENTER}-{identity}", 1, options={"what": SELECT, "artifact": identity})
+    return StudentData(images, labels, real_bytes(run, len(classes), labels))
 
 
 # ---- full data, cached between runs ----------------------------------------------------------------------------------
@@ -387,10 +373,6 @@ def artifact_of(run: Run) -> Artifact:
 def identify(artifact: Artifact) -> str:
     """Twelve letters that tell this artifact from others."""
     return sha256_of(canonical(artifact.manifest))[:12]
-
-
-def _flag(run: Run, selected: Task) -> bool:
-    return bool(run.checkpoints.result(selected.key)["on_features"])
 
 
 def hard_labels(classes: Tensor, run: Run) -> HardLabels:

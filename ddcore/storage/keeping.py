@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
-KINDS = ("experts", "teachers", "full", "normalisations", "decoded")
+KINDS = ("experts", "teachers", "full", "kcenter", "normalisations", "decoded")
 """Of the core; plugins have more."""
 BEFORE_TORCH = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 """Variables by which torch's libraries choose other kernels for the same processor."""

@@ -1,8 +1,8 @@
 """Named evaluation recipes: how a fresh network is trained on a finished set before it is tested.
 
 They differ, and the recipe alone moves random real images by ten points and more: a score means something only beside
-the name of its protocol. The last epoch's accuracy counts; nothing is chosen on the test set. Two families share one loop,
-in which an epoch is shuffled and its last short batch kept.
+the name of its protocol. The last epoch's accuracy counts; nothing is chosen on the test set. Two families share one
+loop, in which an epoch is shuffled and its last short batch kept.
 
 Of matched sets (DC, DSA and DM, MTT and its kin), as the field's code has it:
 
@@ -14,8 +14,9 @@ Of sets whose images and labels come from teachers (SRe2L, RDED, CV-DD, INFER):
 
 * E epochs are run; the rate follows a cosine from epoch to epoch, half of one in some papers;
 * AdamW, betas (0.9, 0.999), weight decay 0.01 on tensors of two axes and more, but not on biases and norms;
-* hard labels, and soft ones of the clean image, are cropped, mirrored and mixed as that paper's labels of views are, and
-  follow the mix: lam CE(own) + (1 - lam) CE(mixed), or mixed logits. Labels of views bring their own views and batches.
+* hard labels, and soft ones of the clean image, are cropped, mirrored and mixed as that paper's labels of views are,
+  and follow the mix: lam CE(own) + (1 - lam) CE(mixed), or mixed logits. Labels of views bring their own views and
+  batches.
 """
 
 from __future__ import annotations
@@ -97,14 +98,16 @@ class Protocol:
         each_step: whether cosine and warm-up move every step; else from epoch to epoch.
         nesterov: whether SGD's momentum is Nesterov's.
         warmup: epochs of E, in which the rate rises linearly from a hundredth.
-        group: rows that pass through the network at once, gradients averaged over the batch; see ``ddcore.training.loop.Descent``.
-        augment: ``none``; ``operation``, one differentiable operation a mini-batch (colour, crop, cutout, mirror, scale or
-            rotation), its parameters drawn for each image; ``geometric``, one of shift by up to 4 px, scale by up to 0.2,
-            rotate by up to 45 degrees, for each image; ``jitter``, that shift or noise of deviation 0.001.
+        group: rows that pass through the network at once, gradients averaged over the batch; see
+            ``ddcore.training.loop.Descent``.
+        augment: ``none``; ``operation``, one differentiable operation a mini-batch (colour, crop, cutout, mirror, scale
+            or rotation), its parameters drawn for each image; ``geometric``, one of shift by up to 4 px, scale by up to
+            0.2, rotate by up to 45 degrees, for each image; ``jitter``, that shift or noise of deviation 0.001.
             Mirroring is left out where it changes the class.
         flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
-        full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
+        full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see
+            ``evaluate.full_epochs``.
     """
 
     name: str
@@ -293,7 +296,7 @@ def _unknown(name: str, hooks: Hooks | None) -> str:
 
 
 def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
-    """What ``--protocol auto`` means: what the first of the selected plugins suggests, in the order of the command line; else
+    """What ``--protocol auto`` means: what the first of the selected plugins suggests, in command-line order; else
 
     * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
     * for images under ``SMALL`` pixels ``quick``: there is no published table to match;

@@ -1,4 +1,5 @@
-"""What plugins make of one student's training: the network around it, the rows it visits, its loss, what is trained beside it."""
+"""What plugins make of one student's training: the network around it, the rows it visits, its loss, what is trained
+beside it."""
 
 from __future__ import annotations
 

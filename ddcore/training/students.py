@@ -1,7 +1,7 @@
 """One student by a protocol: its training, what changes its batches, its test.
 
-Recipes are in ``ddcore.training.protocols``, the descent itself in ``ddcore.training.loop``; who is trained on what is up to ``ddcore.scoring.evaluate`` and
-``ddcore.commands.train``.
+Recipes are in ``ddcore.training.protocols``, the descent itself in ``ddcore.training.loop``; who is trained on what is
+up to ``ddcore.scoring.evaluate`` and ``ddcore.commands.train``.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def _trained(
 
 
 def curve(run: Run, of: int, **words: str) -> Callable[..., None]:
-    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing of the test set.
+    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing
+    of the test set.
 
     Args:
         of: steps in all.
@@ -197,7 +198,8 @@ def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
 
 
 def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
-    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other data than images."""
+    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other
+    data than images."""
     if recipe.augment == "none" or not run.of_images:
         return ()
     if recipe.augment == "geometric":

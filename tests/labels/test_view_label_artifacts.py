@@ -78,7 +78,7 @@ def save(place, labels: Labels, x: Tensor | None = None, **changes) -> Artifact:
         "classes": ("cat", "dog", "frog"),
         "normalisation": MeanStd((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
         "recipe": {"protocol": "quick", "learned_rate": None},
-        "provenance": {"method": "dm", "seed": 3},
+        "provenance": {"method": "pull", "seed": 3},
         "source": {"name": "pets", "licence": "CC0", "origin": "folder:pets"},
     }
     return save_artifact(place, **(contents | changes))
@@ -288,7 +288,7 @@ class Noise(Plugin):
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
     source = SimpleNamespace(mirror_symmetric=True)
     stand = SimpleNamespace(plugins={"noise": Noise()}, source=source, of_images=True)
-    given = protocol("dsa"), stand, seeded, 1
+    given = protocol("augmented"), stand, seeded, 1
     with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
         augmentation(*given, labels_of("per-view", images(), CLASSES, K))
     assert augmentation(*given, HardLabels(CLASSES, K)) is not None

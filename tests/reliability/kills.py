@@ -31,8 +31,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import ddcore
+
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "ddcore/kit/contract/tiny.py")
+TINY = str(Path(ddcore.__file__).parent / "kit/contract/tiny.py")
+PROBES = str(ROOT / "tests/probes")
 SECONDS = 240.0
 """No command of the harness takes so long, however busy the machine is."""
 HOLDER = ".holder.json"
@@ -46,10 +49,10 @@ HERE = f" --plugin-path {TINY} --threads 1 --cache cache --out run"
 STUDENTS = " --protocol quick-3 --eval-seeds 1 --full-epochs 1"
 DATA = " --dataset tiny --preset none --network convnet2-w4"
 TEACHERS = " --teachers.networks convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
-DATM = " --plugin datm --plugin fyi --plugin dsa --steps 4 --datm.student-steps 3 --datm.max-start-epoch 2"
-EXPERTS = " --datm.lr-img 10 --experts.count 2 --experts.epochs 3 --experts.batch 16"
-DM = " --plugin dm --plugin dsa --steps 4 --dm.batch-real 8 --labels per-view --views.epochs 3"
-KD = " --plugin kd --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
+RIVAL = " --plugin rival --plugin turn --plugin shake --steps 4"
+EXPERTS = " --experts.count 2 --experts.epochs 3 --experts.batch 16"
+PULL = " --plugin pull --plugin shake --steps 4 --labels per-view --views.epochs 3"
+HEED = " --plugin heed --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
 PROJECTOR = " --plugin hello --hello.epochs 3 --hello.rank 1 --hello.head prototypes" + TEACHERS
 LESSON = " --data tiny --student convnet2-w4 --protocol quick-3 --eval-seeds 2"
 SUITE = """
@@ -67,11 +70,11 @@ steps = 2
 name = "digits"
 dataset = "digits"
 [[method]]
-name = "dm"
-plugins = ["dm"]
+name = "pull"
+plugins = ["pull"]
 [[method]]
 name = "noise"
-plugins = ["dm"]
+plugins = ["pull"]
 init = "noise"
 """
 
@@ -99,9 +102,9 @@ class Recipe:
 
 
 RECIPES = {
-    "experts": Recipe("run" + DATM + EXPERTS + DATA + STUDENTS + HERE),
-    "teachers": Recipe("run" + DM + TEACHERS + DATA + STUDENTS + HERE),
-    "train": Recipe("train" + KD + LESSON + HERE),
+    "experts": Recipe("run" + RIVAL + EXPERTS + DATA + STUDENTS + HERE),
+    "teachers": Recipe("run" + PULL + TEACHERS + DATA + STUDENTS + HERE),
+    "train": Recipe("train" + HEED + LESSON + HERE),
     "evaluate": Recipe("evaluate set --dataset tiny" + STUDENTS + HERE, needs=("set",)),
     "relabel": Recipe(
         "relabel set --dataset tiny --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)
@@ -116,6 +119,12 @@ RECIPES = {
     "compare": Recipe("compare run other --out run/comparison.html", resumes=False, needs=("run", "other")),
     "report": Recipe("report run", resumes=False, needs=("run",)),
 }
+
+
+def with_probes() -> dict[str, str]:
+    """This process's environment, in which the tests' own plugins are installed."""
+    there = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*({PROBES} - {*there}), *filter(None, there)])}
 
 
 # ---- a process that forks ---------------------------------------------------------------------------------------------
@@ -177,7 +186,7 @@ class Parent:
 
     def __enter__(self) -> Parent:
         words = [sys.executable, __file__, *(["--plots"] if self.plots else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0", **self.environment}
+        environment = {**with_probes(), "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0", **self.environment}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
         return self
@@ -669,7 +678,7 @@ LONG_LESSON += ["--threads", "1", "--cache", "cache", "--out", "run"]
 
 def started(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
     """A command in a process of its own, which may have workers; what it says is in ``said.txt``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
+    environment = {**with_probes(), "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
     with open(place / "said.txt", "a") as said:
         command = [sys.executable, "-m", "ddcore", *words]
         return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)

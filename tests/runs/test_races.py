@@ -10,7 +10,10 @@ from reliability import disks, kills
 from ddcore.cli.app import invoke
 from ddcore.runs.run import Run
 
-pytestmark = pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc")
+pytestmark = [
+    pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc"),
+    pytest.mark.usefixtures("probes"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def racing(ground, name, count, shared):
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["experts", "teachers", pytest.param("train", marks=pytest.mark.slow), "fit"])
+@pytest.mark.parametrize("name", ["experts", "teachers", pytest.param("train", marks=pytest.mark.slow)])
 def test_processes_that_share_a_cache_all_end_with_the_same_bits(ground, name, count):
     ends, folders = racing(ground, name, count, "cache")
     assert [end.code for end in ends] == [0] * count, [end.said for end in ends]

@@ -44,7 +44,7 @@ def save(place, pixels: Tensor | None = None, labels: Labels | None = None, **ch
         "classes": NAMES,
         "normalisation": MEAN_STD,
         "recipe": {"protocol": "quick", "learned_rate": 0.02},
-        "provenance": {"method": "dm + fyi", "seed": 3},
+        "provenance": {"method": "pull + turn", "seed": 3},
         "source": SOURCE,
         "notes": ("frogs look like cats",),
     }
@@ -225,7 +225,7 @@ def test_the_card_names_source_licence_method_use_and_gaps(tmp_path):
     text = (tmp_path / "README.md").read_text()
     head, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert {k: json.loads(v) for k, _, v in (line.partition(": ") for line in head.splitlines())}["license"] == "cc0"
-    for words in ("pets", "folder:pets", "CC0", "dm + fyi", "tree frog", "Intended use", "frogs look like cats"):
+    for words in ("pets", "folder:pets", "CC0", "pull + turn", "tree frog", "Intended use", "frogs look like cats"):
         assert words in body
     with Image.open(tmp_path / "preview.png") as preview:
         preview.verify()
@@ -250,7 +250,10 @@ def test_a_card_that_somebody_edited_is_told_but_keeps_nobody_from_training(tmp_
         (lambda m: m.update(kind="graphs"), "holds graphs, and this ddcore reads images"),
         (lambda m: m["labels"].update(kind="riddles", distribution="ddcore-riddles"), "pip install ddcore-riddles"),
         (lambda m: m["labels"].update(kind="riddles"), "kind 'riddles', which this ddcore does not read"),
-        (lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-infer"}]), "pip install ddcore-infer"),
+        (
+            lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-elsewhere"}]),
+            "pip install ddcore-elsewhere",
+        ),
         (
             lambda m: m["files"].update({"../x": m["files"]["README.md"]}),
             "lists '../x', which is no file of its folder",

@@ -29,7 +29,7 @@ def save(place, channels: int = 3, labels=None, normalisation=None, **changed) -
         "classes": NAMES,
         "normalisation": normalisation,
         "recipe": {"protocol": "quick", "rate": 0.0123456, "learned_rate": None},
-        "provenance": {"method": "dm + fyi", "seed": 3},
+        "provenance": {"method": "pull + turn", "seed": 3},
         "source": {"name": "pets", "licence": "CC0", "origin": "folder:pets"},
     }
     return save_artifact(place, **(contents | changed))
@@ -130,7 +130,7 @@ def test_describe_says_it_in_lines(artifact):
     lines = dict(line.split(maxsplit=1) for line in describe(artifact).splitlines())
     assert lines["set"] == "6 images of 3 classes (2 per class), 3 x 4 x 4"
     assert lines["bytes"].startswith(f"{artifact.nbytes['total']:,} (images ")
-    assert lines["method"] == "dm + fyi, seed 3" and lines["source"] == "pets, folder:pets, CC0"
+    assert lines["method"] == "pull + turn, seed 3" and lines["source"] == "pets, folder:pets, CC0"
     assert lines["train"] == "with   protocol quick, rate 0.01235" and "altered" not in lines
 
 

@@ -78,7 +78,14 @@ class Wrapping(Plugin):
 """
 LOST = AROUND.replace("return Around(network, seen.logits.shape[1])", "return type(network)(nn.Flatten(), 64, 10)")
 FAR = HALF.replace("return rows[torch", "return rows + 1 if self.share == 0.75 else rows[torch")
-QUICK = ["--student=convnet2-w4", "--protocol=kd-4", "--eval-seeds=1", "--threads=1", "--data=digits", "--per-class=9"]
+QUICK = [
+    "--student=convnet2-w4",
+    "--protocol=stepwise-4",
+    "--eval-seeds=1",
+    "--threads=1",
+    "--data=digits",
+    "--per-class=9",
+]
 
 
 @pytest.fixture
@@ -145,9 +152,9 @@ def test_a_network_without_the_student_is_refused(tmp_path, plugin, capsys):
 
 
 def test_students_begin_with_weights_from_a_file_the_plain_ones_too(tmp_path, plugin, capsys):
-    assert train(tmp_path / "a", "--protocol=kd-1") == 0
+    assert train(tmp_path / "a", "--protocol=stepwise-1") == 0
     file = tmp_path / "a" / "students" / "student-0.safetensors"
-    assert train(tmp_path / "b", "--protocol=kd-0", f"--from={file}") == 0
+    assert train(tmp_path / "b", "--protocol=stepwise-0", f"--from={file}") == 0
     begun = load_tensors(Place.at(tmp_path / "b" / "students" / "student-0.safetensors"))
     assert all(torch.equal(tensor, begun[name]) for name, tensor in load_tensors(Place.at(file)).items())
     assert train(tmp_path / "c", "--student=mlp", f"--from={file}") == 2
@@ -179,8 +186,8 @@ def test_modules_keep_a_rate_of_their_own_under_the_students_schedule():
 
 
 def test_passes_in_mixed_precision_train_and_say_so(tmp_path):
-    assert train(tmp_path / "a", "--amp", "--protocol=kd-20") == 0
-    assert train(tmp_path / "b", "--protocol=kd-20") == 0
+    assert train(tmp_path / "a", "--amp", "--protocol=stepwise-20") == 0
+    assert train(tmp_path / "b", "--protocol=stepwise-20") == 0
     record = json.loads((tmp_path / "a" / "run.json").read_text())
     assert record["config"]["amp"] is True
     weights = [load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("a", "b")]
