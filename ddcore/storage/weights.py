@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
 from ddcore.storage.fetching import check_sha256, fetched
 from ddcore.storage.places import Place, load_tensors, save_tensors, tensors_in
 from ddcore.storage.torch_files import state_of
+from ddcore.storage.wrappers import COUNTER, fitted, without_heads
 
 SAFE = ".safetensors"
 
@@ -34,8 +36,7 @@ def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> No
 def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
     """A state dict from safetensors, or from torch's format without running anything that is stored in it.
 
-    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen
-    through.
+    Dicts that hold it, and the words of torch's wrappers before names, such as ``module.``, are seen through.
 
     Args:
         place: one that the user named: a local file, an ``https`` address (see ``ddcore.storage.fetching``), or what
@@ -49,7 +50,7 @@ def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) 
     """
     local = place.local_path()
     if local is not None and place.name.endswith(SAFE) and sha256 is None:
-        return checked(load_tensors(place), place.url)
+        return checked(_headless(load_tensors(place)), place.url)
     content = content_of(place, trust=trust)
     check_sha256(content, sha256, place.url)
     return state_in(content, place.name, place.url)
@@ -76,7 +77,11 @@ def state_in(content: bytes, name: str, url: str) -> dict[str, Tensor]:
         name: of the file, whose end tells the format.
         url: for messages.
     """
-    return checked(tensors_in(content, url) if name.endswith(SAFE) else state_of(content, url), url)
+    return checked(_headless(tensors_in(content, url)) if name.endswith(SAFE) else state_of(content, url), url)
+
+
+def _headless(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {new: state[old] for new, old in without_heads(state).items()}
 
 
 def checked(state: dict[str, Tensor], url: str) -> dict[str, Tensor]:
@@ -105,6 +110,9 @@ def _is_finite(tensor: Tensor) -> bool:
 def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Put a state dict into a network; a wrapper's may be its inner network's.
 
+    Other words before its names are seen through (``ddcore.storage.wrappers``), and counters of batches may be missing:
+    they are 0 then.
+
     Raises:
         InputError: tensors that the network does not have, has not got, or has in another shape.
     """
@@ -112,6 +120,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     own = network.state_dict()
     if isinstance(inner, nn.Module) and not set(own) & set(state):
         network, own = inner, inner.state_dict()
+    state = fitted(state, own, f"the file of {name}")
+    state = {key: torch.zeros_like(tensor) for key, tensor in own.items() if key.endswith(COUNTER)} | state
     if lacking := sorted(set(own) - set(state)):
         raise InputError(
             f"the weights of {name} lack {lacking[0]!r}: {near(lacking[0], state)}; is it this architecture?"
