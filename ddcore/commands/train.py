@@ -45,6 +45,7 @@ from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
 from ddcore.storage.weights import load_weights, save_weights
+from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.loop import accuracy
 from ddcore.training.protocols import Protocol, protocol, resolved_protocols
 from ddcore.training.shaping import visited
@@ -349,6 +350,7 @@ def train(run: TrainingRun) -> list[Row]:
 def _train(run: TrainingRun) -> list[Row]:
     began = time.time()
     run.log("begin", what="train", seed=run.seed)
+    check_start(run)
     rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
     tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
     results = run.map(tasks, "train", "students")
@@ -430,10 +432,32 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
         data,
         partial(run.generator, "train", seed),
         task.key,
-        start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
+        start=None if run.lesson.start is None else partial(begin_with, run, run.lesson.start),
         keep=lambda network: keep(run, network, arm, seed),
     )
     return {**result, **sizes_of(data)}
+
+
+def begin_with(run: TrainingRun, file: str, network: nn.Module) -> None:
+    """Put the weights that students begin with into one, its outputs in the order of the data's classes.
+
+    Raises:
+        InputError: none there, or of another network; its classes are in another order and nobody can move them.
+    """
+    if (names := names_in(load_weights(Place.at(file), network))) is not None:
+        put_in_order(network, names, run, f"the network of {file}")
+
+
+def check_start(run: TrainingRun) -> None:
+    """Refuse weights to begin with that are in another order of classes, before anybody is trained.
+
+    Raises:
+        InputError: see ``refuse_other_order`` and ``begin_with``.
+    """
+    if run.lesson.start is not None:
+        network = run.network(run.generator("train", "start"))
+        begin_with(run, run.lesson.start, network)
+        refuse_other_order(network, run, f"the network of {run.lesson.start}")
 
 
 def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
@@ -480,5 +504,5 @@ def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
     source = run.source
     facts = {"network": run.network_name, "dataset": source.name, "classes": str(len(source.classes))}
     facts |= {"channels": str(source.channels), "size": str(source.size)}
-    facts |= {"normalisation": json.dumps(run.normalisation.header())}
+    facts |= {"normalisation": json.dumps(run.normalisation.header()), **facts_of(source.classes)}
     save_weights(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", network, facts)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
 from ddcore.storage.fetching import check_sha256, fetched
-from ddcore.storage.places import Place, load_tensors, save_tensors, tensors_in
+from ddcore.storage.places import Place, load_whole, metadata_in, save_tensors, tensors_in
 from ddcore.storage.torch_files import state_of
 from ddcore.storage.wrappers import COUNTER, fitted, without_heads
 
@@ -24,13 +24,18 @@ def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> 
     save_tensors(place, tensors, facts, sealed=True)
 
 
-def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> None:
+def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> dict[str, str]:
     """Put weights and buffers from a file into a network.
+
+    Returns:
+        The metadata of a safetensors file.
 
     Raises:
         InputError: see ``read_state``; a state dict of another network.
     """
-    fill(network, read_state(place, trust=trust), place.url)
+    state, facts = read_with_facts(place, trust=trust)
+    fill(network, state, place.url)
+    return facts
 
 
 def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
@@ -48,12 +53,20 @@ def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) 
         InputError: no such file; not a state dict; one that only unpickling would read; weights that are not finite, or
             complex.
     """
-    local = place.local_path()
-    if local is not None and place.name.endswith(SAFE) and sha256 is None:
-        return checked(_headless(load_tensors(place)), place.url)
+    return read_with_facts(place, trust=trust, sha256=sha256)[0]
+
+
+def read_with_facts(
+    place: Place, *, trust: bool = False, sha256: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """``read_state``, and the metadata of a safetensors file; of torch's format there are none."""
+    safe = place.name.endswith(SAFE)
+    if place.local_path() is not None and safe and sha256 is None:
+        tensors, facts = load_whole(place)
+        return checked(_headless(tensors), place.url), facts
     content = content_of(place, trust=trust)
     check_sha256(content, sha256, place.url)
-    return state_in(content, place.name, place.url)
+    return state_in(content, place.name, place.url), metadata_in(content) if safe else {}
 
 
 def content_of(place: Place, *, trust: bool = False) -> bytes:
