@@ -36,7 +36,7 @@ from ddcore.pages.report import write_report
 from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
-from ddcore.scoring.baselines import random_index, real_bytes
+from ddcore.scoring.baselines import at_most, random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
@@ -324,9 +324,17 @@ def _check_modality(run: TrainingRun) -> None:
 
 def _check_counts(run: TrainingRun) -> None:
     wanted, counts = run.lesson.per_class, run.source.counts()
-    if wanted is not None and wanted > min(counts):
-        name = run.source.classes[counts.index(min(counts))]
-        raise InputError(f"--per-class {wanted} asks for more images than class {name!r} has ({min(counts)}): lower it")
+    if wanted is None or wanted <= min(counts):
+        return
+    if wanted > max(counts):
+        name = run.source.classes[counts.index(max(counts))]
+        raise InputError(
+            f"--per-class {wanted} asks for more images than class {name!r}, the largest, has ({max(counts)}): lower it"
+        )
+    short = [count for count in counts if count < wanted]
+    run.warn(
+        f"{len(short)} of {len(counts)} classes have fewer images than --per-class {wanted}: all of theirs are taken"
+    )
 
 
 def _check_foreign(run: TrainingRun) -> None:
@@ -475,7 +483,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
         index = torch.arange(len(run.real.train))
     else:
         drawn = run.generator("train", "subset", seed)
-        index = torch.cat([run.real.choose(c, run.lesson.per_class, drawn) for c in range(len(run.source.classes))])
+        counts = at_most([run.lesson.per_class] * len(run.source.classes), run.source.counts())
+        index = torch.cat([run.real.choose(cls, count, drawn) for cls, count in enumerate(counts)])
     chosen = Chosen(run.real.train, index)
     if run.labeller == "hard":
         hard: HardLabels = hard_labels(chosen.labels, run)

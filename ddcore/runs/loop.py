@@ -20,6 +20,7 @@ from ddcore.composing.dispatch import ALONE, PerPlugin
 from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.runs.snapshots import keep_snapshot
+from ddcore.scoring.baselines import NOISE, of_those_there
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -180,6 +181,9 @@ def distillation_tasks(run: Run) -> list[Task]:
 
 
 def distillation_task(run: Run) -> Task:
-    """One task that holds every class ``ipc`` times, class by class."""
+    """One task that holds every class ``ipc`` times, class by class; where nothing is learned from real images, those of
+    a class that there are."""
     classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
+    if run.of_images and not run.plan.steps and run.plan.initializer != NOISE:
+        classes = of_those_there(run, classes)
     return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddcore.composing.discovery import matching
 from ddcore.composing.plan import TRAJECTORIES
-from ddcore.images.selection import kcenter
+from ddcore.images.selection import filled, kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
 from ddcore.training import experts
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from ddcore.sets.artifact import Artifact
 
 
+NOISE = "noise"
+"""The initialiser that begins with no real image."""
+
+
 def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:
-    """Rows of the train split, class by class; the smaller of two such sets of a seed is part of the larger one."""
-    wanted = class_counts(run, artifact)
+    """Rows of the train split, class by class, or all that a class has; the smaller of two such sets of a seed is part of
+    the larger one."""
+    wanted = at_most(class_counts(run, artifact), run.real.counts())
     if by_bytes:
         wanted = share_out(count_for_bytes(run, artifact.nbytes["total"]), run.real.counts())
     generator = run.generator("evaluate", "random", student)
@@ -37,8 +42,8 @@ def kcenter_index(run: Run, artifact: Artifact) -> tuple[Tensor, bool]:
         The rows, and whether features were used.
     """
     choose, on_features = kcenter_chooser(run)
-    there = run.real.counts()
-    chosen = [choose(cls, min(count, there[cls])) for cls, count in enumerate(class_counts(run, artifact))]
+    wanted = at_most(class_counts(run, artifact), run.real.counts())
+    chosen = [choose(cls, count) for cls, count in enumerate(wanted)]
     return torch.cat(chosen), on_features
 
 
@@ -46,7 +51,7 @@ def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
     """What ``kcenter`` means, as a row and as an initialiser: k-center among the real images of a class, first nearest to their mean.
 
     Returns:
-        From a class and a count to so many rows of the train split, in the order chosen; and whether distances are between features
+        From a class and a count to so many rows of the train split, in the order chosen and again where a class has fewer; and whether distances are between features
         of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
         matter.
     """
@@ -58,7 +63,7 @@ def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
         rows = run.real.train.of_class(cls)
         images = run.real.train.inputs(rows)
         described = images.flatten(1) if network is None else features(network, images)
-        return rows[kcenter(described.cpu(), count).cpu()]
+        return filled(rows[kcenter(described.cpu(), min(count, len(rows))).cpu()], count)
 
     return choose, network is not None
 
@@ -67,6 +72,24 @@ def class_counts(run: Run, artifact: Artifact) -> list[int]:
     """Images of each class in the artifact."""
     counts: list[int] = torch.bincount(artifact.labels.classes.cpu(), minlength=len(run.real.classes)).tolist()
     return counts
+
+
+def at_most(wanted: Sequence[int], there: Sequence[int]) -> list[int]:
+    """Of each class what is wanted, or what there is.
+
+    >>> at_most([5, 5], [9, 2])
+    [5, 2]
+    """
+    return [min(pair) for pair in zip(wanted, there, strict=True)]
+
+
+def of_those_there(run: Run, classes: Tensor) -> Tensor:
+    """The rows of ``classes`` (N,) for which the train split has a different image each: of a class the first ones."""
+    rank = torch.zeros_like(classes)
+    for cls in classes.unique():
+        of = classes == cls
+        rank[of] = torch.arange(int(of.sum()))
+    return classes[rank < torch.tensor(run.real.counts())[classes]]
 
 
 def count_for_bytes(run: Run, total: int) -> int:

@@ -27,10 +27,19 @@ from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
 from ddcore.composing.plan import student_shapers
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
+from ddcore.scoring.baselines import (
+    NOISE,
+    at_most,
+    class_counts,
+    kcenter_index,
+    of_those_there,
+    random_index,
+    real_bytes,
+)
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
+from ddcore.training.class_order import listed
 from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
@@ -229,6 +238,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         notes.append("images of this initialiser, each counted as one of uint8")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL) and (taken := taken_of_short(run, artifact, results)):
+        notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
         notes.append(
@@ -244,6 +255,16 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     if problem := divergence(results):
         notes.append(problem)
     return notes
+
+
+def taken_of_short(run: Run, artifact: Artifact, results: Sequence[Result]) -> str:
+    """How many real images of each class a row has that has all there are of some; nothing where it has as many as the
+    set."""
+    wanted = class_counts(run, artifact)
+    there = at_most(wanted, run.real.counts())
+    if int(results[0]["images"]) != sum(there) or there == wanted:
+        return ""
+    return f"all there are of classes that have fewer than the set: {listed([str(count) for count in there])}"
 
 
 # ---- one task --------------------------------------------------------------------------------------------------------
@@ -302,6 +323,7 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
         return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
     if arm.set not in CORE_SETS:
         classes = artifact.labels.classes.cpu()
+        classes = classes if arm.set == NOISE else of_those_there(run, classes)
         images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
         labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else hard_labels(classes, run)
         return StudentData(images, labels, real_bytes(run, len(classes), labels))
