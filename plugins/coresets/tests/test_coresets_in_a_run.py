@@ -209,7 +209,7 @@ def test_an_epoch_past_the_experts_is_refused_with_a_way_out(cache, tmp_path):
 def test_of_more_images_than_a_class_has_the_same_ones_are_chosen_again(cache, tmp_path):
     run = opened(cache, tmp_path / "run")
     there = run.real.counts()[0]
-    images = chosen(run, "random", torch.zeros(there + 3, dtype=torch.int64))
+    images = run.initialize(torch.zeros(there + 3, dtype=torch.int64), distillation_task(run), "random")
     assert torch.equal(images[:3], images[there:])
     assert len(images[:there].unique(dim=0)) == len(run.real.train.inputs(run.real.train.of_class(0)).unique(dim=0))
 
