@@ -79,7 +79,7 @@ def pack(run: Run, synthetic: Synthetic, watched: Sequence[str] = ()) -> Packed:
         classes=run.source.classes,
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=[*warnings_of(run), *watched],
+        notes=(*warnings_of(run), *watched),
     )
     run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
     return packed

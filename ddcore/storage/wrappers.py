@@ -47,7 +47,7 @@ def state_within(held: Any, kind: type, name: str) -> Any:
     Raises:
         InputError: several, none of which is the plain network's by its name.
     """
-    found = {(): held} if is_state(held, kind) else dict(_states(held, kind, ()))
+    found: dict[tuple[str, ...], Any] = dict(_states(held, kind, ()))
     return found[_chosen(found, name)] if found else held
 
 

@@ -84,12 +84,11 @@ def _move_rows(network: nn.Module, order: list[int], theirs: Sequence[str], run:
     images, training = run.real.train.inputs(torch.arange(min(2, len(run.real.train)))), network.training
     network.eval()
     before = logits(network, images)
-    layer = network.get_submodule(last_linear(network))
-    own = [tensor for tensor in (layer.weight, layer.bias) if tensor is not None]
+    own = list(network.get_submodule(last_linear(network)).parameters())
     fits = before.shape[1] == len(order) and all(len(tensor) == len(order) for tensor in own)
     if fits:
         for tensor in own:
-            tensor.copy_(tensor[order])  # type: ignore[operator]
+            tensor.copy_(tensor[order])
     if not fits or not torch.allclose(logits(network, images), before[:, order], rtol=1e-4, atol=1e-5):
         raise InputError(
             f"{who} has its classes in the order {listed(theirs)} by its file, the data in the order "
