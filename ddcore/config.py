@@ -74,6 +74,7 @@ class Config:
     full_epochs: int | None = _shared(
         None, "Epochs of the row on all real data; default: 20, or as many as 150,000 images make.", optional(ge(1))
     )
+    stop_diverged: bool = _shared(True, "Whether a learned rate that stays on its floor ends the run.")
     jobs: int = _shared(1, "Tasks at a time.", and_(ge(1), lt(1025)))
     executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
     threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))

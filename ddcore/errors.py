@@ -40,6 +40,10 @@ class NonFiniteLoss(DdcoreError):
     """A loss became NaN or infinite: the last good checkpoint is kept."""
 
 
+class Diverged(DdcoreError):
+    """Learning came to nothing without a NaN: the last good state is kept."""
+
+
 class Interrupted(DdcoreError):
     """The run was stopped and can be resumed."""
 

@@ -38,7 +38,7 @@ from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
 from ddcore.runs.refusals import check_places, warn_of_machine
-from ddcore.scoring.baselines import random_index, real_bytes
+from ddcore.scoring.baselines import at_most, random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
@@ -47,6 +47,7 @@ from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
 from ddcore.storage.weights import load_weights, save_weights
+from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.loop import accuracy
 from ddcore.training.protocols import Protocol, protocol, resolved_protocols
 from ddcore.training.shaping import visited
@@ -331,9 +332,17 @@ def _check_modality(run: TrainingRun) -> None:
 
 def _check_counts(run: TrainingRun) -> None:
     wanted, counts = run.lesson.per_class, run.source.counts()
-    if wanted is not None and wanted > min(counts):
-        name = run.source.classes[counts.index(min(counts))]
-        raise InputError(f"--per-class {wanted} asks for more images than class {name!r} has ({min(counts)}): lower it")
+    if wanted is None or wanted <= min(counts):
+        return
+    if wanted > max(counts):
+        name = run.source.classes[counts.index(max(counts))]
+        raise InputError(
+            f"--per-class {wanted} asks for more images than class {name!r}, the largest, has ({max(counts)}): lower it"
+        )
+    short = [count for count in counts if count < wanted]
+    run.warn(
+        f"{len(short)} of {len(counts)} classes have fewer images than --per-class {wanted}: all of theirs are taken"
+    )
 
 
 def _check_foreign(run: TrainingRun) -> None:
@@ -359,6 +368,7 @@ def _train(run: TrainingRun) -> list[Row]:
     run.log("begin", what="train", seed=run.seed)
     for warning in warnings_about(run.source):
         run.warn(warning)
+    check_start(run)
     rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
     tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
     results = run.map(tasks, "train", "students")
@@ -440,10 +450,32 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
         data,
         partial(run.generator, "train", seed),
         task.key,
-        start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
+        start=None if run.lesson.start is None else partial(begin_with, run, run.lesson.start),
         keep=lambda network: keep(run, network, arm, seed),
     )
     return {**result, **sizes_of(data)}
+
+
+def begin_with(run: TrainingRun, file: str, network: nn.Module) -> None:
+    """Put the weights that students begin with into one, its outputs in the order of the data's classes.
+
+    Raises:
+        InputError: none there, or of another network; its classes are in another order and nobody can move them.
+    """
+    if (names := names_in(load_weights(Place.at(file), network))) is not None:
+        put_in_order(network, names, run, f"the network of {file}")
+
+
+def check_start(run: TrainingRun) -> None:
+    """Refuse weights to begin with that are in another order of classes, before anybody is trained.
+
+    Raises:
+        InputError: see ``refuse_other_order`` and ``begin_with``.
+    """
+    if run.lesson.start is not None:
+        network = run.network(run.generator("train", "start"))
+        begin_with(run, run.lesson.start, network)
+        refuse_other_order(network, run, f"the network of {run.lesson.start}")
 
 
 def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
@@ -461,7 +493,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
         index = torch.arange(len(run.real.train))
     else:
         drawn = run.generator("train", "subset", seed)
-        index = torch.cat([run.real.choose(c, run.lesson.per_class, drawn) for c in range(len(run.source.classes))])
+        counts = at_most([run.lesson.per_class] * len(run.source.classes), run.source.counts())
+        index = torch.cat([run.real.choose(cls, count, drawn) for cls, count in enumerate(counts)])
     chosen = Chosen(run.real.train, index)
     if run.labeller == "hard":
         hard: HardLabels = hard_labels(chosen.labels, run)
@@ -490,5 +523,5 @@ def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
     source = run.source
     facts = {"network": run.network_name, "dataset": source.name, "classes": str(len(source.classes))}
     facts |= {"channels": str(source.channels), "size": str(source.size)}
-    facts |= {"normalisation": json.dumps(run.normalisation.header())}
+    facts |= {"normalisation": json.dumps(run.normalisation.header()), **facts_of(source.classes)}
     save_weights(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", network, facts)

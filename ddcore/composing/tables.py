@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddcore.composing.verdict import verdicts
 from ddcore.storage.printing import printable_line
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def row_json(row: Row) -> dict[str, Any]:
 
 
 def scores_table(rows: Sequence[Row]) -> str:
-    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and
-    notes.
+    """What a run says at its end: one line a row, in the order measured, what its sets beat and what not, of which
+    images if not of the test set, and notes.
 
     Where rows measure different things a column says what.
     """
@@ -78,4 +79,4 @@ def scores_table(rows: Sequence[Row]) -> str:
     notes = [f"{row.set} ({row.labels}): {row.note}" for row in rows if row.note]
     where = [f"scored on {on}, not on the test set" for row in rows if (on := row.extra.get("on"))]
     shown = table([*headings, *(["of"] if several else [])], cells)
-    return "\n".join([shown, *dict.fromkeys([*where, *notes])])
+    return "\n".join([shown, *dict.fromkeys([*verdicts([row_json(row) for row in rows]), *where, *notes])])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddcore.composing.tables import table
+from ddcore.composing.verdict import verdicts
 from ddcore.errors import InputError
 from ddcore.pages.html import PLOTS_MISSING, page
 from ddcore.pages.plots import COLOURS, Mark, available, marks_svg
@@ -98,6 +99,7 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
         "columns": [dict(zip(COLUMN, column, strict=True)) for column in columns],
         "entries": entries,
         "differences": differences(runs, names),
+        "verdicts": verdicts_on(runs, names),
         "notes": notes_on(runs, columns),
     }
 
@@ -172,6 +174,16 @@ def _facts(run: Finished) -> dict[str, Any]:
     return {**said, **{name: run.record["environment"].get(name) for name in MACHINE}}
 
 
+def verdicts_on(runs: Sequence[Finished], names: Sequence[str]) -> list[str]:
+    """What each run's sets beat and what not, the other runs' sets among it."""
+    own = [(name, row) for name, run in zip(names, runs, strict=True) for row in run.rows if row["set"] in OWN]
+    found = []
+    for name, run in zip(names, runs, strict=True):
+        others = [(f"{row['set']} ({row['labels']}) of {of}", row) for of, row in own if of != name]
+        found += [f"{name}: {said}" for said in verdicts(run.rows, others)]
+    return found
+
+
 def notes_on(runs: Sequence[Finished], columns: Sequence[Column]) -> list[str]:
     """What a reader must know before comparing."""
     notes = []
@@ -208,7 +220,8 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         for e in comparison["entries"]
     ]
     foot = "*: no set of the column is as small and as good, one of them better"
-    return "\n".join([table(headings, lines), foot, *(f"note: {note}" for note in comparison["notes"])])
+    said = [*comparison["verdicts"], *(f"note: {note}" for note in comparison["notes"])]
+    return "\n".join([table(headings, lines), foot, *said])
 
 
 def _cell(cell: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
+from ddcore.composing.verdict import verdicts
 from ddcore.errors import DdcoreError, InputError
 from ddcore.images.preview import sheet_png
 from ddcore.pages.html import PLOTS_MISSING, page, png_url
@@ -168,6 +169,7 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
         preview="" if shown or not preview.exists() else png_url(preview.read_bytes()),
         evolution=evolution(run),
         rows=found.rows,
+        verdicts=verdicts(found.rows),
         own=OWN,
         measure=measure(found.rows),
         on=next((row["on"] for row in found.rows if row.get("on")), "the test set"),

@@ -17,6 +17,7 @@ from ddcore.composing.plan import TEACHERS, TRAJECTORIES
 from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, PluginError
 from ddcore.pages.report import write_report
+from ddcore.runs.divergence import notes_of
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
@@ -47,10 +48,11 @@ def _distil(run: Run) -> list[Row]:
     synthetic = assemble(run, tasks)
     for note in synthetic.notes:
         run.say(note)
+    watched = notes_of([run.checkpoints.header(task.key) for task in tasks])
     if run.of_images:
-        run.artifact = save(run, synthetic, label(run, synthetic))
+        run.artifact = save(run, synthetic, label(run, synthetic), watched)
     else:
-        run.packed = pack(run, synthetic)
+        run.packed = pack(run, synthetic, watched)
     rows = evaluate(run)
     if not (run.place / "artifact" / "manifest.json").exists():
         raise InputError(f"{(run.place / 'artifact').url} was removed while it was evaluated; {run.tasks.way_on}")

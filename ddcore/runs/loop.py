@@ -19,7 +19,9 @@ from ddcore.composing import answers
 from ddcore.composing.dispatch import ALONE, PerPlugin
 from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
+from ddcore.runs.divergence import Watcher
 from ddcore.runs.snapshots import keep_snapshot
+from ddcore.scoring.baselines import NOISE, of_those_there
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -33,39 +35,52 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Raises:
         NonFiniteLoss: a loss or a learned tensor became NaN or infinite; the last good checkpoint stays.
-        Interrupted: the run was told to stop; the checkpoint is saved.
+        Diverged: a learned rate stays on its floor; the checkpoint from before that stays.
+        Interrupted: the run was told to stop; the checkpoint is saved, or one of a few steps before where a learned
+            rate lies on its floor.
     """
     learn = begin(task, run)
     companions = run.hooks.companions(task, learn, run)
     state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
     state |= {"plugins": {name: one.state for name, one in companions.items()}} if companions else {}
-    state["skipped"] = 0
+    watcher = Watcher(task, learn, run)
+    state["watched"] = watcher.kept
     first = run.checkpoints.load(task.key, state)
+    stops = watcher.learns_rate and run.config.stop_diverged
+    if stops and not first and task.steps:
+        run.checkpoints.save(task.key, 0, state)
     keep_snapshot(task, first, learn, run)
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
         for step in range(first, task.steps):
             start = time.perf_counter()
-            loss = outer_step(task, step, learn, run, PerPlugin(companions.get))
+            floors: dict[str, float] = {}
+            loss = outer_step(task, step, learn, run, PerPlugin(companions.get), floors)
             with torch.no_grad():
                 run.hooks.after_step(companions, step, loss)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
-            state["skipped"] += loss is None
             keep_snapshot(task, step + 1, learn, run)
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
                 refuse_idle(run.hooks, run.plugins, run.plan.matcher)
-            if run.stopping or run.checkpoints.due():
+            watcher.after(step, loss, floors)
+            if run.stopping or run.checkpoints.due() or (stops and _is_power_of_two(step + 1)):
                 require_finite(learn.tensors, step, run)
-                run.checkpoints.save(task.key, step + 1, state)
+                if watcher.is_good or not stops:
+                    run.checkpoints.save(task.key, step + 1, state)
                 run.check_stop()
-    if task.steps and state["skipped"] == task.steps:
+    if task.steps and watcher.kept["skipped"] == task.steps:
         run.warn(
             f"{run.matcher_name} skipped all of the {task.steps} steps, so nothing moved: try smaller learning rates"
         )
     require_finite(learn.tensors, task.steps - 1, run)
     tensors = finish(task, learn, companions, run)
-    return tensors, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    header = {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    return tensors, {**header, **({"watched": watcher.kept["said"]} if watcher.kept["said"] else {})}
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 def finish(task: Task, learn: Learn, companions: Mapping[str, Companion], run: Run) -> dict[str, Tensor]:
@@ -83,11 +98,19 @@ def begin(task: Task, run: Run) -> Learn:
     return run.hooks.learn(task, images, run)
 
 
-def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlugin = ALONE) -> float | None:
+def outer_step(
+    task: Task,
+    step: int,
+    learn: Learn,
+    run: Run,
+    companions: PerPlugin = ALONE,
+    floors: dict[str, float] | None = None,
+) -> float | None:
     """One outer step: move the synthetic set along every loss that the matcher yields.
 
     Args:
         companions: by plugin.
+        floors: learned rates that plugins had to put back up are put here, with what they were put to.
 
     Returns:
         The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
@@ -104,7 +127,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlu
         backward(loss.value, [learn.optimizers[name] for name in names])
         if loss.update:
             moved.update(names)
-            move(learn, names, task, run, companions)
+            move(learn, names, task, run, companions, floors)
         else:
             pending.update(names)
         if both := pending & moved:
@@ -112,7 +135,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlu
             raise PluginError(
                 f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
             )
-    move(learn, [name for name in every if name in pending], task, run, companions)
+    move(learn, [name for name in every if name in pending], task, run, companions, floors)
     return total
 
 
@@ -125,8 +148,15 @@ def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: PerPlugin = ALONE) -> None:
-    """Step optimisers, then let plugins put what moved back where it belongs."""
+def move(
+    learn: Learn,
+    names: Iterable[str],
+    task: Task,
+    run: Run,
+    companions: PerPlugin = ALONE,
+    floors: dict[str, float] | None = None,
+) -> None:
+    """Step optimisers, then let plugins put what moved back where it belongs; ``floors`` as in ``outer_step``."""
     for name in names:
         optimizer = learn.optimizers[name]
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -140,7 +170,10 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: P
                 role = learn.roles.get(tensor_name, "")
                 about = {"before": old, "name": tensor_name, "role": role, "task": task, "run": run}
                 about["companion"] = companions
-                tensor.copy_(run.hooks.project(tensor.detach(), run.matcher, **about))
+                put = run.hooks.project(tensor.detach(), run.matcher, **about)
+                if floors is not None and role == "rate" and tensor.numel() == 1 and float(put) > float(tensor):
+                    floors[tensor_name] = float(put)
+                tensor.copy_(put)
 
 
 def _clear(optimizers: Iterable[Optimizer]) -> None:
@@ -180,6 +213,9 @@ def distillation_tasks(run: Run) -> list[Task]:
 
 
 def distillation_task(run: Run) -> Task:
-    """One task that holds every class ``ipc`` times, class by class."""
+    """One task that holds every class ``ipc`` times, class by class; where nothing is learned from real images, those
+    of a class that there are."""
     classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
+    if run.of_images and not run.plan.steps and run.plan.initializer != NOISE:
+        classes = of_those_there(run, classes)
     return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

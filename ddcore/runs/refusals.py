@@ -26,22 +26,18 @@ def check_data(run: Run) -> None:
     """Refuse data that the plan cannot use.
 
     Raises:
-        InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
+        InputError: a modality no plugin works on; a class without images.
     """
-    source, ipc = run.source, run.config.ipc
+    source = run.source
     if source.modality not in run.matcher.modality:
         raise InputError(
             f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
         )
     if not run.of_images:
         refuse_options_of_images(run)
-    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-    smallest = min(range(len(counts)), key=counts.__getitem__)
-    if ipc > counts[smallest]:
-        name = source.classes[smallest]
-        raise InputError(
-            f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
-        )
+    if not min(counts := class_counts(run)):
+        name = source.classes[counts.index(0)]
+        raise InputError(f"class {name!r} of {run.config.dataset!r} has no train images: add some or drop the class")
 
 
 def check_places(run: Whole) -> None:
@@ -82,11 +78,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data, and about the data."""
-    return (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
-
-
 def warn_of_data(run: Run) -> None:
     """Warn of what the plugins assume and these data are not."""
     for warning in warnings_of(run):
@@ -97,6 +88,32 @@ def check_data_aloud(run: Run) -> None:
     """Both."""
     check_data(run)
     warn_of_data(run)
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """What a person should know about the run's plugins on its data, and about the data."""
+    found = (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
+    return (*found, said) if (said := said_of_short_classes(run)) else found
+
+
+def class_counts(run: Run) -> list[int]:
+    """Train samples of each class."""
+    counts: list[int] = torch.bincount(run.source.train.labels, minlength=len(run.source.classes)).tolist()
+    return counts
+
+
+def said_of_short_classes(run: Run) -> str:
+    """A sentence on classes that have fewer train images than ``--ipc``; nothing where there are none."""
+    counts, ipc, names = class_counts(run), run.config.ipc, run.source.classes
+    short = sorted((count, cls) for cls, count in enumerate(counts) if count < ipc)
+    if not short or not run.of_images:
+        return ""
+    few = ", ".join(f"{str(names[cls])[:40]!r}: {count}" for count, cls in short[:5])
+    more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+    return (
+        f"{len(short)} of {len(counts)} classes have fewer train images than --ipc {ipc} ({few}{more}): images that begin as "
+        "real ones begin with the same ones again there, and rows of real images take what there is"
+    )
 
 
 def refuse_options_of_images(run: Run) -> None:

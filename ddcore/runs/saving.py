@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,8 @@ def label(run: Run, synthetic: Synthetic) -> Labels:
     return run.label(images, synthetic.classes.to(run.device))
 
 
-def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
-    """Write the artifact, unless an earlier part of this run did."""
+def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] = ()) -> Artifact:
+    """Write the artifact, unless an earlier part of this run did; ``watched`` is what its tasks were warned of."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_artifact(place)
@@ -50,7 +51,7 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
         recipe=recipe_for(run, labels, None if rate is None else float(rate)),
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=[*warnings_of(run), *synthetic.notes],
+        notes=[*warnings_of(run), *watched, *synthetic.notes],
         storage_dtype=run.config.storage_dtype,
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
@@ -66,8 +67,8 @@ def bytes_allowed(run: Run) -> int | None:
     return None if run.config.bytes is None else byte_count(run.config.bytes)
 
 
-def pack(run: Run, synthetic: Synthetic) -> Packed:
-    """Write the artifact of data that are not images, unless an earlier part of this run did."""
+def pack(run: Run, synthetic: Synthetic, watched: Sequence[str] = ()) -> Packed:
+    """Write the artifact of data that are not images, unless an earlier part of this run did; see ``save``."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_packed(place)
@@ -78,7 +79,7 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
         classes=run.source.classes,
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=warnings_of(run),
+        notes=(*warnings_of(run), *watched),
     )
     run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
     return packed

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ddcore.composing.discovery import matching
 from ddcore.composing.plan import TRAJECTORIES
-from ddcore.errors import InputError
-from ddcore.images.selection import kcenter
+from ddcore.images.selection import filled, kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
 from ddcore.storage.keeping import kept, machine
@@ -26,9 +25,14 @@ VERSION = 1
 """Raise it when ``kcenter`` chooses differently: kept choices are then not used again."""
 
 
+NOISE = "noise"
+"""The initialiser that begins with no real image."""
+
+
 def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:
-    """Rows of the train split, class by class; the smaller of two such sets of a seed is part of the larger one."""
-    wanted = class_counts(run, artifact)
+    """Rows of the train split, class by class, or all that a class has; the smaller of two such sets of a seed is part
+    of the larger one."""
+    wanted = at_most(class_counts(run, artifact), run.real.counts())
     if by_bytes:
         wanted = share_out(count_for_bytes(run, artifact.nbytes["total"]), run.real.counts())
     generator = run.generator("evaluate", "random", student)
@@ -38,7 +42,7 @@ def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) 
 def baseline_classes(run: Run, artifact: Artifact) -> Tensor:
     """Classes of an initialiser's row, (N,) int64 in their order: as many of each as the artifact has, or as there are
     real ones."""
-    counts = [min(pair) for pair in zip(class_counts(run, artifact), run.real.counts(), strict=True)]
+    counts = at_most(class_counts(run, artifact), run.real.counts())
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
@@ -53,28 +57,22 @@ def kcenter_index(run: Run, classes: Tensor) -> Tensor:
         classes: (N,) int64, of each image wanted, in any order.
 
     Returns:
-        (N,) int64, rows of the train split; those of a class in the order chosen.
-
-    Raises:
-        InputError: more images of a class are asked for than there are.
+        (N,) int64, rows of the train split; those of a class in the order chosen, and again where it has fewer.
     """
     counts, there = torch.bincount(classes, minlength=len(run.real.classes)).tolist(), run.real.counts()
-    for name, count, most in zip(run.real.classes, counts, there, strict=True):
-        if count > most:
-            raise InputError(
-                f"kcenter chooses different images: {count} of class {name!r} are asked for and there are {most}: lower --ipc"
-            )
+    enough = at_most(counts, there)
     key = {
         "version": VERSION,
         "data": run.source.fingerprint,
         "normalisation": run.real.normalisation.header(),
         "features": experts.digest(run) if sees_features(run) else None,
-        "counts": counts,
+        "counts": enough,
         "machine": machine(run.device, run.dtype),
     }
-    chosen = kept(run.cache, "kcenter", key, lambda: {"index": _chosen(run, counts)}, note=run.warn)["index"]
-    index = torch.empty_like(chosen)
-    index[classes.argsort(stable=True)] = chosen
+    chosen = kept(run.cache, "kcenter", key, lambda: {"index": _chosen(run, enough)}, note=run.warn)["index"]
+    each = zip(chosen.split(enough), counts, strict=True)
+    index = torch.empty(len(classes), dtype=torch.int64)
+    index[classes.argsort(stable=True)] = torch.cat([filled(rows, count) for rows, count in each])
     return index
 
 
@@ -102,6 +100,24 @@ def class_counts(run: Run, artifact: Artifact) -> list[int]:
     """Images of each class in the artifact."""
     counts: list[int] = torch.bincount(artifact.labels.classes.cpu(), minlength=len(run.real.classes)).tolist()
     return counts
+
+
+def at_most(wanted: Sequence[int], there: Sequence[int]) -> list[int]:
+    """Of each class what is wanted, or what there is.
+
+    >>> at_most([5, 5], [9, 2])
+    [5, 2]
+    """
+    return [min(pair) for pair in zip(wanted, there, strict=True)]
+
+
+def of_those_there(run: Run, classes: Tensor) -> Tensor:
+    """The rows of ``classes`` (N,) for which the train split has a different image each: of a class the first ones."""
+    rank = torch.zeros_like(classes)
+    for cls in classes.unique():
+        of = classes == cls
+        rank[of] = torch.arange(int(of.sum()))
+    return classes[rank < torch.tensor(run.real.counts())[classes]]
 
 
 def count_for_bytes(run: Run, total: int) -> int:

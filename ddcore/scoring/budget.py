@@ -82,7 +82,7 @@ def budget_of(run: Run, limit: int) -> Budget:
         return Budget(limit, ipc, images, labels(samples), samples)
 
     pixels = len(run.source.classes) * run.source.channels * run.source.size**2
-    most = min(min(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
+    most = min(max(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
     ipc = largest(lambda n: cost(n).cost <= limit, most)
     if not ipc:
         one = cost(1)

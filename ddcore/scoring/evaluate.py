@@ -27,10 +27,19 @@ from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
 from ddcore.composing.plan import BASELINES, student_shapers
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.scoring.baselines import baseline_classes, random_index, real_bytes, sees_features
+from ddcore.scoring.baselines import (
+    NOISE,
+    at_most,
+    baseline_classes,
+    class_counts,
+    random_index,
+    real_bytes,
+    sees_features,
+)
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
+from ddcore.training.class_order import listed
 from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
@@ -226,6 +235,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         notes.append("images of this initialiser, each counted as one of uint8")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL) and (taken := taken_of_short(run, artifact, results)):
+        notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
         notes.append(
@@ -241,6 +252,16 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     if problem := divergence(results):
         notes.append(problem)
     return notes
+
+
+def taken_of_short(run: Run, artifact: Artifact, results: Sequence[Result]) -> str:
+    """How many real images of each class a row has that has all there are of some; nothing where it has as many as the
+    set."""
+    wanted = class_counts(run, artifact)
+    there = at_most(wanted, run.real.counts())
+    if int(results[0]["images"]) != sum(there) or there == wanted:
+        return ""
+    return f"all there are of classes that have fewer than the set: {listed([str(count) for count in there])}"
 
 
 # ---- one task --------------------------------------------------------------------------------------------------------
@@ -298,7 +319,7 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact) -> StudentDat
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
         images, classes = run.real.train.inputs(index), run.real.train.labels[index]
     else:
-        classes = baseline_classes(run, artifact)
+        classes = artifact.labels.classes.cpu() if arm.set == NOISE else baseline_classes(run, artifact)
         images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
         classes = classes.to(run.device)
     labels = run.label(images, classes) if arm.labels == SOFT else hard_labels(classes, run)

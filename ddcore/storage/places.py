@@ -451,7 +451,7 @@ def load_whole(
     try:
         if mapped:
             return _mapped(place), read_metadata(place)
-        return load(data), _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return load(data), metadata_in(data)
     except (SafetensorError, *MISFITS) as error:
         raise InputError(_damaged(place, in_short(error))) from error
 
@@ -518,6 +518,11 @@ def read_metadata(place: Place) -> dict[str, str]:
         return _metadata(place.read_bytes(8, 8 + _header_bytes(place, place.read_bytes(0, 8))))
     except (ValueError, AttributeError) as error:
         raise InputError(_damaged(place, "no valid header")) from error
+
+
+def metadata_in(content: bytes) -> dict[str, str]:
+    """The same of the bytes of a file that ``tensors_in`` has read."""
+    return _metadata(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
 def length_said(place: Place) -> int:

@@ -278,15 +278,26 @@ def test_worker_processes_give_the_same_scores(ddcore_cli, tmp_path):  # noqa: F
     assert one["rows"] == two["rows"]
 
 
-def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, tmp_path):  # noqa: F811
+def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
+    from ddcore.errors import InputError
+    from ddcore.runs import distil
+
+    real = distil.check_data_aloud
+
+    def picky(run):
+        if run.config.ipc == 2:
+            raise InputError("--ipc 2 asks for more images than this test likes: lower it")
+        real(run)
+
+    monkeypatch.setattr(distil, "check_data_aloud", picky)
     suite, out = (
-        write(tmp_path, SUITE.replace("ipc = [1]", "ipc = [1, 500]").replace("[0, 1]", "[0]")),
+        write(tmp_path, SUITE.replace("ipc = [1]", "ipc = [1, 2]").replace("[0, 1]", "[0]")),
         tmp_path / "out",
     )
     answer = ddcore_cli("bench", suite, "--out", out, "--json")
     assert answer.code == 2 and len(answer.json["failed"]) == 2 and answer.json["left"] == []
-    assert all("--ipc 500 asks for more images" in why for why in answer.json["failed"].values())
-    assert len(results(out)) == 2 and "Failed: pull-digits-ipc500" in (out / "leaderboard.md").read_text()
+    assert all("--ipc 2 asks for more images" in why for why in answer.json["failed"].values())
+    assert len(results(out)) == 2 and "Failed: pull-digits-ipc2" in (out / "leaderboard.md").read_text()
 
 
 def test_a_bug_in_one_run_is_kept_with_its_traceback_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811

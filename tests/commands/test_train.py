@@ -85,6 +85,7 @@ def test_weights_are_kept_and_differ_by_what_the_plugin_does(tmp_path, cache, qu
     assert kept == ["student-0.safetensors", "student-1.safetensors"]
     facts = read_metadata(Place.at(tmp_path / "run" / "students" / kept[0]))
     assert json.loads(facts.pop("normalisation"))["kind"] == "mean-std"
+    assert json.loads(facts.pop("class_names")) == [str(n) for n in range(10)]
     assert facts == {"network": "convnet2-w4", "dataset": "digits", "classes": "10", "channels": "1", "size": "8"}
 
 

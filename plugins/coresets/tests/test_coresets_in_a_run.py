@@ -10,7 +10,7 @@ from ddcore_coresets import METHODS, Coresets, dynamics, scores
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.errors import InputError, OptionError
+from ddcore.errors import OptionError
 from ddcore.networks.passes import features, logits
 from ddcore.runs.loop import begin, distillation_task
 from ddcore.runs.opening import open_run
@@ -206,11 +206,12 @@ def test_an_epoch_past_the_experts_is_refused_with_a_way_out(cache, tmp_path):
         chosen(opened(cache, tmp_path / "b", coresets__epoch=6), "herding")
 
 
-def test_more_images_than_a_class_has_are_refused(cache, tmp_path):
-    with pytest.raises(
-        InputError, match="400 different images of class '0' are asked for and there are .*: lower --ipc"
-    ):
-        chosen(opened(cache, tmp_path / "run"), "random", torch.zeros(400, dtype=torch.int64))
+def test_of_more_images_than_a_class_has_the_same_ones_are_chosen_again(cache, tmp_path):
+    run = opened(cache, tmp_path / "run")
+    there = run.real.counts()[0]
+    images = run.initialize(torch.zeros(there + 3, dtype=torch.int64), distillation_task(run), "random")
+    assert torch.equal(images[:3], images[there:])
+    assert len(images[:there].unique(dim=0)) == len(run.real.train.inputs(run.real.train.of_class(0)).unique(dim=0))
 
 
 # ---- experts only where they are needed ------------------------------------------------------------------------------

@@ -156,7 +156,8 @@ class HeLlO(Plugin):
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
         size = run.source.size
         factor = patches_a_side(self.factor, size, "--hello.factor")
-        side, due, there = size // factor, count * factor**2, min(self.pool, run.real.counts()[cls])
+        side, due = size // factor, count * factor**2
+        there = min(self.pool, max(due, run.real.counts()[cls]))  # a class of fewer gives several patches of each
         if not side or there < due:
             raise InputError(
                 f"{count} images of {factor} x {factor} patches take {due} images of class {run.real.classes[cls]!r} of at least "

@@ -245,6 +245,8 @@ class NRRDD(Plugin):
     def _discover(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
         factor, size = self.patches_a_side(run), run.source.size
         there, count = min(self.pool, run.real.counts()[cls]), total * factor**2
+        least = -(-count // self.keep)
+        there = max(there, min(least, self.pool))  # a class of fewer images gives more patches of each
         self._check(cls, there, total, factor, run)
         rows = run.real.choose(cls, there, run.generator(NAME, "pool", slot, cls))
         area = (self.scale, 1.0)
