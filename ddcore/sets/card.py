@@ -24,7 +24,8 @@ CARD = """\
 
     from ddcore import load_artifact
     distilled = load_artifact("PATH OR URL OF THIS FOLDER")
-    for images, targets in distilled.loader(batch_size=64, seed=0): ...
+    for images, targets in distilled.loader(batch_size=64, seed=0):    # each loop over it is a new epoch
+        loss = distilled.loss(network(images), targets)                # the labels' own, at their temperature
 
 Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, and `manifest.json` says how to read them.
 

@@ -52,6 +52,16 @@ class Packed:
         self.place, self.manifest, self.tensors = place, manifest, dict(tensors)
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
 
+    def __repr__(self) -> str:
+        """What it is, what reads it, and how students are trained on it: three lines."""
+        of = self.manifest["source"].get("name", "unnamed data")
+        readers = ", ".join(f"{op.get('op')} of {op.get('distribution', 'ddcore')}" for op in self.manifest["decoder"])
+        return (
+            f"<Packed: {sum(self.samples_per_class)} samples as {self.kind} of {len(self.classes)} classes, by {self.method} from {of}\n"
+            f"  stored: {', '.join(self.tensors)}; read by {readers}\n"
+            f"  students are trained and tested on it by: ddcore evaluate {self.place.url}>"
+        )
+
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes on storage, by part and in ``total``."""
