@@ -58,7 +58,7 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
 
 
 def as_told(targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor | dict[str, Tensor]:
-    """Targets as somebody else's loop gets them: in one tensor where it holds all that the loss needs, else all by name.
+    """Targets as somebody else's loop gets them: in one tensor if it holds all that the loss needs, else all by name.
 
     Returns:
         Class ids (B,) int64 for cross entropy; probabilities (B, K), softened by the temperature, for soft labels
@@ -81,7 +81,8 @@ def as_told(targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor 
 
 def softened(logits: Tensor, recipe: Mapping[str, Any]) -> Tensor:
     """Probabilities (B, K) of logits at the recipe's temperature, 1 where it names none."""
-    return (logits / recipe.get("temperature", 1.0)).softmax(1)
+    temperature = float(recipe.get("temperature", 1.0))
+    return (logits / temperature).softmax(1)
 
 
 def loss_of_told(outputs: Tensor, targets: Tensor | Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:

@@ -31,8 +31,19 @@ from ddcore.labels.losses import NEEDED, as_told, loss_of_told
 from ddcore.sets.brought import brought
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
+from ddcore.sets.exact import exact_only, exact_tensors
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
-from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, bytes_of, provider, read_manifest
+from ddcore.sets.manifest import (
+    AGAIN,
+    KIND,
+    MANIFEST,
+    SCHEMA,
+    SCHEMA_OF_REAL,
+    altered_files,
+    bytes_of,
+    provider,
+    read_manifest,
+)
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import published, published_source
 
@@ -65,8 +76,8 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
     temperature, where labels are logits; else tensors by name. ``loss`` knows which loss that is.
 
     Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in
-    their order and size, with images changed as they say. Where nothing is known of single images, ``artifact[i]`` and so
-    ``DataLoader(artifact)`` are refused; ``DataLoader(artifact.batches(...), batch_size=None)`` has the batches.
+    their order and size, with images changed as they say. Where nothing is known of single images, ``artifact[i]`` and
+    so ``DataLoader(artifact)`` are refused; ``DataLoader(artifact.batches(...), batch_size=None)`` has the batches.
 
     Attributes:
         place: where it lies.
@@ -214,9 +225,21 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
 
     @property
     def equivalent_ipc(self) -> float:
-        """Real images per class, uint8 with a hard label each, that cost as many bytes."""
-        real: int = math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
+        """Real images per class, as the data hold them with a hard label each, that cost as many bytes."""
+        value = 4 if self.manifest["source"].get("stored") == "float32" else 1
+        real: int = value * math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
         return self.nbytes["total"] / real / len(self.classes)
+
+    @property
+    def source_rows(self) -> Tensor:
+        """(N,) int64: the row of the data's train part that a sample is, -1 for those that are synthetic."""
+        real = self.manifest.get("real")
+        return torch.full((len(self),), -1) if real is None else torch.tensor(real["rows"], dtype=torch.int64)
+
+    @property
+    def real_count(self) -> int:
+        """How many of its images are real ones."""
+        return int((self.source_rows >= 0).sum())
 
     @property
     def learned_rate(self) -> float | None:
@@ -292,12 +315,17 @@ def _check_counts(batch_size: int, epochs: int, first: int) -> None:
         )
 
 
+OF_SOURCE = ("name", "origin", "licence", "fingerprint", "train", "stored")
+"""What of a source's summary a manifest repeats."""
+
+
 class Contents(TypedDict):
     """What an artifact is made of.
 
     ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
-    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
+    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``real`` says which samples
+    are real images, see ``ddcore.sets.manifest``.
     """
 
     tensors: Mapping[str, Tensor]
@@ -310,6 +338,7 @@ class Contents(TypedDict):
     source: Mapping[str, Any]
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
+    real: NotRequired[Mapping[str, Any] | None]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -325,19 +354,18 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
     storage_dtype = contents.get("storage_dtype", "float32")
     stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
     manifest: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": SCHEMA_OF_REAL if contents.get("real") else SCHEMA,
         "kind": KIND,
         "classes": list(contents["classes"]),
-        "storage_dtype": stored_type(operations, storage_dtype),
+        "storage_dtype": _type_of(stored, operations, storage_dtype),
         "normalisation": normalisation.header(),
         "decoder": operations,
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
-        "source": published_source(
-            {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")}
-        ),
+        "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE}),
         "notes": list(contents.get("notes", ())),
+        **({"real": dict(real)} if (real := contents.get("real")) else {}),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)
     if len(artifact) != len(labels):
@@ -431,8 +459,9 @@ def as_stored(
     if storage_dtype not in (*FLOATS, UINT8):
         raise InputError(f"no storage type is named {storage_dtype!r}: {near(storage_dtype, (*FLOATS, UINT8))}")
     kept = {name: _finite(name, t.detach().cpu()) for name, t in tensors.items()}
-    if storage_dtype in FLOATS or are_levels(operations):
-        dtype, exact = FLOATS.get(storage_dtype, torch.float32), exact_names(operations)
+    if storage_dtype in FLOATS or are_levels(operations) or exact_only(operations):
+        exact = exact_names(operations) | exact_tensors(operations)
+        dtype = FLOATS.get(storage_dtype, torch.float32)
         small = {n: t.to(dtype) if t.is_floating_point() and n not in exact else t for n, t in kept.items()}
         return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
     try:
@@ -441,6 +470,13 @@ def as_stored(
         raise InputError(
             "storage type uint8 needs images that the decoder reads as rows or sums: use float16 or float32"
         ) from error
+
+
+def _type_of(tensors: Mapping[str, Tensor], decoder: Sequence[Mapping[str, Any]], otherwise: str) -> str:
+    """The name of the type that pixels are stored in; of real ones that of the data."""
+    if exact_only(decoder):
+        return str(tensors[decoder[0]["tensor"]].dtype).removeprefix("torch.")
+    return stored_type(decoder, otherwise)
 
 
 def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
@@ -522,6 +558,8 @@ def _try_out(artifact: Artifact) -> None:
     manifest, labels, count = artifact.manifest, artifact.labels, len(artifact)
     if not count == len(labels) > 0:
         raise ValueError(f"{count} samples, {len(labels)} labels")
+    if "real" in manifest and len(manifest["real"]["rows"]) != count:
+        raise ValueError(f"{len(manifest['real']['rows'])} rows of the source for {count} samples")
     if len(artifact.classes) != labels.class_count:
         raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
     if labels.size is not None and list(labels.size) != manifest["shape"][1:]:

@@ -234,10 +234,11 @@ def describe(artifact: Artifact | Packed) -> str:
     each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
     facts = {
         "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",
+        "real": _real(artifact),
         "classes": _few(artifact.classes),
         "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes without the file's header",
         "pixels": f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
-        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real uint8 images per class",
+        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real {manifest['source'].get('stored', 'uint8')} images per class",
         "method": ", ".join([artifact.method, *_known(manifest["provenance"], ("steps", "seed", "network", "ddcore"))]),
         "relabelled": ", ".join(f"{d['was']} to {d['labels']}" for d in manifest["provenance"].get("relabelled", ())),
         "source": _origin(manifest),
@@ -262,6 +263,14 @@ def _describe_packed(packed: Packed) -> str:
         "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
     return _lines(facts, manifest["notes"])
+
+
+def _real(artifact: Artifact) -> str:
+    if not artifact.real_count:
+        return ""
+    held = "unchanged" if artifact.manifest["real"]["unchanged"] else "rounded by how they are stored"
+    which = "all images are" if artifact.real_count == len(artifact) else f"{artifact.real_count} images are"
+    return f"{which} rows of the data's train part, {held}: its licence holds for them"
 
 
 def _lines(facts: Mapping[str, str], notes: list[str]) -> str:

@@ -272,7 +272,7 @@ def test_a_card_that_somebody_edited_is_told_but_keeps_nobody_from_training(tmp_
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda m: m.update(schema=2), "schema 2, and this ddcore reads schemas up to 1: pip install --upgrade"),
+        (lambda m: m.update(schema=3), "schema 3, and this ddcore reads schemas up to 2: pip install --upgrade"),
         (lambda m: m.pop("schema"), "no schema version"),
         (lambda m: m.update(kind="graphs"), "holds graphs, and this ddcore reads images"),
         (lambda m: m["labels"].update(kind="riddles", distribution="ddcore-riddles"), "pip install ddcore-riddles"),

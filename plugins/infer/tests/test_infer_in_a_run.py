@@ -276,7 +276,7 @@ def test_rows_make_equal_steps_and_random_ones_at_equal_bytes_follow_what_is_sto
     assert own["ipc"] == by["random", "static-mixed"]["ipc"] == 6
     assert own["bytes"]["images"] == artifact.nbytes["images"]
     assert own["bytes"]["total"] == artifact.nbytes["total"]
-    assert by["random-bytes", "hard"]["images"] == artifact.nbytes["total"] // (PIXELS + 1)
+    assert by["random-bytes", "hard"]["images"] == artifact.nbytes["total"] // (4 * PIXELS + 1)
 
 
 def test_labels_of_views_are_the_dynamic_variant(cache, tmp_path):
