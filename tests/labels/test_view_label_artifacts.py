@@ -195,17 +195,26 @@ def test_pt_holds_labels_whole_with_their_header(tmp_path, labels):
 
 
 @pytest.mark.parametrize("to", ["folder", "parquet"])
-def test_other_exports_hold_logits_where_each_sample_has_some_and_class_ids_else(tmp_path, labels, to):
-    out = export(save(tmp_path / "set", labels), to, tmp_path / "out")
+def test_other_exports_refuse_labels_of_views_or_leave_them_out_when_told_so(tmp_path, labels, to):
+    artifact = save(tmp_path / "set", labels)
+    if labels.kind == "static-mixed":
+        export(artifact, to, tmp_path / "out")
+        return
+    with pytest.raises(
+        InputError, match=f"{labels.kind} labels are of views.*--to pt.*or leave them out by --labels hard"
+    ):
+        export(artifact, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    out = export(artifact, to, tmp_path / "out", "hard")
     if to == "folder":
-        samples = json.loads((tmp_path / "out" / "labels.json").read_text())["samples"]
-        assert [s["class"] for s in samples] == CLASSES.tolist()
-        held = all("logits" in s for s in samples)
+        facts = json.loads((tmp_path / "out" / "labels.json").read_text())
+        assert [s["class"] for s in facts["samples"]] == CLASSES.tolist()
     else:
         import pyarrow.parquet
 
-        held = "logits" in pyarrow.parquet.read_table(out.address).column_names
-    assert held == (labels.kind == "static-mixed")
+        facts = json.loads(pyarrow.parquet.read_table(out.address).schema.metadata[b"ddcore"])
+    assert facts["recipe"]["labels"] == {"loss": "cross-entropy"} and facts["labels"]["kind"] == "hard"
+    assert facts["left_out"][0].startswith(f"the {labels.kind} labels are left out")
 
 
 # ---- fuzz ------------------------------------------------------------------------------------------------------------
