@@ -56,6 +56,7 @@ from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import from_home, told
 
 if TYPE_CHECKING:
     from ddcore.api.services import Executor
@@ -362,10 +363,10 @@ def do_cell(bench_url: str, task: Description) -> None:
     except Interrupted:
         raise
     except DdcoreError as error:
-        failure.write_json({"error": str(error)})
+        failure.write_json({"error": told(str(error))})
     except Exception as error:  # a bug in one method: the other runs of the night are worth having
-        what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
-        failure.write_json({"error": what, "traceback": traceback.format_exc()})
+        what = f"a bug, {type(error).__name__}: {told(' '.join(str(error).split()))}"
+        failure.write_json({"error": what, "traceback": told(traceback.format_exc())})
 
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
@@ -380,7 +381,7 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
 def _is_of(setup: Setup, place: Place) -> bool:
     """Whether a run's record says what the suite says: then nobody else can have put anything into it,
     wherever it was begun."""
-    record, due = read_record(place), setup.as_json()
+    record, due = from_home(read_record(place)), from_home(setup.as_json())
     settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
     found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))
     names = [[(p["name"], p["request"], p.get("path", "")) for p in each["plugins"]] for each in (record, due)]

@@ -24,6 +24,7 @@ from ddcore.runs.tracing import traced
 from ddcore.scoring.budget import stored
 from ddcore.scoring.evaluate import CORE_SETS
 from ddcore.scoring.validation import marked, warn_of_set
+from ddcore.storage.published import published_source
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
@@ -101,6 +102,6 @@ def evaluate(run: Run) -> list[Row]:
     for row in rows:
         run.log("row", **row_json(row))
     said = {"rows": [row_json(row) for row in rows], "warnings": run.tasks.warned()}
-    scores = {"dataset": run.source.summary(), **said}
+    scores = {"dataset": published_source(run.source.summary()), **said}
     (run.place / "scores.json").write_json(scores)
     return rows

@@ -45,7 +45,7 @@ from ddcore.sets.manifest import (
     read_manifest,
 )
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source
+from ddcore.storage.published import published, published_source, told
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -364,7 +364,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
         "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE}),
-        "notes": list(contents.get("notes", ())),
+        "notes": [told(note) for note in contents.get("notes", ())],
         **({"real": dict(real)} if (real := contents.get("real")) else {}),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)

@@ -30,6 +30,12 @@ OWN, HARD = "own", "hard"
 LABELS = (OWN, HARD)
 """What an export holds: the set's own labels, or the class of each image in their place."""
 FACTS, ARRAYS = "labels.json", "training.npz"
+FORMULAS: Mapping[str, str] = {
+    "mean-std": "(png / 255 - mean) / std, channel by channel in float32",
+    "none": "png / 255",
+    "zca": f"(png / 255 - mean) @ whiten of flattened images; the arrays are in {ARRAYS}",
+}
+"""How pictures, and test images, become what networks are trained on."""
 BEGUN = ".export.part"
 """What is being written into a folder, until all of it is there: the same command goes on with it."""
 MOST_LETTERS = 60
@@ -90,9 +96,9 @@ def left_out(artifact: Artifact | Packed, to: str, labels: str = OWN) -> list[st
         pixels = artifact.normalisation.inverse(artifact.images())
         outside = float(((pixels < 0) | (pixels > 1)).float().mean())
         where = f"images in {ARRAYS}" if to == "folder" else "the column pixels"
+        clipped = f" and {outside:.1%} of these lie outside black to white and are clipped" if outside else ""
         lacking.append(
-            f"the PNG pictures are to be looked at: 8 bits round their values and {outside:.1%} of these lie outside black to "
-            f"white and are clipped; train on {where}, which has them whole"
+            f"the PNG pictures are to be looked at: 8 bits round their values{clipped}; train on {where}, which has them whole"
         )
     if to == "folder" and folder_names(artifact.classes) != list(artifact.classes):
         lacking.append(
@@ -141,7 +147,7 @@ def _facts(artifact: Artifact, labels: Labels, to: str) -> dict[str, Any]:
         "classes": list(artifact.classes),
         "shape": manifest["shape"],
         "images": "png" if exact else ARRAYS if to == "folder" else "pixels",
-        "normalisation": {"formula": "(png / 255 - mean) / std, in float32", **artifact.normalisation.header()},
+        "normalisation": {"formula": FORMULAS[artifact.normalisation.kind], **artifact.normalisation.header()},
         "labels": {"kind": labels.kind, **labels.recipe},
         "recipe": {**manifest["recipe"], "labels": labels.recipe},
         "licence": str(manifest["source"].get("licence", "")),

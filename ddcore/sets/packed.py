@@ -20,7 +20,7 @@ from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source
+from ddcore.storage.published import published, published_source, told
 
 PREVIEW, CARD = "preview.png", "README.md"
 ABOUT = """\
@@ -113,7 +113,7 @@ def save_packed(
         "recipe": {},
         "provenance": published(provenance),
         "source": about,
-        "notes": [*notes, *synthetic.notes],
+        "notes": [told(note) for note in (*notes, *synthetic.notes)],
         "bytes": {kind: nbytes, "total": nbytes},
         "samples_per_class": torch.bincount(synthetic.classes, minlength=len(classes)).tolist(),
     }
