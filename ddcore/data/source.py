@@ -17,7 +17,7 @@ from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.data.normalisation import Normalisation
-from ddcore.data.unchanged import rows_of
+from ddcore.data.unchanged import rows_of, white_of
 from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.statistics import mean_and_deviation, scaled
 from ddcore.storage.documents import HALF, parse_json
@@ -131,6 +131,18 @@ class Source:
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
         return mean_and_deviation(self.train.stored)
+
+    @cached_property
+    def white(self) -> int | None:
+        """The level that stands for 1, where every train pixel is a whole level of no more than a byte: 255 of uint8,
+        16 of floats k / 16; None where floats are needed, and of other data than images."""
+        return white_of(self.train.stored) if self.modality == "images" else None
+
+    def as_held(self, index: Tensor) -> Tensor:
+        """Train images (n, C, H, W) in the smallest type that holds them all exactly: uint8 levels if there is a
+        ``white``, else float32 in [0, 1]."""
+        rows = self.train.stored[index]
+        return rows if self.white is None or rows.dtype == torch.uint8 else (rows * self.white).round().to(torch.uint8)
 
     def counts(self, split: Split | None = None) -> list[int]:
         """Images of each class (in ``train`` unless told)."""

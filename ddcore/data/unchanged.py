@@ -14,6 +14,8 @@ PLACES = 32
 """Pixels of a row that make its key."""
 LOOKED_AT = 2**14
 """Rows whose keys are made at a time."""
+WHITES = (1, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 255)
+"""Levels that stand for 1 in images of few bits, which are often kept as floats."""
 COMPARED = 64
 """Rows that are compared whole at a time."""
 OFF_A_LEVEL = 0.02
@@ -63,6 +65,27 @@ def rows_of(images: Tensor, part: Rows, classes: Tensor | None = None) -> Tensor
         own = -1 if classes is None else int(classes[number])
         found[number] = _same(images[number], part, candidates.get(key, []), own)
     return found
+
+
+def white_of(stored: Tensor) -> int | None:
+    """The level that stands for 1 where images are whole levels of it, up to 255 of them; None where they are not.
+
+    Args:
+        stored: (N, C, H, W) uint8, or float32 in [0, 1].
+
+    >>> white_of(torch.tensor([0.25, 1.0]).view(1, 1, 1, 2)), white_of(torch.tensor([0.3333, 0.1]).view(1, 1, 1, 2))
+    (4, None)
+    """
+    if stored.dtype == torch.uint8:
+        return 255
+    for white in WHITES:
+        if all(_are_levels(part, white) for part in stored.split(COMPARED)):  # type: ignore[no-untyped-call]
+            return white
+    return None
+
+
+def _are_levels(images: Tensor, white: int) -> bool:
+    return torch.equal((images * white).round() / white, images)
 
 
 def _same(image: Tensor, part: Rows, rows: list[int], own: int) -> int:

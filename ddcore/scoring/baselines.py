@@ -76,14 +76,16 @@ def count_for_bytes(run: Run, total: int) -> int:
 
 
 def bytes_of_one(run: Run) -> int:
-    """What a real sample costs as its data hold it: a pixel of uint8 one byte, one of float32 four; a text its tokens' type."""
+    """What a real sample costs as its data hold it: a pixel one byte where all are levels of 8 bits or less, else its float's four;
+    a text its tokens' type."""
     row: Tensor = run.source.train.stored[0]
-    return row.numel() * row.element_size()
+    return row.numel() * (1 if stored_as(run) == "uint8" else row.element_size())
 
 
 def stored_as(run: Run) -> str:
-    """The type that the data hold their samples in, by name."""
-    return str(run.source.train.stored.dtype).removeprefix("torch.")
+    """The smallest type that holds all samples of the data exactly, by name."""
+    levels = run.of_images and run.real.source.white is not None
+    return "uint8" if levels else str(run.source.train.stored.dtype).removeprefix("torch.")
 
 
 def share_out(total: int, available: Sequence[int]) -> list[int]:

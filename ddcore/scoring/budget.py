@@ -182,7 +182,7 @@ def stored(run: Run, synthetic: Synthetic) -> Synthetic:
         return found
     if found.source_rows is None:
         found = attrs.evolve(found, source_rows=synthetic.source_rows)
-    return stored_exactly(found, run.source.train.stored, run.normalisation, run.config.storage_dtype)
+    return stored_exactly(found, run.real.source, run.normalisation, run.config.storage_dtype)
 
 
 def of_real_images(run: Run) -> str:

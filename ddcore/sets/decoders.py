@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, near
-from ddcore.images.statistics import scaled
 from ddcore.sets.brought import brought
 from ddcore.sets.levels import quantise, unpack
 from ddcore.sets.manifest import AGAIN, provider
+from ddcore.storage.documents import is_count
 
 __all__ = ["DECODERS", "OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
 DECODERS = "ddcore.decoders"
@@ -79,10 +79,10 @@ class Dequantise:
 class Normalise:
     """``{"op": "normalise", "tensor": NAME, "mean": [...], "std": [...]}``: (row - mean_c) / std_c in channel c.
 
-    Rows (N, C, H, W) are real ones as their data hold them: uint8, which stands for row / 255, or float32 in [0, 1]. So
-    the images are those of the data, bit for bit. With ``"at": NAME`` behind another operation, for sets that are real
-    in part: sample i is row ``at[i]`` of (N,) whole numbers, or where that is below 0 sample ``-1 - at[i]`` of the
-    operation before.
+    Rows (N, C, H, W) are real ones as their data hold them: float32 in [0, 1], or uint8, which stands for row / 255,
+    or with ``"white": 16`` for row / 16. So the images are those of the data, bit for bit. With ``"at": NAME`` behind
+    another operation, for sets that are real in part: sample i is row ``at[i]`` of (N,) whole numbers, or where that
+    is below 0 sample ``-1 - at[i]`` of the operation before.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -109,7 +109,11 @@ def _normalised(rows: Tensor, spec: Spec, of: str = "") -> Tensor:
         raise InputError(
             f"stored real rows are {rows.dtype} {_shape(rows)} where uint8 or float32 images are due: {AGAIN}"
         )
-    return MeanStd(spec[f"{of}mean"], spec[f"{of}std"]).apply(scaled(rows))
+    white = spec.get(f"{of}white", 255)
+    if not is_count(white, least=1):
+        raise InputError(f"the decoder's {of}white is {white!r} where a whole number is due: {AGAIN}")
+    unit = rows.float() / white if rows.dtype == torch.uint8 else rows
+    return MeanStd(spec[f"{of}mean"], spec[f"{of}std"]).apply(unit)
 
 
 class Sum:

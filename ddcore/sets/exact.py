@@ -17,73 +17,82 @@ from torch import Tensor
 from ddcore.api import services
 from ddcore.api.types import Synthetic
 from ddcore.data.normalisation import Identity, MeanStd
+from ddcore.data.source import Source
 
 REAL, AT = "real", "at"
 AS_FLOATS = "float32"
 
 
 def stored_exactly(
-    synthetic: Synthetic, held: Tensor, normalisation: services.Normalisation, storage_dtype: str = AS_FLOATS
+    synthetic: Synthetic, source: Source, normalisation: services.Normalisation, storage_dtype: str = AS_FLOATS
 ) -> Synthetic:
     """The same set, its real rows as the data hold them, wherever a decoder of the core reads them as they are.
 
     Args:
-        held: all train images (M, C, H, W), uint8 or float32 in [0, 1].
+        source: whose train images they are.
         normalisation: one that is not channel by channel cannot be repeated bit for bit, and leaves the set as it is.
         storage_dtype: of everything else. Floats of the data are kept as they are only among floats.
     """
-    rows, constants = synthetic.source_rows, _constants(normalisation, held.shape[1])
-    smaller = held.dtype == torch.uint8 or storage_dtype == AS_FLOATS
+    rows, constants = synthetic.source_rows, _constants(normalisation, source)
+    smaller = source.white is not None or storage_dtype == AS_FLOATS
     if rows is None or constants is None or not smaller or not bool((rows >= 0).any()) or len(synthetic.decoder) != 1:
         return synthetic
     (op,) = synthetic.decoder
     if op.get("op") == "rows" and len(rows) == len(synthetic.tensors.get(str(op.get("tensor")), ())):
-        return _of_rows(synthetic, rows, held, constants)
+        return _of_rows(synthetic, rows, source, constants)
     if op.get("op") == "sum" and "bases_scale" not in op:
-        return _of_bases(synthetic, rows, held, constants)
+        return _of_bases(synthetic, rows, source, constants)
     return synthetic
 
 
-def _of_rows(synthetic: Synthetic, rows: Tensor, held: Tensor, constants: Mapping[str, Any]) -> Synthetic:
+def _of_rows(synthetic: Synthetic, rows: Tensor, source: Source, constants: Mapping[str, Any]) -> Synthetic:
     """Samples that are rows of one tensor: the real ones in a tensor of their own, if there are others."""
     name = str(synthetic.decoder[0]["tensor"])
     real, tensors = rows >= 0, dict(synthetic.tensors)
-    if not _are(synthetic.tensors[name][real], held[rows[real]], constants):
+    if not _are(synthetic.tensors[name][real], source.as_held(rows[real]), constants):
         return synthetic
     if bool(real.all()):
         decoder: list[Mapping[str, Any]] = [{"op": "normalise", "tensor": name, **constants}]
-        return attrs.evolve(synthetic, tensors={**tensors, name: held[rows].clone()}, decoder=decoder)
+        return attrs.evolve(synthetic, tensors={**tensors, name: source.as_held(rows).clone()}, decoder=decoder)
     places = torch.where(real, real.cumsum(0) - 1, -(~real).cumsum(0))
     names = f"{name}.{REAL}", f"{name}.{AT}"
-    tensors |= {name: tensors[name][~real], names[0]: held[rows[real]].clone(), names[1]: places.to(_type(len(rows)))}
+    tensors |= {
+        name: tensors[name][~real],
+        names[0]: source.as_held(rows[real]).clone(),
+        names[1]: places.to(_type(len(rows))),
+    }
     decoder = [synthetic.decoder[0], {"op": "normalise", "tensor": names[0], "at": names[1], **constants}]
     roles = {**synthetic.roles, **dict.fromkeys(names[:1], synthetic.roles.get(name, "pixels"))}
     return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, roles=roles)
 
 
-def _of_bases(synthetic: Synthetic, rows: Tensor, held: Tensor, constants: Mapping[str, Any]) -> Synthetic:
+def _of_bases(synthetic: Synthetic, rows: Tensor, source: Source, constants: Mapping[str, Any]) -> Synthetic:
     """Samples that are sums: their bases, if every one of them is real."""
     (op,) = synthetic.decoder
     pairs, bases = synthetic.tensors[str(op["pairs"])].long(), synthetic.tensors[str(op["bases"])]
     own, bare = torch.full((len(bases),), -1), pairs[:, 1] < 0
     own[pairs[bare, 0]] = rows[bare]
-    if bool((own < 0).any()) or not _are(bases, held[own], constants):
+    if bool((own < 0).any()) or not _are(bases, source.as_held(own), constants):
         return synthetic
-    tensors = {**synthetic.tensors, str(op["bases"]): held[own].clone()}
+    tensors = {**synthetic.tensors, str(op["bases"]): source.as_held(own).clone()}
     decoder = [{**op, **{f"bases_{name}": values for name, values in constants.items()}}]
     return attrs.evolve(synthetic, tensors=tensors, decoder=decoder)
 
 
-def _constants(normalisation: services.Normalisation, channels: int) -> dict[str, list[float]] | None:
+def _constants(normalisation: services.Normalisation, source: Source) -> dict[str, Any] | None:
+    white = {} if source.white in (None, 255) else {"white": source.white}
     if isinstance(normalisation, MeanStd):
-        return {"mean": list(normalisation.mean), "std": list(normalisation.std)}
-    return {"mean": [0.0] * channels, "std": [1.0] * channels} if isinstance(normalisation, Identity) else None
+        return {"mean": list(normalisation.mean), "std": list(normalisation.std), **white}
+    if isinstance(normalisation, Identity):
+        return {"mean": [0.0] * source.channels, "std": [1.0] * source.channels, **white}
+    return None
 
 
 def _are(images: Tensor, held: Tensor, constants: Mapping[str, Any]) -> bool:
     """Whether images are still what they came as, up to the rounding of another float type or device: who stores a set
     otherwise may have changed them."""
-    own = MeanStd(constants["mean"], constants["std"]).apply(held.double() / (255 if held.dtype == torch.uint8 else 1))
+    unit = held.double() / (constants.get("white", 255) if held.dtype == torch.uint8 else 1)
+    own = MeanStd(constants["mean"], constants["std"]).apply(unit)
     return images.is_floating_point() and bool((images.double() - own).abs().max() <= 1e-5)
 
 

@@ -132,6 +132,18 @@ def test_of_float_data_the_floats_are_kept_and_what_is_rounded_is_said(run_of, s
         check_read_back(artifact, run)
 
 
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_floats_that_are_few_levels_are_held_as_these(tmp_path, storage):
+    words = [word for word in COMMON if not word.startswith("--ipc")]
+    given = ["--dataset=digits", "--ipc=1", f"--storage-dtype={storage}", "--plugin=pull", "--init=real"]
+    assert invoke(["run", *words, *given, f"--out={tmp_path / 'run'}"]) == 0
+    artifact, run = load_artifact(tmp_path / "run" / "artifact"), open_run(str(tmp_path / "run"))
+    assert torch.equal(artifact.images(), run.real.train.inputs(artifact.source_rows))
+    assert artifact.manifest["real"]["unchanged"] and artifact.payload_bytes == 650  # 10 digits of 64 pixels k / 16
+    rows = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
+    assert {row["set"]: row["bytes"]["total"] for row in rows}["random"] == 650
+
+
 def test_whitened_images_are_known_as_real_though_they_stay_floats(run_of):
     artifact, run = run_of("--plugin=pull", "--init=real", "--normalise=zca")
     assert artifact.real_count == 6 and artifact.manifest["real"]["unchanged"]
@@ -207,7 +219,15 @@ def test_a_manifest_whose_real_rows_do_not_fit_gets_one_sentence(run_of, tmp_pat
         place.write_text(json.dumps({**manifest, "real": real}))
         with pytest.raises(InputError, match="manifest.json"):
             load_artifact(place.parent)
-    for changed in ({"mean": [0.5]}, {"std": [0.0] * 3}, {"mean": "x"}, {"at": "pixels"}, {"tensor": "none"}):
+    for changed in (
+        {"mean": [0.5]},
+        {"std": [0.0] * 3},
+        {"mean": "x"},
+        {"white": 0},
+        {"white": "x"},
+        {"at": "pixels"},
+        {"tensor": "none"},
+    ):
         place.write_text(json.dumps({**manifest, "decoder": [{**manifest["decoder"][0], **changed}]}))
         with pytest.raises(InputError):
             load_artifact(place.parent)

@@ -248,10 +248,10 @@ def test_all_rows_but_full_make_the_same_number_of_steps(run):
 def test_random_at_equal_bytes_costs_no_more_than_the_artifact(run):
     rows = evaluate_artifact(run)
     row, total = of(rows, "random-bytes"), run.artifact.nbytes["total"]
-    # the data hold 64 pixels in float32; and a label byte each
-    assert row.extra["images"] == total // 257 and row.bytes["total"] == 257 * (total // 257) <= total
+    # 64 pixels and a label byte each
+    assert row.extra["images"] == total // 65 and row.bytes["total"] == 65 * (total // 65) <= total
     assert of(rows, "distilled").bytes["total"] == total
-    assert of(rows, "random").bytes == {"images": 2560, "labels": 10, "models": 0, "total": 2570}
+    assert of(rows, "random").bytes == {"images": 640, "labels": 10, "models": 0, "total": 650}
     assert of(rows, "random").ipc == 1 and of(rows, "full").extra["images"] == len(DIGITS.train.labels)
 
 

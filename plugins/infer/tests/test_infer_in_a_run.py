@@ -276,7 +276,17 @@ def test_rows_make_equal_steps_and_random_ones_at_equal_bytes_follow_what_is_sto
     assert own["ipc"] == by["random", "static-mixed"]["ipc"] == 6
     assert own["bytes"]["images"] == artifact.nbytes["images"]
     assert own["bytes"]["total"] == artifact.nbytes["total"]
-    assert by["random-bytes", "hard"]["images"] == artifact.nbytes["total"] // (4 * PIXELS + 1)
+    assert by["random-bytes", "hard"]["images"] == artifact.nbytes["total"] // (PIXELS + 1)
+
+
+def test_bases_are_known_as_real_and_stored_as_their_data_hold_them(finished):
+    artifact, out = finished
+    run = open_run(str(out))
+    rows = artifact.source_rows
+    assert (rows >= 0).tolist() == [True, False, False] * (SLOTS * CLASSES)  # a bare base, then its sums
+    assert torch.equal(artifact.images()[rows >= 0], run.real.train.inputs(rows[rows >= 0]))
+    assert artifact.tensors["bases"].dtype == torch.uint8 and artifact.manifest["real"]["unchanged"]
+    assert "60 images, 40 synthetic and 20 real ones" in (out / "artifact" / "README.md").read_text()
 
 
 def test_labels_of_views_are_the_dynamic_variant(cache, tmp_path):
