@@ -172,7 +172,7 @@ def _to_folder(artifact: Artifact, labels: Labels, place: Place) -> Place:
         arrays["images"] = artifact.images()
     arrays |= {f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()}
     held = io.BytesIO()
-    np.savez(held, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    np.savez(held, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
     (place / ARRAYS).write_bytes(held.getvalue())
     (place / FACTS).write_json({**_facts(artifact, labels, "folder"), "folders": folders, "samples": samples})
     place.remove_unfinished()

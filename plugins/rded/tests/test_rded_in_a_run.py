@@ -378,7 +378,7 @@ def test_the_contract():
 
 
 def test_stitched_patches_are_not_called_real_images_and_the_card_says_what_they_are(cache, tmp_path):
-    words = ["run", "--plugin=rded", *WORDS, "--ipc=1", f"--cache={cache}", "--rded.pick=random", "--rded.pool=20"]
+    words = ["run", "--plugin=rded", *WORDS, "--ipc=1", f"--cache={cache}", "--rded.pick=random", "--rded.factor=2"]
     assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
     artifact = load_artifact(tmp_path / "run" / "artifact")
     assert artifact.real_count == 0
