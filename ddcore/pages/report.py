@@ -230,7 +230,10 @@ def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
     columns = min(len(picked), 20)
     lines = -(-len(picked) // columns)
     places = iter(range(len(picked)))
+    real = artifact.real_count
+    title = f"The images: {real} of {len(artifact)} are real ones" if real else "The synthetic images"
     return {
+        "title": title,
         "sheet": png_url(sheet_png(artifact.pixels(picked), columns)),
         "size": f"{100 * columns}% {100 * lines}%",
         "side": side,

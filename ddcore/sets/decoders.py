@@ -110,8 +110,8 @@ def _normalised(rows: Tensor, spec: Spec, of: str = "") -> Tensor:
             f"stored real rows are {rows.dtype} {_shape(rows)} where uint8 or float32 images are due: {AGAIN}"
         )
     white = spec.get(f"{of}white", 255)
-    if not is_count(white, least=1):
-        raise InputError(f"the decoder's {of}white is {white!r} where a whole number is due: {AGAIN}")
+    if not is_count(white, least=1) or white > 255:
+        raise InputError(f"the decoder's {of}white is {white!r} where a whole number up to 255 is due: {AGAIN}")
     unit = rows.float() / white if rows.dtype == torch.uint8 else rows
     return MeanStd(spec[f"{of}mean"], spec[f"{of}std"]).apply(unit)
 

@@ -110,6 +110,8 @@ def test_card_description_rows_and_report_say_that_the_images_are_real(run_of, t
     assert "6 real images, chosen from the train part of the source and unchanged; none is synthetic" in card
     assert "It is the licence of these images" in card and "synthetic images" not in card
     assert "all images are rows of the data's train part, unchanged" in describe(artifact)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "The images: 6 of 6 are real ones" in report and "synthetic images" not in report
     rows = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     by = {row["set"]: row for row in rows}
     assert "6 of its 6 images are real ones" in by["distilled"]["note"]
