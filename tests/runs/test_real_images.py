@@ -255,7 +255,7 @@ def test_rows_are_found_by_all_their_pixels(dtype, kind, precision):
     part = Real(source(dtype), fit(kind, source(dtype)), dtype=precision).train
     rows = torch.tensor([47, 3, 0, 6])
     images = part.inputs(rows)
-    images[1, 2, 7, 7] = torch.nextafter(images[1, 2, 7, 7], torch.tensor(9.0, dtype=precision))
+    images[1, 2, 0, 1] = torch.nextafter(images[1, 2, 0, 1], torch.tensor(9.0, dtype=precision))  # no pixel of the key
     assert part.rows_of(images).tolist() == [47, -1, 0, 6]
     assert part.rows_of(part.inputs(torch.tensor([30, 31]))).tolist() == [6, 6]
     assert part.rows_of(part.inputs(torch.tensor([30])), torch.tensor([1])).tolist() == [31]  # row 31 is of class 1
