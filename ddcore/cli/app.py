@@ -441,13 +441,12 @@ def inspect(artifact: str, as_json: bool) -> None:
 @AS_JSON
 def export(artifact: str, to: str, out: str, labels: str, as_json: bool) -> None:
     """Write a distilled set in a form that other tools read, and say what is left out."""
-    from ddcore.sets.exports import export as exported  # imports torch
-    from ddcore.sets.exports import left_out
+    from ddcore.sets import exports  # imports torch
     from ddcore.sets.packed import load_either
 
     loaded = load_either(artifact)
-    exported(loaded, to, out, labels)
-    lacking = left_out(loaded, to, labels)
+    exports.export(loaded, to, out, labels)
+    lacking = exports.left_out(loaded, to, labels)
     said = "\n".join([f"wrote {to}: {out}", *(f"note: {sentence}" for sentence in lacking)])
     emit(as_json, {"out": out, "format": to, "labels": labels, "left_out": lacking}, said)
 
