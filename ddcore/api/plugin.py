@@ -62,10 +62,10 @@ class Plugin:
     view_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_view``
     augment_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_augment``
     settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
-    initializers: ClassVar[
-        tuple[str, ...]
-    ] = ()  # for ``--init``, ``--baseline``; the first is what it suggests, but for
+    initializers: ClassVar[tuple[str, ...]] = ()  # for ``--init``, ``--baseline``; it suggests the first, but for
     suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
+    # Initialiser to what its images are, if they come from real ones: ``unchanged``, or words such as "patches of real images".
+    of_real: ClassVar[Mapping[str, str]] = {}
     labellers: ClassVar[tuple[str, ...]] = ()  # for ``--labels``; the first is what it suggests, but for
     suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     label_kinds: ClassVar[Mapping[str, str]] = {}  # labeller to the kind it makes, if not called like it

@@ -463,14 +463,24 @@ def inspect(artifact: str, as_json: bool) -> None:
 @click.argument("artifact")
 @click.option("--to", type=click.Choice(["folder", "parquet", "pt"]), required=True, help="What to write.")
 @click.option("--out", required=True, help="Where: a folder or file, or a URL.")
+@click.option(
+    "--labels",
+    type=click.Choice(["own", "hard"]),
+    default="own",
+    show_default=True,
+    help="The set's own, or in their place the class of each image.",
+)
 @AS_JSON
-def export(artifact: str, to: str, out: str, as_json: bool) -> None:
-    """Write a distilled set in a form that other tools read."""
-    from ddcore.sets.exports import export as exported  # imports torch
+def export(artifact: str, to: str, out: str, labels: str, as_json: bool) -> None:
+    """Write a distilled set in a form that other tools read, and say what is left out."""
+    from ddcore.sets import exports  # imports torch
     from ddcore.sets.packed import load_either
 
-    exported(load_either(artifact), to, out)
-    emit(as_json, {"out": out, "format": to}, f"wrote {to}: {out}")
+    loaded = load_either(artifact)
+    exports.export(loaded, to, out, labels)
+    lacking = exports.left_out(loaded, to, labels)
+    said = "\n".join([f"wrote {to}: {out}", *(f"note: {sentence}" for sentence in lacking)])
+    emit(as_json, {"out": out, "format": to, "labels": labels, "left_out": lacking}, said)
 
 
 @ddcore_command.command()

@@ -59,6 +59,7 @@ from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
 from ddcore.storage.holding import held
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import from_home, told
 
 if TYPE_CHECKING:
     from ddcore.api.services import Executor
@@ -490,10 +491,10 @@ def do_cell(bench_url: str, task: Description) -> None:
     except (Interrupted, NoSpace):
         raise
     except DdcoreError as error:
-        _keep_failure(place, key, {"error": str(error)})
+        _keep_failure(place, key, {"error": told(str(error))})
     except Exception as error:  # a bug in one method: the other runs of the night are worth having
-        what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
-        _keep_failure(place, key, {"error": what, "traceback": traceback.format_exc()})
+        what = f"a bug, {type(error).__name__}: {told(' '.join(str(error).split()))}"
+        _keep_failure(place, key, {"error": what, "traceback": told(traceback.format_exc())})
 
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
@@ -508,7 +509,7 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
 def _is_of(setup: Setup, place: Place) -> bool:
     """Whether a run's record says what the suite says: then nobody else can have put anything into it,
     wherever it was begun."""
-    record, due = read_record(place), setup.as_json()
+    record, due = from_home(read_record(place)), from_home(setup.as_json())
     settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
     found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))
     names = [[(p["name"], p["request"], p.get("path", "")) for p in each["plugins"]] for each in (record, due)]

@@ -36,6 +36,7 @@ from ddcore.storage import known_data
 from ddcore.storage.ownership import is_own
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable_line
+from ddcore.storage.published import from_home
 from ddcore.storage.secrecy import restore
 from ddcore.training.protocols import PROTOCOLS, stem_of
 
@@ -240,7 +241,7 @@ def taken(manifest: Mapping[str, Any], place: Place, *, trust: bool) -> Taken:
     said = _table(made, "config").get("dataset") or manifest["source"].get("origin") or manifest["source"].get("name")
     said = said if isinstance(said, str) else ""
     if (own := own_record(manifest, place)) is not None:
-        return Taken(restore(own, strict=False), manifest, place.url, True, said)
+        return Taken(from_home(restore(own, strict=False)), manifest, place.url, True, said)
     if trust:
         return Taken(restore(made, strict=False), manifest, place.url, True, said)
     weights = _table(_table(made, "options"), "teachers").get("weights")

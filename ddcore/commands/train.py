@@ -46,6 +46,7 @@ from ddcore.sets.manifest import read_manifest
 from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import published_source
 from ddcore.storage.weights import load_weights, save_weights
 from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.loop import accuracy
@@ -379,8 +380,9 @@ def _train(run: TrainingRun) -> list[Row]:
     rows = marked(run, rows)
     for row in rows:
         run.log("row", **row_json(row))
-    scores = {"dataset": run.source.summary(), "rows": [row_json(r) for r in rows], "warnings": run.tasks.warned()}
-    scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
+    scores = {"dataset": published_source(run.source.summary()), "rows": [row_json(r) for r in rows]}
+    scores |= {"warnings": run.tasks.warned()}
+    scores |= {} if run.foreign is None else {"on": published_source(run.foreign.summary())}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)
     run.log("done", seconds=round(time.time() - began, 3))

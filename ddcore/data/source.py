@@ -17,6 +17,7 @@ from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.data.normalisation import Normalisation
+from ddcore.data.unchanged import rows_of, white_of
 from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.statistics import mean_and_deviation, scaled
 from ddcore.storage.documents import HALF, parse_json
@@ -175,6 +176,18 @@ class Source:
             return (), ()
         return mean_and_deviation(self.train.stored)
 
+    @cached_property
+    def white(self) -> int | None:
+        """The level that stands for 1, where every train pixel is a whole level of no more than a byte: 255 of uint8,
+        16 of floats k / 16; None where floats are needed, and of other data than images."""
+        return white_of(self.train.stored) if self.modality == "images" else None
+
+    def as_held(self, index: Tensor) -> Tensor:
+        """Train images (n, C, H, W) in the smallest type that holds them all exactly: uint8 levels if there is a
+        ``white``, else float32 in [0, 1]."""
+        rows = self.train.stored[index]
+        return rows if self.white is None or rows.dtype == torch.uint8 else (rows * self.white).round().to(torch.uint8)
+
     def counts(self, split: Split | None = None) -> list[int]:
         """Images of each class (in ``train`` unless told)."""
         split = split or self.train
@@ -279,7 +292,7 @@ class Part:
         tokens: bool = False,
     ) -> None:
         self._normalisation, self._device, self._dtype = normalisation, device, dtype
-        self._labels = split.labels
+        self._labels, self._source = split.labels, split.stored
         self._ready = tokens or not normalisation.pixelwise
         stored = self._transformed(split.stored) if self._ready and not tokens else split.stored
         self._stored = stored.to(device) if stored.nbytes <= ON_DEVICE else stored
@@ -301,6 +314,30 @@ class Part:
         if self._ready:
             return rows if rows.is_floating_point() else rows.long()
         return self._normalisation.apply(scaled(rows, self._dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where ``inputs`` are."""
+        return self._device
+
+    def inputs_at(self, index: Tensor, at: Tensor) -> Tensor:
+        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, without making the others."""
+        rows = self._stored[index.to(self._stored.device)].flatten(2)[:, :, at.to(self._stored.device)].to(self._device)
+        if self._ready:
+            return rows
+        return self._normalisation.apply(scaled(rows, self._dtype)[:, :, None])[:, :, 0]
+
+    def maybe_unchanged(self, images: Tensor, off: float) -> Tensor:
+        """Which images (N, C, H, W) have only levels of 8 bits, up to ``off`` of one, (N,) bool; all of them where the
+        data have other values or a normalisation that mixes pixels."""
+        if self._ready or self._source.dtype != torch.uint8:
+            return torch.ones(len(images), dtype=torch.bool)
+        levels = 255 * self._normalisation.inverse(images)
+        return ((levels - levels.round()).abs() <= off).flatten(1).all(1)
+
+    def rows_of(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Which row each image (N, C, H, W) is, bit for bit, (N,) int64; -1 for none. See ``ddcore.data.unchanged``."""
+        return rows_of(images, self, classes)
 
     def _transformed(self, stored: Tensor) -> Tensor:
         images = torch.empty(stored.shape, dtype=self._dtype)

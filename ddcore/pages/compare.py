@@ -17,6 +17,7 @@ from ddcore.pages.html import PLOTS_MISSING, page
 from ddcore.pages.plots import COLOURS, Mark, available, marks_svg
 from ddcore.pages.report import OWN, Finished, command_text, metric_of, open_finished, options_of
 from ddcore.storage.places import Place
+from ddcore.storage.published import published_source, told
 from ddcore.storage.secrecy import redact
 
 NO_SET = ("teacher",)
@@ -83,7 +84,9 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
     for number in range(len(columns)):
         _mark_beaten([entry["cells"][number] for entry in entries if entry["set"] not in NO_SET], columns[number][-1])
     return {
-        "data": {k: runs[0].record["data"].get(k) for k in ("name", "origin", "licence", "test", "fingerprint")},
+        "data": published_source(
+            {k: runs[0].record["data"].get(k) for k in ("name", "origin", "licence", "test", "fingerprint")}
+        ),
         "runs": [
             {
                 "name": name,
@@ -92,7 +95,7 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
                 "method": run.method,
                 "seed": run.record["seed"],
                 "command": command_text(run.record),
-                "warnings": run.scores.get("warnings", []),
+                "warnings": [told(str(text)) for text in run.scores.get("warnings", [])],
             }
             for name, run in zip(names, runs, strict=True)
         ],

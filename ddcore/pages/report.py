@@ -19,6 +19,7 @@ from ddcore.pages.html import PLOTS_MISSING, page, png_url
 from ddcore.pages.plots import Dot, Line, available, dots_svg, lines_svg
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.places import Place
+from ddcore.storage.published import published, published_source, told
 from ddcore.storage.secrecy import redact
 
 OWN = ("distilled", "student")
@@ -113,7 +114,7 @@ def open_finished(place: Place) -> Finished:
                 raise InputError(_no_run(place))
             raise InputError(f"{place.url} has no {name} yet: finish the run with `ddcore resume {place.url}` first")
     manifest = place / "artifact" / "manifest.json"
-    record, scores = (place / "run.json").read_json(), (place / "scores.json").read_json()
+    record, scores = _without_paths((place / "run.json").read_json()), (place / "scores.json").read_json()
     found = Finished(place, record, scores, manifest.read_json() if manifest.exists() else {})
     try:
         _ = found.title, [(row["set"], row["protocol"], row["network"], row["accuracy"]["mean"]) for row in found.rows]
@@ -135,6 +136,14 @@ def _no_run(place: Place) -> str:
         f"{place.url} is a distilled set without its run: score it first, `ddcore evaluate {place.url} --out FOLDER`, and "
         "give that folder, or look at it with `ddcore inspect`"
     )
+
+
+def _without_paths(record: Any) -> Any:
+    """A record as pages show it, which are handed on: local paths by their last names."""
+    if not isinstance(record, dict):
+        return record
+    data = {"data": published_source(record["data"])} if isinstance(record.get("data"), dict) else {}
+    return {**published(record), **data}
 
 
 def write_report(run: Place, artifact: Artifact | None = None) -> str:
@@ -163,7 +172,7 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
         kind=found.kind,
         record=record,
         command=command_text(record),
-        warnings=found.scores.get("warnings", []),
+        warnings=[told(str(text)) for text in found.scores.get("warnings", [])],
         options=options_of(record),
         gallery=shown,
         preview="" if shown or not preview.exists() else png_url(preview.read_bytes()),
@@ -238,7 +247,10 @@ def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
     columns = min(len(picked), 20)
     lines = -(-len(picked) // columns)
     places = iter(range(len(picked)))
+    real = artifact.real_count
+    title = f"The images: {real} of {len(artifact)} are real ones" if real else "The synthetic images"
     return {
+        "title": title,
         "sheet": png_url(sheet_png(artifact.pixels(picked), columns)),
         "size": f"{100 * columns}% {100 * lines}%",
         "side": side,

@@ -21,9 +21,11 @@ from ddcore.runs.divergence import notes_of
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
+from ddcore.runs.tracing import traced
 from ddcore.scoring.budget import stored
 from ddcore.scoring.evaluate import CORE_SETS
 from ddcore.scoring.validation import marked, warn_of_set
+from ddcore.storage.published import published_source
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
@@ -62,10 +64,9 @@ def _distil(run: Run) -> list[Row]:
 
 
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
-    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined,
-    sorted by class."""
+    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows joined by class."""
     with torch.no_grad():
-        return stored(run, joined(run, tasks))
+        return stored(run, traced(run, joined(run, tasks)))
 
 
 def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
@@ -102,10 +103,7 @@ def evaluate(run: Run) -> list[Row]:
         rows = [attrs.evolve(row, extra={**row.extra, "budget": budget}) for row in rows]
     for row in rows:
         run.log("row", **row_json(row))
-    scores = {
-        "dataset": run.source.summary(),
-        "rows": [row_json(row) for row in rows],
-        "warnings": run.tasks.warned(),
-    }
+    said = {"rows": [row_json(row) for row in rows], "warnings": run.tasks.warned()}
+    scores = {"dataset": published_source(run.source.summary()), **said}
     (run.place / "scores.json").write_json(scores)
     return rows

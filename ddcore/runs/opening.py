@@ -16,6 +16,7 @@ from ddcore.storage.holding import held
 from ddcore.storage.ownership import check_own
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import from_home
 from ddcore.storage.secrecy import restore
 
 
@@ -37,7 +38,7 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     record = read_record(place)
     if not (worker or trust):
         check_own(record, place.url)
-    record = restore(record)
+    record = from_home(restore(record))
     if worker:
         refuse_other_software(record)
     run: Any = _of_kind(record, Setup.from_json(record), place, reporter)

@@ -23,6 +23,7 @@ from ddcore.runs.tasks import Tasks
 from ddcore.storage.documents import is_count
 from ddcore.storage.known_data import WORDS, remember
 from ddcore.storage.ownership import SIGNATURE, key_file, signed
+from ddcore.storage.published import at_home, published_source, shortened
 from ddcore.storage.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
 
 def _write(run: Recorded, record: Mapping[str, Any]) -> None:
     """``run.json``, signed; and a note of where the user has these data, if the user said so."""
-    written = signed(record)
+    source = {"data": published_source(record["data"])}
+    command = {"command": [shortened(word) for word in record["command"]]} if "command" in record else {}
+    written = signed({**at_home(record), **source, **command})
     if SIGNATURE not in written:
         run.warn(f"run.json is not signed, since no key can be kept at {key_file()}: to go on, give --trust")
     (run.place / "run.json").write_json(written)

@@ -11,6 +11,8 @@ from ddcore.api.types import Synthetic
 from ddcore.labels import Labels, SoftLabels
 from ddcore.runs.provenance import provenance
 from ddcore.runs.refusals import warnings_of
+from ddcore.runs.tracing import note_on_real, said_of_real
+from ddcore.scoring.baselines import stored_as
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import Artifact, as_stored, load_artifact, save_artifact
 from ddcore.sets.decoders import Decoder
@@ -50,9 +52,10 @@ def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] 
         normalisation=run.normalisation,
         recipe=recipe_for(run, labels, None if rate is None else float(rate)),
         provenance=provenance(run),
-        source=run.source.summary(),
-        notes=[*warnings_of(run), *watched, *synthetic.notes],
+        source={**run.source.summary(), "stored": stored_as(run)},
+        notes=[*warnings_of(run), *watched, *synthetic.notes, *note_on_real(run)],
         storage_dtype=run.config.storage_dtype,
+        real=said_of_real(run, synthetic),
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
     if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:

@@ -28,6 +28,7 @@ from ddcore.storage.holding import Hold, held
 from ddcore.storage.keeping import tidy
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter, Tick, on_signals
+from ddcore.storage.published import told
 from ddcore.storage.secrecy import hand_on, hidden
 
 DECODED = ("images", "text")
@@ -113,11 +114,13 @@ class Tasks:
     def warned(self) -> list[str]:
         """All warnings of the run, each once: of the parts of it before a stop, and of its workers, too."""
         logged = [str(event["text"]) for event in events(self.place) if event.get("event") == "warning"]
-        return list(dict.fromkeys([*logged, *self.reporter.warnings]))
+        return list(dict.fromkeys(map(told, [*logged, *self.reporter.warnings])))
 
     def log(self, run: Host, event: str, fields: Mapping[str, Any]) -> None:
         """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+        texts = {k: told(v) for k, v in finite.items() if isinstance(v, str)}
+        finite |= texts
         line = json.dumps({"event": event, "time": round(time.time(), 3), **finite})
         (self.place / "log.jsonl").append_line(hidden(line))
         for who, error in self.hooks.log(event, finite, run):

@@ -121,9 +121,23 @@ def of_those_there(run: Run, classes: Tensor) -> Tensor:
 
 
 def count_for_bytes(run: Run, total: int) -> int:
-    """How many real images, uint8 with a hard label each, cost no more than ``total`` bytes; at least one a class."""
+    """How many real images, as the data hold them with a hard label each, cost no more than ``total`` bytes; at least
+    one a class."""
     classes = len(run.real.classes)
-    return max(classes, total // (run.real.channels * run.real.size**2 + smallest_type(classes).itemsize))
+    return max(classes, total // (bytes_of_one(run) + smallest_type(classes).itemsize))
+
+
+def bytes_of_one(run: Run) -> int:
+    """What a real sample costs as its data hold it: a pixel one byte where all are levels of 8 bits or less, else its
+    float's four; a text its tokens' type."""
+    row: Tensor = run.source.train.stored[0]
+    return row.numel() * (1 if stored_as(run) == "uint8" else row.element_size())
+
+
+def stored_as(run: Run) -> str:
+    """The smallest type that holds all samples of the data exactly, by name."""
+    levels = run.of_images and run.real.source.white is not None
+    return "uint8" if levels else str(run.source.train.stored.dtype).removeprefix("torch.")
 
 
 def share_out(total: int, available: Sequence[int]) -> list[int]:
@@ -144,8 +158,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as
-    stored."""
-    images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
-    parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
+    """What real samples cost: themselves as their data hold them, and the payload of their labels and of networks that
+    compute these."""
+    parts = {"images": count * bytes_of_one(run), "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}

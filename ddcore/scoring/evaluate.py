@@ -35,6 +35,7 @@ from ddcore.scoring.baselines import (
     random_index,
     real_bytes,
     sees_features,
+    stored_as,
 )
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
@@ -232,15 +233,20 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     if arm.set in BASELINES:
         notes.append(f"chosen on {'features of expert 0' if sees_features(run) else 'normalised pixels'}")
     if arm.set in run.config.baseline and arm.set not in CORE_SETS:
-        notes.append("images of this initialiser, each counted as one of uint8")
+        notes.append(f"images of this initialiser, each counted as a real one of {stored_as(run)}")
     if arm.set == RANDOM_BYTES:
-        notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+        notes.append(f"as many {stored_as(run)} images as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set not in (DISTILLED, RANDOM_BYTES, FULL) and (taken := taken_of_short(run, artifact, results)):
         notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
         notes.append(
             f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
+        )
+    if arm.set == DISTILLED and artifact.real_count:
+        unchanged = ", unchanged" if artifact.manifest["real"]["unchanged"] else ""
+        notes.append(
+            f"{artifact.real_count} of its {len(artifact)} images are real ones, chosen from the train part{unchanged}"
         )
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
     if own and changes_batches(recipe, run):

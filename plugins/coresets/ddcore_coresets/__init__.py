@@ -80,6 +80,7 @@ class Coresets(Plugin):
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
     initializers: ClassVar[tuple[str, ...]] = (CORESET, *(method for method in METHODS if method != "k-center"))
+    of_real: ClassVar[Mapping[str, str]] = dict.fromkeys(initializers, "unchanged")
     presets: ClassVar[str | None] = "presets.toml"
 
     method: Method = option("herding", help="how images are chosen; what --init coreset means")

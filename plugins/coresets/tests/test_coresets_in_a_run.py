@@ -7,6 +7,7 @@ import pytest
 import torch
 from ddcore_coresets import METHODS, Coresets, dynamics, scores
 
+from ddcore import load_artifact
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
@@ -277,3 +278,21 @@ def test_what_is_learned_is_the_images_with_no_optimiser(cache, tmp_path):
     learn = begin(distillation_task(run), run)
     assert learn.optimizers == {} and list(learn.tensors) == ["pixels"]
     assert not learn.tensors["pixels"].requires_grad
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "k-center", "el2n"])
+def test_the_set_is_known_as_real_and_stored_in_the_bytes_of_its_data(cache, tmp_path, method):
+    words = ["run", "--plugin=coresets", *WORDS, "--ipc=1", f"--cache={cache}", f"--coresets.method={method}"]
+    assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
+    artifact, run = load_artifact(tmp_path / "run" / "artifact"), open_run(str(tmp_path / "run"))
+    assert artifact.real_count == 10 and artifact.payload_bytes == 10 * 65
+    assert torch.equal(artifact.images(), run.real.train.inputs(artifact.source_rows))
+    card = (tmp_path / "run" / "artifact" / "README.md").read_text()
+    assert "10 real images, chosen from the train part of the source and unchanged" in card
+    assert "It is the licence of these images" in card and 'license: "cc-by-4.0"' in card
+
+
+def test_bytes_buy_coresets_at_the_price_of_real_images(cache, tmp_path):
+    words = ["run", "--plugin=coresets", *WORDS, "--bytes=2000", f"--cache={cache}", "--coresets.method=random"]
+    assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
+    assert load_artifact(tmp_path / "run" / "artifact").ipc == 2

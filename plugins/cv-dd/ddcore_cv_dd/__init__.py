@@ -72,6 +72,7 @@ class CVDD(Plugin):
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (MEDIUM,)
+    of_real: ClassVar[Mapping[str, str]] = {MEDIUM: "patches cut out of real images, resized and stitched"}
     labellers: ClassVar[tuple[str, ...]] = (BSSL,)
     label_kinds: ClassVar[Mapping[str, str]] = {BSSL: PER_VIEW}
     neutral: ClassVar[Mapping[str, object]] = {"members": None, "prior": "equal"}

@@ -77,6 +77,7 @@ class DATM(UnrollOptions):
     steps: ClassVar[int | None] = 10000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "labels", "rate")
     initializers: ClassVar[tuple[str, ...]] = ("correct",)
+    of_real: ClassVar[Mapping[str, str]] = {"correct": "unchanged"}
     labellers: ClassVar[tuple[str, ...]] = ("experts",)
     tiny: ClassVar[Mapping[str, object]] = {**UnrollOptions.tiny, "threshold": 100.0}
     presets: ClassVar[str | None] = "presets.toml"

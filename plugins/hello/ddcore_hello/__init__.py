@@ -53,6 +53,7 @@ class HeLlO(Plugin):
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     labellers: ClassVar[tuple[str, ...]] = (NAME,)
     initializers: ClassVar[tuple[str, ...]] = (PATCHES,)
+    of_real: ClassVar[Mapping[str, str]] = {PATCHES: "patches cut out of real images and resized"}
     suggests: ClassVar[str | None] = ""
     tiny: ClassVar[Mapping[str, object]] = {"epochs": 2, "rank": 2, "head_rank": 2, "crops": 2, "pool": 8, "update": 1}
     presets: ClassVar[str | None] = "presets.toml"

@@ -147,6 +147,7 @@ class NRRDD(Plugin):
     role: ClassVar[str] = "enhancement"
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (NAME,)
+    of_real: ClassVar[Mapping[str, str]] = {NAME: "patches cut out of real images and resized"}
     tiny: ClassVar[Mapping[str, object]] = {"pool": 8, "crops": 2}
     presets: ClassVar[str | None] = "presets.toml"
 

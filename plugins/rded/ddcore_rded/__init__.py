@@ -147,6 +147,7 @@ class RDED(Plugin):
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (NAME,)
+    of_real: ClassVar[Mapping[str, str]] = {NAME: "patches cut out of real images, resized and stitched"}
     suggests_labels: ClassVar[str | None] = "per-view"
     tiny: ClassVar[Mapping[str, object]] = {"crops": 2, "pool": 12}
     presets: ClassVar[str | None] = "presets.toml"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ddcore_rded import RDED
 
+from ddcore import load_artifact
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
 from ddcore.composing.presets import choose_preset, presets_of
@@ -375,3 +376,14 @@ def test_a_run_by_its_preset_is_labelled_by_its_teacher(cache, tmp_path):
 
 def test_the_contract():
     check_plugin("rded")
+
+
+def test_stitched_patches_are_not_called_real_images_and_the_card_says_what_they_are(cache, tmp_path):
+    words = ["run", "--plugin=rded", *WORDS, "--ipc=1", f"--cache={cache}", "--rded.pick=random", "--rded.factor=2"]
+    assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
+    artifact = load_artifact(tmp_path / "run" / "artifact")
+    assert artifact.real_count == 0
+    assert (
+        "nothing was learned: the images are patches cut out of real images, resized and stitched"
+        in (tmp_path / "run" / "artifact" / "README.md").read_text()
+    )

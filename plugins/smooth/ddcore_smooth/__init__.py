@@ -186,6 +186,7 @@ class Smooth(Plugin):
     role: ClassVar[str] = "enhancement"
     needs: ClassVar[tuple[str, ...]] = ("segment", "expert_loss")
     initializers: ClassVar[tuple[str, ...]] = ("representative",)
+    of_real: ClassVar[Mapping[str, str]] = {"representative": "unchanged"}
     presets: ClassVar[str | None] = "presets.toml"
 
     ramp_epochs: int = option(
