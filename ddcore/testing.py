@@ -28,7 +28,8 @@ from ddcore.data.source import Source
 from ddcore.kit.contract import Result, check_plugin, examine
 from ddcore.kit.contract.stage import PROBE, QUICK, TINY, distilled, has_matcher, staged
 from ddcore.kit.contract.tiny import tiny_images as _tiny_images
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import Tasks
 

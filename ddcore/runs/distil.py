@@ -17,8 +17,8 @@ from ddcore.composing.plan import TEACHERS, TRAJECTORIES
 from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, PluginError
 from ddcore.pages.report import write_report
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.divergence import notes_of
-from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
 from ddcore.runs.tracing import traced

@@ -7,7 +7,7 @@ its floor ends the task, the last state before that kept (``--no-stop-diverged``
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +36,13 @@ MOST_IDLE = 0.5
 LOOKS, IMAGES, NUMBERS = 100, 64, 16_384
 """Moments of a task at which pixels are looked at; how many images are; how many numbers of a tensor tell whether it
 moved."""
+Put = Callable[[str, str, Tensor, Tensor], None]
+"""Is told name and role of a tensor that moved, where it came to, and what plugins put in its place."""
 _said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+def unseen(name: str, role: str, moved: Tensor, kept: Tensor) -> None:
+    """Nobody is told."""
 
 
 class Watcher:
@@ -55,6 +61,7 @@ class Watcher:
         self.kept |= {"began": {**began, **rates}}
         self._steps_of = {name: _options_of(self._optimizers_of(name), run) for name in learn.tensors}
         self._before = self._sample()
+        self._floors: dict[str, float] = {}
 
     @property
     def is_good(self) -> bool:
@@ -66,11 +73,38 @@ class Watcher:
         """Whether there is a rate to watch."""
         return bool(self.kept["low"])
 
-    def after(self, step: int, loss: float | None, floors: Mapping[str, float]) -> None:
-        """Look at what a step left.
+    @property
+    def _stops(self) -> bool:
+        return self.learns_rate and bool(self._run.config.stop_diverged)
 
-        Args:
-            floors: the rates that this step brought under their floor, with what they were put back to.
+    @property
+    def may_keep(self) -> bool:
+        """Whether what is now may stand in the place of the last checkpoint."""
+        return self.is_good or not self._stops
+
+    def keeps(self, step: int) -> bool:
+        """Whether a state is kept after so many steps, to go back to: after 0, 1, 2, 4, 8 and so on."""
+        return self._stops and bool(self._task.steps) and step & (step - 1) == 0
+
+    def header(self) -> dict[str, Any]:
+        """What was said, for the task's result."""
+        return {"watched": self.kept["said"]} if self.kept["said"] else {}
+
+    def warn_if_idle(self) -> None:
+        """Say so where a task is over and nothing moved."""
+        steps = self._task.steps
+        if steps and self.kept["skipped"] == steps:
+            self._run.warn(
+                f"{self._run.matcher_name} skipped all of the {steps} steps, so nothing moved: try smaller learning rates"
+            )
+
+    def put(self, name: str, role: str, moved: Tensor, kept: Tensor) -> None:
+        """Note a learned rate that plugins had to put back up."""
+        if role == "rate" and moved.numel() == 1 and float(kept) > float(moved):
+            self._floors[name] = float(kept)
+
+    def after(self, step: int, loss: float | None) -> None:
+        """Look at what a step left.
 
         Raises:
             Diverged: a rate has been on its floor for many steps, and ``--stop-diverged`` is on.
@@ -81,6 +115,7 @@ class Watcher:
         self.kept["skipped" if loss is None else "still"] += loss is None or (same and bool(after))
         self._before = after
         self._look_at_idleness()
+        floors, self._floors = self._floors, {}
         self.kept["floors"] |= floors
         for name, tensor in self._rates().items():
             self._look_at_rate(name, float(tensor), step)

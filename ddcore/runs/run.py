@@ -13,7 +13,7 @@ from ddcore import devices
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.plan import Choices, Plan, resolve
 from ddcore.errors import PluginError
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opened import Opened
 from ddcore.runs.suggesting import known_matchers
 from ddcore.scoring.evaluate import score

@@ -54,7 +54,7 @@ def test_rows_of_other_columns_are_no_rivals_and_smaller_may_be_better():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, probes):
     """A ruined set of two classes and one of real images, each beside random ones."""
     folder, draw = tmp_path_factory.mktemp("verdict"), np.random.default_rng(0)
     arrays = {}
@@ -63,10 +63,10 @@ def runs(tmp_path_factory):
         images = draw.integers(0, 100, (2 * count, 8, 8)) + 120 * labels[:, None, None]
         arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
     np.savez(folder / "two.npz", **arrays)
-    for name, words, seeds in (("ruined", ("--dm.lr-img", "1e9", "--steps", "5"), 1), ("well", ("--steps", "2"), 3)):
-        quick = ["--threads", "1", "--protocol", "quick-3", "--network", "convnet1-w4", "--eval-seeds", str(seeds)]
+    for name, words, seeds in (("ruined", ("--pull.rate", "1e9", "--steps", "2"), 1), ("well", ("--steps", "0"), 3)):
+        quick = ["--threads", "1", "--protocol", "quick-20", "--network", "convnet1-w4", "--eval-seeds", str(seeds)]
         where = ["--dataset", f"npz:{folder}/two.npz", "--out", str(folder / name), "--cache", str(folder / "cache")]
-        assert invoke(["run", "--plugin", "dm", *words, *quick, *where]) == 0
+        assert invoke(["run", "--plugin", "pull", *words, *quick, *where]) == 0
     return folder
 
 
@@ -79,7 +79,7 @@ def test_the_verdict_stands_under_the_table_in_the_report_and_in_comparisons(run
                 "--threads",
                 "1",
                 "--protocol",
-                "quick-3",
+                "quick-20",
                 "--eval-seeds",
                 "1",
             ]

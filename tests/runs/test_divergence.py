@@ -1,6 +1,5 @@
 """Learning that goes wrong without a NaN is said while it happens, and kept; a rate that stays on its floor ends the run."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,37 +183,8 @@ def ran(two, out, *words):
     return invoke(["run", *words, *where, *quick])
 
 
-MTT = ("--plugin", "mtt", "--mtt.student-steps", "4", "--mtt.expert-epochs", "1", "--experts.count", "1")
-FAR = (*MTT, "--experts.epochs", "3", "--mtt.lr-lr", "10", "--mtt.lr-img", "1e8")
-
-
-def test_a_diverged_run_says_so_everywhere(two, capsys):
-    """The case ``diverged-without-a-word``."""
-    assert ran(two, "diverged", *FAR, "--steps", "15") == 0
-    said = capsys.readouterr().err
-    scores = json.loads((two / "diverged" / "scores.json").read_text())
-    notes = json.loads((two / "diverged" / "artifact" / "manifest.json").read_text())["notes"]
-    report = (two / "diverged" / "report.html").read_text()
-    for kind, option in (
-        ("pixels lie between ", "--mtt.lr-img"),
-        ("the learned rate has lain on its floor", "--mtt.lr-lr"),
-    ):
-        (text,) = [note for note in notes if kind in note]
-        assert f"lower {option}, which is" in text and said.count(text) == 1 and text in scores["warnings"]
-        assert kind in report
-    assert "those of the data between 0 and 1" in said
-
-
-def test_a_run_whose_rate_stays_on_its_floor_is_refused_and_keeps_its_state(two, capsys):
-    assert ran(two, "stopped", *FAR, "--steps", "40") == 2
-    assert "so the run is ended" in capsys.readouterr().err
-    assert (two / "stopped" / "checkpoints" / "distil-000.safetensors").exists()
-    assert not (two / "stopped" / "artifact").exists()
-    assert ran(two, "on", *FAR, "--steps", "40", "--no-stop-diverged") == 0
-
-
-def test_pixels_are_watched_for_any_matcher(two, capsys):
-    assert ran(two, "dm", "--plugin", "dm", "--steps", "5", "--dm.lr-img", "1e9") == 0
-    assert "lower --dm.lr-img, which is 1e+09" in capsys.readouterr().err
-    assert ran(two, "well", "--plugin", "dm", "--steps", "5") == 0
+def test_pixels_are_watched_for_any_matcher(two, capsys, probes):
+    assert ran(two, "far", "--plugin", "pull", "--steps", "2", "--pull.rate", "1e9") == 0
+    assert "lower --pull.rate, which is 1e+09" in capsys.readouterr().err
+    assert ran(two, "well", "--plugin", "pull", "--steps", "5") == 0
     assert "warning" not in capsys.readouterr().err

@@ -9,8 +9,8 @@ import torch
 from ddcore import load_artifact
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble, label, save
-from ddcore.runs.loop import distillation_tasks
 from ddcore.scoring.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest
 from ddcore.storage.places import Place, save_tensors, size_of
 from ddcore.storage.units import byte_count

@@ -224,7 +224,7 @@ def test_epochs_can_be_asked_for_by_number(tmp_path):
 def test_an_artifact_says_what_it_is_and_what_to_do_next(tmp_path):
     artifact = save(tmp_path, labels=soft())
     what, how, then = repr(artifact).splitlines()
-    assert what == "<Artifact: 6 images of 3 classes, 3 x 2 x 2, soft labels, by dm + fyi from pets"
+    assert what == "<Artifact: 6 images of 3 classes, 3 x 2 x 2, soft labels, by pull + turn from pets"
     assert "in artifact.loader(batch_size=64, seed=0): artifact.loss(network(images), targets)" in how
     assert then == "  no recipe is given; test images: artifact.normalisation.apply(pixels in [0, 1])>"
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))

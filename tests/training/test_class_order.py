@@ -19,11 +19,12 @@ from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
 from ddcore.training.class_order import KEY, assignment, matching, names_in, put_in_order, refuse_other_order
 
+pytestmark = pytest.mark.usefixtures("probes")
 NETWORK = "convnet2-bn-w8"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, probes):
     """Embedded digits as classes '0'..'9' and as words in the order of the alphabet, with a trained network of the first."""
     folder = tmp_path_factory.mktemp("order")
     run = opened(folder, {})
@@ -47,7 +48,7 @@ def place(tmp_path_factory):
 
 def opened(folder, given, dataset="digits"):
     quick = {"threads": 1, "network": NETWORK, "cache": str(folder / "cache"), "dataset": dataset, "labels": "averaged"}
-    words = ["--plugin", "dm"]
+    words = ["--plugin", "pull"]
     return Run(setup_from(select([*words, "--preset", "none"], {}), {**quick, **given}, {}), Place.at(folder / "run"))
 
 
@@ -116,7 +117,7 @@ def test_a_few_classes_that_changed_places_are_enough(place, kept):
 @pytest.mark.parametrize("kind", ["teacher", "from"])
 def test_train_refuses_teachers_and_beginnings_alike(place, kind, capsys):
     file = bare(place, "nameless")
-    ways = {"teacher": ["--teacher", f"{NETWORK}={file}", "--plugin", "kd"], "from": ["--from", str(file)]}
+    ways = {"teacher": ["--teacher", f"{NETWORK}={file}", "--plugin", "heed"], "from": ["--from", str(file)]}
     student = "mlp" if kind == "teacher" else NETWORK
     words = ["train", "--data", f"npz:{place}/other.npz", "--student", student, *ways[kind], "--eval-seeds", "1"]
     out = [

@@ -29,8 +29,9 @@ from ddcore.kit.contract.stage import (
 from ddcore.kit.contract.stand_in import cutting_alike, standing_in
 from ddcore.kit.contract.tiny import CLASSES, RENAMED
 from ddcore.networks.unroll import flat_weights
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import distil
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.scoring.evaluate import CORE_SETS, DISTILLED
 from ddcore.training.experts import Trajectories

@@ -13,7 +13,8 @@ from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import OptionError
 from ddcore.networks.passes import features, logits
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, read_metadata

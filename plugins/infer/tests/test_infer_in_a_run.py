@@ -15,7 +15,8 @@ from ddcore.kit.contract.stage import distilled, staged
 from ddcore.labels import StaticMixedLabels, label_bytes
 from ddcore.networks.batch_statistics import capture
 from ddcore.networks.passes import logits
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ddcore import InputError, PluginError
 from ddcore.cli.app import invoke as invoked
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opening import reopen
 from ddcore.sets.packed import load_packed
 from ddcore.storage.ownership import signed

@@ -16,7 +16,8 @@ from ddcore.composing.presets import choose_preset, presets_of
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError, OptionError
 from ddcore.images.patches import crop_boxes, cut, patch_losses, stitch, unstitch
-from ddcore.runs.loop import begin, distillation_task, distillation_tasks
+from ddcore.runs.cutting import distillation_task, distillation_tasks
+from ddcore.runs.loop import begin
 from ddcore.runs.opening import open_run
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

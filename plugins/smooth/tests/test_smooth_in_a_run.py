@@ -8,7 +8,8 @@ from ddcore_smooth import Smooth, representative
 
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors
 from ddcore.training import experts
