@@ -17,19 +17,8 @@ from ddcore.cli.app import invoke
 from ddcore.data.normalisation import MeanStd
 from ddcore.errors import DdcoreError, InputError
 from ddcore.images.views import changed
-from ddcore.labels import (
-    KINDS,
-    HardLabels,
-    Labels,
-    SoftLabels,
-    draw_views,
-    label_bytes,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-    student_loss,
-)
+from ddcore.labels import KINDS, HardLabels, Labels, SoftLabels, draw_views, label_bytes, make_per_view, student_loss
+from ddcore.labels.making import make_static_mixed, make_top_k, make_two_distances
 from ddcore.scoring import evaluate
 from ddcore.sets.artifact import Artifact, load_artifact, save_artifact
 from ddcore.sets.exports import describe, export, inspect

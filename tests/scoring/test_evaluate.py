@@ -22,17 +22,8 @@ from ddcore.data.normalisation import fit
 from ddcore.data.source import Real, Split
 from ddcore.data.sources import open_source
 from ddcore.images.views import Draw, drawn
-from ddcore.labels import (
-    HardLabels,
-    SoftLabels,
-    draw_views,
-    make_averaged,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-    student_loss,
-)
+from ddcore.labels import HardLabels, SoftLabels, draw_views, make_per_view, student_loss
+from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import build
 from ddcore.runs.builtin import Core
