@@ -6,15 +6,18 @@ entry of the schema's metadata. Files are read batch by batch: what is held is t
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+import torch
+from attrs import field, frozen
+from torch import Tensor
 
-from ddcore.data.parts import Loaded, whole_numbers
+from ddcore.data.parts import Loaded, by_names, whole_numbers
 from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.pictures import stack
 from ddcore.storage.documents import parse_json
@@ -29,62 +32,119 @@ ROWS_AT_ONCE = 64
 
 @frozen(eq=False)
 class _File:
+    """One file, opened.
+
+    Attributes:
+        name: for messages, relative to the folder of the data.
+        classes, licence: as the file describes itself.
+        labels: of the rows that were read so far.
+        digest: of their pictures.
+    """
+
     place: Place
+    name: str
     opened: Any
     image: str
     label: str
     rows: int
     size: int
+    classes: tuple[str, ...] | None
+    licence: str
+    labels: list[np.ndarray] = field(factory=list)
+    digest: Any = field(factory=lambda: hashlib.blake2b(digest_size=16))
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """All its labels."""
+        return np.concatenate(self.labels) if self.labels else np.empty(0, np.int64)
 
 
-def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
+def read(places: Sequence[Place], resize: int | None = None, names: Sequence[str] | None = None) -> Loaded:
     """The images and labels of some files, one after the other.
 
+    Class numbers of each file are those of its own class names, and are put in the order of the first file's.
+
+    Args:
+        names: what to call the files; their own names unless told.
+
     Raises:
-        InputError: pyarrow is missing; a file is truncated or lacks its columns; a picture cannot be decoded (the
-            message names file and row); labels are no whole numbers.
+        InputError: pyarrow is missing; a file lacks its columns, or class names that others have; two hold the same
+            rows; labels are no whole numbers.
     """
-    files = [_open(place) for place in places]
+    names = names or [place.name for place in places]
+    opened = [_open(place, name) for place, name in zip(places, names, strict=True)]
+    files = [file for file in opened if isinstance(file, _File)]
+    unread = tuple(file for file in opened if isinstance(file, tuple))
+    if not files:
+        return Loaded(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64), broken=unread)
     ends = list(accumulate(file.rows for file in files))
-    if not ends or ends[-1] == 0:
+    if ends[-1] == 0:
         raise InputError(f"{places[0].url} holds no rows: give a file with images in it")
-    labels: list[np.ndarray] = []
+    broken: dict[int, str] = {}
 
     def where(at: int) -> str:
         number = bisect_right(ends, at) if at < ends[-1] else len(files) - 1
-        return f"row {at - (ends[number - 1] if number else 0)} of {files[number].place.url}"
+        return f"row {at - (ends[number - 1] if number else 0)} of {files[number].name}"
 
     def pictures() -> Iterator[bytes]:
         for file in files:
-            yield from _pictures(file, labels)
+            yield from _pictures(file)
 
     try:
-        images = stack(pictures(), ends[-1], where, resize, sum(file.size for file in files))
+        images = stack(pictures(), ends[-1], where, resize, sum(file.size for file in files), broken)
     except MISFITS as error:
         raise InputError(f"{places[0].url} does not hold what it says ({in_short(error)}): get it again") from error
-    classes, licence = _described(files[0].opened.schema_arrow, files[0].label)
-    numbers = whole_numbers(np.concatenate(labels), f"the labels in column {files[0].label!r} of {places[0].url}")
-    return Loaded(images, numbers, classes, licence)
+    _refuse_copies(files)
+    numbers, classes = _in_one_order(files)
+    left = torch.ones(len(numbers), dtype=torch.bool)
+    left[list(broken)] = False
+    lost = (*unread, *((where(at), why) for at, why in broken.items()))
+    return Loaded(images, numbers[left], classes, files[0].licence, lost)
 
 
-def _open(place: Place) -> _File:
+def _refuse_copies(files: Sequence[_File]) -> None:
+    """Refuse two files with the same rows: a backup, or a shard that came twice."""
+    seen: dict[object, str] = {}
+    for file in files:
+        rows = (file.digest.digest(), file.numbers.tobytes(), file.classes)
+        if file.rows and (other := seen.setdefault(rows, file.name)) != file.name:
+            raise InputError(f"{other} and {file.name} of {file.place.url} hold the same rows: move one of them away")
+
+
+def _in_one_order(files: Sequence[_File]) -> tuple[Tensor, tuple[str, ...] | None]:
+    """The labels of all files in the order of the first file's class names, and the names of all."""
+    labels = [whole_numbers(file.numbers, f"the labels in column {file.label!r} of {file.place.url}") for file in files]
+    if len({file.classes for file in files}) == 1:
+        return torch.cat(labels), files[0].classes
+    if nameless := [file.name for file in files if file.classes is None]:
+        named = next(file.name for file in files if file.classes is not None)
+        what = f"{named} names its classes and {nameless[0]} does not, so that its numbers may mean others"
+        raise InputError(f"{what}: write class names into all files of {files[0].place.parent.url}, or into none")
+    due = tuple(dict.fromkeys(name for file in files for name in file.classes or ()))
+    mapped = zip(labels, files, strict=True)
+    return torch.cat([by_names(of, file.classes or (), due, file.place.url) for of, file in mapped]), due
+
+
+def _open(place: Place, name: str) -> _File | tuple[str, str]:
+    """A file, or its name and why it cannot be read."""
     try:
         import pyarrow  # an extra
         import pyarrow.parquet
     except ImportError as error:
         way_out = "pip install 'ddcore-torch[parquet]'"
         raise InputError(f"reading {place.url} needs pyarrow, which is not installed: {way_out}") from error
+    content = place.open("rb")
     try:
-        opened = pyarrow.parquet.ParquetFile(place.open("rb"))
+        opened = pyarrow.parquet.ParquetFile(content)
         image = _column(opened.schema_arrow, IMAGE_COLUMNS, "image", place)
         label = _column(opened.schema_arrow, LABEL_COLUMNS, "label", place)
         rows, size, unpacked = opened.metadata.num_rows, place.size(), _unpacked(opened.metadata, (image, label))
-    except (pyarrow.ArrowException, OSError, *MISFITS) as error:
-        raise InputError(f"{place.url} is truncated or no parquet file: get it again") from error
+    except (pyarrow.ArrowException, OSError, *MISFITS):
+        return name, "truncated or no parquet file"
     if not 0 <= rows <= size:
         raise InputError(f"{place.url} says that {size:,} bytes hold {rows:,} rows: get it again")
     check_growth(size, unpacked, place.url)
-    return _File(place, opened, image, label, rows, size)
+    return _File(place, name, opened, image, label, rows, size, *_described(opened.schema_arrow, label))
 
 
 def _unpacked(metadata: Any, columns: Sequence[str]) -> int:
@@ -102,8 +162,8 @@ def _column(schema: Any, known: Sequence[str], what: str, place: Place) -> str:
     return found
 
 
-def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
-    """Encoded pictures in order; the labels of the same rows are appended to ``labels`` on the way."""
+def _pictures(file: _File) -> Iterator[bytes]:
+    """Encoded pictures in order, nothing where a row holds none; the file takes down its labels on the way."""
     import pyarrow  # an extra
 
     row = written_out = 0
@@ -119,10 +179,10 @@ def _pictures(file: _File, labels: list[np.ndarray]) -> Iterator[bytes]:
                 held = "empty values" if pyarrow.types.is_integer(numbers.type) else str(numbers.type)
                 what = f"labels in column {file.label!r} of {file.place.url} are {held}, not integers"
                 raise InputError(f"{what}: give each class a whole number from 0 on")
-            labels.append(numbers.to_numpy(zero_copy_only=False))
+            file.labels.append(numbers.to_numpy(zero_copy_only=False))
             for at in range(len(encoded)):
-                if not (picture := encoded[at].as_py()):
-                    raise InputError(f"row {row + at} of {file.place.url} holds no image bytes: embed or drop it")
+                picture = encoded[at].as_py() or b""
+                file.digest.update(len(picture).to_bytes(8, "little") + picture)
                 written_out += len(picture)
                 yield picture
             check_growth(file.size, written_out, file.place.url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -13,13 +13,14 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import randomness
+from ddcore.data.part_names import listed, part_of, words
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError
 from ddcore.images.pictures import same_channels
 from ddcore.storage.places import Place
 
-TRAIN, TEST = "train", ("test", "validation", "valid", "val")
-"""Names of the parts unless ``--split`` says otherwise; of the test names the first that is there."""
+MOST_BROKEN = 10
+"""Names of broken pictures that a sentence has."""
 
 WRITTEN = frozenset({"digits", "mnist", "emnist", "kmnist", "qmnist", "usps", "svhn", "gtsrb"})
 """Data of written signs, by the letters of their name: the mirror image of a sign is another sign or none."""
@@ -35,6 +36,7 @@ class Wanted:
         data_root: folder with data sets by name.
         split: ``TRAIN:TEST`` names, or a share such as ``0.8``.
         resize: height and width to bring all images to.
+        skip_broken: leave out what cannot be decoded, with a note, instead of refusing the data.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Wanted:
     data_root: str | None = None
     split: str | None = None
     resize: int | None = None
+    skip_broken: bool = False
 
     @property
     def named(self) -> tuple[str, str] | None:
@@ -84,26 +87,6 @@ class Wanted:
             raise InputError(f"there is nothing at {place.url}: check the path after '{self.name}:' or --data-root")
         return place
 
-    def parts(self, there: Collection[str]) -> tuple[str, ...]:
-        """Which of the parts ``there`` to read: train and test, train alone (to be cut), or none (one piece).
-
-        Raises:
-            InputError: a part that was named or is needed is not there.
-            OptionError: one part was named twice.
-        """
-        if self.named and self.named[0] == self.named[1]:
-            raise OptionError(f"--split {self.split} would test on the train part: name two different parts")
-        train, *tests = (self.named[0], self.named[1]) if self.named else (TRAIN, *TEST)
-        test = next((name for name in tests if name in there), None)
-        if train in there and test is not None:
-            return train, test
-        if self.named:
-            missing = f"{train!r} and {test or tests[0]!r}"
-            raise InputError(f"{self.shown} has no parts {missing}, but {_listed(there)}: correct --split {self.split}")
-        if set(there) == {train} and self.share is None:
-            raise InputError(f"{self.shown} has no test part: add one ({', '.join(TEST)}) or give --split 0.8")
-        return (train,) if set(there) == {train} else ()
-
     @property
     def shown(self) -> str:
         """The data set as messages and records name it, without credentials."""
@@ -123,12 +106,16 @@ class Loaded:
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
+        broken: what could not be decoded and is not among the images: names, relative to the data, and reasons.
+        notes: what a reader of results should know of the part.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
     licence: str = ""
+    broken: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
@@ -138,15 +125,21 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
         InputError: one part and no share to cut it by; class names that do not fit; whatever ``Source`` refuses.
         OptionError: two parts and a share.
     """
-    loaded, notes = list(parts.values()), []
-    classes = next((part.classes for part in loaded if part.classes), None)
+    loaded, notes = list(parts.values()), _left_out(parts, wanted)
+    if len({part.classes is None for part in loaded}) > 1:
+        with_names = "train" if loaded[0].classes else "test"
+        what = (
+            f"of {wanted.shown} the {with_names} part alone names its classes, so that the numbers of both may differ"
+        )
+        raise InputError(f"{what}: store class names in both parts, or in neither")
+    classes = loaded[0].classes
     named = classes is not None
     classes = classes or _numbered(loaded[0].labels, wanted)
     if len(loaded) == 1:
         loaded = cut(loaded[0], wanted)
         notes.append(f"cut by --split {wanted.split}: that share of each class is for training, the rest for testing")
     elif wanted.share is not None:
-        raise OptionError(f"--split {wanted.split} cuts data in one piece, but {wanted.shown} has two: leave it out")
+        raise two_parts(wanted, list(parts))
     train, test = loaded
     images = same_channels([train.images, test.images])
     if train.images.shape[1] != test.images.shape[1]:
@@ -167,6 +160,35 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
         origin=wanted.shown,
         notes=tuple(notes),
     )
+
+
+def two_parts(wanted: Wanted, parts: Sequence[str]) -> OptionError:
+    """The sentence for a share where there are two parts already, by the names that ``--split`` takes."""
+    both = f"{parts[0]} and {parts[1]}"
+    way_out = f"leave it out, or give --split {parts[0]}:{parts[1]}"
+    return OptionError(
+        f"--split {wanted.split} cuts data in one piece, but {wanted.shown} has two parts, {both}: {way_out}"
+    )
+
+
+def _left_out(parts: Mapping[str, Loaded], wanted: Wanted) -> list[str]:
+    """Notes of all parts, and of what is broken in them.
+
+    Raises:
+        InputError: something is broken and may not be left out, or nothing is left.
+    """
+    broken = [each for part in parts.values() for each in part.broken]
+    names = "; ".join(f"{name} ({why})" for name, why in broken[:MOST_BROKEN])
+    names += f"; and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
+    if any(len(part.labels) == 0 for part in parts.values()):
+        raise InputError(f"nothing of a part of {wanted.shown} can be decoded, {names}: get it again")
+    if broken and not wanted.skip_broken:
+        what = f"{len(broken)} pictures or files of {wanted.shown} cannot be decoded, {names}"
+        if len(broken) == 1:
+            what = f"{broken[0][0]} cannot be decoded ({broken[0][1]}), in {wanted.shown}"
+        raise InputError(f"{what}: replace or drop what is broken, or leave it out by --skip-broken")
+    notes = [note for part in parts.values() for note in part.notes]
+    return [*notes, f"{len(broken)} left out as broken (--skip-broken): {names}"] if broken else notes
 
 
 def cut(whole: Loaded, wanted: Wanted) -> list[Loaded]:
@@ -213,20 +235,40 @@ def _renumbered(test: Loaded, train: Loaded, wanted: Wanted) -> Tensor:
         return test.labels
     extra = sorted(set(test.classes) - set(train.classes))
     if extra:
-        what = f"the test part of {wanted.shown} has classes without train images ({_listed(extra)})"
+        what = f"the test part of {wanted.shown} has classes without train images ({listed(extra)})"
         raise InputError(f"{what}: drop them or add train images")
-    if len(test.labels) and not 0 <= int(test.labels.min()) <= int(test.labels.max()) < len(test.classes):
-        raise InputError(f"the test part of {wanted.shown} has labels of none of its classes: number them from 0 on")
-    return torch.tensor([train.classes.index(name) for name in test.classes])[test.labels]
+    return by_names(test.labels, test.classes, train.classes, f"the test part of {wanted.shown}")
+
+
+def by_names(numbers: Tensor, own: Sequence[str], due: Sequence[str], where: str) -> Tensor:
+    """Numbers of classes in the order of other names.
+
+    Args:
+        numbers: (N,) int64, positions in ``own``.
+        due: names that all of ``own`` are among.
+
+    Raises:
+        InputError: two classes of one name, or a number of none.
+    """
+    if tuple(own) == tuple(due):
+        return numbers
+    if len(set(own)) < len(own):
+        twice = next(name for name in own if list(own).count(name) > 1)
+        raise InputError(f"{where} names two classes {twice!r}: give each a name of its own")
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(own):
+        raise InputError(f"{where} has labels of none of its classes: number them from 0 on")
+    position = {name: at for at, name in enumerate(due)}
+    return torch.tensor([position[name] for name in own], dtype=torch.int64)[numbers]
+
+
+def _says_nothing(word: str) -> bool:
+    """Whether a part of a path names no data set, but a part of one."""
+    plain = re.sub(r"\.\w+$", "", word)
+    return plain in ("raw", ".") or (part_of(plain) is not None and len(words(plain)) == 1)
 
 
 def _name(wanted: Wanted) -> str:
     """The last part of the path that says something."""
     path = Place(wanted.rest).url.partition("::")[0].partition("://")[2] or Place(wanted.rest).url
-    words = [word for word in path.split("/") if word and re.sub(r"\.\w+$", "", word) not in (TRAIN, *TEST, "raw", ".")]
-    return re.sub(r"\.(parquet|npz)$", "", words[-1]) if words else wanted.name
-
-
-def _listed(names: Collection[str], most: int = 5) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "none"
+    said = [word for word in path.split("/") if word and not _says_nothing(word)]
+    return re.sub(r"(?i)\.(parquet|npz)$", "", said[-1]) if said else wanted.name

@@ -1,8 +1,9 @@
 """Readers of the formats that real data come in, by the name before the colon of ``--dataset``.
 
-How the two parts are found, for every reader: ``--split TRAIN:TEST`` names them; without it they are ``train`` and the
-first of ``test``, ``validation``, ``valid``, ``val`` that is there. Data in one piece need ``--split SHARE``, such as
-0.8: that share of each class, drawn once and for all, is for training, the rest for testing.
+How the two parts are found, for every reader: ``--split TRAIN:TEST`` names them; without it they are told by a word of
+their names, train and test, else train and validation, in the usual spellings and any case (see ``part_names``). Data
+in one piece need ``--split SHARE``, such as 0.8: that share of each class, drawn once and for all, is for training, the
+rest for testing. Hidden files and folders, and what systems leave behind, are left alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import resources
 
 import attrs
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from ddcore.data import parquet_images
-from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, whole_numbers
+from ddcore.data import layout, parquet_images
+from ddcore.data.layout import Part
+from ddcore.data.part_names import TEST, TRAIN, part_of, visible, words
+from ddcore.data.parts import Loaded, Wanted, into_source, two_parts, whole_numbers
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError, in_short
 from ddcore.images.pictures import from_array, stack
@@ -32,9 +35,14 @@ from ddcore.storage.unpacking import check_growth
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Ends of file names that count as pictures; all others in a class folder are left alone."""
 
+PARQUET = ".parquet"
+
 GZIP = b"\x1f\x8b"
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
 """Magic numbers: unsigned bytes (08) of rank 3 and of rank 1."""
+
+IDX = re.compile(r"idx\d", re.IGNORECASE)
+"""What the name of an IDX file has in it."""
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 DIGITS_LICENCE = "CC BY 4.0 (Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998)"
@@ -71,17 +79,20 @@ def read_digits(wanted: Wanted) -> Source:
 def read_parquet(wanted: Wanted) -> Source:
     """A folder of parquet files, or one file, in Hugging Face's image layout."""
     place = wanted.place()
-    if place.name.endswith(".parquet") and (place.local_path() is None or not place.is_folder()):
+    if place.name.lower().endswith(PARQUET) and (place.local_path() is None or not place.is_folder()):
         return into_source(wanted, {"": parquet_images.read([place], wanted.resize)})
-    names = [name for name in place.files() if name.endswith(".parquet")]
+    names = [name for name in visible(place.files()) if name.lower().endswith(PARQUET)]
     if not names:
         raise InputError(f"{place.url} holds no .parquet file: give a folder with train.parquet and test.parquet")
-    words = {name: set(re.split(r"[-./]", name)) for name in names}
-    known = set(wanted.named or (TRAIN, *TEST))
-    parts = wanted.parts(set().union(*words.values()) & known)
-    shards = {part: [place / name for name in names if part in words[name]] for part in parts}
-    shards = shards or {"": [place / name for name in names]}
-    return into_source(wanted, {part: parquet_images.read(files, wanted.resize) for part, files in shards.items()})
+    return into_source(
+        wanted, {name: _read_shards(place, part, wanted) for name, part in layout.of_files(wanted, names).items()}
+    )
+
+
+def _read_shards(place: Place, part: Part, wanted: Wanted) -> Loaded:
+    shards = [place / name for name in part.files]
+    loaded = parquet_images.read(shards, wanted.resize, names=part.files)
+    return attrs.evolve(loaded, notes=(*part.notes, *loaded.notes))
 
 
 def read_hub(wanted: Wanted) -> Source:
@@ -92,48 +103,80 @@ def read_hub(wanted: Wanted) -> Source:
 def read_folder(wanted: Wanted) -> Source:
     """Class folders of pictures, below ``train`` and ``test`` or on their own."""
     place = wanted.place()
-    files = [name for name in place.files() if name.lower().endswith(PICTURE_FILES)]
+    files = [name for name in visible(place.files()) if name.lower().endswith(PICTURE_FILES)]
     if not files:
         raise InputError(f"{place.url} holds no pictures: give a folder with one folder of pictures a class")
-    parts = wanted.parts({name.partition("/")[0] for name in files})
-    if not parts:
-        return into_source(wanted, {"": _read_classes(place, files, wanted.resize)})
-    below = {p: [name.partition("/")[2] for name in files if name.startswith(p + "/")] for p in parts}
-    return into_source(wanted, {p: _read_classes(place / p, below[p], wanted.resize) for p in parts})
+    parts = layout.of_folders(wanted, files)
+    return into_source(
+        wanted, {name: _read_classes(place, folder, part, wanted) for name, (folder, part) in parts.items()}
+    )
 
 
-def _read_classes(place: Place, files: Sequence[str], resize: int | None) -> Loaded:
-    files = [name for name in files if "/" in name]
+def _read_classes(whole: Place, folder: str, part: Part, wanted: Wanted) -> Loaded:
+    place = whole / folder if folder else whole
+    files = [name for name in part.files if "/" in name]
     local = place.local_path()
     if local and (odd := next((name for name in files if not (local / name).is_file()), None)):
         raise InputError(f"{(place / odd).url} is no regular file: put a picture there or remove it")
-    empty = {entry.name for entry in local.iterdir() if entry.is_dir() and entry.name[0] != "."} if local else set()
+    empty = set(visible(entry.name for entry in local.iterdir() if entry.is_dir())) if local else set()
     classes = sorted(empty | {name.partition("/")[0] for name in files})
     if len(classes) < 2:
         found = f"{len(classes)} class folder{'' if len(classes) == 1 else 's'} ({', '.join(classes) or 'none'})"
         raise InputError(f"{place.url} has {found}: give a folder with one folder of pictures for each of 2 or more")
+    _refuse_copies(place, files, classes)
     position = {name: at for at, name in enumerate(classes)}
+    labels = torch.tensor([position[name.partition("/")[0]] for name in files])
+    broken: dict[int, str] = {}
     encoded = ((place / name).read_bytes() for name in files)
-    images = stack(encoded, len(files), lambda at: (place / files[at]).url, resize)
-    return Loaded(images, torch.tensor([position[name.partition("/")[0]] for name in files]), tuple(classes))
+    images = stack(encoded, len(files), lambda at: (place / files[at]).url, wanted.resize, broken=broken)
+    names = tuple((f"{folder}/{files[at]}" if folder else files[at], why) for at, why in broken.items())
+    return Loaded(images, without(labels, broken), tuple(classes), broken=names, notes=part.notes)
+
+
+def _refuse_copies(place: Place, files: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse class folders that hold folders of the other classes: backups, or sets within the set."""
+    inner = {
+        name.split("/")[0]: name.split("/")[1]
+        for name in files
+        if name.count("/") > 1 and name.split("/")[1] in classes
+    }
+    if inner:
+        outer, name = min(inner.items())
+        what = f"{outer}/ in {place.url} would be a class, and holds a folder {name!r}, which is a class itself"
+        raise InputError(f"{what}: if it is a copy, move it away or let its name begin with a dot")
+
+
+def without(labels: torch.Tensor, broken: Collection[int]) -> torch.Tensor:
+    """Labels (N,) of all but these pictures."""
+    left = torch.ones(len(labels), dtype=torch.bool)
+    left[list(broken)] = False
+    return labels[left]
 
 
 def read_idx(wanted: Wanted) -> Source:
     """A folder with the four files of MNIST's format, gzip'd or plain."""
     place = wanted.place()
-    names = [name for name in place.names() if re.search(r"idx\d", name)]
-    usual = next((part for part in (*TEST, "t10k") if any(part in name for name in names)), "t10k")
-    train, test = wanted.named or (TRAIN, usual)
-    whole = wanted.share is not None and not any(test in name for name in names)
-    parts = (train,) if whole else (train, test)
-    return into_source(wanted, {part: _read_idx_part(place, names, part, wanted.resize) for part in parts})
+    names = [name for name in visible(place.names()) if IDX.search(name)]
+    if wanted.named:
+        layout.chosen(wanted, {part: part for part in wanted.named})
+        parts = {part: [name for name in names if layout.speaks_of(part, name)] for part in wanted.named}
+    else:
+        spoken = {name: part_of(name) for name in names}
+        of = next((part for part in TEST if part in spoken.values()), TEST[0])
+        test = of if any(of in name.lower() for name in names) else "t10k"
+        parts = {TRAIN: [n for n in names if spoken[n] == TRAIN], test: [n for n in names if spoken[n] == of]}
+        if wanted.share is not None and parts[test]:
+            raise two_parts(wanted, (TRAIN, test))
+        if wanted.share is not None:
+            del parts[test]
+    return into_source(wanted, {part: _read_idx_part(place, of, part, wanted) for part, of in parts.items()})
 
 
-def _read_idx_part(place: Place, names: Sequence[str], part: str, resize: int | None) -> Loaded:
+def _read_idx_part(place: Place, names: Sequence[str], part: str, wanted: Wanted) -> Loaded:
     arrays = []
     for what, magic in (("images", IDX_IMAGES), ("labels", IDX_LABELS)):
-        found = [name for name in names if part in name and what in name]
-        if len({name.removesuffix(".gz") for name in found}) != 1:
+        found = [name for name in names if what in name.lower()]
+        if len({name.lower().removesuffix(".gz") for name in found}) != 1:
             seen = f"found {', '.join(found) or 'none'}"
             due = f"exactly one file named like {part}-{what}-idx{magic & 255}-ubyte[.gz]"
             raise InputError(f"{place.url} has to hold {due}, {seen}: rename or add it, or give --split TRAIN:TEST")
@@ -141,7 +184,7 @@ def _read_idx_part(place: Place, names: Sequence[str], part: str, resize: int | 
     images, labels = arrays
     if len(images) != len(labels):
         raise InputError(f"{place.url} holds {len(images)} {part} images but {len(labels)} labels: get the files again")
-    return Loaded(from_array(images, f"{place.url} ({part})", resize), torch.from_numpy(labels.astype(np.int64)))
+    return Loaded(from_array(images, f"{place.url} ({part})", wanted.resize), torch.from_numpy(labels.astype(np.int64)))
 
 
 def read_idx_file(place: Place, magic: int) -> np.ndarray:
@@ -181,40 +224,92 @@ def _sizes(head: bytes, magic: int, place: Place) -> list[int]:
     return [int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4)]
 
 
-NPZ_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_x", "{}_y"), ("{}_data", "{}_labels"))
-"""How arrays of a part are called in .npz files (Keras, MedMNIST, ...)."""
-
-NPZ_WHOLE = (("images", "labels"), ("x", "y"), ("data", "labels"))
-"""How they are called in a file without parts."""
+NPZ_KINDS = {
+    "images": ("x", "images", "image", "imgs", "img", "data", "pixels", "inputs"),
+    "labels": ("y", "labels", "label", "targets", "target"),
+}
+"""How arrays of images and of labels are called in .npz files, beside the word for the part (Keras, MedMNIST, ...)."""
+NPZ = ".npz"
 
 
 def read_npz(wanted: Wanted) -> Source:
-    """One NumPy .npz file: ``x_train y_train x_test y_test`` or ``images labels``; class names in ``classes``."""
+    """One NumPy .npz file: ``x_train y_train x_test y_test`` or ``images labels``, class names in ``classes``; or a
+    folder of such files, one a part."""
     place = wanted.place()
+    if place.local_path() is not None and place.is_folder():
+        return into_source(wanted, _npz_files(place, wanted))
     arrays = read_arrays(place)
-    classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]).tolist()) if "classes" in arrays else None
-    there = {part for part in wanted.named or (TRAIN, *TEST) if _npz_pair(arrays, part)}
-    parts = {part: _npz_pair(arrays, part) for part in wanted.parts(there)}
-    parts = parts or {"": next((pair for pair in NPZ_WHOLE if set(pair) <= set(arrays)), None)}
+    there = _npz_parts(arrays, wanted)
+    parts = layout.chosen(wanted, {part: part for part in there if part})
+    if not parts and "" not in there:
+        due = "x_train, y_train, x_test, y_test (or images, labels with --split 0.8)"
+        raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
+    return into_source(wanted, {part: _npz_part(arrays, there[part], place, wanted) for part in parts or ("",)})
+
+
+def _npz_files(place: Place, wanted: Wanted) -> dict[str, Loaded]:
+    """The parts in several files, each with one array of images and one of labels."""
+    files = [name for name in visible(place.names()) if name.lower().endswith(NPZ)]
+    if not files:
+        raise InputError(f"{place.url} holds no .npz file: give a file, or a folder with train.npz and test.npz")
     loaded = {}
-    for part, pair in parts.items():
-        if pair is None:
-            due = "x_train, y_train, x_test, y_test (or images, labels with --split 0.8)"
-            raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
-        images, labels = (arrays[name] for name in pair)
-        where = f"{pair[0]} of {place.url}"
-        if images.ndim == 0 or len(images) != labels.size:
+    for name, part in layout.of_files(wanted, files).items():
+        if len(part.files) > 1:
             raise InputError(
-                f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
+                f"{place.url} holds {len(part.files)} files of one part, {', '.join(part.files[:5])}: give one file"
             )
-        numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
-        loaded[part] = Loaded(from_array(images, where, wanted.resize), numbers, classes)
-    return into_source(wanted, loaded)
+        arrays = read_arrays(place / part.files[0])
+        there = _npz_parts(arrays, Wanted(wanted.name))
+        if len(there) != 1:
+            due = "one array images and one labels"
+            raise InputError(
+                f"{(place / part.files[0]).url} holds the arrays {', '.join(arrays) or 'none'}: it has to hold {due}"
+            )
+        (pair,) = there.values()
+        loaded[name] = _npz_part(arrays, pair, place / part.files[0], wanted)
+    return loaded
 
 
-def _npz_pair(arrays: Mapping[str, np.ndarray], part: str) -> tuple[str, str] | None:
-    pairs = [(x.replace("{}", part), y.replace("{}", part)) for x, y in NPZ_NAMES]
-    return next((pair for pair in pairs if set(pair) <= set(arrays)), None)
+def _npz_part(arrays: Mapping[str, np.ndarray], pair: tuple[str, str], place: Place, wanted: Wanted) -> Loaded:
+    classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]).tolist()) if "classes" in arrays else None
+    images, labels = (arrays[name] for name in pair)
+    where = f"{pair[0]} of {place.url}"
+    if images.ndim == 0 or len(images) != labels.size:
+        raise InputError(
+            f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
+        )
+    numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
+    return Loaded(from_array(images, where, wanted.resize), numbers, classes)
+
+
+def _npz_parts(arrays: Iterable[str], wanted: Wanted) -> dict[str, tuple[str, str]]:
+    """Names of the images and labels of each part; of part ``""`` those that name none.
+
+    Raises:
+        InputError: two arrays that are both the images, or the labels, of one part.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for name in arrays:
+        if (spoken := _npz_array(name, wanted.named)) is not None:
+            if spoken in found:
+                raise InputError(f"{wanted.shown} has {spoken[1]} in both {found[spoken]} and {name}: keep one of them")
+            found[spoken] = name
+    parts = {part for part, _ in found}
+    pairs = {part: (found.get((part, "images")), found.get((part, "labels"))) for part in parts}
+    return {part: (x, y) for part, (x, y) in pairs.items() if x is not None and y is not None}
+
+
+def _npz_array(name: str, named: tuple[str, str] | None) -> tuple[str, str] | None:
+    """Which part an array is of, and what of it; None if its name says something else."""
+    said = list(words(re.sub(r"^([xyXY])(?=[a-zA-Z]{2})", r"\1 ", name)))
+    if named is not None:
+        part = next((n for n in named if layout.speaks_of(n, " ".join(said))), "")
+        rest = [word for word in said if word not in words(part)]
+    else:
+        part = part_of(name) or part_of(" ".join(said)) or ""
+        rest = [word for word in said if part_of(word) is None]
+    kind = next((kind for kind, spelt in NPZ_KINDS.items() if rest and len(rest) == 1 and rest[0] in spelt), None)
+    return None if kind is None else (part, kind)
 
 
 def read_arrays(place: Place) -> dict[str, np.ndarray]:
@@ -226,7 +321,8 @@ def read_arrays(place: Place) -> dict[str, np.ndarray]:
     try:
         local = place.local_path() is not None
         with place.open("rb") if local else io.BytesIO(place.read_bytes()) as file, zipfile.ZipFile(file) as packed:
-            entries = [entry for entry in packed.infolist() if entry.filename.endswith(".npy")]
+            arrays = {*visible(entry.filename for entry in packed.infolist())}
+            entries = [e for e in packed.infolist() if e.filename.endswith(".npy") and e.filename in arrays]
             check_growth(file.seek(0, io.SEEK_END), sum(entry.file_size for entry in entries), place.url)
             return {entry.filename.removesuffix(".npy"): _array(packed, entry) for entry in entries}
     except InputError:
@@ -268,7 +364,10 @@ READERS: Mapping[str, Reader] = {
         read_folder, "folder:PATH_OR_URL, class folders of pictures below train/ and test/, or with --split"
     ),
     "idx": Reader(read_idx, "idx:PATH_OR_URL, a folder with the four files of MNIST's format, gzip'd or plain"),
-    "npz": Reader(read_npz, "npz:PATH_OR_URL, arrays x_train y_train x_test y_test, or images labels with --split"),
+    "npz": Reader(
+        read_npz,
+        "npz:PATH_OR_URL, arrays x_train y_train x_test y_test, or images labels with --split, or a file a part",
+    ),
     "hf": Reader(read_hub, "hf:OWNER/NAME, a Hugging Face repository with parquet files"),
 }
 """Formats by the name before the colon."""
