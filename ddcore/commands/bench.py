@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 BENCH = "bench"
 """The kind of a task that is a whole run."""
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
-DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+DATA_OPTIONS = ("dataset", "data_root", "split", "resize", "skip_broken")
 
 
 # ---- what is to be run -----------------------------------------------------------------------------------------------

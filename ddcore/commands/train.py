@@ -53,7 +53,7 @@ from ddcore.training.students import Course, train_and_test
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 ON_REAL = "stepwise"
 """The protocol of students unless another is asked for."""
-KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "skip_broken", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -156,6 +156,7 @@ class TrainingRun(Opened):
         if self.lesson.on is None:
             return None
         options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        options["skip_broken"] = self.config.skip_broken
         found = load_source(self.hooks, self.lesson.on, options)
         if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
             has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"
@@ -235,6 +236,8 @@ def begin(
         run.say(line)
     check_names(run)
     _check_modality(run)
+    for note in run.source.notes:
+        run.say(f"  data: {note}")
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)

@@ -6,6 +6,7 @@ from ddcore._later import later
 
 if TYPE_CHECKING:
     from ddcore.data.normalisation import Identity, MeanStd, Normalisation, fit
+    from ddcore.data.part_names import part_of, visible
     from ddcore.data.parts import Wanted
     from ddcore.data.source import TEXT, Part, Real, Source, Split
     from ddcore.data.sources import open_source
@@ -22,12 +23,15 @@ __all__ = [
     "Wanted",
     "fit",
     "open_source",
+    "part_of",
+    "visible",
 ]
 
 __getattr__ = later(
     __name__,
     {
         "normalisation": ("Identity", "MeanStd", "Normalisation", "fit"),
+        "part_names": ("part_of", "visible"),
         "parts": ("Wanted",),
         "source": ("Part", "Real", "Source", "Split", "TEXT"),
         "sources": ("open_source",),

@@ -78,14 +78,21 @@ class Wanted:
         """
         if not self.rest:
             raise InputError(f"--dataset {self.name}: needs a path or URL after the colon: {self.name}:PATH_OR_URL")
+        place = self.found()
+        if place is None:
+            url = Place.at(self.rest).url
+            raise InputError(f"there is nothing at {url}: check the path after '{self.name}:' or --data-root")
+        return place
+
+    def found(self) -> Place | None:
+        """The same, or None if nothing is there."""
         place = Place.at(self.rest)
         local = place.local_path()
-        if self.data_root is not None and local is not None and not local.is_absolute():
-            below = Place.at(self.data_root) / Path(self.rest).as_posix() if ".." not in local.parts else place
-            place = below if below.exists() else place
-        if not place.exists():
-            raise InputError(f"there is nothing at {place.url}: check the path after '{self.name}:' or --data-root")
-        return place
+        if self.data_root is not None and local is not None and not local.is_absolute() and ".." not in local.parts:
+            below = Place.at(self.data_root) / Path(self.rest).as_posix()
+            if below.exists():
+                return below
+        return place if place.exists() else None
 
     @property
     def shown(self) -> str:

@@ -135,13 +135,9 @@ def _read_classes(whole: Place, folder: str, part: Part, wanted: Wanted) -> Load
 
 def _refuse_copies(place: Place, files: Sequence[str], classes: Sequence[str]) -> None:
     """Refuse class folders that hold folders of the other classes: backups, or sets within the set."""
-    inner = {
-        name.split("/")[0]: name.split("/")[1]
-        for name in files
-        if name.count("/") > 1 and name.split("/")[1] in classes
-    }
-    if inner:
-        outer, name = min(inner.items())
+    nested = [name.split("/") for name in files if name.count("/") > 1]
+    if inner := {(pieces[0], pieces[1]) for pieces in nested if pieces[1] in classes}:
+        outer, name = min(inner)
         what = f"{outer}/ in {place.url} would be a class, and holds a folder {name!r}, which is a class itself"
         raise InputError(f"{what}: if it is a copy, move it away or let its name begin with a dot")
 

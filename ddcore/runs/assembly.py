@@ -90,6 +90,8 @@ def begin(
         run.say(f"  {budget.sentence()}")
     check_names(run)
     check_data(run)
+    for note in run.source.notes:
+        run.say(f"  data: {note}")
     if plan_only:
         return run
     with run.tasks.stoppable(), held(place):

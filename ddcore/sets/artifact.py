@@ -33,7 +33,7 @@ from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, bytes_of, provider, read_manifest
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source
+from ddcore.storage.published import SAID_OF_DATA, published, published_source
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -262,7 +262,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
         "source": published_source(
-            {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")}
+            {k: v for k, v in contents["source"].items() if k in (*SAID_OF_DATA, "notes") and v != []}
         ),
         "notes": list(contents.get("notes", ())),
     }

@@ -20,7 +20,7 @@ from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Plugin, Subject, hookimpl, option
-from ddcore.data import TEXT, Source, Split, Wanted
+from ddcore.data import TEXT, Source, Split, Wanted, part_of, visible
 from ddcore.errors import near
 from ddcore.storage import Place
 from ddcore.training import Protocol
@@ -30,6 +30,7 @@ EMPTY, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = 3
 TRANSFORMER = re.compile(r"transformer(?P<layers>\d+)(-w(?P<width>\d+))?(-h(?P<heads>\d+))?")
 WIDTH, HEADS = 128, 4
+TABLES = (".tsv", ".csv")
 PARTS = (("train", "train"), ("test", "dev"), ("test", "test"), ("test", "validation"))
 
 
@@ -166,6 +167,16 @@ class Text(Plugin):
             notes=notes,
         )
 
+    def recognises(self, place: Place) -> str | None:
+        """``text`` for a folder with a table of sentences that is named after a part."""
+        names = visible(place.names()) if place.is_folder() else []
+        stems = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(TABLES)}
+        first = next((stems[stem] for stem in sorted(stems) if part_of(stem) is not None), None)
+        if first is None:
+            return None
+        head = (place / first).read_bytes(0, 2**16).decode("utf-8-sig", errors="replace").partition("\n")[0]
+        return "text" if {"sentence", "text"} & {column.strip() for column in re.split("[\t,]", head)} else None
+
     @hookimpl
     def ddcore_network(
         self, name: str, channels: int, size: int, classes: int, generator: Generator
@@ -207,17 +218,26 @@ def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str
     """
     if not place.is_folder():
         raise InputError(f"{place.url} is no folder: give text: and a folder with train.tsv and dev.tsv")
-    files = {name.rpartition(".")[0]: name for name in place.names() if name.endswith((".tsv", ".csv"))}
+    files = {name.rpartition(".")[0]: name for name in visible(place.names()) if name.lower().endswith(TABLES)}
     found: dict[str, str] = {}
-    for part, stem in PARTS if named is None else zip(("train", "test"), named, strict=True):
-        if stem in files:
-            found.setdefault(part, files[stem])
+    for part, said in PARTS if named is None else zip(("train", "test"), named, strict=True):
+        fitting = [stem for stem in files if (_says(stem, said) if named is None else stem.lower() == said.lower())]
+        if len(fitting) > 1 and part not in found:
+            several = ", ".join(sorted(files[stem] for stem in fitting))
+            raise InputError(f"{place.url} has several {part} tables, {several}: say which by --split TRAIN:TEST")
+        if fitting:
+            found.setdefault(part, files[fitting[0]])
     for part in ("train", "test"):
         if part not in found:
             raise InputError(
                 f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
             )
     return table(place / found["train"]), table(place / found["test"]), found["test"]
+
+
+def _says(stem: str, part: str) -> bool:
+    """Whether a file's name speaks of a part: ``sst2_train``, ``Dev``."""
+    return "dev" in re.split(r"[\W_]+", stem.lower()) if part == "dev" else part_of(stem) == part
 
 
 def table(place: Place) -> Rows:
@@ -230,7 +250,7 @@ def table(place: Place) -> Rows:
         text = place.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{place.url} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
-    tabs = place.name.endswith(".tsv")
+    tabs = place.name.lower().endswith(".tsv")
     lines = io.StringIO(text, newline="")
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines)
     columns = [str(name) for name in reader.fieldnames or ()]
