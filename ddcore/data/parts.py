@@ -80,8 +80,7 @@ class Wanted:
             raise InputError(f"--dataset {self.name}: needs a path or URL after the colon: {self.name}:PATH_OR_URL")
         place = self.found()
         if place is None:
-            url = Place.at(self.rest).url
-            raise InputError(f"there is nothing at {url}: check the path after '{self.name}:' or --data-root")
+            raise InputError(f"{Place.at(self.rest).nothing_there}: check the path after '{self.name}:' or --data-root")
         return place
 
     def found(self) -> Place | None:

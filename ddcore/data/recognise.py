@@ -48,12 +48,9 @@ def taken_for(dataset: str, data_root: str | None = None, others: Iterable[Recog
 def _kinds(place: Place) -> list[str]:
     """The core's readers for what lies there."""
     name = place.name.lower()
-    if name.endswith(PARQUET) and not place.is_folder():
-        return ["parquet"]
-    if name.endswith(NPZ) and not place.is_folder():
-        return ["npz"]
-    if not place.is_folder():
-        return []
+    ends = {"parquet": name.endswith(PARQUET), "npz": name.endswith(NPZ)}
+    if (any(ends.values()) and place.local_path() is None) or not place.is_folder():
+        return [kind for kind, ending in ends.items() if ending]
     files = visible(place.files())
     for record, (key, what) in RECORDS.items():
         if record in files and _has(place / record, key):
@@ -80,5 +77,5 @@ def _has(place: Place, key: str) -> bool:
 def unknown(name: str, known: Iterable[str]) -> str:
     """One sentence for a data name that nobody answers, or a path where nothing is."""
     if "/" in name:
-        return f"there is nothing at {Place.at(name).url}, and no data set is called so: check the path or --data-root"
+        return f"{Place.at(name).nothing_there}, and no data set is called so: check the path or --data-root"
     return f"no data set is named {name!r}: {near(name.partition(':')[0].lower(), known)}"
