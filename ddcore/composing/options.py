@@ -180,7 +180,8 @@ def _spelt_networks(given: Any, classes: Mapping[str, Any]) -> Any:
     """Names of networks, given in any case, as the core or the plugin that builds them spells them."""
     if not isinstance(given, str):
         return tuple(_spelt_networks(each, classes) for each in given) if given else given
-    offered = [name for cls in classes.values() for name in getattr(cls, "networks", ()) if isinstance(name, str)]
+    lists = [getattr(cls, "networks", ()) for cls in classes.values()]
+    offered = [name for names in lists if isinstance(names, tuple) for name in names]
     spelt = given if given in offered else next((n for n in offered if n.lower() == given.lower()), None)
     capitals = any(name != name.lower() for name in offered)  # of a plugin whose variants are not all listed
     return spelt or (given if capitals else given.lower())

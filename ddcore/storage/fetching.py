@@ -202,9 +202,9 @@ def _asked(target: Target, first: Target, most: int, trust: bool) -> bytes | str
         if answer.status in REDIRECTS:
             return urljoin(_base(target), answer.getheader("Location") or "")
         if answer.status != 200:
-            kind, found = Passing if answer.status in AGAIN else StoreError, of_status(answer.status)
+            kind, way_out = Passing if answer.status in AGAIN else StoreError, of_status(answer.status).way_out
             said = f"{answer.status} {printable(answer.reason)[:60]}"
-            raise kind(f"{target.url} cannot be read ({said}): {found.way_out}, or {WAY_OUT}")
+            raise kind(f"{target.url} cannot be read ({said}): {way_out}, or {WAY_OUT}")
         return _content(answer, target, most, watch)
     except UnicodeError:
         raise InputError(f"{target.url} is no address: {WAY_OUT}") from None

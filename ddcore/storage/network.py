@@ -1,7 +1,7 @@
 """What goes wrong between machines, in words: one place for what fsspec, aiohttp, requests, botocore and sockets raise.
 
-Drivers wrap one error into another, and some say of any of them that there is no such file. So the whole chain is looked
-through, by what the errors hold and what they are called; no driver is imported.
+Drivers wrap one error into another, and some say of any of them that there is no such file. So the whole chain is
+looked through, by what the errors hold and what they are called; no driver is imported.
 """
 
 from __future__ import annotations
