@@ -137,11 +137,12 @@ class Text(Plugin):
             return None
         wanted = Wanted(name, rest, options.get("data_root"), options.get("split"))
         place = wanted.place()
-        train, test, file = tables(place, wanted.named)
+        skipped: list[str] = []
+        train, test, file = tables(place, wanted.named, skipped if options.get("skip_broken") else None)
         labels = sorted({label for _, label in (*train, *test)})
         classes = {label: at for at, label in enumerate(labels)}
         seen, unseen = ([(text, classes[label]) for text, label in part] for part in (train, test))
-        return self._source(place.name, seen, unseen, tuple(labels), (f"tested on {file}",))
+        return self._source(place.name, seen, unseen, tuple(labels), (f"tested on {file}", *skipped))
 
     def _source(
         self,
@@ -209,7 +210,7 @@ def computed(count: int, seed: int) -> list[tuple[str, int]]:
 Rows = list[tuple[str, str]]
 
 
-def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str]:
+def tables(place: Place, named: tuple[str, str] | None, skipped: list[str] | None = None) -> tuple[Rows, Rows, str]:
     """Sentences and labels of a folder's training and test tables, ``.tsv`` or ``.csv`` with a header, and the latter's
     name.
 
@@ -232,7 +233,7 @@ def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str
             raise InputError(
                 f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
             )
-    return table(place / found["train"]), table(place / found["test"]), found["test"]
+    return table(place / found["train"], skipped), table(place / found["test"], skipped), found["test"]
 
 
 def _says(stem: str, part: str) -> bool:
@@ -240,8 +241,11 @@ def _says(stem: str, part: str) -> bool:
     return "dev" in re.split(r"[\W_]+", stem.lower()) if part == "dev" else part_of(stem) == part
 
 
-def table(place: Place) -> Rows:
+def table(place: Place, skipped: list[str] | None = None) -> Rows:
     """Rows (sentence, label) of one table.
+
+    Args:
+        skipped: takes a note of lines without a sentence or a label, which are left out; None: they are refused.
 
     Raises:
         InputError: columns or values are missing; text that is not UTF-8.
@@ -258,11 +262,18 @@ def table(place: Place) -> Rows:
     for column in (named, "label"):
         if column not in columns:
             raise InputError(f"{place.url} has no column {column!r}: {near(column, columns)}")
-    rows = []
+    rows, broken = [], []
     for number, row in enumerate(reader, 2):
         if row[named] is None or not row["label"]:
-            raise InputError(f"{place.url}, line {number}, has no sentence or no label: repair or drop it")
+            broken.append(number)
+            continue
         rows.append((row[named], row["label"]))
+    if broken:
+        which = ", ".join(map(str, broken[:10])) + (f" and {len(broken) - 10} more" if len(broken) > 10 else "")
+        what = f"line{'s' if len(broken) > 1 else ''} {which}, ha{'ve' if len(broken) > 1 else 's'} no sentence or no label"
+        if skipped is None:
+            raise InputError(f"{place.url}, {what}: repair or drop what is broken, or leave it out by --skip-broken")
+        skipped.append(f"{len(broken)} left out as broken (--skip-broken): {place.name}, {what}")
     if not rows:
         raise InputError(f"{place.url} has a header and no sentences: add some")
     return rows
