@@ -39,7 +39,7 @@ def taken_for(dataset: str, data_root: str | None = None, others: Iterable[Recog
         raise InputError(f"{place.url} holds data of {len(kinds)} kinds: say which, {choices}")
     what = f"{place.url} is there, and no data that ddcore reads unasked"
     if place.name.lower().endswith(".zip"):
-        raise InputError(f"{what}: unpack it, or read what is in it as it is by folder:zip://::{place.url}")
+        raise InputError(f"{what}: unpack it, and give the folder")
     raise InputError(
         f"{what}: write READER:PATH, see `ddcore data list`, and select the plugin that reads it, if it is one's"
     )

@@ -68,7 +68,7 @@ def test_leftovers_are_no_second_kind(tmp_path):
     ("name", "sentence"),
     [
         ("notes.txt", "notes.txt is there, and no data that ddcore reads unasked: write READER:PATH"),
-        ("x.zip", "unpack it, or read what is in it as it is by folder:zip://::"),
+        ("x.zip", "no data that ddcore reads unasked: unpack it, and give the folder"),
         ("artifact", "is a distilled set: --dataset names real data"),
         ("fotos/", "there is nothing at .*fotos/.*: check the path"),
     ],
