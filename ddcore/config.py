@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -12,6 +13,11 @@ from ddcore.storage.units import byte_count
 
 def _is_size(instance: Any, attribute: Any, value: str) -> None:
     byte_count(value)
+
+
+def _is_device(instance: Any, attribute: Any, value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise ValueError("'device' must be auto, cpu, cuda or cuda:NUMBER")
 
 
 def _shared(default: Any, help: str, validator: Any = None) -> Any:
@@ -52,7 +58,7 @@ class Config:
     )
     steps: int | None = _shared(None, "Outer steps of the distillation; default: the matcher's.", optional(ge(0)))
     seed: int = _shared(0, "Seed of everything.", instance_of(int))
-    device: Literal["auto", "cpu", "cuda"] = _shared("auto", "Where to compute.")
+    device: str = _shared("auto", "Where to compute: auto, cpu, cuda, or cuda:1 of several.", _is_device)
     out: str | None = _shared(None, "Run folder, a path or URL; default: runs/NAME.")
     init: str | None = _shared(None, "Initial images: real, noise, kcenter, or what a plugin offers.")
     labels: str | None = _shared(
@@ -100,3 +106,16 @@ TRAINING = (
     "amp",
 )
 """Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""
+OF_THE_SET = (
+    "dataset",
+    "data_root",
+    "split",
+    "validation",
+    "resize",
+    "network",
+    "seed",
+    "threads",
+    "cache",
+    "protocol",
+)
+"""Those that ``evaluate`` and ``relabel`` take from the set, or from the run that made it, if they are not given."""

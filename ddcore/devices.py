@@ -31,19 +31,20 @@ class Cuda:
         return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
     @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
+    def seeded(self, device: torch.device, seed: int) -> Iterator[None]:
         """Let what draws from the device's own generator draw from a seed;
         the generator's state is put back afterwards."""
-        before = torch.cuda.get_rng_state()
-        torch.cuda.manual_seed(seed)
+        before = torch.cuda.get_rng_state(device)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
         try:
             yield
         finally:
-            torch.cuda.set_rng_state(before)
+            torch.cuda.set_rng_state(before, device)
 
-    def wait(self) -> None:
+    def wait(self, device: torch.device) -> None:
         """Until the device has done what it was asked."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
     def autocast(self, dtype: torch.dtype, enabled: bool) -> AbstractContextManager[Any]:
         """torch's autocast on the device."""
@@ -59,17 +60,21 @@ def names() -> list[str]:
 
 
 def chosen(name: str) -> torch.device:
-    """The device of ``--device``: ``auto`` is CUDA where there is one.
+    """The device of ``--device``: ``auto`` is CUDA where there is one; ``cuda:1`` is the second of several.
 
     Raises:
-        OptionError: CUDA was asked for, and there is none.
+        OptionError: CUDA was asked for, and there is none, or none of that number.
     """
-    there = name != CPU and bool(names())
-    if name == CUDA and not there:
+    kind, _, number = name.partition(":")
+    known = [] if kind == CPU else names()
+    if kind == CUDA and not known:
         raise OptionError(
-            "--device cuda was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build"
+            f"--device {name} was asked for, but torch sees no CUDA device here: use --device cpu or install a CUDA build"
         )
-    return torch.device(CUDA if there else CPU)
+    if number and int(number) >= len(known):
+        there = ", ".join(f"cuda:{n} ({device})" for n, device in enumerate(known))
+        raise OptionError(f"--device {name} was asked for, and torch sees {there}: choose one of them")
+    return torch.device(f"{CUDA}:{int(number)}" if number else CUDA if known else CPU)
 
 
 def is_cuda(device: torch.device) -> bool:
@@ -94,18 +99,18 @@ def threads(device: torch.device) -> int:
 
 def described(device: torch.device) -> str:
     """Kind and name of a device, as records keep it: "cpu: x86_64", "cuda: NVIDIA H200"."""
-    return f"{device.type}: {names()[0] if is_cuda(device) else platform.processor() or platform.machine()}"
+    return f"{device.type}: {names()[device.index or 0] if is_cuda(device) else platform.processor() or platform.machine()}"
 
 
 def asked_for(wanted: Collection[str]) -> bool:
     """Whether runs with these values of ``--device`` compute on CUDA here."""
-    return CUDA in wanted or ("auto" in wanted and bool(names()))
+    return any(name.startswith(CUDA) for name in wanted) or ("auto" in wanted and bool(names()))
 
 
 def wait(device: torch.device) -> None:
     """Until a device has done what it was asked, so that a clock tells how long it took."""
     if is_cuda(device):
-        cuda.wait()
+        cuda.wait(device)
 
 
 def autocast(device: torch.device, dtype: torch.dtype = torch.bfloat16, enabled: bool = True) -> Any:
@@ -120,9 +125,9 @@ def seeded(device: torch.device, draw: Callable[[], int]) -> AbstractContextMana
     Args:
         draw: gives the seed; asked on devices only.
     """
-    return cuda.seeded(draw()) if is_cuda(device) else nullcontext()
+    return cuda.seeded(device, draw()) if is_cuda(device) else nullcontext()
 
 
 def same(tensor: Tensor, device: torch.device) -> bool:
     """Whether a tensor lies on a device; "cuda" is CUDA's current one."""
-    return tensor.device.type == device.type
+    return tensor.device.type == device.type and device.index in (None, tensor.device.index)

@@ -258,8 +258,7 @@ def ddcore_matching_loss(task: Task, step: int, learn: Learn, run: Run) -> Itera
         learn: tensors, state and fixed things made by ``ddcore_learn``; write to ``learn.state`` only.
 
     Yields: ``Loss`` on ``run.device``. Without ``update`` it is backpropagated at once and all optimisers step after the last one; with
-        ``update`` the named optimisers step on it immediately. One step uses an optimiser in one of the two ways.
-        Yielding nothing skips the step: nothing moves, momentum included.
+        ``update`` the named ones step on it at once, in one of the two ways a step. Nothing yielded: nothing moves, nor momentum.
     Implemented by the matcher (dm, mtt, datm). New in 1.0.
     """
 
@@ -286,9 +285,7 @@ def ddcore_segment(  # type: ignore[empty-body]
 
 @_kind("chain")
 def ddcore_setting(value: Any, name: str, progress: Progress) -> Any:  # type: ignore[empty-body]
-    """Change one named number of a stage, for example on a schedule.
-
-    Called by the stage that owns the number, each time it is needed; must be a pure function of its arguments.
+    """Change one named number of a stage, as on a schedule; called each time it is needed, a pure function of its arguments.
 
     Args:
         value: the matcher's, or what the plugin before made of it.
@@ -312,7 +309,7 @@ def ddcore_view(batch: Batch, phase: str, run: Run) -> Batch:  # type: ignore[em
 
     Returns: A batch of the same axes, differentiable in the inputs, possibly with more rows: then ``targets`` and ``index``
         repeat alike. None leaves it. Group rows by ``targets["class"]``, never by position.
-    Implemented by ``fyi``. New in 1.0.
+    Implemented by ``fyi`` and ``idc``. New in 1.0.
     """
 
 
@@ -329,7 +326,7 @@ def ddcore_augment(  # type: ignore[empty-body]
 ) -> Transform:  # type: ignore[empty-body]
     """Draw an augmentation that can be replayed.
 
-    Called whenever a stage needs a fresh draw; cheap. ``generator`` is the plugin's own: no other plugin's draws move it.
+    Called whenever a stage needs a fresh draw; cheap.
 
     Args:
         transform: what the plugins before drew; return one that applies it first, then yours.
@@ -339,6 +336,7 @@ def ddcore_augment(  # type: ignore[empty-body]
         shared: every row of any batch gets the same parameters (Siamese); else row i gets set i.
         symmetric: whether a mirror image keeps its class in this data (false for digits).
         progress: of the stage, for schedules.
+        generator: the plugin's own: no other plugin's draws move it.
 
     Returns: A transform that keeps the number of rows; when not shared it may mix rows, and then adds the targets ``mixed`` and
         ``lam``. None leaves it.
@@ -389,8 +387,9 @@ def ddcore_store(synthetic: Synthetic, run: Run) -> Synthetic:  # type: ignore[e
     that these are of the images as stored; again, identically, at each resume. With ``--bytes`` also before anything is
     distilled, with blank images in the set's place, to learn what so many images cost. Grad off. Do not write into the tensors of ``synthetic``, which lie on the CPU.
 
-    Returns: As many samples of the same classes in the same order, on the CPU. Say in ``notes`` what is lost. None leaves it.
-    Take operations of the core (``ddcore.sets.decoders``), or readers need your plugin. Implemented by ``quantize``. New in 1.2.
+    Returns: As many samples of the same classes in the same order, on the CPU, or several for each (``ddcore.sets.several``); ``notes``
+        say what is lost. None leaves it. Readers need your plugin, but for operations of the core (``ddcore.sets.decoders``).
+    Implemented by ``quantize`` and ``idc``. New in 1.2.
     """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from typing import Any
@@ -276,11 +277,18 @@ class PartCommand(RunCommand):
     """A command that does part of what ``run`` does: it takes those of its shared options that matter there."""
 
     shared: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
 
     def get_params(self, context: click.Context) -> list[click.Parameter]:
-        """``run``'s, without presets and the shared options that ``shared`` does not name."""
+        """``run``'s, without presets and the shared options that ``shared`` does not name; the help says which come
+        from the set."""
         idle = {"preset", *fields(Config)} - {*self.shared}
-        return [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+        kept = [parameter for parameter in super().get_params(context) if parameter.name not in idle]
+        for parameter in kept:
+            if isinstance(parameter, click.Option) and parameter.name in self.taken:
+                default = "[the set's]" if parameter.name == "dataset" else r"[the set's; else \1]"
+                parameter.help = re.sub(r"\[([^\[\]]*)\]$", default, parameter.help or "")
+        return kept
 
 
 TRUST = click.option(
@@ -293,13 +301,13 @@ TRUST = click.option(
 class EvaluateCommand(PartCommand):
     """``evaluate``."""
 
-    shared = config.EVALUATING
+    shared, taken = config.EVALUATING, config.OF_THE_SET
 
 
 class RelabelCommand(PartCommand):
     """``relabel``."""
 
-    shared = config.RELABELLING
+    shared, taken = config.RELABELLING, config.OF_THE_SET
 
 
 class TrainCommand(PartCommand):
@@ -316,10 +324,16 @@ class TrainCommand(PartCommand):
 def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Train students on an artifact, beside the honest baselines.
 
-    What is not given is as the run says that made the set, if it is yours (RUN/artifact): data, cache, plugins,
-    options; --plugin adds to its plugins, for example one that shapes students. Of other sets, numbers and choices are
-    taken, such as the seed: name data (unless you used the same ones before) and plugins. Without --out, scores are
-    only printed.
+    \b
+    Values come from, the first that has one:
+      1. this command line, then files for --config
+      2. the run that made the set, if it is yours (RUN/artifact): data, cache, threads, plugins and their options,
+         seed, validation and protocol; --plugin adds to its plugins, for example one that shapes students
+      3. of other sets their manifest, in numbers and choices only, such as seed and protocol: name data (unless
+         you used the same ones before) and plugins
+      4. the default
+
+    --eval-network, --eval-seeds and --baseline are of this evaluation. Without --out, scores are only printed.
     """
     from ddcore.commands.evaluating import evaluate_folder  # imports torch
 
@@ -336,8 +350,9 @@ def evaluate(context: click.Context, /, artifact: str, trust: bool, as_json: boo
 def relabel(context: click.Context, /, artifact: str, trust: bool, as_json: bool, **values: Any) -> None:
     """Write an artifact once more under other --labels: its images stay as they are, bit for bit.
 
-    Plugins and all else that is not given are as in the run that made the set, if it is yours (RUN/artifact); of other
-    sets, numbers and choices are taken, such as the seed.
+    Values come from this command line, the environment and files for --config; then from the run that made the set, if
+    it is yours (RUN/artifact); of other sets from their manifest, in numbers and choices only, such as the seed; then
+    they are the default.
     """
     from ddcore.commands.relabelling import relabel as relabelled  # imports torch
     from ddcore.sets.exports import describe
@@ -502,11 +517,15 @@ def bench(
 
     found = read_suite(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
-    cells = chosen(found, only, place)
+    cells, refused = chosen(found, only, place)
+    reporter = Reporter()
+    for why in dict.fromkeys(refused.values()):
+        reporter.warn(f"{why}; the other runs of the suite are not held up")
     if plan_only:
-        emit(as_json, {"runs": [cell.key for cell in cells]}, lambda: "\n".join(cell.key for cell in cells))
-        return
-    made = benched(found, cells, place, jobs, Reporter(), executor)
+        runs = [cell.key for cell in cells if cell.key not in refused]
+        emit(as_json, {"runs": runs, "refused": refused}, lambda: "\n".join(runs))
+        context.exit(2 if refused else 0)
+    made = benched(found, cells, place, jobs, reporter, executor, refused)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)

@@ -107,10 +107,28 @@ def list_data(as_json: bool) -> None:
 @AS_JSON
 def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""
-    from ddcore.runs.assembly import open_data  # imports torch
-
-    summary = open_data(name, plugin, plugin_path, options).summary()
+    summary, _ = _look(name, plugin, plugin_path, options, check=False)
     emit(as_json, summary, lambda: summary_text(summary))
+
+
+def check_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Look over a data set: sizes and classes, duplicates, constant images, ranges, labels, what its reader changed.
+
+    A line for each finding, with numbers and what to do: `ok`, `note` or `warning`. The exit code is 0 whatever is
+    found, and 2 where the data cannot be read.
+    """
+    summary, found = _look(name, plugin, plugin_path, options, check=True)
+    answer = {"data": summary, "findings": [finding.as_json() for finding in found]}
+    emit(as_json, answer, lambda: "\n".join(printable_line(finding.line) for finding in found))
+
+
+data.command("check", params=[*show_data.params])(check_data)
+
+
+def _look(*named: Any, check: bool) -> Any:
+    from ddcore.commands.looking import look  # imports torch
+
+    return look(*named, check=check)
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:

@@ -20,9 +20,10 @@ A suite is a TOML file:
     steps = 200
     plugin.dm.lr_img = 1.0
 
-What a method says counts over what its data say, and that over what all runs share; options of plugins and teachers
-that a run has not are left out there. Runs lie under names that end in a digest of their options: a changed suite does
-again what changed, a stopped one goes on.
+A method may name local plugin files beside its plugins, or in their place: plugin_path = ["mine.py"], found from the
+suite's folder. What a method says counts over what its data say, and that over what all runs share; options of plugins
+and teachers that a run has not are left out there. Runs lie under names that end in a digest of their options: a
+changed suite does again what changed, a stopped one goes on.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from ddcore.composing.asking import Hooks
-from ddcore.composing.discovery import installed, load_class
+from ddcore.composing.discovery import installed, load_class, name_of_file
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.composing.selection import Setup, core_groups, select, setup_from
@@ -77,6 +79,7 @@ class Cell:
 
     Attributes:
         tables: its options, as a config file has them.
+        paths: local plugin files, and ``digests`` the SHA-256 of each: a run is another one when its file changes.
     """
 
     method: str
@@ -85,6 +88,8 @@ class Cell:
     seed: int
     plugins: tuple[str, ...]
     tables: Mapping[str, Any]
+    paths: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -94,7 +99,8 @@ class Cell:
     @property
     def key(self) -> str:
         """The run's folder."""
-        digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables}))[:8]
+        files = {"files": self.digests} if self.digests else {}
+        digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables, **files}))[:8]
         return f"{self.place}-seed{self.seed}-{digest}"
 
     def describe(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +109,17 @@ class Cell:
         Args:
             data: the key under which they are kept decoded.
         """
-        options = {"plugins": list(self.plugins), "tables": dict(self.tables), "data": dict(data)}
+        options = {
+            "plugins": list(self.plugins),
+            "tables": dict(self.tables),
+            "data": dict(data),
+            "paths": list(self.paths),
+        }
         return {"kind": BENCH, "key": self.key, "options": options}
+
+    def setup(self) -> Setup:
+        """Its options; see ``setup_of``."""
+        return setup_of(self.plugins, self.tables, self.paths)
 
 
 @frozen(eq=False)
@@ -134,8 +149,9 @@ class Suite:
 
     def _cell(self, method: str, data: str, ipc: int, seed: int) -> Cell:
         tables = merged(merged(self.common, self.data[data]), self.methods[method])
-        plugins = tuple(tables.pop("plugins"))
-        return Cell(method, data, ipc, seed, plugins, {**tables, "ipc": ipc, "seed": seed})
+        plugins, paths = tuple(tables.pop("plugins", ())), tuple(tables.pop("plugin_path", ()))
+        digests = tuple(sha256_of(Path(path).read_bytes()) for path in paths)
+        return Cell(method, data, ipc, seed, plugins, {**tables, "ipc": ipc, "seed": seed}, paths, digests)
 
 
 def read_suite(url: str) -> Suite:
@@ -149,11 +165,18 @@ def read_suite(url: str) -> Suite:
         found = parse_toml(place.read_bytes(0, LONGEST_SETTINGS + 1))
     except ValueError as error:
         raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
-    return suite_of(found, place.url)
+    return suite_of(found, place.url, place.local_path())
 
 
-def suite_of(found: Mapping[str, Any], url: str) -> Suite:
-    """A suite from its document."""
+def suite_of(found: Mapping[str, Any], url: str, file: Path | None = None) -> Suite:
+    """A suite from its document.
+
+    Args:
+        file: that it was read from, if it lies on this machine: plugin files are named from its folder.
+
+    Raises:
+        InputError: it is not what a suite has to be.
+    """
     for key in found:
         if key not in KEYS:
             raise InputError(f"suite {url} has an unknown key {key!r}: {near(key, KEYS)}")
@@ -165,10 +188,15 @@ def suite_of(found: Mapping[str, Any], url: str) -> Suite:
         )
     data, methods = (_named(found.get(key), key, url) for key in ("data", "method"))
     for name, table in methods.items():
-        plugins = table.get("plugins")
-        if not isinstance(plugins, list) or not plugins or not all(isinstance(p, str) for p in plugins):
-            raise InputError(f'method {name!r} of suite {url} names no plugins: write plugins = ["dm"] into its table')
-    used = {plugin for table in methods.values() for plugin in table["plugins"]}
+        lists = [table.get(key, []) for key in ("plugins", "plugin_path")]
+        if not any(lists) or not all(isinstance(n, list) and all(isinstance(p, str) for p in n) for n in lists):
+            raise InputError(
+                f'method {name!r} of suite {url} names no plugins: write plugins = ["dm"] or plugin_path = ["mine.py"] into its table'
+            )
+        if lists[1]:
+            table["plugin_path"] = [_plugin_file(path, name, url, file) for path in lists[1]]
+    used = {plugin for table in methods.values() for plugin in table.get("plugins", [])}
+    used |= {name_of_file(path) for table in methods.values() for path in table.get("plugin_path", [])}
     for table in (found.get("run", {}), *data.values(), *methods.values()):
         options = table.get("plugin", {})
         if not isinstance(options, dict) or not all(isinstance(own, dict) for own in options.values()):
@@ -182,6 +210,20 @@ def suite_of(found: Mapping[str, Any], url: str) -> Suite:
                 )
     ipc, seeds = (_whole(found.get(key), key, url) for key in ("ipc", "seeds"))
     return Suite(str(found.get("name", "benchmark")), ipc, seeds, found.get("run", {}), data, methods)
+
+
+def _plugin_file(path: str, method: str, url: str, suite: Path | None) -> str:
+    """A plugin file that a method names, whole from the root."""
+    if suite is None:
+        raise InputError(
+            f"method {method!r} of suite {url} names the plugin file {path}, and the suite lies elsewhere: copy both to this machine"
+        )
+    file = (suite.parent / path).absolute()
+    if not file.is_file():
+        raise InputError(
+            f"method {method!r} of suite {url} names the plugin file {path}, and there is no {file}: mend it"
+        )
+    return str(file)
 
 
 def _named(tables: object, key: str, url: str) -> dict[str, dict[str, Any]]:
@@ -216,13 +258,17 @@ def _slug(name: str) -> str:
     return re.sub("[^a-z0-9.]+", "-", name.lower()).strip("-") or "x"
 
 
-def setup_of(plugins: Sequence[str], tables: Mapping[str, Any]) -> Setup:
+def setup_of(plugins: Sequence[str], tables: Mapping[str, Any], paths: Sequence[str] = ()) -> Setup:
     """The options of a run.
+
+    Args:
+        paths: local plugin files.
 
     Raises:
         DdcoreError: no such plugin or option, or a value out of range.
     """
-    selection = select([*(word for name in plugins for word in ("--plugin", name)), "--preset", "none"], {})
+    words = [*(w for name in plugins for w in ("--plugin", name)), *(w for p in paths for w in ("--plugin-path", p))]
+    selection = select([*words, "--preset", "none"], {})
     groups = {**selection.classes, **core_groups(selection.classes, tables.get("labels"))}
     for name, table in tables.get("plugin", {}).items():
         if name in selection.classes and (wrong := set(table) - set(fields(selection.classes[name]))):
@@ -230,28 +276,39 @@ def setup_of(plugins: Sequence[str], tables: Mapping[str, Any]) -> Setup:
             raise InputError(
                 f"plugin {name!r} has no option {option!r}: {near(option, fields(selection.classes[name]))}"
             )
-    preset = Preset("of the suite", str(tables.get("dataset", "")), 1, (), tables={**tables, "plugins": list(plugins)})
+    preset = Preset(
+        "of the suite",
+        str(tables.get("dataset", "")),
+        1,
+        (),
+        tables={**tables, "plugins": list(plugins), "plugin_path": list(paths)},
+    )
     return Setup(resolve(groups, command_line={}, environment={}, preset=preset), selection.offers)
 
 
 # ---- doing it --------------------------------------------------------------------------------------------------------
 
 
-def chosen(suite: Suite, only: str, place: Place) -> list[Cell]:
-    """The suite's runs whose name holds a text.
+def chosen(suite: Suite, only: str, place: Place) -> tuple[list[Cell], dict[str, str]]:
+    """The suite's runs whose name holds a text, and of those among them that cannot be run, by name, why.
 
     Raises:
-        InputError: there is none, or a method that cannot be run.
+        InputError: there is none, or none that can be run.
     """
     cells = [cell for cell in suite.cells() if only in cell.key]
     if not cells:
         raise InputError(f"no run of the suite has {only!r} in its name, such as {suite.cells()[0].key}: change --only")
-    check(cells, place)
-    return cells
+    return cells, check(cells, place)
 
 
 def bench(
-    suite: Suite, cells: Sequence[Cell], place: Place, jobs: int, reporter: Reporter, executor: str | None = None
+    suite: Suite,
+    cells: Sequence[Cell],
+    place: Place,
+    jobs: int,
+    reporter: Reporter,
+    executor: str | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Do every run that is not done, so many at a time, and write the leaderboard, of what is finished if it is
     stopped.
@@ -259,6 +316,7 @@ def bench(
     Args:
         cells: those to do; the leaderboard shows what is done of the whole suite.
         executor: where; none: processes if there are several jobs.
+        refused: runs that cannot be done, with the reason: they are kept as failed.
 
     Returns:
         The leaderboard, see ``ddcore.pages.leaderboard.board``.
@@ -270,10 +328,12 @@ def bench(
     chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
     left = [cell for cell in cells if not finished(place, cell.key)]
     reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
-    tasks = described(left, place, reporter)
+    for key, why in (refused or {}).items():
+        _keep_failure(place, key, {"error": why})
+    tasks = described([cell for cell in left if cell.key not in (refused or {})], place, reporter)
     try:
         with reporter.progress("bench", len(cells), "runs") as tick:
-            tick(len(cells) - len(left))
+            tick(len(cells) - len(tasks))
             chosen.map(place.address, tasks, jobs, lambda key: tick(1, key))
     except (Interrupted, KeyboardInterrupt) as error:
         raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
@@ -317,33 +377,60 @@ def _variable(plugin: str) -> str:
     return plugin.upper().replace("-", "_")
 
 
-def check(cells: Sequence[Cell], place: Place) -> None:
-    """Look at every method on every data set before anything is done.
+def check(cells: Sequence[Cell], place: Place) -> dict[str, str]:
+    """Look at every method on every data set before anything is done; those that cannot be run, by name, with why.
 
     Raises:
-        InputError: naming method and data.
+        InputError: none can be run; says why of the first.
     """
-    for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
-        try:
-            _ = Run(setup_of(cell.plugins, cell.tables), place).plan
-        except DdcoreError as error:
-            raise InputError(f"method {method!r} on {data!r} cannot be run: {error}") from error
+    reasons: dict[tuple[str, str], str] = {}
+    refused = {}
+    for cell in cells:
+        pair = (cell.method, cell.data)
+        if pair not in reasons:
+            try:
+                _ = Run(cell.setup(), place).plan
+                reasons[pair] = ""
+            except DdcoreError as error:
+                reasons[pair] = f"method {cell.method!r} on {cell.data!r} cannot be run: {error}"
+        if reasons[pair]:
+            refused[cell.key] = reasons[pair]
+    if len(refused) == len(cells):
+        raise InputError(next(iter(refused.values())))
+    return refused
 
 
 def described(cells: Sequence[Cell], place: Place, reporter: Reporter) -> list[dict[str, Any]]:
-    """The tasks of cells; the data of each are read once, and kept decoded for all that use them."""
-    known: dict[bytes, dict[str, Any]] = {}
+    """The tasks of cells; the data of each are read once, and kept decoded for all that use them. Runs on data that
+    cannot be read are kept as failed."""
+    known: dict[bytes, dict[str, Any] | str] = {}
     tasks = []
     for cell in cells:
         name = canonical([cell.tables.get(option) for option in (*DATA_OPTIONS, "cache")])
         if name not in known:
-            run = Run(setup_of(cell.plugins, cell.tables), place)
             reporter.say(f"data: {cell.data}")
-            if run.source.modality in DECODED:
-                keep_decoded(run.source, run.cache, run.warn)
-            known[name] = decoded_key(run.source.summary())
-        tasks.append(cell.describe(known[name]))
+            known[name] = _kept_data(cell, place)
+        if isinstance(data := known[name], str):
+            _keep_failure(place, cell.key, {"error": data})
+        else:
+            tasks.append(cell.describe(data))
     return tasks
+
+
+def _kept_data(cell: Cell, place: Place) -> dict[str, Any] | str:
+    """The key under which the data of a run are kept decoded; a sentence where they cannot be read."""
+    run = Run(cell.setup(), place)
+    try:
+        source = run.source
+    except DdcoreError as error:
+        return f"data {cell.data!r} cannot be read: {error}"
+    if source.modality in DECODED:
+        keep_decoded(source, run.cache, run.warn)
+    return decoded_key(source.summary())
+
+
+def _keep_failure(place: Place, key: str, why: Mapping[str, str]) -> None:
+    (place / FAILED / f"{key}.json").write_json(dict(why))
 
 
 def do_cell(bench_url: str, task: Description) -> None:
@@ -353,8 +440,7 @@ def do_cell(bench_url: str, task: Description) -> None:
         Interrupted: it was stopped.
     """
     place, key = Place.at(bench_url), str(task["key"])
-    failure = place / FAILED / f"{key}.json"
-    failure.remove()
+    (place / FAILED / f"{key}.json").remove()
     if finished(place, key):
         return
     try:
@@ -362,15 +448,15 @@ def do_cell(bench_url: str, task: Description) -> None:
     except Interrupted:
         raise
     except DdcoreError as error:
-        failure.write_json({"error": str(error)})
+        _keep_failure(place, key, {"error": str(error)})
     except Exception as error:  # a bug in one method: the other runs of the night are worth having
         what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
-        failure.write_json({"error": what, "traceback": traceback.format_exc()})
+        _keep_failure(place, key, {"error": what, "traceback": traceback.format_exc()})
 
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
     silent = Reporter(io.StringIO(), quiet=True)
-    setup = setup_of(options["plugins"], {**options["tables"], "out": place.address})
+    setup = setup_of(options["plugins"], {**options["tables"], "out": place.address}, options.get("paths", ()))
     if (place / "run.json").exists():
         return open_distillation(place.address, silent, trust=_is_of(setup, place))
     source = _data_of(Run(setup, place), options["data"])

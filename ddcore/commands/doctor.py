@@ -23,6 +23,7 @@ from ddcore.composing.tables import table
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, in_short, near
 from ddcore.storage.places import DRIVERS, Place, default_cache
+from ddcore.storage.writable import unwritable
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ROOM = 2_000_000_000
@@ -248,23 +249,19 @@ def folders() -> Iterator[Finding]:
 def _written(name: str, place: Any) -> Finding:
     """Whether something can be written where a folder is, or will be."""
     path = place.local_path()
+    if why := unwritable(place):
+        way_out = {"cache": "set DDCORE_CACHE or give --cache", "temporary": "set TMPDIR to"}.get(name, "give --out")
+        return Finding(
+            name,
+            PROBLEM,
+            why,
+            "check access to the store, or choose another" if path is None else f"{way_out} another folder",
+        )
     if path is None:
-        probe = place / ".ddcore-doctor"
-        try:
-            probe.write_bytes(b"x")
-            probe.remove()
-        except DdcoreError as error:
-            return Finding(name, PROBLEM, str(error), "check access to the store, or choose another place")
         return Finding(name, OK, f"{place.url} can be written")
     there = path.absolute()
     while not there.exists():
         there = there.parent
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        way_out = {"cache": "set DDCORE_CACHE or give --cache", "temporary": "set TMPDIR"}.get(name, "give --out")
-        return Finding(name, PROBLEM, f"{there} cannot be written ({error.strerror})", f"{way_out} another folder")
     free = shutil.disk_usage(there).free
     little = free < ROOM
     return Finding(name, NOTE if little else OK, f"{path}: {free / 1e9:,.1f} GB free", "make room" if little else "")

@@ -16,6 +16,7 @@ from ddcore.errors import InputError, PluginError
 from ddcore.runs.assembly import claim
 from ddcore.runs.distil import evaluate
 from ddcore.runs.record import write_artifact_record
+from ddcore.runs.refusals import check_places, warn_of_machine
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed, load_either
@@ -142,6 +143,8 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )
+    check_places(run)
+    warn_of_machine(run)
     for line in source.remarks(run):
         run.say(line)
     run.tasks.way_on = run.tasks.way_on if kept else AGAIN

@@ -29,6 +29,7 @@ from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
+from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
@@ -36,6 +37,7 @@ from ddcore.pages.report import write_report
 from ddcore.runs.assembly import check_names, claim
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
+from ddcore.runs.refusals import check_places, warn_of_machine
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -231,16 +233,20 @@ def begin(
     place = Place.at(setup.config.out) if setup.config.out else _free_folder(setup.config.network, selection)
     run = TrainingRun(setup, place, Reporter())
     run.lesson = lesson
-    run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
-    for line in run.plan.lines():
-        run.say(line)
+    plan = run.plan
     check_names(run)
     _check_modality(run)
-    for note in run.source.notes:
-        run.say(f"  data: {note}")
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
+    check_places(run)
+    claim(place)
+    run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
+    for line in plan.lines():
+        run.say(line)
+    for note in run.source.notes:
+        run.say(f"  data: {note}")
+    warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))
@@ -352,6 +358,8 @@ def train(run: TrainingRun) -> list[Row]:
 def _train(run: TrainingRun) -> list[Row]:
     began = time.time()
     run.log("begin", what="train", seed=run.seed)
+    for warning in warnings_about(run.source):
+        run.warn(warning)
     rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
     tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
     results = run.map(tasks, "train", "students")

@@ -302,11 +302,20 @@ def synthetic(answer: object, who: str) -> Synthetic:
 
 
 def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
-    """The same samples, stored otherwise."""
+    """The same samples stored otherwise, or several for each, one after the other."""
     found = synthetic(answer, who)
     _lies(found.classes, devices.THE_CPU, who, "classes")
-    if not torch.equal(found.classes, before.classes):
-        raise PluginError(f"{who} returned samples of other classes than it was given: keep them and their order")
+    each, rest = divmod(len(found.classes), max(1, len(before.classes)))
+    if rest or not each or not torch.equal(found.classes, before.classes.repeat_interleave(each)):
+        raise PluginError(
+            f"{who} returned samples of other classes than it was given: keep them and their order, and where one becomes "
+            "several, let them follow each other (ddcore.sets.several)"
+        )
+    labels = found.of_role("labels")
+    if labels is not None and len(labels) != len(found.classes):
+        raise PluginError(
+            f"{who} made {len(found.classes)} samples, and {len(labels)} have learned labels: repeat them alike (ddcore.sets.several)"
+        )
     return found
 
 

@@ -8,7 +8,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,7 @@ FIRST_PARTY += (
     "graphs",
     "hard",
     "hello",
+    "idc",
     "infer",
     "kd",
     "kd-pruning",
@@ -73,6 +75,8 @@ FIRST_PARTY += (
 )
 
 
+LIKE, ONE_MORE = 0.6, 0.25
+"""How alike a misspelt name is, from 0 to 1, and how much more one of another length has to be."""
 PROTOCOLS = "ddcore.protocols"
 """The group of entry points by which a protocol is found where its plugin is not selected: its name, and the plugin's
 class."""
@@ -165,7 +169,23 @@ def find(request: str) -> Offer:
         return offers[0]
     if name in FIRST_PARTY:
         raise PluginError(f"plugin {name!r} is not installed: pip install ddcore-{name}")
-    raise PluginError(f"no plugin is named {request!r}: {near(name, {*known, *FIRST_PARTY})}")
+    meant = slip(name, {*known, *FIRST_PARTY})
+    way_out = f"did you mean {meant!r}?" if meant else "`ddcore plugins` lists what is here"
+    raise PluginError(f"no plugin named {request!r} is installed, and none of this project is: {way_out}")
+
+
+def slip(name: str, known: Iterable[str]) -> str | None:
+    """The name that a slip of the keyboard would turn into this one; methods have short names, which are alike without
+    being meant.
+
+    >>> slip("datn", ["datm", "dm"]), slip("sre2", ["sre2l"]), slip("idc", ["dc"]), slip("dream", ["dm"])
+    ('datm', 'sre2l', None, None)
+    """
+    likeness = {
+        word: SequenceMatcher(None, name, word).ratio() - (0 if len(word) == len(name) else ONE_MORE) for word in known
+    }
+    best = max(sorted(likeness), key=likeness.__getitem__, default="")
+    return best if best and likeness[best] >= LIKE else None
 
 
 def load_class(request: str) -> tuple[type, Offer]:
@@ -258,6 +278,15 @@ def packs_among(plugins: Mapping[str, Any]) -> list[str]:
     return [name for name in plugins if name in named]
 
 
+def name_of_file(path: str) -> str:
+    """What the plugin in a local file is called.
+
+    >>> name_of_file("ideas/ddcore_my_idea.py")
+    'my-idea'
+    """
+    return Path(path).stem.removeprefix("ddcore_").replace("_", "-")
+
+
 def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:
     """Import a plugin from one local file: the only class in it derived from ``Plugin``; its name is the file's.
 
@@ -274,7 +303,7 @@ def load_path(path: str, sha256: str = "") -> tuple[type, Offer]:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if sha256 not in ("", digest):
         raise PluginError(f"{who} is another one than the run was begun with: restore that, or begin a new run")
-    name = file.stem.removeprefix("ddcore_").replace("_", "-")
+    name = name_of_file(path)
     try:
         module = _import_file(file, f"ddcore_local_{digest[:12]}")
     except (Exception, SystemExit) as error:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,22 @@ def listing() -> list[dict[str, Any]]:
 def installed_matchers() -> list[str]:
     """Names of installed matchers, as far as their source tells without importing them."""
     return [row["name"] for row in listing() if row.get("role") == "matcher"]
+
+
+def matchers_for(modality: str, refused: Callable[[Any, str], bool]) -> dict[str, Any]:
+    """The installed matchers that could do a run that has none, name to class; broken ones are left out.
+
+    Args:
+        modality: of the data.
+        refused: whether what is selected does not go with a matcher (its class and name).
+    """
+    found = {}
+    for name in installed_matchers():
+        with suppress(DdcoreError):
+            cls: Any = load_class(name)[0]
+            if modality in cls.modality and not refused(cls, name):
+                found[name] = cls
+    return found
 
 
 def facts(offer: Offer) -> dict[str, Any]:

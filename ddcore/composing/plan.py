@@ -152,9 +152,12 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
 
 
 def resolve(
-    hooks: Dispatch, plugins: Mapping[str, Any], choices: Choices, installed_matchers: Callable[[], Sequence[str]]
+    hooks: Dispatch, plugins: Mapping[str, Any], choices: Choices, known_matchers: Callable[[], Sequence[str]]
 ) -> Plan:
     """The plan for the selected plugins (name to instance, in command-line order).
+
+    Args:
+        known_matchers: gives the installed ones that could do it, what to try first in front, where none is selected.
 
     Raises:
         PluginError: no matcher or two; a plugin that does not go with the matcher or conflicts with another; two
@@ -163,7 +166,7 @@ def resolve(
     for hook, kind in KINDS.items():
         if kind == "one":
             hooks.sole(hook)
-    name = _matcher(hooks, plugins, installed_matchers)
+    name = _matcher(hooks, plugins, known_matchers)
     matcher = plugins[name]
     _refuse_conflicts(plugins, hooks)
     for other, plugin in plugins.items():
@@ -340,19 +343,21 @@ def data_warnings(plugins: Mapping[str, Any], facts: Mapping[str, bool]) -> tupl
     )
 
 
-def _matcher(hooks: Dispatch, plugins: Mapping[str, Any], installed_matchers: Callable[[], Sequence[str]]) -> str:
+def _matcher(hooks: Dispatch, plugins: Mapping[str, Any], known_matchers: Callable[[], Sequence[str]]) -> str:
     matchers = matching(plugins)
     if len(matchers) > 1:
         both = " and ".join(hooks.who(m) for m in matchers)
         raise PluginError(f"{both} are both matchers, of which a run has one: keep one of them")
     if not matchers:
-        installed = installed_matchers()
-        chosen = " ".join(f"--plugin {name}" for name in plugins)
-        example = f"; try ddcore run {chosen} --plugin {installed[0]}".replace("  ", " ") if installed else ""
-        known = ", ".join(installed) if installed else "none is installed: pip install ddcore-dm"
-        raise PluginError(
-            f"no selected plugin is a matcher, so there is nothing to distil with; matchers here: {known}{example}"
+        known = known_matchers()
+        chosen = "".join(f" --plugin {name}" for name in plugins)
+        way_out = (
+            f"try ddcore run{chosen} --plugin {known[0]} (for these data and plugins there are: {', '.join(known)})"
+            if known
+            else "none that is installed goes with these data and plugins (`ddcore plugins` lists what is here): "
+            "pip install one, for example ddcore-dm for images"
         )
+        raise PluginError(f"no selected plugin is a matcher, so there is nothing to distil with: {way_out}")
     return matchers[0]
 
 

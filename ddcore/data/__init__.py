@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ddcore._later import later
 
 if TYPE_CHECKING:
+    from ddcore.data.columns import classes_of, is_missing
     from ddcore.data.normalisation import Identity, MeanStd, Normalisation, fit
     from ddcore.data.part_names import part_of, visible
     from ddcore.data.parts import Wanted
@@ -21,7 +22,9 @@ __all__ = [
     "Split",
     "TEXT",
     "Wanted",
+    "classes_of",
     "fit",
+    "is_missing",
     "open_source",
     "part_of",
     "visible",
@@ -30,6 +33,7 @@ __all__ = [
 __getattr__ = later(
     __name__,
     {
+        "columns": ("classes_of", "is_missing"),
         "normalisation": ("Identity", "MeanStd", "Normalisation", "fit"),
         "part_names": ("part_of", "visible"),
         "parts": ("Wanted",),

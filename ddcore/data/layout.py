@@ -76,8 +76,9 @@ def chosen(wanted: Wanted, there: Mapping[str, str], way_out: str = "") -> tuple
 # ---- files that hold many images each -------------------------------------------------------------------------------
 
 
-def of_files(wanted: Wanted, files: Sequence[str]) -> dict[str, Part]:
-    """Train and test among files that hold many images each, or one piece of name ``""``.
+def of_files(wanted: Wanted, files: Sequence[str]) -> tuple[dict[str, Part], dict[str, str]]:
+    """Train and test among files that hold many images each, or one piece of name ``""``; and all parts that are there,
+    with the names that ``--split`` takes them by.
 
     Raises:
         InputError: several configurations or copies of a part, which are not added up; no such parts.
@@ -97,7 +98,7 @@ def of_files(wanted: Wanted, files: Sequence[str]) -> dict[str, Part]:
     parts = chosen(wanted, there, _way_out(there, others))
     if not parts:
         _refuse_several(wanted, "", files, {file: (_folder(file), without_parts(stem(file))) for file in files})
-        return {"": Part("", tuple(files), _shards(wanted, files))}
+        return {"": Part("", tuple(files), _shards(wanted, files))}, there
     keys = {file: _key(file, places[file]) for part in parts for file in found[part]}
     for part in parts:
         _refuse_several(wanted, part, found[part], keys)
@@ -105,7 +106,7 @@ def of_files(wanted: Wanted, files: Sequence[str]) -> dict[str, Part]:
     if len({_starred(home) for home in homes.values()}) > 1:
         lie = " and ".join(f"{part} in {home or 'the folder itself'}" for part, home in homes.items())
         raise InputError(f"the parts of {wanted.shown} lie apart, {lie}: {_choices(wanted, list(homes.values()))}")
-    return {part: Part(there[part], tuple(found[part]), _shards(wanted, found[part])) for part in parts}
+    return {part: Part(there[part], tuple(found[part]), _shards(wanted, found[part])) for part in parts}, there
 
 
 def _spoken(file: str) -> tuple[str, int] | None:
@@ -315,7 +316,7 @@ def _root(wanted: Wanted, files: Sequence[str]) -> tuple[str, dict[str, list[str
         for at in range(len(pieces) - 2):
             folders["".join(f"{piece}/" for piece in pieces[:at])].add(pieces[at])
     for root, inside in folders.items():
-        roots[root] |= _told(wanted.named, inside)
+        roots[root] |= told(wanted.named, inside)
     train, *tests = wanted.named or (TRAIN, *TEST)
     whole = [root for root in sorted(roots) if train in roots[root] and any(test in roots[root] for test in tests)]
     if "" in whole or not whole:
@@ -329,25 +330,29 @@ def _root(wanted: Wanted, files: Sequence[str]) -> tuple[str, dict[str, list[str
     )
 
 
-def _told(named: Sequence[str] | None, names: Collection[str]) -> dict[str, list[str]]:
-    """Which of some folders are which part."""
+def told(named: Sequence[str] | None, names: Collection[str]) -> dict[str, list[str]]:
+    """Which of some names are which part's: those that were given, else by the words in them.
+
+    >>> told(None, ["Training", "dev", "cat"]), told(("a", "b"), ["A", "b", "b2"])
+    ({'train': ['Training'], 'validation': ['dev']}, {'a': ['A'], 'b': ['b']})
+    """
     if named is None:
         spoken = {name: part_of(name) for name in sorted(names)}
         return {part: [n for n in spoken if spoken[n] == part] for part in (TRAIN, *TEST) if part in spoken.values()}
-    told = {}
+    found = {}
     for name in named:
         for fits in FITS:
             if fitting := [there for there in sorted(names) if fits(name, there)]:
-                told[name] = fitting
+                found[name] = fitting
                 break
-    return told
+    return found
 
 
 def _refuse_parts(wanted: Wanted, files: Sequence[str], tops: Mapping[str, set[str]]) -> None:
     """Refuse folders that are plainly no classes: parts of other names, or parts without class folders."""
     alone = {file.partition("/")[0] for file in files if "/" in file}
-    told = {part_of(name) for name in alone}
-    if alone and None not in told and TRAIN in told and len(told) > 1:
+    spoken = {part_of(name) for name in alone}
+    if alone and None not in spoken and TRAIN in spoken and len(spoken) > 1:
         raise InputError(
             f"{listed(alone)} of {wanted.shown} hold no class folders: put a folder for each class into each"
         )

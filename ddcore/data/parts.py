@@ -13,7 +13,8 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import randomness
-from ddcore.data.part_names import listed, part_of, words
+from ddcore.data.columns import Labelling, from_zero, numbers_and_names
+from ddcore.data.part_names import TEST, listed, part_of, words
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError
 from ddcore.images.pictures import same_channels
@@ -21,6 +22,8 @@ from ddcore.storage.places import Place
 
 MOST_BROKEN = 10
 """Names of broken pictures that a sentence has."""
+LEFT_OUT = "left out as broken (--skip-broken)"
+"""In notes of readers, after how many."""
 
 WRITTEN = frozenset({"digits", "mnist", "emnist", "kmnist", "qmnist", "usps", "svhn", "gtsrb"})
 """Data of written signs, by the letters of their name: the mirror image of a sign is another sign or none."""
@@ -112,32 +115,49 @@ class Loaded:
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
+        worded: whether the labels were words, whose sorted names ``classes`` are.
+        missing: how many images were left out because they have no label.
         broken: what could not be decoded and is not among the images: names, relative to the data, and reasons.
-        notes: what a reader of results should know of the part.
+        notes: what was converted or left out, and what else a reader of results should know of the part.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
     licence: str = ""
+    worded: bool = False
+    missing: int = 0
     broken: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
+def labelled(images: Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = "") -> Loaded:
+    """The images (N, C, H, W) that have a label.
+
+    Args:
+        classes: names that the format has for labels that are numbers.
+    """
+    kept = images if labels.labelled.all() else images[labels.labelled]
+    worded = labels.names is not None
+    missing = int((~labels.labelled).sum())
+    names = labels.names if worded else classes
+    return Loaded(kept, labels.numbers, names, licence, worded, missing, notes=labels.notes)
+
+
+def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str, str] | None = None) -> Source:
     """Train and test from one part, which is cut, or two.
+
+    Args:
+        there: all parts that the data have, and the names that ``--split`` takes them by.
 
     Raises:
         InputError: one part and no share to cut it by; class names that do not fit; whatever ``Source`` refuses.
         OptionError: two parts and a share.
     """
-    loaded, notes = list(parts.values()), _left_out(parts, wanted)
-    if len({part.classes is None for part in loaded}) > 1:
-        with_names = "train" if loaded[0].classes else "test"
-        what = (
-            f"of {wanted.shown} the {with_names} part alone names its classes, so that the numbers of both may differ"
-        )
-        raise InputError(f"{what}: store class names in both parts, or in neither")
+    _refuse_unlabelled(wanted, parts, there or {})
+    said = _left_out(parts, wanted)
+    loaded, counted = _counted_alike(list(parts.values()), wanted)
+    notes = [*(note for part in loaded for note in part.notes), *counted, *said]
     classes = loaded[0].classes
     named = classes is not None
     classes = classes or _numbered(loaded[0].labels, wanted)
@@ -165,6 +185,7 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded]) -> Source:
         licence=train.licence or test.licence or "unknown",
         origin=wanted.shown,
         notes=tuple(notes),
+        broken=tuple(each for part in parts.values() for each in part.broken),
     )
 
 
@@ -178,7 +199,7 @@ def two_parts(wanted: Wanted, parts: Sequence[str]) -> OptionError:
 
 
 def _left_out(parts: Mapping[str, Loaded], wanted: Wanted) -> list[str]:
-    """Notes of all parts, and of what is broken in them.
+    """The note of what is broken, if anything is.
 
     Raises:
         InputError: something is broken and may not be left out, or nothing is left.
@@ -186,15 +207,67 @@ def _left_out(parts: Mapping[str, Loaded], wanted: Wanted) -> list[str]:
     broken = [each for part in parts.values() for each in part.broken]
     names = "; ".join(f"{name} ({why})" for name, why in broken[:MOST_BROKEN])
     names += f"; and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
-    if any(len(part.labels) == 0 for part in parts.values()):
+    if any(len(part.labels) == 0 and not part.missing for part in parts.values()):
         raise InputError(f"nothing of a part of {wanted.shown} can be decoded, {names}: get it again")
     if broken and not wanted.skip_broken:
         what = f"{len(broken)} pictures or files of {wanted.shown} cannot be decoded, {names}"
         if len(broken) == 1:
             what = f"{broken[0][0]} cannot be decoded ({broken[0][1]}), in {wanted.shown}"
         raise InputError(f"{what}: replace or drop what is broken, or leave it out by --skip-broken")
-    notes = [note for part in parts.values() for note in part.notes]
-    return [*notes, f"{len(broken)} left out as broken (--skip-broken): {names}"] if broken else notes
+    return [f"{len(broken)} {LEFT_OUT}: {names}"] if broken else []
+
+
+def _refuse_unlabelled(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str, str]) -> None:
+    """A part whose labels are all missing or -1, as those of competitions are."""
+    for name, part in parts.items():
+        if len(part.labels) and (part.labels.unique() != -1).any() and part.classes != ("-1",):
+            continue
+        if len(part.labels) == 0 and not part.missing:
+            continue
+        what = f"the {there.get(name, name)} part of {wanted.shown}" if name else wanted.shown
+        seen = f"all {len(part.labels)} are -1" if len(part.labels) else "all are missing"
+        others = [there[other] for other in TEST if other in there and other not in parts]
+        first = next(iter(parts))
+        way_out = f"give --split {there.get(first, first)}:{others[0]} to test on that part" if others else ""
+        if name == first or not way_out:
+            way_out = "give labels, or name a file that has them alone, with --split 0.8"
+        raise InputError(f"{what} has no labels ({seen}): {way_out}")
+
+
+def _counted_alike(loaded: Sequence[Loaded], wanted: Wanted) -> tuple[list[Loaded], list[str]]:
+    """Parts whose labels are all words or all numbers from 0 on, and what was done to have them so.
+
+    Raises:
+        InputError: numbers that class names go with in one part, and none in the other.
+    """
+    if any(part.worded for part in loaded):
+        return [part if part.worded else _in_words(part) for part in loaded], []
+    if len({part.classes is None for part in loaded}) > 1:
+        with_names = "train" if loaded[0].classes else "test"
+        what = f"of {wanted.shown} the {with_names} part alone names its classes"
+        way_out = "store class names in both parts, or in neither"
+        raise InputError(f"{what}, so that the numbers of both may differ: {way_out}")
+    names = loaded[0].classes
+    alike = all(part.classes == names for part in loaded)
+    found = from_zero([part.labels for part in loaded], names) if alike else None
+    if found is None:
+        return list(loaded), []
+    labels, named, said = found
+    pairs = zip(loaded, labels, strict=True)
+    return [attrs.evolve(part, labels=numbers, classes=named) for part, numbers in pairs], [said]
+
+
+def _in_words(part: Loaded) -> Loaded:
+    """A part with numbers for labels beside one with words: each number is the name of a class, or has one."""
+    numbers, names = numbers_and_names(called(part.labels, part.classes))
+    return attrs.evolve(part, labels=numbers, classes=names, worded=True)
+
+
+def called(labels: Tensor, classes: Sequence[str] | None) -> list[str]:
+    """The names of the classes of labels (N,), which are their numbers where there are no names for all of them."""
+    numbers = labels.tolist()
+    known = classes and all(0 <= number < len(classes) for number in numbers)
+    return [classes[number] if classes and known else str(number) for number in numbers]
 
 
 def cut(whole: Loaded, wanted: Wanted) -> list[Loaded]:
@@ -277,4 +350,4 @@ def _name(wanted: Wanted) -> str:
     """The last part of the path that says something."""
     path = Place(wanted.rest).url.partition("::")[0].partition("://")[2] or Place(wanted.rest).url
     said = [word for word in path.split("/") if word and not _says_nothing(word)]
-    return re.sub(r"(?i)\.(parquet|npz)$", "", said[-1]) if said else wanted.name
+    return re.sub(r"(?i)\.(parquet|npz|csv|tsv)$", "", said[-1]) if said else wanted.name

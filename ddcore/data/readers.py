@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from ddcore.data import layout, parquet_images
+from ddcore.data import layout, listed, parquet_images
+from ddcore.data.columns import classes_of, one_hot
 from ddcore.data.layout import Part
 from ddcore.data.part_names import TEST, TRAIN, part_of, visible, words
-from ddcore.data.parts import Loaded, Wanted, into_source, two_parts, whole_numbers
+from ddcore.data.parts import Loaded, Wanted, into_source, labelled, two_parts
 from ddcore.data.source import Source, Split
 from ddcore.errors import InputError, OptionError, in_short
 from ddcore.images.pictures import from_array, stack
@@ -84,9 +85,8 @@ def read_parquet(wanted: Wanted) -> Source:
     names = [name for name in visible(place.files()) if name.lower().endswith(PARQUET)]
     if not names:
         raise InputError(f"{place.url} holds no .parquet file: give a folder with train.parquet and test.parquet")
-    return into_source(
-        wanted, {name: _read_shards(place, part, wanted) for name, part in layout.of_files(wanted, names).items()}
-    )
+    parts, there = layout.of_files(wanted, names)
+    return into_source(wanted, {name: _read_shards(place, part, wanted) for name, part in parts.items()}, there)
 
 
 def _read_shards(place: Place, part: Part, wanted: Wanted) -> Loaded:
@@ -101,15 +101,39 @@ def read_hub(wanted: Wanted) -> Source:
 
 
 def read_folder(wanted: Wanted) -> Source:
-    """Class folders of pictures, below ``train`` and ``test`` or on their own."""
+    """Class folders of pictures, below ``train`` and ``test`` or on their own; or pictures that a table beside them
+    labels."""
     place = wanted.place()
     files = [name for name in visible(place.files()) if name.lower().endswith(PICTURE_FILES)]
     if not files:
         raise InputError(f"{place.url} holds no pictures: give a folder with one folder of pictures a class")
+    source = listed.beside(wanted, place, files, in_classes=_in_class_folders(files, wanted))
+    if source is not None:
+        return source
     parts = layout.of_folders(wanted, files)
     return into_source(
         wanted, {name: _read_classes(place, folder, part, wanted) for name, (folder, part) in parts.items()}
     )
+
+
+def _in_class_folders(files: Sequence[str], wanted: Wanted) -> bool:
+    """Whether pictures, those of the train part if there is one, lie in two folders or more."""
+    folders = {folder for file in files for folder in file.split("/")[:-1]}
+    train = layout.told(wanted.named, folders).get((wanted.named or (TRAIN,))[0], ())
+    below = [inside for file in files if (inside := _after(file, train)) is not None]
+    return len({name.partition("/")[0] for name in below or files if "/" in name}) > 1
+
+
+def _after(file: str, folders: Collection[str]) -> str | None:
+    """A file's path from the innermost of some folders on; None if it lies in none of them."""
+    pieces = file.split("/")
+    at = max((at for at, piece in enumerate(pieces[:-1]) if piece in folders), default=None)
+    return None if at is None else "/".join(pieces[at + 1 :])
+
+
+def read_csv(wanted: Wanted) -> Source:
+    """A table of file names and labels beside a folder of pictures; see ``ddcore.data.listed``."""
+    return listed.read_csv(wanted, PICTURE_FILES)
 
 
 def _read_classes(whole: Place, folder: str, part: Part, wanted: Wanted) -> Loaded:
@@ -233,49 +257,69 @@ def read_npz(wanted: Wanted) -> Source:
     folder of such files, one a part."""
     place = wanted.place()
     if place.local_path() is not None and place.is_folder():
-        return into_source(wanted, _npz_files(place, wanted))
+        return _read_npz_files(place, wanted)
     arrays = read_arrays(place)
-    there = _npz_parts(arrays, wanted)
-    parts = layout.chosen(wanted, {part: part for part in there if part})
-    if not parts and "" not in there:
+    pairs = _npz_parts(arrays, wanted)
+    there = {part: _npz_word(pair[0], part) for part, pair in pairs.items() if part}
+    parts = layout.chosen(wanted, there)
+    if not parts and "" not in pairs:
         due = "x_train, y_train, x_test, y_test (or images, labels with --split 0.8)"
         raise InputError(f"{place.url} holds the arrays {', '.join(arrays) or 'none'}: name them {due}")
-    return into_source(wanted, {part: _npz_part(arrays, there[part], place, wanted) for part in parts or ("",)})
+    loaded = {part: _npz_part(arrays, pairs[part], place, wanted) for part in parts or ("",)}
+    return into_source(wanted, loaded, there)
 
 
-def _npz_files(place: Place, wanted: Wanted) -> dict[str, Loaded]:
+def _read_npz_files(place: Place, wanted: Wanted) -> Source:
     """The parts in several files, each with one array of images and one of labels."""
     files = [name for name in visible(place.names()) if name.lower().endswith(NPZ)]
     if not files:
         raise InputError(f"{place.url} holds no .npz file: give a file, or a folder with train.npz and test.npz")
     loaded = {}
-    for name, part in layout.of_files(wanted, files).items():
+    parts, there = layout.of_files(wanted, files)
+    for name, part in parts.items():
         if len(part.files) > 1:
             raise InputError(
                 f"{place.url} holds {len(part.files)} files of one part, {', '.join(part.files[:5])}: give one file"
             )
         arrays = read_arrays(place / part.files[0])
-        there = _npz_parts(arrays, Wanted(wanted.name))
-        if len(there) != 1:
+        pairs = _npz_parts(arrays, Wanted(wanted.name))
+        if len(pairs) != 1:
             due = "one array images and one labels"
             raise InputError(
                 f"{(place / part.files[0]).url} holds the arrays {', '.join(arrays) or 'none'}: it has to hold {due}"
             )
-        (pair,) = there.values()
+        (pair,) = pairs.values()
         loaded[name] = _npz_part(arrays, pair, place / part.files[0], wanted)
-    return loaded
+    return into_source(wanted, loaded, there)
+
+
+def _one_class_each(labels: np.ndarray, where: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels with one-hot rows as the numbers of their classes, and a sentence that says so.
+
+    Raises:
+        InputError: rows of several numbers that are not one-hot.
+    """
+    if labels.ndim < 2 or 1 in labels.shape:
+        return labels, ()
+    numbers = one_hot(labels)
+    if numbers is None:
+        way_out = "an image has to have one class: store (N,) whole numbers, or names"
+        raise InputError(f"{where} has shape {labels.shape}, and its rows are not one-hot: {way_out}")
+    return numbers, (f"{name} is one-hot",)
 
 
 def _npz_part(arrays: Mapping[str, np.ndarray], pair: tuple[str, str], place: Place, wanted: Wanted) -> Loaded:
     classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]).tolist()) if "classes" in arrays else None
     images, labels = (arrays[name] for name in pair)
     where = f"{pair[0]} of {place.url}"
+    labels, said = _one_class_each(labels, f"{pair[1]} of {place.url}", pair[1])
     if images.ndim == 0 or len(images) != labels.size:
         raise InputError(
             f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
         )
-    numbers = whole_numbers(labels.reshape(-1), f"{pair[1]} of {place.url}")
-    return Loaded(from_array(images, where, wanted.resize), numbers, classes)
+    found = classes_of(labels.reshape(-1), f"the labels in {pair[1]} of {place.url}")
+    loaded = labelled(from_array(images, where, wanted.resize), found, classes)
+    return attrs.evolve(loaded, notes=(*said, *loaded.notes))
 
 
 def _npz_parts(arrays: Iterable[str], wanted: Wanted) -> dict[str, tuple[str, str]]:
@@ -297,7 +341,7 @@ def _npz_parts(arrays: Iterable[str], wanted: Wanted) -> dict[str, tuple[str, st
 
 def _npz_array(name: str, named: tuple[str, str] | None) -> tuple[str, str] | None:
     """Which part an array is of, and what of it; None if its name says something else."""
-    said = list(words(re.sub(r"^([xyXY])(?=[a-zA-Z]{2})", r"\1 ", name)))
+    said = _npz_words(name)
     if named is not None:
         part = next((n for n in named if layout.speaks_of(n, " ".join(said))), "")
         rest = [word for word in said if word not in words(part)]
@@ -306,6 +350,15 @@ def _npz_array(name: str, named: tuple[str, str] | None) -> tuple[str, str] | No
         rest = [word for word in said if part_of(word) is None]
     kind = next((kind for kind, spelt in NPZ_KINDS.items() if rest and len(rest) == 1 and rest[0] in spelt), None)
     return None if kind is None else (part, kind)
+
+
+def _npz_words(name: str) -> tuple[str, ...]:
+    return words(re.sub(r"^([xyXY])(?=[a-zA-Z]{2})", r"\1 ", name))
+
+
+def _npz_word(name: str, part: str) -> str:
+    """The word of an array's name by which ``--split`` takes its part."""
+    return next((word for word in _npz_words(name) if part_of(word) == part), part)
 
 
 def read_arrays(place: Place) -> dict[str, np.ndarray]:
@@ -358,6 +411,9 @@ READERS: Mapping[str, Reader] = {
     "parquet": Reader(read_parquet, "parquet:PATH_OR_URL, Hugging Face's image layout; one file alone needs --split"),
     "folder": Reader(
         read_folder, "folder:PATH_OR_URL, class folders of pictures below train/ and test/, or with --split"
+    ),
+    "csv": Reader(
+        read_csv, "csv:PATH_OR_URL, a table of file names and labels, or a folder with one, and the pictures"
     ),
     "idx": Reader(read_idx, "idx:PATH_OR_URL, a folder with the four files of MNIST's format, gzip'd or plain"),
     "npz": Reader(

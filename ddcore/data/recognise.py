@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from ddcore.data.listed import TABLES, names_pictures
 from ddcore.data.part_names import visible
 from ddcore.data.parts import Wanted
 from ddcore.data.readers import IDX, NPZ, PARQUET, PICTURE_FILES
@@ -50,6 +51,7 @@ def _kinds(place: Place) -> list[str]:
     name = place.name.lower()
     ends = {"parquet": name.endswith(PARQUET), "npz": name.endswith(NPZ)}
     if (any(ends.values()) and place.local_path() is None) or not place.is_folder():
+        ends["csv"] = name.endswith(TABLES) and names_pictures(place, PICTURE_FILES)
         return [kind for kind, ending in ends.items() if ending]
     files = visible(place.files())
     for record, (key, what) in RECORDS.items():
@@ -59,6 +61,7 @@ def _kinds(place: Place) -> list[str]:
     classes = {name.rpartition("/")[0] for name in low if name.endswith(PICTURE_FILES)} - {""}
     there = {
         "folder": len(classes) > 1,
+        "csv": len(classes) < 2 and names_pictures(place, PICTURE_FILES),
         "parquet": any(name.endswith(PARQUET) for name in low),
         "idx": len([name for name in low if "/" not in name and IDX.search(name)]) > 1,
         "npz": any(name.endswith(NPZ) for name in low if "/" not in name),

@@ -71,6 +71,7 @@ class Source:
         licence: of the data, as far as known.
         origin: where it was read, without credentials.
         notes: what a reader of results should know (how a test part was cut, what was converted).
+        broken: what could not be decoded and was left out, names relative to the data and reasons.
         carved: share and seed of ``--validation``, where the test part is train images (see
             ``ddcore.scoring.validation``).
 
@@ -90,6 +91,7 @@ class Source:
     licence: str = "unknown"
     origin: str = ""
     notes: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
     carved: tuple[float, int] | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -99,6 +101,48 @@ class Source:
         elif self.modality == TEXT:
             _check_tokens(self)
             _check_labels(self)
+
+    @property
+    def parts(self) -> Mapping[str, Split]:
+        """``train`` and ``test``."""
+        return {"train": self.train, "test": self.test}
+
+    @property
+    def samples(self) -> str:
+        """What its samples are called, in the plural."""
+        return {"images": "images", TEXT: "texts"}.get(
+            self.modality, self.modality if self.modality[-1:] == "s" else "samples"
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample; empty where it is no tensor."""
+        return tuple(getattr(self.train.stored, "shape", ()))[1:]
+
+    def bytes_of(self, split: Split) -> Iterable[bytes]:
+        """The bytes of each sample of a split, the same for equal samples.
+
+        Raises:
+            InputError: the samples are no tensor, and the plugin that reads them does not say.
+        """
+        if not isinstance(split.stored, Tensor):
+            raise InputError(f"{self.name} holds {self.modality}, whose reader does not say when two of them are equal")
+        rows = split.stored.contiguous().flatten(1) if split.stored.ndim > 1 else split.stored[:, None].contiguous()
+        for chunk in torch.split(rows, TRANSFORMED_AT_ONCE):
+            for row in chunk.view(torch.uint8).numpy():
+                yield row.tobytes()
+
+    @cached_property
+    def digests(self) -> Mapping[str, tuple[bytes, ...]]:
+        """A hash of each sample of ``train`` and of ``test``, labels aside: equal for equal samples.
+
+        Raises:
+            InputError: see ``bytes_of``.
+        """
+        return {
+            part: tuple(hashlib.blake2b(sample, digest_size=16).digest() for sample in self.bytes_of(split))
+            for part, split in self.parts.items()
+        }
 
     @property
     def channels(self) -> int:
@@ -124,11 +168,13 @@ class Source:
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel: the given ones, else over all pixels of ``train`` in [0, 1];
-        none of text."""
+        none of text, and of other data that are no images unless they are given."""
         if self.modality == TEXT:
             return (), ()
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
+        if len(self.shape) != 3:
+            return (), ()
         return mean_and_deviation(self.train.stored)
 
     def counts(self, split: Split | None = None) -> list[int]:
@@ -146,8 +192,8 @@ class Source:
             "licence": self.licence,
             "modality": self.modality,
             **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
-            "shape": list(self.train.stored.shape[1:]),
-            "stored": str(self.train.stored.dtype).removeprefix("torch."),
+            "shape": list(self.shape),
+            "stored": str(getattr(self.train.stored, "dtype", "")).removeprefix("torch."),
             "train": len(self.train),
             "test": len(self.test),
             "classes": list(self.classes),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from ddcore.images.selection import kcenter, random_choice
     from ddcore.images.shared_view import Cropping, ViewRule, seen_in_step
+    from ddcore.images.tiles import formed, tile_count, tiled
     from ddcore.images.views import (
         ATTEMPTS,
         LARGE,
@@ -46,8 +47,8 @@ __all__ = [
     "MOSAICS",
     "RESIZED",
     "Ranks",
-    "ViewRule",
     "SHIFTED",
+    "ViewRule",
     "beta",
     "changed",
     "crop_boxes",
@@ -59,6 +60,7 @@ __all__ = [
     "drawn",
     "fittest",
     "flip",
+    "formed",
     "kcenter",
     "mixup",
     "of_slot",
@@ -69,6 +71,8 @@ __all__ = [
     "ranked",
     "seen_in_step",
     "stitch",
+    "tile_count",
+    "tiled",
     "transform",
 ]
 
@@ -90,6 +94,7 @@ __getattr__ = later(
         ),
         "selection": ("kcenter", "random_choice"),
         "shared_view": ("Cropping", "ViewRule", "seen_in_step"),
+        "tiles": ("formed", "tile_count", "tiled"),
         "views": (
             "ATTEMPTS",
             "Draw",

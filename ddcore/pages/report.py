@@ -108,6 +108,8 @@ def open_finished(place: Place) -> Finished:
     """
     for name in ("run.json", "scores.json"):
         if not (place / name).exists():
+            if name == "run.json":
+                raise InputError(_no_run(place))
             raise InputError(f"{place.url} has no {name} yet: finish the run with `ddcore resume {place.url}` first")
     manifest = place / "artifact" / "manifest.json"
     record, scores = (place / "run.json").read_json(), (place / "scores.json").read_json()
@@ -119,6 +121,19 @@ def open_finished(place: Place) -> Finished:
             f"{place.url} is damaged, its run.json or scores.json lacks {error}: restore or remake them"
         ) from error
     return found
+
+
+def _no_run(place: Place) -> str:
+    """Why a folder is no run's, and what to name in its place."""
+    if not (place / "manifest.json").exists():
+        return f"{place.url} has no run.json, so it is no run: give the --out folder of `ddcore run`, `train` or `evaluate`"
+    around = place.parent
+    if (around / "run.json").exists():
+        return f"{place.url} is a distilled set, and its run is the folder around it: give {around.url}"
+    return (
+        f"{place.url} is a distilled set without its run: score it first, `ddcore evaluate {place.url} --out FOLDER`, and "
+        "give that folder, or look at it with `ddcore inspect`"
+    )
 
 
 def write_report(run: Place, artifact: Artifact | None = None) -> str:

@@ -10,14 +10,15 @@ import attrs
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import packs_among
 from ddcore.composing.loading import load_source
-from ddcore.composing.plan import students_of
+from ddcore.composing.plan import TEACHERS, students_of
 from ddcore.composing.selection import Setup, select, setup_from
 from ddcore.data.source import Source
 from ddcore.errors import InputError
+from ddcore.networks.vision import torchvision_url
 from ddcore.runs.builtin import Core
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import write_record
-from ddcore.runs.refusals import check_data, refuse_options_of_images
+from ddcore.runs.refusals import check_data, check_places, refuse_options_of_images, warn_of_data, warn_of_machine
 from ddcore.runs.run import Run
 from ddcore.runs.saving import bytes_allowed
 from ddcore.scoring.budget import Budget, budget_of
@@ -27,6 +28,7 @@ from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
 from ddcore.storage.secrecy import shown
 from ddcore.training.protocols import resolved_protocols
+from ddcore.training.teachers import TRAINED_HERE, members_of
 
 
 def within_bytes(first: Run) -> tuple[Setup, Budget]:
@@ -80,6 +82,11 @@ def begin(
     run = Run(setup, place, reporter or Reporter(quiet=plan_only))
     if source is not None:
         run.take(source)
+    check_names(run)
+    check_data(run)
+    if not plan_only:
+        check_places(run)
+        claim(place)
     size = f", {run.config.ipc} images per class" if run.of_images else ""
     packs = packs_among(run.plugins)
     named = " + ".join(name for name in run.plugins if name not in packs)
@@ -88,12 +95,12 @@ def begin(
         run.say(line)
     if budget is not None:
         run.say(f"  {budget.sentence()}")
-    check_names(run)
-    check_data(run)
     for note in run.source.notes:
         run.say(f"  data: {note}")
+    warn_of_data(run)
     if plan_only:
         return run
+    warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)
         run.say(estimate(run).sentence())
@@ -102,15 +109,21 @@ def begin(
 
 
 def check_names(run: Whole) -> None:
-    """Refuse unknown executors, protocols and networks before any work.
+    """Refuse unknown executors, protocols and networks, and teachers' files that are not there, before any work.
 
     Raises:
         OptionError, InputError: naming the nearest known one.
     """
     run.tasks.executor()
     resolved_protocols(run)
-    for name in {run.network_name, *run.config.eval_network}:
+    members = members_of(run) if TEACHERS in run.plan.needs else ()
+    for name in {run.network_name, *run.config.eval_network, *(member.network for member in members)}:
         run.network(run.generator("check"), name)
+    for member in members:
+        named = Place.at(member.weights)
+        elsewhere = member.weights == TRAINED_HERE or torchvision_url(member.network, member.weights)
+        if not elsewhere and named.local_path() is not None and not named.exists():
+            raise InputError(f"--teachers.weights: there is nothing at {named.url}: check the path or URL")
 
 
 def chosen_lines(run: Run) -> list[str]:

@@ -18,7 +18,7 @@ from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, PluginError
 from ddcore.pages.report import write_report
 from ddcore.runs.loop import distillation_tasks
-from ddcore.runs.refusals import check_data
+from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
 from ddcore.scoring.budget import stored
 from ddcore.scoring.evaluate import CORE_SETS
@@ -36,7 +36,7 @@ def distil(run: Run) -> list[Row]:
 
 def _distil(run: Run) -> list[Row]:
     began = time.time()
-    check_data(run)
+    check_data_aloud(run)
     run.log("begin", what="distil", steps=run.plan.steps, seed=run.seed)
     tasks = distillation_tasks(run)
     if TRAJECTORIES in run.plan.needs:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from queue import Empty, SimpleQueue
 from threading import Thread
+from types import ModuleType
 from typing import Any
 
 from ddcore.errors import DdcoreError, Interrupted
@@ -79,6 +82,18 @@ def stop_all(workers: Iterable[BaseProcess]) -> None:
         raise
 
 
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Let processes that are spawned here not run the program's main file again: they need nothing of it, and a script
+    without ``if __name__ == "__main__"`` would begin anew in each of them."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class Processes:
     """Spawned worker processes; a worker that dies breaks its pool, so what has no result goes to a new one."""
 
@@ -108,7 +123,8 @@ class Processes:
             max_workers=min(jobs, len(left)), mp_context=context, initializer=leave_with_parent
         ) as pool:
             try:
-                futures = {pool.submit(work_in_pool, run_url, dict(task)): key for key, task in left.items()}
+                with without_main():
+                    futures = {pool.submit(work_in_pool, run_url, dict(task)): key for key, task in left.items()}
                 ended: SimpleQueue[Future[None]] = SimpleQueue()
                 for future in futures:
                     future.add_done_callback(ended.put)

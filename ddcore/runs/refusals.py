@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 
 from ddcore.composing.plan import warnings
+from ddcore.data.repeats import warnings_about
 from ddcore.errors import InputError
+from ddcore.runs.executors import EXECUTORS
+from ddcore.storage.writable import unwritable
 
 if TYPE_CHECKING:
+    from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
 OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
@@ -18,7 +23,7 @@ OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol"
 
 
 def check_data(run: Run) -> None:
-    """Refuse data that the plan cannot use; warn of what the plugins assume and these data are not.
+    """Refuse data that the plan cannot use.
 
     Raises:
         InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
@@ -37,13 +42,61 @@ def check_data(run: Run) -> None:
         raise InputError(
             f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
         )
+
+
+def check_places(run: Whole) -> None:
+    """Refuse a run folder or a cache that cannot be written to, before the work whose results they are to keep.
+
+    Raises:
+        InputError: naming the place, why, and the option that gives another.
+    """
+    for what, place, way_out in (
+        ("the run's folder", run.place, "give --out a folder that can be written to"),
+        ("the cache", run.cache, "give --cache such a folder, or set DDCORE_CACHE"),
+    ):
+        if why := unwritable(place):
+            raise InputError(f"{what} {place.url} cannot be used, {why}: {way_out}")
+
+
+def warn_of_machine(run: Whole) -> None:
+    """Warn of more threads than the machine has cores."""
+    if crowded := more_than_cores(run):
+        run.warn(crowded)
+
+
+def more_than_cores(run: Whole) -> str | None:
+    """What to say where a run's tasks here want more threads than there are cores, as somebody asked for."""
+    sources, config, cores = run.setup.resolved.sources, run.config, _cores()
+    jobs = config.jobs if run.tasks.executor_name in EXECUTORS else 1
+    if jobs * config.threads <= cores or {sources["jobs"], sources["threads"]} == {"default"}:
+        return None
+    few = f"--threads {max(1, cores // jobs)}" if jobs <= cores else f"--jobs {cores} --threads 1"
+    return (
+        f"--jobs {jobs} with --threads {config.threads} want {jobs * config.threads} cores, and this machine has {cores}: "
+        f"they wait for one another; {few} fits (the number of threads changes the bits)"
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """What a person should know about the run's plugins on its data, and about the data."""
+    return (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
+
+
+def warn_of_data(run: Run) -> None:
+    """Warn of what the plugins assume and these data are not."""
     for warning in warnings_of(run):
         run.warn(warning)
 
 
-def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data."""
-    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
+def check_data_aloud(run: Run) -> None:
+    """Both."""
+    check_data(run)
+    warn_of_data(run)
 
 
 def refuse_options_of_images(run: Run) -> None:

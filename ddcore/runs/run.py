@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ddcore import devices
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
-from ddcore.composing.inspection import installed_matchers
 from ddcore.composing.plan import Choices, Plan, resolve
 from ddcore.errors import PluginError
 from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.opened import Opened
+from ddcore.runs.suggesting import known_matchers
 from ddcore.scoring.evaluate import score
 from ddcore.training.protocols import resolved_protocols
 
@@ -30,7 +30,7 @@ class Run(Opened):
         """Who does what."""
         config = self.config
         choices = Choices(config.steps, self.network_name, config.init, config.labels, config.baseline)
-        return resolve(self.hooks, self.plugins, choices, installed_matchers)
+        return resolve(self.hooks, self.plugins, choices, partial(known_matchers, self))
 
     @property
     def matcher_name(self) -> str:

@@ -41,12 +41,14 @@ class Budget:
         bytes: that may be spent.
         ipc: images a class that fit.
         images, labels: what they are expected to cost.
+        samples: a class that these images hold.
     """
 
     bytes: int
     ipc: int
     images: int
     labels: int
+    samples: int
 
     @property
     def cost(self) -> int:
@@ -59,7 +61,8 @@ class Budget:
 
     def sentence(self) -> str:
         """For people."""
-        return f"{self.bytes:,} bytes buy {self.ipc} images per class: {self.images:,} of images, {self.labels:,} of labels"
+        held = f" that hold {self.samples} samples" if self.samples != self.ipc else ""
+        return f"{self.bytes:,} bytes buy {self.ipc} images per class{held}: {self.images:,} of images, {self.labels:,} of labels"
 
 
 def budget_of(run: Run, limit: int) -> Budget:
@@ -75,7 +78,8 @@ def budget_of(run: Run, limit: int) -> Budget:
     labels = label_size(run)
 
     def cost(ipc: int) -> Budget:
-        return Budget(limit, ipc, image_bytes(run, ipc), labels(ipc))
+        images, samples = image_bytes(run, ipc)
+        return Budget(limit, ipc, images, labels(samples), samples)
 
     pixels = len(run.source.classes) * run.source.channels * run.source.size**2
     most = min(min(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
@@ -102,8 +106,8 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def image_bytes(run: Run, ipc: int) -> int:
-    """Bytes of the file of so many images a class, as this run stores them."""
+def image_bytes(run: Run, ipc: int) -> tuple[int, int]:
+    """Bytes of the file of so many images a class, as this run stores them, and the samples a class that they hold."""
     source = run.source
     classes = class_by_class(run, ipc)
     blank = torch.zeros(1, source.channels, source.size, source.size).expand(len(classes), -1, -1, -1)
@@ -111,7 +115,7 @@ def image_bytes(run: Run, ipc: int) -> int:
     with torch.no_grad():
         set_ = stored(run, set_)
     tensors, _ = as_stored(pixels_of(set_), set_.decoder, run.config.storage_dtype, run.normalisation)
-    return size_of(tensors)
+    return size_of(tensors), len(set_.classes) // len(source.classes)
 
 
 def class_by_class(run: Run, ipc: int) -> Tensor:
@@ -120,7 +124,7 @@ def class_by_class(run: Run, ipc: int) -> Tensor:
 
 
 def label_size(run: Run) -> Callable[[int], int]:
-    """From images a class to the bytes of their labels' file.
+    """From samples a class to the bytes of their labels' file.
 
     Raises:
         InputError: labels whose bytes do not follow the number of images, or are not known by formula.

@@ -6,7 +6,7 @@ from ddcore._later import later
 
 if TYPE_CHECKING:
     from ddcore.sets.artifact import Artifact, as_stored, load_artifact
-    from ddcore.sets.decoders import Decoder, Operation
+    from ddcore.sets.decoders import Decoder, Operation, several
     from ddcore.sets.levels import BITS, Quality, quality, to_levels
     from ddcore.sets.packed import Packed, load_packed
 
@@ -21,6 +21,7 @@ __all__ = [
     "load_artifact",
     "load_packed",
     "quality",
+    "several",
     "to_levels",
 ]
 
@@ -28,7 +29,7 @@ __getattr__ = later(
     __name__,
     {
         "artifact": ("Artifact", "as_stored", "load_artifact"),
-        "decoders": ("Decoder", "Operation"),
+        "decoders": ("Decoder", "Operation", "several"),
         "levels": ("BITS", "Quality", "quality", "to_levels"),
         "packed": ("Packed", "load_packed"),
     },

@@ -12,15 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import attrs
 import torch
 from torch import Tensor
 
+from ddcore.api.types import Synthetic
 from ddcore.errors import InputError, near
+from ddcore.images.tiles import LARGEST_FACTOR, tile, tile_count
 from ddcore.sets.brought import brought
 from ddcore.sets.levels import quantise, unpack
 from ddcore.sets.manifest import provider
 
-__all__ = ["DECODERS", "OPERATIONS", "Decoder", "Dequantise", "Operation", "Rows", "Sum", "quantise", "stored"]
+__all__ = [
+    "DECODERS",
+    "OPERATIONS",
+    "Decoder",
+    "Dequantise",
+    "Operation",
+    "Rows",
+    "Sum",
+    "Tiles",
+    "quantise",
+    "several",
+    "stored",
+]
 DECODERS = "ddcore.decoders"
 """Entry points of operations that plugins bring, by name."""
 Spec = Mapping[str, Any]
@@ -104,6 +119,59 @@ class Sum:
         return torch.where((other < 0)[:, None, None, None], images, fused)
 
 
+class Tiles:
+    """``{"op": "tiles", "factors": [2], "fill": [0.0, ...]}``: every image before it holds several smaller ones.
+
+    Sample i is tile i mod T of image i // T, brought to the image's size, T the sum of the factors' squares: see
+    ``ddcore.images.tiles``. ``fill`` has a value a channel.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """T times as many."""
+        if before is None:
+            raise InputError("a decoder begins with tiles, and they are of images: write the artifact again")
+        return before * tile_count(_factors(spec))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Images (B, C, H, W) in the type of those before; differentiable in them."""
+        assert before is not None
+        factors = _factors(spec)
+        every = tile_count(factors)
+        images = before(index // every)
+        fill = torch.tensor(spec.get("fill", 0.0), dtype=images.dtype, device=images.device)
+        if fill.dim() > 1 or (fill.dim() == 1 and len(fill) != images.shape[1]):
+            raise InputError(
+                f"tiles are filled up with {fill.tolist()}, and one value a channel is due: write the artifact again"
+            )
+        return tile(images, (index % every).to(images.device), factors, fill)
+
+
+def _factors(spec: Spec) -> list[int]:
+    found = spec.get("factors")
+    whole = (
+        isinstance(found, Sequence) and found and all(isinstance(f, int) and 1 <= f <= LARGEST_FACTOR for f in found)
+    )
+    if not whole or len(found) > LARGEST_FACTOR:  # type: ignore[arg-type]
+        raise InputError(
+            f"tiles have factors {str(found)[:60]}, and a list of whole numbers from 1 is due: write the artifact again"
+        )
+    return list(found)  # type: ignore[arg-type]
+
+
+def several(synthetic: Synthetic, operation: Spec, count: int) -> Synthetic:
+    """A set whose every sample becomes ``count`` consecutive ones by one more operation; classes and learned labels
+    follow.
+
+    Args:
+        operation: added to the decoder's end; sample i has to come from sample i // count before it.
+    """
+    labels = {name for name, role in synthetic.roles.items() if role == "labels"}
+    tensors = {n: t.repeat_interleave(count, 0) if n in labels else t for n, t in synthetic.tensors.items()}
+    decoder = [*synthetic.decoder, dict(operation)]
+    classes = synthetic.classes.repeat_interleave(count)
+    return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, classes=classes)
+
+
 def _rows(tensors: Tensors, spec: Spec, key: str, index: Tensor) -> Tensor:
     """Rows of a stored tensor, back from levels where they are such."""
     rows = stored(tensors, spec, key)[index]
@@ -132,7 +200,7 @@ def _shape(tensor: Tensor) -> str:
     return f"of shape {tuple(tensor.shape)}"
 
 
-OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum()}
+OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum(), "tiles": Tiles()}
 
 
 class Decoder:

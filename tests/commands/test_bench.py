@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -10,7 +11,7 @@ from ddcore.commands.bench import Cell, merged, read_suite, suite_of
 from ddcore.errors import InputError
 from ddcore.pages.leaderboard import board, html, markdown
 from ddcore.storage.places import Place
-from ddcore.testing import ddcore_cli  # noqa: F401  fixture
+from ddcore.testing import PROBE, ddcore_cli  # noqa: F401  fixture
 
 SUITE = """
 name = "two on digits"
@@ -103,17 +104,63 @@ def test_what_is_not_toml_is_refused(tmp_path):
     ("method", "words"),
     [
         ({"plugins": ["dsa"]}, "no selected plugin is a matcher"),
-        ({"plugins": ["nothing-like-it"]}, "no plugin is named"),
+        ({"plugins": ["nothing-like-it"]}, "no plugin named"),
         ({"plugins": ["dm"], "step": 1}, "unknown key 'step'"),
         ({"plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}, "'dm' has no option 'lr'"),
         ({"plugins": ["dm"], "steps": -1}, "out of range"),
     ],
 )
 def test_a_method_that_cannot_be_run_is_found_before_any_work(method, words, ddcore_cli, tmp_path):  # noqa: F811
-    text = tomli_w.dumps(changed(method=[{"name": "good", "plugins": ["dm"]}, {"name": "bad", **method}], run={}))
+    text = tomli_w.dumps(changed(method=[{"name": "bad", **method}], run={}))
     answer = ddcore_cli("bench", write(tmp_path, text), "--out", tmp_path / "out")
     assert answer.code == 2 and "method 'bad' on 'digits' cannot be run: " in answer.err and words in answer.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_and_data_that_cannot_be_run_do_not_hold_up_the_others(ddcore_cli, tmp_path):  # noqa: F811
+    bad = {"name": "bad", "plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}
+    gone = {"name": "gone", "dataset": "npz:nowhere.npz"}
+    found = changed(seeds=[0])
+    document = {**found, "method": [found["method"][0], bad], "data": [*found["data"], gone]}
+    suite, out = write(tmp_path, tomli_w.dumps(document)), tmp_path / "out"
+    plan = ddcore_cli("bench", suite, "--plan-only", "--out", out, "--json")
+    assert plan.code == 2 and len(plan.json["runs"]) == 2 and len(plan.json["refused"]) == 2
+    answer = ddcore_cli("bench", suite, "--out", out, "--json")
+    assert answer.code == 2 and answer.json["left"] == [] and len(results(out)) == 1, answer.err
+    failed = {key.partition("-ipc")[0]: why for key, why in answer.json["failed"].items()}
+    assert {*failed} == {"bad-digits", "bad-gone", "dm-gone"}
+    assert "'dm' has no option 'lr'" in failed["bad-digits"] and "data 'gone' cannot be read" in failed["dm-gone"]
+
+
+def test_methods_of_plugin_files_are_found_from_the_suites_folder_and_done_again_when_the_file_changes(
+    ddcore_cli,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    (tmp_path / "mine.py").write_text(Path(PROBE[1]).read_text())
+    method = {"name": "mine", "plugin_path": ["mine.py"], "steps": 1, "plugin": {"mine": {"experts": False}}}
+    run = {**changed()["run"], "plugin": {}}
+    suite, out = write(tmp_path, tomli_w.dumps(changed(seeds=[0], method=[method], run=run))), tmp_path / "out"
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    answer = ddcore_cli("bench", suite, "--out", out, "--jobs", 2, "--json")
+    assert answer.code == 0 and answer.json["left"] == [] and answer.json["rows"][0]["cells"]["0"]["mean"] > 0, (
+        answer.err
+    )
+    (first,) = results(out)
+    (record,) = json.loads((out / "runs" / first / "run.json").read_text())["plugins"]
+    assert (record["name"], record["path"]) == ("mine", str(tmp_path / "mine.py"))
+    with open(tmp_path / "mine.py", "a") as file:
+        file.write("# another\n")
+    assert ddcore_cli("bench", suite, "--out", out).code == 0 and len(results(out)) == 2
+
+
+def test_plugin_files_of_a_suite_that_lies_elsewhere_are_refused():
+    found = changed(method=[{"name": "mine", "plugin_path": ["mine.py"]}], run={})
+    with pytest.raises(InputError, match="the suite lies elsewhere: copy both to this machine"):
+        suite_of(found, "https://example.org/suite.toml")
+    with pytest.raises(InputError, match="names the plugin file mine.py, and there is no"):
+        suite_of(found, "s", Path("/nowhere/suite.toml"))
 
 
 # ---- doing -----------------------------------------------------------------------------------------------------------

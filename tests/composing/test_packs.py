@@ -60,7 +60,7 @@ def test_packs_may_stand_on_packs(sounds):
 def test_a_pack_that_is_not_there_or_none_is_told_with_who_needs_it(site):
     site.plugin("hum", METHOD)
     with pytest.raises(
-        PluginError, match="plugin 'hum' stands on the modality pack 'sounds': no plugin is named 'sounds'"
+        PluginError, match="plugin 'hum' stands on the modality pack 'sounds': no plugin named 'sounds' is installed"
     ):
         select(["--plugin", "hum"], {})
     assert [*select(["--plugin", "hum"], {}, strict=False).classes] == ["hum"]

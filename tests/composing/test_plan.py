@@ -190,7 +190,9 @@ def test_two_matchers_are_refused_by_name():
 
 
 def test_no_matcher_is_refused_with_a_command_that_works():
-    with pytest.raises(PluginError, match=r"matchers here: dm, mtt; try ddcore run --plugin fyi --plugin dm"):
+    with pytest.raises(
+        PluginError, match=r"try ddcore run --plugin fyi --plugin dm \(for these data and plugins there are: dm, mtt\)"
+    ):
         planned(fyi=Mirror())
 
 

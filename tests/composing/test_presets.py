@@ -179,7 +179,7 @@ def test_a_damaged_list_of_plugins_is_refused(make, line):
 
 def test_a_list_of_an_unknown_plugin_is_refused(capsys):
     assert invoke(["presets", "--plugin", "dmm"]) == 2
-    assert "no plugin is named 'dmm': did you mean" in capsys.readouterr().err
+    assert "no plugin named 'dmm' is installed" in capsys.readouterr().err
 
 
 # ---- damaged files ---------------------------------------------------------------------------------------------------

@@ -144,7 +144,10 @@ def test_npz_floats_stay_floats(tmp_path):
         ({"images": RAMP / 255 * np.nan, "labels": LABELS}, "hold NaN or infinite pixels"),
         ({"images": RAMP.astype(np.float32), "labels": LABELS}, "reach from 0 to .* floats in"),
         ({"images": RAMP.astype(np.int64) - 1, "labels": LABELS}, "holds int64 pixels"),
-        ({"images": RAMP, "labels": LABELS / 2}, "labels of .* are float64, not integers"),
+        (
+            {"images": RAMP, "labels": LABELS / 2},
+            "labels in labels of .* are floats, not integers, with 0.5 among them",
+        ),
         ({"images": RAMP, "labels": LABELS[:4]}, "6 images but 4 labels"),
         ({"images": RAMP[..., 0, 0], "labels": LABELS}, r"has shape \(6, 4\) where images are due"),
         ({"images": RAMP[:, :2], "labels": LABELS}, "2x4 pixels .*square"),

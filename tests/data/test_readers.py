@@ -140,9 +140,11 @@ def test_a_row_without_a_picture_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ([0.0, 1.0], "column 'label' of .* are double, not integers"),
-        (["cat", "dog"], "are string, not integers"),
-        ([0, None], "are empty values, not integers"),
+        ([0.5, 1.0], "column 'label' of .* are floats, not integers, with 0.5 among them"),
+        ([None, None], "has no labels .all are missing.: give labels"),
+        ([-1, -1], "has no labels .all 2 are -1.: give labels"),
+        ([[1, 1], [1, 0]], "are lists and not one-hot"),
+        ([2**60, 0], "is out of range|reach from 0 to"),
         ([0, 7], "label 7 in .* is out of range for 2 images"),
         ([0, -1], "label -1 .* out of range"),
     ],

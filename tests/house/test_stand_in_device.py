@@ -338,6 +338,23 @@ def test_a_training_that_is_stopped_often_ends_in_the_same_bits(tmp_path, monkey
     check_same(told(tmp_path / "stopped"), there)
 
 
+def test_a_run_on_the_second_of_two_devices_asks_nothing_of_the_first(tmp_path):
+    words = ["run", *PROBE, *SMALL, "--probe.experts", "--experts.count=1", "--experts.epochs=1", "--labels=averaged"]
+    here = command(*words, *TEACHERS)(tmp_path / "here", "cpu")
+    with standing_in(number=1), cutting_alike():
+        there = command(*words, *TEACHERS)(tmp_path / "there", "cuda:1")
+    check_same(there, here)
+
+
+def test_a_device_of_a_number_that_is_not_there_is_refused(capsys):
+    with standing_in(number=1):
+        assert devices.chosen("cuda:1") == torch.device("cuda", 1)
+        assert invoke(["run", *PROBE, *SMALL, "--device=cuda:2"]) == 2
+    assert "torch sees cuda:0 (stand-in), cuda:1 (stand-in): choose one" in capsys.readouterr().err
+    assert invoke(["run", *PROBE, *SMALL, "--device=gpu"]) == 2
+    assert "auto, cpu, cuda or cuda:NUMBER" in capsys.readouterr().err
+
+
 DROPPING = """
 from typing import ClassVar
 from attrs import frozen

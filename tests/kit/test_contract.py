@@ -365,7 +365,7 @@ def test_plugins_check_prints_a_list_and_its_exit_code_says_whether_all_passed(t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nothing-here"], "no plugin is named 'nothing-here'"),
+        (["nothing-here"], "no plugin named 'nothing-here' is installed"),
         (["gone.py"], "gone.py does not exist"),
         (["{mine}", "--only", "imputs"], "no check is named 'imputs': did you mean 'inputs'"),
     ],

@@ -46,6 +46,19 @@ def test_a_point_is_beaten_by_one_that_costs_no_more_and_gains_no_less():
     assert beaten([1, 1], [0.5, 0.5]) == [False, False]
 
 
+def test_a_set_in_the_place_of_its_run_is_refused_with_what_to_name(tmp_path):
+    run = put(tmp_path / "run", [row("distilled", 0.5)])
+    for place in (tmp_path / "run" / "artifact", tmp_path / "alone"):
+        place.mkdir()
+        (place / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"its run is the folder around it: give {run}$"):
+        compare([str(tmp_path / "run" / "artifact"), run])
+    with pytest.raises(InputError, match=r"without its run: score it first, `ddcore evaluate .*alone --out FOLDER`"):
+        compare([str(tmp_path / "alone"), run])
+    with pytest.raises(InputError, match="it is no run: give the --out folder"):
+        compare([str(tmp_path), run])
+
+
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8)
 
 

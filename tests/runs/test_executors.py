@@ -11,6 +11,7 @@ import pytest
 
 from ddcore.errors import DdcoreError
 from ddcore.runs.executors import ATTEMPTS, Processes
+from ddcore.testing import PROBE, tiny_words
 
 DRIVER = """
 import os, time
@@ -49,6 +50,26 @@ def test_workers_of_a_killed_driver_are_gone_soon(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its driver")
+
+
+SCRIPT = """
+import sys
+with open(sys.argv[1], "a") as file:
+    file.write("begun ")
+from ddcore.cli.app import invoke
+
+raise SystemExit(invoke(sys.argv[2:]))
+"""
+
+
+def test_a_script_without_a_main_guard_is_not_run_again_in_workers(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [*PROBE, *tiny_words(), "--jobs=2", f"--out={tmp_path / 'run'}", f"--cache={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path / "begun", "run", *words], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "begun").read_text() == "begun " and (tmp_path / "run" / "scores.json").exists()
 
 
 def dying(monkeypatch, finished):

@@ -83,7 +83,7 @@ def test_labels_of_views_are_counted_by_their_formula_with_room_for_the_header(v
     run = tiny_run(*PULL, "--labels", given["labels"], ipc=2, steps=1, **{**given, **views})
     artifact = made(run)
     assert label_size(run)(2) - LARGEST_HEADER == artifact.labels.payload_bytes
-    assert artifact.nbytes["labels"] <= label_size(run)(2) and artifact.nbytes["images"] == image_bytes(run, 2)
+    assert artifact.nbytes["labels"] <= label_size(run)(2) and (artifact.nbytes["images"], 2) == image_bytes(run, 2)
 
 
 def test_what_does_not_follow_the_images_a_class_is_refused(tiny_run):  # noqa: F811

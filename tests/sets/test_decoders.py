@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ddcore.api.types import Synthetic
 from ddcore.errors import InputError
-from ddcore.sets.decoders import Decoder, quantise
+from ddcore.images import tiled
+from ddcore.sets.decoders import Decoder, quantise, several
 
 ROWS = [{"op": "rows", "tensor": "pixels"}]
 LEVELS = [{"op": "dequantise", "tensor": "pixels", "scale": "scale", "offset": "offset"}]
@@ -99,7 +101,7 @@ def test_an_operation_may_ask_the_one_before_it_for_any_sample():
     [
         ([], "without operations"),
         ([{"op": "row", "tensor": "pixels"}], "named 'row': did you mean 'rows'"),
-        ([{"op": "tiles", "distribution": "ddcore-rded"}], "'tiles' of ddcore-rded.*pip install ddcore-rded"),
+        ([{"op": "mosaic", "distribution": "ddcore-rded"}], "'mosaic' of ddcore-rded.*pip install ddcore-rded"),
         ([{"op": "rows", "tensor": "pixel"}], "'pixel', which is not stored: did you mean 'pixels'"),
         ([{"op": "rows"}], "'rows' names no tensor"),
         ([{"op": "dequantise", "tensor": "pixels", "scale": "pixels"}], "'dequantise' names no offset"),
@@ -179,3 +181,47 @@ def test_given_operations_are_asked_before_installed_ones_and_never_for_the_core
     bring("ddcore-brought", "raise AssertionError('imported')")
     kept = Decoder([*ROWS, {"op": "negative", "times": 2}], {"negative": Repeat(), "rows": Repeat()})
     assert kept.sample({"pixels": ramp(2, 1, 1, 1)}, torch.tensor([3])).flatten().tolist() == [1]
+
+
+TILES = [{"op": "rows", "tensor": "pixels"}, {"op": "tiles", "factors": [1, 2], "fill": [0.5, 0.25]}]
+
+
+def test_tiles_are_read_at_any_index_as_all_at_once():
+    pixels = torch.randn(
+        3, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True
+    )
+    decoder = Decoder(TILES)
+    assert decoder.count({"pixels": pixels}) == 15
+    every = decoder.sample({"pixels": pixels}, torch.arange(15))
+    assert torch.equal(every, tiled(pixels, [1, 2], torch.tensor([0.5, 0.25])))
+    some = torch.tensor([14, 0, 7, 7])
+    assert torch.equal(decoder.sample({"pixels": pixels}, some), every[some])
+    assert torch.autograd.gradcheck(lambda p: decoder.sample({"pixels": p}, some), (pixels,))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ([{"op": "tiles", "factors": [2]}], "begins with tiles"),
+        ([TILES[0], {"op": "tiles"}], "a list of whole numbers"),
+        ([TILES[0], {"op": "tiles", "factors": [0]}], "a list of whole numbers"),
+        ([TILES[0], {"op": "tiles", "factors": [10**9]}], "a list of whole numbers"),
+        ([TILES[0], {"op": "tiles", "factors": [6]}], "6 x 6 tiles do not fit into images of 5 pixels"),
+        ([TILES[0], {"op": "tiles", "factors": [2], "fill": [1, 2, 3]}], "one value a channel"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(spec, words):
+    with pytest.raises(InputError, match=words):
+        decoder = Decoder(spec)
+        decoder.count(held := {"pixels": torch.zeros(1, 2, 5, 5)})
+        decoder.sample(held, torch.tensor([0]))
+
+
+def test_samples_that_become_several_take_classes_and_learned_labels_along():
+    roles = {"pixels": "pixels", "logits": "labels", "rate": "rate"}
+    tensors = {"pixels": torch.zeros(2, 1, 4, 4), "logits": torch.eye(2), "rate": torch.tensor(0.1)}
+    made = several(Synthetic(tensors, roles, TILES[:1], torch.tensor([0, 1])), {"op": "tiles", "factors": [2]}, 4)
+    assert made.classes.tolist() == [0] * 4 + [1] * 4 and torch.equal(
+        made.tensors["logits"], torch.eye(2).repeat_interleave(4, 0)
+    )
+    assert len(made.tensors["pixels"]) == 2 and Decoder(made.decoder).count(made.tensors) == 8

@@ -11,6 +11,7 @@ Not seen here: other processes, kernels that exist on one device only, memory, a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
@@ -235,17 +236,17 @@ class _Claimed(devices.Cuda):
     drawn = False
 
     def names(self) -> list[str]:
-        return ["stand-in"]
+        return ["stand-in"] * (DEVICE.index + 1)
 
     @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
+    def seeded(self, device: torch.device, seed: int) -> Iterator[None]:
         _seeded.append(torch.Generator().manual_seed(seed))
         try:
             yield
         finally:
             _seeded.pop()
 
-    def wait(self) -> None:
+    def wait(self, device: torch.device) -> None:
         pass
 
     def autocast(self, dtype: torch.dtype, enabled: bool) -> AbstractContextManager[Any]:
@@ -263,7 +264,13 @@ def on_device(tensor: object) -> bool:
 
 
 def _asked(device: object) -> bool:
-    return device is not None and torch.device(device).type == DEVICE.type  # type: ignore[call-overload, no-any-return]
+    """Whether a tensor is to lie on the device. Without a number CUDA's current one is meant, which is the first."""
+    wanted = None if device is None else torch.device(device)  # type: ignore[call-overload]
+    if wanted is None or wanted.type != DEVICE.type:
+        return False
+    if (wanted.index or 0) != DEVICE.index:
+        raise Refused(f"{wanted} was asked for where {DEVICE} is the run's device")
+    return True
 
 
 def _moved(tensor: Tensor, there: bool) -> Tensor:
@@ -339,8 +346,12 @@ def _numpy(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def standing_in() -> Iterator[torch.device]:
-    """Let ``--device cuda`` be the device that is not there, in this process."""
+def standing_in(number: int = 0) -> Iterator[torch.device]:
+    """Let ``--device cuda`` be the device that is not there, in this process.
+
+    Args:
+        number: of the device among several, for ``--device cuda:NUMBER``.
+    """
     base = torch._C.TensorBase.device
     device = property(lambda tensor: DEVICE if on_device(tensor) else base.__get__(tensor))
     swapping = torch.__future__.get_swap_module_params_on_conversion()
@@ -362,6 +373,7 @@ def standing_in() -> Iterator[torch.device]:
         put(Tensor, "cpu", lambda tensor, *_, **__: _moved(tensor, False))
         put(Tensor, "cuda", lambda tensor, *_, **__: _moved(tensor, True))
         put(Tensor, "device", device)
+        put(sys.modules[__name__], "DEVICE", torch.device("cuda", number))
         put(devices, "cuda", _Claimed())
         put(torch.cuda, "get_device_name", lambda device=None: "no device")
         stack.enter_context(_Inside())  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import InputError, randomness
-from ddcore.data import Source, Split, Wanted, visible
+from ddcore.data import Source, Split, Wanted, classes_of, is_missing, visible
 from ddcore.errors import in_short, near
 from ddcore.storage import Place
 from ddcore_graphs.graphs import Graphs, starts_of
@@ -75,6 +75,16 @@ class GraphSource(Source):
         digest.update(json.dumps(self.classes).encode())
         return digest.hexdigest()
 
+    def bytes_of(self, split: Split) -> Iterator[bytes]:
+        """The bytes of each graph: the same for graphs whose nodes and edges are numbered alike."""
+        graphs: Any = split.stored
+        for at in range(len(graphs)):
+            one = graphs.select(torch.tensor([at]))
+            sizes = f"{tuple(one.nodes.shape)} {tuple(one.bonds.shape)}".encode()
+            yield b"".join(
+                [sizes, *(tensor.contiguous().numpy().tobytes() for tensor in (one.nodes, one.edges, one.bonds))]
+            )
+
     def summary(self) -> dict[str, Any]:
         """What records and ``ddcore data show`` say about the data, as plain JSON values."""
         graphs = self.train.stored
@@ -131,8 +141,8 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
         )
     columns, lines = _table(place)
     smiles, column = _columns(columns, label_column, place)
-    pairs = [(parsed(line[smiles] or ""), (line[column] or "").strip()) for line in lines]
-    kept = [(molecule, label) for molecule, label in pairs if molecule is not None and label]
+    pairs = [(parsed(line[smiles] or ""), line[column]) for line in lines]
+    kept = [(molecule, label) for molecule, label in pairs if molecule is not None and not is_missing(label)]
     if not kept:
         raise InputError(f"no line of {place.url} is a molecule with a label: check columns {smiles!r} and {column!r}")
     share = wanted.share
@@ -144,19 +154,18 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     notes = [f"split by Murcko scaffold: {', '.join(said)}"]
     if left := len(pairs) - len(kept):
         notes.append(f"{left} of {len(pairs)} lines have no label or SMILES that RDKit cannot read, and are left out")
-    classes = tuple(sorted({label for _, label in kept}))
-    number = {name: at for at, name in enumerate(classes)}
-    labels = torch.tensor([number[label] for _, label in kept])
+    found = classes_of([label for _, label in kept], f"the labels in column {column!r} of {place.url}")
     graphs = as_graphs([molecule for molecule, _ in kept])
     described = "atoms (9 numbers), bonds (3), as the Open Graph Benchmark has them"
     apart = (sorted(train), sorted(valid if tested == "validation" else test))
-    return _source(wanted, place, graphs, labels, classes, apart, notes, described)
+    return _source(wanted, place, graphs, found.numbers, found.names or (), apart, notes, described)
 
 
 def read_tu(wanted: Wanted, place: Place) -> Source:
     """A folder with ``NAME_A.txt``, ``NAME_graph_indicator.txt``, ``NAME_graph_labels.txt``, and labels of nodes and
     edges.
 
+    Loops and repeated edges are dropped, as torch_geometric's reader does, and graphs without a label are left out.
     Nodes without labels are labelled by their degree. 80 % of each class are for training, unless ``--split`` says
     otherwise.
 
@@ -172,7 +181,7 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
     name = found[0]
     ends = _numbers(place, f"{name}_A.txt")
     graph_of = _numbers(place, f"{name}_graph_indicator.txt")[:, 0] - 1
-    graph_label = _numbers(place, f"{name}_graph_labels.txt")[:, 0]
+    graph_label = _graph_labels(place / f"{name}_graph_labels.txt")
     graphs_named = len(graph_of) and int(graph_of.min()) >= 0 and int(graph_of.max()) < len(graph_label)
     if not graphs_named or (graph_of.diff() < 0).any():
         raise InputError(
@@ -183,22 +192,48 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
     edges, counts = ends.T - 1, torch.bincount(graph_of, minlength=len(graph_label))
     if (graph_of[edges[0]] != graph_of[edges[1]]).any():
         raise InputError(f"{(place / f'{name}_A.txt').url} has an edge from one graph to another: restore it")
+    own = f"{name}_edge_labels.txt"
+    bonds = _numbers(place, own) if own in names else torch.zeros(len(ends), 0, dtype=torch.int64)
+    once, notes = _once(edges, bonds)
+    fits = len(bonds) == len(ends)
+    edges, bonds = edges[:, once], bonds[once] if fits else bonds
     degrees = torch.bincount(edges[1], minlength=len(graph_of))[:, None]
     own = f"{name}_node_labels.txt"
     nodes = _numbers(place, own) if own in names else degrees
-    own = f"{name}_edge_labels.txt"
-    bonds = _numbers(place, own) if own in names else torch.zeros(len(ends), 0, dtype=torch.int64)
-    if (len(nodes), len(bonds), len(counts)) != (len(graph_of), len(ends), len(graph_label)):
+    if not fits or (len(nodes), len(counts)) != (len(graph_of), len(graph_label)):
         raise InputError(f"the files of {name} in {place.url} differ in length: restore them")
     order = torch.argsort(graph_of[edges[0]], stable=True)
     edge_counts = torch.bincount(graph_of[edges[0]], minlength=len(counts))
     graphs = Graphs(nodes, edges[:, order], bonds[order], starts_of(counts), starts_of(edge_counts))
-    values = sorted({int(label) for label in graph_label})
-    labels = torch.searchsorted(torch.tensor(values), graph_label)
+    found = classes_of(graph_label, f"the labels of graphs in {(place / f'{name}_graph_labels.txt').url}")
+    if not found.labelled.any():
+        raise InputError(f"no graph of {place.url} has a label: restore {name}_graph_labels.txt")
+    if not found.labelled.all():
+        graphs = graphs.select(found.labelled.nonzero()[:, 0])
+    labels, classes = found.numbers, found.names or ()
     share = wanted.share or 0.8
-    notes = [f"{share:.0%} of each class are for training"]
+    notes = [f"{share:.0%} of each class are for training", *notes, *found.notes]
     described = "node labels" if f"{name}_node_labels.txt" in names else "degrees"
-    return _source(wanted, place, graphs, labels, [str(v) for v in values], _cut(labels, share), notes, described)
+    return _source(wanted, place, graphs, labels, classes, _cut(labels, share), notes, described)
+
+
+def _once(edges: Tensor, bonds: Tensor) -> tuple[Tensor, list[str]]:
+    """Positions (n,) of the edges (2, E) that are no loop and no repetition of an earlier one, and what was dropped."""
+    loops = edges[0] == edges[1]
+    pairs = edges[0] * (1 + int(edges.max()) if edges.numel() else 1) + edges[1]
+    order = torch.argsort(pairs, stable=True)
+    repeated = torch.zeros_like(loops)
+    repeated[order[1:]] = pairs[order].diff() == 0
+    repeated &= ~loops
+    notes = []
+    if loops.any() or repeated.any():
+        dropped = f"{int(loops.sum())} loops and {int(repeated.sum())} repetitions among {len(loops)} directed edges"
+        notes.append(f"{dropped} were dropped, as torch_geometric's reader does")
+    if bonds.shape[1] and len(bonds) == len(pairs) and repeated.any():
+        first = torch.cummax(torch.where(repeated[order], 0, torch.arange(len(order))), 0).values
+        other = (bonds[order] != bonds[order][first]).any(1) & repeated[order]
+        notes += [f"{int(other.sum())} of them had another label than the one that was kept"] if other.any() else []
+    return (~(loops | repeated)).nonzero()[:, 0], notes
 
 
 def _source(
@@ -283,6 +318,22 @@ def _numbers(place: Place, name: str) -> Tensor:
     except (ValueError, RuntimeError, OverflowError) as error:
         why = in_short(error)
         raise InputError(f"{(place / name).url} is not rows of whole numbers ({why}): restore it") from error
+
+
+def _graph_labels(place: Place) -> list[str | None]:
+    """A label a line, as numbers that need not be whole as written, None where there is none.
+
+    Raises:
+        InputError: other text.
+    """
+    try:
+        cells = [line.partition(",")[0].strip() for line in _text(place).rstrip().split("\n")]
+        numbers = [None if is_missing(cell) else float(cell) for cell in cells]
+        if any(number is not None and not -(2**53) <= number <= 2**53 for number in numbers):
+            raise ValueError("a label is far too large")
+    except ValueError as error:
+        raise InputError(f"{place.url} is not rows of whole numbers ({in_short(error)}): restore it") from error
+    return [None if number is None else cell for cell, number in zip(cells, numbers, strict=True)]
 
 
 def _cut(labels: Tensor, share: float) -> tuple[list[int], list[int]]:

@@ -1,13 +1,19 @@
 """Molecules and graph files as data."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
 from ddcore_graphs.sources import read, recognised
 
 from ddcore import InputError
+from ddcore.data.checking import examine
 from ddcore.data.parts import Wanted
+from ddcore.data.repeats import repeats
 from ddcore.storage import Place
+
+CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 
 LINES = """smiles,active
 CCO,0
@@ -243,3 +249,117 @@ def test_tu_numbers_that_nobody_meant_are_refused(tmp_path, name, old, new, word
     file.write_text(file.read_text().replace(old, new, 1 if name == "A" else -1))
     with pytest.raises(InputError, match=words.replace("X_", r"\w+_")):
         read(wanted(tmp_path / "X", "tu"))
+
+
+def write_multigraph(folder, labels=(0, 1) * 6):
+    """Paths of three nodes (class 0) and triangles (class 1); edges come twice in another order, with loops."""
+    folder.mkdir(exist_ok=True, parents=True)
+    edges, of, at = [], [], 1
+    for graph in range(len(labels)):
+        pairs = [(0, 1), (1, 2)] + [(2, 0)] * (graph % 2)
+        both = [(at + a, at + b) for pair in pairs for a, b in (pair, pair[::-1])]
+        edges += [*both, (at, at), *both[::-1], (at + 2, at + 2), (at, at)]
+        of += [graph + 1] * 3
+        at += 3
+    files = {"A": [f"{a}, {b}" for a, b in edges], "graph_indicator": of, "graph_labels": labels}
+    for name, lines in files.items():
+        (folder / f"TOY_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return folder, edges
+
+
+def everything(source):
+    """Nodes and directed edges of train and test together, and the degrees of all nodes."""
+    parts = [source.train.stored, source.test.stored]
+    degrees = torch.cat([part.in_degrees for part in parts])
+    return sum(len(part.nodes) for part in parts), sum(part.edges.shape[1] for part in parts), degrees
+
+
+@pytest.mark.parametrize("name", ["tu", "pyg"])
+def test_loops_and_repeated_edges_are_dropped_as_torch_geometric_does(tmp_path, name):
+    import ddcore_graphs.students  # noqa: F401  imports torch_geometric without its warnings
+    from torch_geometric.io import read_tu_data
+
+    folder, edges = write_multigraph(tmp_path / "TOY" / "raw")
+    data, slices, _ = read_tu_data(str(folder), "TOY")
+    theirs = data.edge_index + 3 * torch.repeat_interleave(torch.arange(12), slices["edge_index"].diff())
+    source = read(Wanted(name, "TOY" if name == "pyg" else str(folder), data_root=str(tmp_path)))
+    nodes, count, degrees = everything(source)
+    assert (nodes, count) == (36, theirs.shape[1]) == (36, 6 * 4 + 6 * 6)
+    assert sorted(degrees.tolist()) == sorted(torch.bincount(theirs[1]).tolist())
+    assert torch.equal(source.train.stored.nodes[:, 0], source.train.stored.in_degrees)
+    note = f"36 loops and 60 repetitions among {len(edges)} directed edges were dropped"
+    assert any(note in said for said in source.notes)
+
+
+def test_edges_of_a_simple_graph_stay_in_their_order_and_nothing_is_said(tmp_path):
+    source = read(wanted(write_tu(tmp_path / "TOY"), "tu", split="0.67"))
+    assert source.train.stored.edges[:, :4].tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert not any("dropped" in note for note in source.notes)
+
+
+def test_a_repeated_edge_keeps_its_first_label_and_others_are_counted(tmp_path):
+    folder, edges = write_multigraph(tmp_path / "TOY")
+    (folder / "TOY_edge_labels.txt").write_text("".join(f"{at // 2 % 2}\n" for at in range(len(edges))))
+    source = read(wanted(folder, "tu"))
+    seen, other = {}, 0
+    for at, pair in enumerate(edges):
+        other += seen.setdefault(pair, at // 2 % 2) != at // 2 % 2 and pair[0] != pair[1]
+    assert other and any(f"{other} of them had another label" in note for note in source.notes)
+    graph = source.train.stored.select(torch.tensor([0]))
+    assert [seen[a + 1, b + 1] for a, b in graph.edges.T.tolist()] == graph.bonds[:, 0].tolist()
+
+
+def test_graphs_without_a_label_are_left_out_and_numbers_are_compared_as_numbers(tmp_path):
+    labels = ["0", "1.0", "0.0", "1", "nan", "NA", "0", "1", "None", "1", "0", "N/A"]
+    folder, _ = write_multigraph(tmp_path / "TOY", labels)
+    source = read(wanted(folder, "tu", split="0.5"))
+    assert source.classes == ("0", "1") and len(source.train) + len(source.test) == 8
+    edges = source.train.stored.edge_starts.diff()
+    assert torch.equal(source.train.labels, (edges == 6).long())
+    assert any(note.startswith("4 of 12 labels are missing") for note in source.notes)
+    (folder / "TOY_graph_labels.txt").write_text("nan\n" * 12)
+    with pytest.raises(InputError, match="no graph of .* has a label"):
+        read(wanted(folder, "tu"))
+
+
+def test_molecules_labels_are_compared_as_numbers_and_missing_ones_left_out(tmp_path):
+    cells = ["0", "1", "0.0", "1.0", "nan", "NaN", "NA", "N/A", "None", "", " 1", "1e0"]
+    lines = [f"{ring}{'C' * (at // len(RINGS))},{cells[at % 12]}\n" for at, ring in enumerate(RINGS * 6)]
+    (tmp_path / "m.csv").write_text("smiles,active\n" + "".join(lines))
+    source = read(wanted(tmp_path / "m.csv", split="0.7"))
+    assert source.classes == ("0", "1") and len(source.train) + len(source.test) == 30
+    ones = int(source.train.labels.sum() + source.test.labels.sum())
+    assert ones == 20 and any("30 of 60 lines have no label" in note for note in source.notes)
+    (tmp_path / "m.csv").write_text("smiles,active\n" + "".join(f"{ring},{at / 4}\n" for at, ring in enumerate(RINGS)))
+    with pytest.raises(InputError, match="are floats, not integers, with 0.25"):
+        read(wanted(tmp_path / "m.csv"))
+
+
+cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this repository")
+
+
+@cases
+@pytest.mark.parametrize("name", ["repeated", "loops"])
+def test_the_case_of_repeated_edges(name):
+    source = read(wanted(CASES / "graphs-repeated-edges" / name, "tu"))
+    _, edges, degrees = everything(source)
+    assert edges == 160 and degrees.unique().tolist() == [1, 2]
+
+
+@cases
+def test_the_case_of_missing_labels():
+    source = read(wanted(CASES / "molecules-missing-labels" / "molecules.csv", split="0.7"))
+    ones = int(source.train.labels.sum() + source.test.labels.sum())
+    assert source.classes == ("0", "1") and (len(source.train) + len(source.test), ones) == (90, 43)
+    assert any("30 of 120 lines" in note for note in source.notes)
+
+
+def test_equal_graphs_are_found_and_checked(tmp_path):
+    source = read(wanted(write_multigraph(tmp_path / "TOY")[0], "tu", split="0.5"))
+    got = repeats(source)
+    of_class = [
+        tuple((source.train.labels == cls).nonzero()[:, 0].tolist()) for cls in source.train.labels[:2].tolist()
+    ]
+    assert sorted(got.groups) == sorted(of_class) and len(got.across) == 6 and not got.conflicts
+    lines = [finding.line for finding in examine(source)]
+    assert any("6 of 6 test graphs (100.0%) are train graphs too" in line for line in lines)

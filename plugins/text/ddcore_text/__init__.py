@@ -20,7 +20,7 @@ from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Plugin, Subject, hookimpl, option
-from ddcore.data import TEXT, Source, Split, Wanted, part_of, visible
+from ddcore.data import TEXT, Source, Split, Wanted, classes_of, part_of, visible
 from ddcore.errors import near
 from ddcore.storage import Place
 from ddcore.training import Protocol
@@ -139,10 +139,12 @@ class Text(Plugin):
         place = wanted.place()
         skipped: list[str] = []
         train, test, file = tables(place, wanted.named, skipped if options.get("skip_broken") else None)
-        labels = sorted({label for _, label in (*train, *test)})
-        classes = {label: at for at, label in enumerate(labels)}
-        seen, unseen = ([(text, classes[label]) for text, label in part] for part in (train, test))
-        return self._source(place.name, seen, unseen, tuple(labels), (f"tested on {file}", *skipped))
+        found = classes_of([label for _, label in (*train, *test)], f"the labels of {place.url}")
+        numbers = iter(found.numbers.tolist())
+        kept = iter(found.labelled.tolist())
+        seen, unseen = ([(text, next(numbers)) for text, _ in part if next(kept)] for part in (train, test))
+        notes = (f"tested on {file}", *found.notes, *skipped)
+        return self._source(place.name, seen, unseen, found.names or (), notes)
 
     def _source(
         self,
@@ -215,7 +217,8 @@ def tables(place: Place, named: tuple[str, str] | None, skipped: list[str] | Non
     name.
 
     Raises:
-        InputError: a part is not there, or a table without the columns ``sentence`` (or ``text``) and ``label``.
+        InputError: a part is not there or has no labels, or a table without the columns ``sentence`` (or ``text``) and
+            ``label``.
     """
     if not place.is_folder():
         raise InputError(f"{place.url} is no folder: give text: and a folder with train.tsv and dev.tsv")
@@ -233,7 +236,16 @@ def tables(place: Place, named: tuple[str, str] | None, skipped: list[str] | Non
             raise InputError(
                 f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
             )
-    return table(place / found["train"], skipped), table(place / found["test"], skipped), found["test"]
+    tested = [stem for part, said in PARTS for stem in files if part == "test" and _says(stem, said)]
+    others = [stem for stem in tested if files[stem] != found["test"]]
+    way_out = f"give --split {found['train'].rpartition('.')[0]}:{others[0]}" if others else "add its labels"
+    train = table(place / found["train"], skipped=skipped)
+    test = table(place / found["test"], way_out, skipped)
+    for part, rows in (("train", train), ("test", test)):
+        if classes_of([label for _, label in rows], "the labels").names in (None, ("-1",)):
+            what = f"the labels of {(place / found[part]).url} are all missing or -1"
+            raise InputError(f"{what}: {way_out if part == 'test' else 'add them'}")
+    return train, test, found["test"]
 
 
 def _says(stem: str, part: str) -> bool:
@@ -241,14 +253,16 @@ def _says(stem: str, part: str) -> bool:
     return "dev" in re.split(r"[\W_]+", stem.lower()) if part == "dev" else part_of(stem) == part
 
 
-def table(place: Place, skipped: list[str] | None = None) -> Rows:
-    """Rows (sentence, label) of one table.
+def table(place: Place, without_labels: str = "", skipped: list[str] | None = None) -> Rows:
+    """Rows (sentence, label) of one table; a label may say that there is none, as ``classes_of`` understands it.
 
     Args:
-        skipped: takes a note of lines without a sentence or a label, which are left out; None: they are refused.
+        without_labels: what to do where there is no column of labels.
+        skipped: takes a note of lines that end before their sentence or label, which are left out; None: they are
+            refused.
 
     Raises:
-        InputError: columns or values are missing; text that is not UTF-8.
+        InputError: columns or cells are missing; text that is not UTF-8.
     """
     try:
         text = place.read_bytes().decode()
@@ -261,10 +275,11 @@ def table(place: Place, skipped: list[str] | None = None) -> Rows:
     named = "sentence" if "sentence" in columns else "text"
     for column in (named, "label"):
         if column not in columns:
-            raise InputError(f"{place.url} has no column {column!r}: {near(column, columns)}")
+            way_out = without_labels if column == "label" and without_labels else near(column, columns)
+            raise InputError(f"{place.url} has no column {column!r}: {way_out}")
     rows, broken = [], []
     for number, row in enumerate(reader, 2):
-        if row[named] is None or not row["label"]:
+        if row[named] is None or row["label"] is None:
             broken.append(number)
             continue
         rows.append((row[named], row["label"]))

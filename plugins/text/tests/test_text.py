@@ -99,11 +99,12 @@ def test_bad_tables_are_one_sentence(folder, change, sentence):
 
 
 def test_broken_lines_are_listed_at_once_and_can_be_left_out(folder):
-    (folder / "train.tsv").write_text("sentence\tlabel\nfine\t1\nx\nbad\t0\ny\t\n")
+    (folder / "train.tsv").write_text("sentence\tlabel\nfine\t1\nx\nbad\t0\ny\nz\t\n")
     with pytest.raises(InputError, match="lines 3, 5, have no sentence or no label.*--skip-broken"):
         Text().ddcore_data("text", str(folder), {})
     source = Text().ddcore_data("text", str(folder), {"skip_broken": True})
-    assert len(source.train) == 2 and "2 left out as broken (--skip-broken): train.tsv, lines 3, 5" in source.notes[1]
+    assert len(source.train) == 2 and "2 left out as broken (--skip-broken): train.tsv, lines 3, 5" in source.notes[2]
+    assert source.notes[1].startswith("1 of 5 labels are missing")
 
 
 def test_parts_are_told_by_a_word_in_any_case_and_leftovers_are_left_alone(folder):
@@ -115,6 +116,37 @@ def test_parts_are_told_by_a_word_in_any_case_and_leftovers_are_left_alone(folde
     assert Text().recognises(Place.at(folder)) == "text" and Text().recognises(Place.at(folder / "x.csv")) is None
     (folder / "other_train.tsv").write_text(LINES)
     with pytest.raises(InputError, match="several train tables, SST2_Train.TSV, other_train.tsv.* --split TRAIN:TEST"):
+        Text().ddcore_data("text", str(folder), {})
+
+
+def test_labels_are_numbered_by_sorted_name_and_numbers_compared_as_numbers(folder):
+    (folder / "train.tsv").write_text("sentence\tlabel\na\t10\nb\t9.0\nc\t9\nd\t10.0\n")
+    (folder / "dev.tsv").write_text("sentence\tlabel\na\t9\n")
+    source = Text().ddcore_data("text", str(folder), {})
+    assert source.classes == ("9", "10") and source.train.labels.tolist() == [1, 0, 0, 1]
+    assert source.test.labels.tolist() == [0]
+
+
+def test_missing_labels_are_left_out_and_counted(folder):
+    words = ["yes", "nan", "NaN", "no", "NA", "N/A", "None", "", "no"]
+    lines = "".join(f"w{at} w\t{word}\n" for at, word in enumerate(words))
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + lines)
+    (folder / "dev.tsv").write_text("sentence\tlabel\nx\tyes\ny\tnan\n")
+    source = Text(least=1).ddcore_data("text", str(folder), {})
+    assert source.classes == ("no", "yes") and source.train.labels.tolist() == [1, 0, 0]
+    assert (len(source.train.stored), len(source.test)) == (3, 1)
+    assert any(note.startswith("7 of 11 labels are missing") for note in source.notes)
+
+
+@pytest.mark.parametrize("column", ["label\nx\t-1\ny\t-1\n", "label\nx\tnan\ny\t\n", "index\nx\t1\n"])
+def test_a_test_table_without_labels_beside_one_with_says_which_to_take(folder, column):
+    (folder / "dev.tsv").rename(folder / "validation.tsv")
+    (folder / "test.tsv").write_text("sentence\t" + column)
+    with pytest.raises(InputError, match="test.tsv .*: give --split train:validation"):
+        Text().ddcore_data("text", str(folder), {})
+    assert len(Text().ddcore_data("text", str(folder), {"split": "train:validation"}).test) == 2
+    (folder / "validation.tsv").unlink()
+    with pytest.raises(InputError, match="test.tsv .*: add its labels"):
         Text().ddcore_data("text", str(folder), {})
 
 
