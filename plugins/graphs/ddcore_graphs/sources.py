@@ -173,12 +173,12 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
         InputError: a file is missing, or its lines do not fit the others.
     """
     names = visible(place.names())
-    found = sorted(name.removesuffix(EDGES) for name in names if name.endswith(EDGES))
-    if not found:
+    sets = sorted(name.removesuffix(EDGES) for name in names if name.endswith(EDGES))
+    if not sets:
         raise InputError(f"{place.url} holds no NAME_A.txt: give a folder in the text format of the TU collection")
-    if len(found) > 1:
-        raise InputError(f"{place.url} holds {len(found)} sets, {', '.join(found[:5])}: give each a folder of its own")
-    name = found[0]
+    if len(sets) > 1:
+        raise InputError(f"{place.url} holds {len(sets)} sets, {', '.join(sets[:5])}: give each a folder of its own")
+    name = sets[0]
     ends = _numbers(place, f"{name}_A.txt")
     graph_of = _numbers(place, f"{name}_graph_indicator.txt")[:, 0] - 1
     graph_label = _graph_labels(place / f"{name}_graph_labels.txt")
