@@ -41,6 +41,9 @@ class Config:
     resize: int | None = _shared(
         None, "Height and width to bring images to, in pixels.", optional(and_(ge(1), lt(16_385)))
     )
+    skip_broken: bool = _shared(
+        False, "Whether pictures that cannot be decoded are left out, with a note of their names, instead of refused."
+    )
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
     )
@@ -89,7 +92,7 @@ class Config:
 _EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
 _TASKS = ("jobs", "executor", "cache")
 EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
-RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
+RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "skip_broken", "network")
 TRAINING = (
     *_EVERYWHERE,
     *_TASKS,
@@ -97,6 +100,7 @@ TRAINING = (
     "split",
     "validation",
     "resize",
+    "skip_broken",
     "normalise",
     "eval_seeds",
     "dtype",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ddcore.api.types import Subject
+    from ddcore.storage.places import Place
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
@@ -97,6 +98,13 @@ class Plugin:
         """The name of the protocol, of this plugin or the core, that fits such a set and such labels: what ``--protocol auto`` takes.
 
         Of several selected plugins the first that answers is heard, in the order of the command line. None: it suggests none.
+        """
+        return None
+
+    def recognises(self, place: Place) -> str | None:
+        """Which of ``datasets`` lies at a path or URL, where ``--dataset`` gives one without a name before it.
+
+        Asked of selected plugins about a place that exists. None: nothing that this plugin reads.
         """
         return None
 

@@ -71,7 +71,7 @@ BENCH = "bench"
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
 FROM_THE_WEB = {"http", "https", "ftp", "github", "gist", "data"}
 """Protocols by which files of anybody are read."""
-DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+DATA_OPTIONS = ("dataset", "data_root", "split", "resize", "skip_broken")
 
 
 # ---- what is to be run -----------------------------------------------------------------------------------------------

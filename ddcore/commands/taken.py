@@ -49,6 +49,7 @@ KEPT = (
     "split",
     "validation",
     "resize",
+    "skip_broken",
     "normalise",
     "ipc",
     "network",
@@ -60,7 +61,7 @@ KEPT = (
 """Shared options of a run that hold for its set too, where the record is the user's own."""
 NUMBERS = ("validation", "normalise", "seed", "dtype")
 """Those of them that a manifest may say: numbers and choices."""
-OF_DATA = ("dataset", "data_root", "split", "validation", "resize")
+OF_DATA = ("dataset", "data_root", "split", "validation", "resize", "skip_broken")
 EMBEDDED = ("digits",)
 """Data that are part of the package."""
 HERE = "train"

@@ -57,7 +57,7 @@ from ddcore.training.students import Course, train_and_test
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 ON_REAL = "stepwise"
 """The protocol of students unless another is asked for."""
-KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "skip_broken", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -160,6 +160,7 @@ class TrainingRun(Opened):
         if self.lesson.on is None:
             return None
         options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        options["skip_broken"] = self.config.skip_broken
         found = load_source(self.hooks, self.lesson.on, options)
         if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
             has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"

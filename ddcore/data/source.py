@@ -72,6 +72,7 @@ class Source:
         licence: of the data, as far as known.
         origin: where it was read, without credentials.
         notes: what a reader of results should know (how a test part was cut, what was converted).
+        broken: what could not be decoded and was left out, names relative to the data and reasons.
         carved: share and seed of ``--validation``, where the test part is train images (see
             ``ddcore.scoring.validation``).
 
@@ -91,6 +92,7 @@ class Source:
     licence: str = "unknown"
     origin: str = ""
     notes: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
     carved: tuple[float, int] | None = None
 
     def __attrs_post_init__(self) -> None:

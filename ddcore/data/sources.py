@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import attrs
+
 from ddcore.data.parts import Wanted
 from ddcore.data.readers import READERS
+from ddcore.data.recognise import taken_for, unknown
 from ddcore.data.source import Source
 from ddcore.data.torchvision_sets import SETS, find, read_torchvision
-from ddcore.errors import InputError, near
+from ddcore.errors import InputError
 
 
 def open_source(
-    name: str, *, data_root: str | None = None, split: str | None = None, resize: int | None = None
+    name: str,
+    *,
+    data_root: str | None = None,
+    split: str | None = None,
+    resize: int | None = None,
+    skip_broken: bool = False,
 ) -> Source:
     """Load the real data that a ``--dataset`` name stands for.
 
     Args:
-        name: a name that ``known_sources`` lists, ``torchvision``'s in any case, or ``reader:PATH_OR_URL``.
+        name: a name that ``known_sources`` lists, in any case; ``reader:PATH_OR_URL``; or a path or URL alone, whose
+            reader is told by what lies there.
         data_root: folder with data sets by name; relative paths are looked up there first.
         split: ``TRAIN:TEST`` names the two parts; a share such as ``0.8`` cuts data without parts (see ``readers``).
         resize: height and width to bring all images to, by Pillow's bicubic filter.
+        skip_broken: leave out pictures that cannot be decoded, with a note of their names, instead of refusing.
 
     Raises:
         InputError: no data set has this name, or the data are missing or unfit.
     """
     known, _, rest = name.partition(":")
+    known = known.lower() if known.lower() in READERS else known
     if not knows(known):
-        raise InputError(f"no data set is named {known!r}: {near(known.lower(), [n for n, _ in known_sources()])}")
-    wanted = Wanted(known, rest, data_root, split, resize)
+        if (kind := taken_for(name, data_root)) is not None:
+            return as_taken(READERS[kind].read(Wanted(kind, name, data_root, split, resize, skip_broken)), kind)
+        raise InputError(unknown(name, [n for n, _ in known_sources()]))
+    wanted = Wanted(known, rest, data_root, split, resize, skip_broken)
     if known in READERS:
         return READERS[known].read(wanted)
     return read_torchvision(wanted)
 
 
+def as_taken(source: Source, kind: str) -> Source:
+    """A source with a note of which reader its path was taken for."""
+    return attrs.evolve(source, notes=(f"taken for {kind}: by what lies there", *source.notes))
+
+
 def knows(name: str) -> bool:
     """Whether ``open_source`` answers for a name (what stands before the first colon)."""
-    return name in READERS or find(name) is not None
+    return name.lower() in READERS or find(name) is not None
 
 
 def known_sources() -> list[tuple[str, str]]:

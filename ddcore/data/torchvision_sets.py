@@ -23,6 +23,7 @@ from ddcore.data.source import Source
 from ddcore.errors import InputError, OptionError
 from ddcore.images.pictures import from_array, stack
 from ddcore.networks.vision import import_torchvision
+from ddcore.storage.network import trouble
 from ddcore.storage.places import Place
 
 DOWNLOAD = "DDCORE_DOWNLOAD"
@@ -177,7 +178,8 @@ def _torchvision_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Sou
 
 
 def _missing(known: TorchvisionSet, root: str, download: bool, error: Exception) -> str:
-    why = str(error).splitlines()[0]
+    found = trouble(error)
+    why = str(error).splitlines()[0] if found is None else found.why
     if download or isinstance(error, ImportError):
         return f"{known.cls} cannot be had ({why}): check the network, or put its files into {root}"
     folder = f"{root}/{known.cls}/raw" if known.idx else root

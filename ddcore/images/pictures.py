@@ -40,6 +40,9 @@ ALONE = 2**22
 LARGE = 16_384
 """Mean encoded bytes above which threads pay; below, they wait for each other (measured: half as fast at 1 kB)."""
 
+JPEG = (b"\xff\xd8", b"\xff\xd9")
+"""How a JPEG begins and ends."""
+
 Picture = bytes | Image.Image
 """Encoded, or opened already."""
 
@@ -50,7 +53,12 @@ Where = Callable[[int], str]
 
 
 def stack(
-    encoded: Iterable[Picture], count: int, where: Where, resize: int | None = None, packed: int | None = None
+    encoded: Iterable[Picture],
+    count: int,
+    where: Where,
+    resize: int | None = None,
+    packed: int | None = None,
+    broken: dict[int, str] | None = None,
 ) -> Tensor:
     """Decode ``count`` pictures into one stack.
 
@@ -58,16 +66,24 @@ def stack(
         encoded: PNG, JPEG, or what else Pillow reads, in order; may be lazy.
         resize: height and width to bring all to.
         packed: bytes that all of them are stored in, where that is less than the sum of theirs.
+        broken: takes the numbers of those that cannot be decoded, with the reason; they are left out of the stack.
 
     Returns:
-        (N, C, H, W) uint8, C = 1 or 3, H = W.
+        (N, C, H, W) uint8, C = 1 or 3, H = W; of size 1 x 1 where all are broken.
 
     Raises:
-        InputError: one cannot be decoded, sizes differ or are not square and ``resize`` is None; names the picture.
+        InputError: one cannot be decoded and ``broken`` is None, sizes differ or are not square and ``resize`` is None;
+            names the picture.
     """
     pixels: np.ndarray | None = None
     sizes: list[int] = []
-    for number, picture in enumerate(_decoded(_measured(encoded, sizes), where, resize)):
+    number, failed = -1, {} if broken is None else broken
+    for number, picture in enumerate(_decoded(_measured(encoded, sizes), resize)):
+        if isinstance(picture, str):
+            if broken is None:
+                raise InputError(f"{where(number)} cannot be decoded ({picture}): replace or drop it")
+            failed[number] = picture
+            continue
         planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
         if pixels is None:
             _check_square(planes.shape[1:], where(number))
@@ -80,18 +96,20 @@ def stack(
         if len(planes) > pixels.shape[1]:
             pixels = np.repeat(pixels, 3, axis=1)
         pixels[number] = planes
-    if pixels is None:
+    if number < 0:
         raise InputError(f"{where(0)} is missing: there are no pictures to read")
     if number + 1 != count:
         raise InputError(f"{where(number)} is the last of {number + 1} pictures where {count} are due: get them again")
-    return torch.from_numpy(pixels)
+    if pixels is None:
+        return torch.empty((0, 1, 1, 1), dtype=torch.uint8)
+    return torch.from_numpy(np.delete(pixels, list(failed), axis=0) if failed else pixels)
 
 
 def _measured(encoded: Iterable[Picture], sizes: list[int]) -> Iterator[Picture]:
-    """The same; bytes of the first one go into ``sizes``, of one that is opened already what its pixels take."""
-    for number, picture in enumerate(encoded):
-        if number == 0:
-            sizes.append(len(picture) if isinstance(picture, bytes) else picture.width * picture.height)
+    """The same; bytes of the largest so far go into ``sizes``, of one that is opened already what its pixels take."""
+    for picture in encoded:
+        size = len(picture) if isinstance(picture, bytes) else picture.width * picture.height
+        sizes[:] = [max(size, *sizes)] if sizes else [size]
         yield picture
 
 
@@ -174,14 +192,17 @@ def same_channels(parts: Sequence[Tensor]) -> list[Tensor]:
     return [part if part.shape[1] == most else part.repeat(1, most, 1, 1) for part in parts]
 
 
-def _decoded(encoded: Iterable[Picture], where: Where, resize: int | None) -> Iterator[np.ndarray]:
-    def one(number: int, data: Picture) -> np.ndarray:
+def _decoded(encoded: Iterable[Picture], resize: int | None) -> Iterator[np.ndarray | str]:
+    """Pixels of each picture, or why it has none."""
+
+    def one(number: int, data: Picture) -> np.ndarray | str:
+        if isinstance(data, bytes) and (why := _obviously_broken(data)):
+            return why
         try:
             return decode(data, resize)
         except OSError as error:
             why = str(error).splitlines()[0] if str(error) else "no picture"
-            why = f"no picture in {', '.join(FORMATS)}" if "cannot identify" in why else why
-            raise InputError(f"{where(number)} cannot be decoded ({why}): replace or drop it") from error
+            return f"no picture in {', '.join(FORMATS)}" if "cannot identify" in why else why
 
     rest, number = iter(encoded), 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
@@ -192,11 +213,23 @@ def _decoded(encoded: Iterable[Picture], where: Where, resize: int | None) -> It
             number += len(group)
 
 
+def _obviously_broken(data: bytes) -> str:
+    """What Pillow does not say, or only of some formats: nothing there, or a JPEG whose end came as zeros."""
+    if not data:
+        return "it holds no image bytes"
+    if data[:2] == JPEG[0] and data[-1:] == b"\0" and JPEG[1] not in data.rstrip(b"\0")[-2:]:
+        return "image file is truncated, it ends in zeros"
+    return ""
+
+
 def _few_at_a_time(
-    threads: ThreadPoolExecutor, one: Callable[[int, Picture], np.ndarray], numbers: range, group: Sequence[Picture]
-) -> Iterator[np.ndarray]:
+    threads: ThreadPoolExecutor,
+    one: Callable[[int, Picture], np.ndarray | str],
+    numbers: range,
+    group: Sequence[Picture],
+) -> Iterator[np.ndarray | str]:
     """In order, by threads that are a few pictures ahead of what has been taken: all at once may not fit the memory."""
-    waiting: deque[Future[np.ndarray]] = deque()
+    waiting: deque[Future[np.ndarray | str]] = deque()
     for number, data in zip(numbers, group, strict=True):
         waiting.append(threads.submit(one, number, data))
         if len(waiting) > AHEAD:

@@ -69,7 +69,7 @@ def build(name: str, channels: int, size: int, classes: int, generator: torch.Ge
     """A freshly initialised network on the CPU, float32, in train mode; None if the name is not known here.
 
     Args:
-        name: by the grammar at the top of this file.
+        name: by the grammar at the top of this file, in any case.
         generator: all randomness; torch's global generator is as it was afterwards.
 
     Raises:
@@ -111,6 +111,7 @@ Maker = Callable[[int, int, int], nn.Module]
 
 
 def _maker(name: str) -> Maker | None:
+    name = name.lower()
     if match := CONVNET.fullmatch(name):
         return lambda channels, size, classes: convnet(channels, size, classes, **_convnet_options(match.groupdict()))
     if name.startswith("torchvision:"):

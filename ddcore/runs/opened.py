@@ -90,7 +90,7 @@ class Opened:
         if self.decoded and (kept := load_decoded(self.cache, self.decoded, self.warn)):
             self.take(kept)
             return kept
-        options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
+        options = {name: getattr(self.config, name) for name in ("data_root", "split", "resize", "skip_broken")}
         return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:

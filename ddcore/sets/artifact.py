@@ -45,7 +45,7 @@ from ddcore.sets.manifest import (
     read_manifest,
 )
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source, told
+from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -315,10 +315,6 @@ def _check_counts(batch_size: int, epochs: int, first: int) -> None:
         )
 
 
-OF_SOURCE = ("name", "origin", "licence", "fingerprint", "train", "stored")
-"""What of a source's summary a manifest repeats."""
-
-
 class Contents(TypedDict):
     """What an artifact is made of.
 
@@ -363,7 +359,9 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
-        "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE}),
+        "source": published_source(
+            {k: v for k, v in contents["source"].items() if k in (*SAID_OF_DATA, "stored", "notes") and v != []}
+        ),
         "notes": [told(note) for note in contents.get("notes", ())],
         **({"real": dict(real)} if (real := contents.get("real")) else {}),
     }

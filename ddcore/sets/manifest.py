@@ -207,5 +207,5 @@ def _no_artifact(place: Place) -> str:
     if (inside / MANIFEST).exists():
         return f"{place.url} is no artifact but the run that made one: give {inside.url}"
     if not place.exists():
-        return f"there is nothing at {place.url}: check the path or URL"
+        return f"{place.nothing_there}: check the path or URL"
     return f"{place.url} has no {MANIFEST}, so it is no finished artifact: give another folder, or finish the run that writes it"

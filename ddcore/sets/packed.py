@@ -20,7 +20,7 @@ from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source, told
+from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
 
 PREVIEW, CARD = "preview.png", "README.md"
 ABOUT = """\
@@ -102,7 +102,8 @@ def save_packed(
     place.make_folder()
     (place / MANIFEST).remove()
     nbytes = save_tensors(place / name, synthetic.tensors)
-    about = published_source({k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")})
+    said = {"notes": source["notes"]} if source.get("notes") else {}
+    about = published_source({k: source.get(k, "") for k in SAID_OF_DATA} | said)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": kind,

@@ -15,7 +15,7 @@ from ddcore.storage.ownership import is_own, signed
 from ddcore.storage.places import Place
 from ddcore.storage.secrecy import clean
 
-WORDS = ("dataset", "data_root", "split", "resize")
+WORDS = ("dataset", "data_root", "split", "resize", "skip_broken")
 """Shared options that say which data."""
 
 

@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 
 from ddcore.errors import FULL, MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
+from ddcore.storage.network import trouble
 from ddcore.storage.printing import printable_line
 from ddcore.storage.secrecy import bare, shown, without
 
@@ -51,6 +52,9 @@ DRIVERS = {
     "dropbox": "dropboxdrivefs",
 }
 """The distribution that brings each protocol's driver."""
+
+SILENT = frozenset(DRIVERS) - {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"}
+"""Protocols whose drivers say of any trouble that nothing is there."""
 
 UNFINISHED = ".part"
 LEFT = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})([0-9a-f]{8})?\.part", re.DOTALL)
@@ -151,11 +155,32 @@ class Place:
 
     def is_remote(self) -> bool:
         """Whether it lies behind a network, by its outermost or any inner protocol."""
-        return any(link.partition("://")[0] in DRIVERS for link in self.address.split("::") if "://" in link)
+        return bool(self._protocols() & set(DRIVERS))
+
+    def _protocols(self) -> set[str]:
+        return {link.partition("://")[0] for link in self.address.split("::") if "://" in link}
 
     def exists(self) -> bool:
         """Whether there is a file or folder here now."""
-        return bool(self._do("looked up", lambda fs, path: fs.exists(path), fresh=True))
+
+        def there(fs: Any, path: str) -> bool:
+            if not self._protocols() & SILENT:
+                return bool(fs.exists(path))
+            try:
+                fs.info(path)
+            except FileNotFoundError as error:
+                if trouble(error) is not None:
+                    raise
+                return False
+            return True
+
+        return self._do("looked up", there, fresh=True)
+
+    @property
+    def nothing_there(self) -> str:
+        """The beginning of a sentence that says so."""
+        answer = " (its server answers 404 Not Found)" if self._protocols() & {"http", "https"} else ""
+        return f"there is nothing at {self.url}{answer}"
 
     def is_folder(self) -> bool:
         """Whether there is a folder here now."""
@@ -346,7 +371,9 @@ class Place:
                 return action(fs, path)
             except Exception as error:  # drivers raise anything
                 last = attempt + 1 == ATTEMPTS or time.monotonic() - began > PATIENCE
-                if last or not self.is_remote() or isinstance(error, LASTING):
+                found = trouble(error) if self.is_remote() else None
+                lasting = isinstance(error, LASTING) if found is None else found.lasting
+                if last or not self.is_remote() or lasting:
                     raise self._sentence(done, error, attempt + 1, size) from error
             time.sleep(FIRST_WAIT * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -362,8 +389,12 @@ class Place:
         """What a driver raises, as one sentence."""
         if isinstance(error, InputError):
             return error
+        found = trouble(error) if self.is_remote() else None
+        tried = f" in {attempts} attempts" if attempts > 1 else ""
+        if found is not None:
+            return StoreError(f"{self.url} cannot be {done}{tried}, {found.why}: {found.way_out}")
         if isinstance(error, FileNotFoundError):
-            return InputError(f"there is nothing at {self.url}: check the path or URL")
+            return InputError(f"{self.nothing_there}: check the path or URL")
         if isinstance(error, ImportError):
             return InputError(_missing_driver(self))
         if getattr(error, "errno", None) in FULL:
@@ -375,7 +406,6 @@ class Place:
             return InputError(f"no file system is called {protocol!r} in {self.url}: {known}")
         why = without(getattr(error, "strerror", None) or str(error), self.address)
         why = " ".join(f"{type(error).__name__}: {why}".split()) if why else type(error).__name__
-        tried = f" in {attempts} attempts" if attempts > 1 else ""
         way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
         return StoreError(f"{self.url} cannot be {done}{tried} ({why}): {way_out}")
 

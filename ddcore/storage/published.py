@@ -45,10 +45,12 @@ def _last(path: str) -> str:
 def data_name(words: str) -> str:
     """What ``--dataset`` named, without the folders of a local path.
 
-    >>> data_name("folder:data/flowers"), data_name("hf:org/set"), data_name("digits")
-    ('folder:flowers', 'hf:org/set', 'digits')
+    >>> data_name("folder:data/flowers"), data_name("hf:org/set"), data_name("digits"), data_name("data/flowers/")
+    ('folder:flowers', 'hf:org/set', 'digits', 'flowers')
     """
     name, colon, rest = words.partition(":")
+    if not colon and not words.startswith(("~", ".", "/")) and "/" in words:
+        return _last(words)
     if name in REPOSITORIES or "://" in rest or not colon:
         return shortened(words)
     return f"{name}:{_last(rest)}"
@@ -80,6 +82,10 @@ def _last_of(value: Any) -> Any:
     if isinstance(value, list):
         return [_last_of(each) for each in value]
     return _last(value) if isinstance(value, str) and "://" not in value else value
+
+
+SAID_OF_DATA = ("name", "origin", "licence", "fingerprint", "train")
+"""What a set says of its data, and their notes if there are any."""
 
 
 def published_source(source: Mapping[str, Any]) -> dict[str, Any]:
