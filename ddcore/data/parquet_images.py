@@ -16,6 +16,7 @@ from attrs import frozen
 
 from ddcore.data.parts import Loaded, whole_numbers
 from ddcore.errors import MISFITS, InputError, in_short
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import stack
 from ddcore.storage.documents import parse_json
 from ddcore.storage.places import Place
@@ -37,7 +38,7 @@ class _File:
     size: int
 
 
-def read(places: Sequence[Place], resize: int | None = None) -> Loaded:
+def read(places: Sequence[Place], resize: Resize | None = None) -> Loaded:
     """The images and labels of some files, one after the other.
 
     Raises:

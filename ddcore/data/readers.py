@@ -24,7 +24,9 @@ from attrs import frozen
 from ddcore.data import parquet_images
 from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, whole_numbers
 from ddcore.data.source import Source, Split
+from ddcore.data.symmetry import KNOWN
 from ddcore.errors import InputError, OptionError, in_short
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import from_array, stack
 from ddcore.storage.places import Place
 from ddcore.storage.unpacking import check_growth
@@ -53,7 +55,7 @@ def read_digits(wanted: Wanted) -> Source:
     packed = resources.files("ddcore.data").joinpath("digits.csv.gz").read_bytes()
     rows = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
     rows = rows[np.argsort(rows[:, -1], kind="stable")]
-    grey = from_array(rows[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, "digits", wanted.resize)
+    grey = from_array(rows[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, "digits", wanted.resize).values
     labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     test = torch.arange(len(labels)) % 5 == 0
     return Source(
@@ -62,6 +64,8 @@ def read_digits(wanted: Wanted) -> Source:
         test=Split(grey[test], labels[test]),
         classes=DIGIT_NAMES,
         mirror_symmetric=False,
+        mirror=KNOWN,
+        resize_mode=None if wanted.resize is None else wanted.resize.mode,
         licence=DIGITS_LICENCE,
         origin="scikit-learn's digits.csv.gz, embedded",
         notes=("every fifth row of each class is the test part",),
@@ -102,7 +106,7 @@ def read_folder(wanted: Wanted) -> Source:
     return into_source(wanted, {p: _read_classes(place / p, below[p], wanted.resize) for p in parts})
 
 
-def _read_classes(place: Place, files: Sequence[str], resize: int | None) -> Loaded:
+def _read_classes(place: Place, files: Sequence[str], resize: Resize | None) -> Loaded:
     files = [name for name in files if "/" in name]
     local = place.local_path()
     if local and (odd := next((name for name in files if not (local / name).is_file()), None)):
@@ -129,7 +133,7 @@ def read_idx(wanted: Wanted) -> Source:
     return into_source(wanted, {part: _read_idx_part(place, names, part, wanted.resize) for part in parts})
 
 
-def _read_idx_part(place: Place, names: Sequence[str], part: str, resize: int | None) -> Loaded:
+def _read_idx_part(place: Place, names: Sequence[str], part: str, resize: Resize | None) -> Loaded:
     arrays = []
     for what, magic in (("images", IDX_IMAGES), ("labels", IDX_LABELS)):
         found = [name for name in names if part in name and what in name]
