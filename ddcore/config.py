@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -34,6 +35,12 @@ class Config:
     )
     resize: int | None = _shared(
         None, "Height and width to bring images to, in pixels.", optional(and_(ge(1), lt(16_385)))
+    )
+    resize_mode: Literal["crop", "pad", "squash"] = _shared(
+        "crop", "How --resize makes a square: crop to the centre, pad, or squash whatever the proportion."
+    )
+    mirror: Literal["yes", "no", "auto"] = _shared(
+        "auto", "Whether mirror images keep their class; auto: as is known of the data, else measured, else guessed."
     )
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
@@ -79,10 +86,21 @@ class Config:
     cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
 
 
-_EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
+_EVERYWHERE = (
+    "plugins",
+    "plugin_path",
+    "dataset",
+    "data_root",
+    "protocol",
+    "mirror",
+    "seed",
+    "device",
+    "threads",
+    "out",
+)
 _TASKS = ("jobs", "executor", "cache")
 EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
-RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
+RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "resize_mode", "network")
 TRAINING = (
     *_EVERYWHERE,
     *_TASKS,
@@ -90,9 +108,31 @@ TRAINING = (
     "split",
     "validation",
     "resize",
+    "resize_mode",
     "normalise",
     "eval_seeds",
     "dtype",
     "amp",
 )
 """Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""
+
+OF_DATA = ("data_root", "split", "resize", "resize_mode", "mirror")
+"""Which of them say, beside ``dataset``, what data are: what ``ddcore_data`` is told."""
+
+
+def as_meant(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of a run with the options that it is older than, as they then were: images were squashed, and whether
+    mirror images keep their class was found otherwise.
+
+    Args:
+        data: what it says of its data.
+    """
+    config = record.get("config")
+    if not isinstance(config, Mapping):
+        return dict(record)
+    said = dict(config)
+    if said.get("resize") is not None:
+        said.setdefault("resize_mode", "squash")
+    if data.get("modality") == "images" and isinstance(data.get("mirror_symmetric"), bool):
+        said.setdefault("mirror", "yes" if data["mirror_symmetric"] else "no")
+    return {**record, "config": said}

@@ -42,6 +42,7 @@ from ddcore.composing.discovery import installed, load_class
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.composing.selection import Setup, core_groups, select, setup_from
+from ddcore.config import OF_DATA
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 BENCH = "bench"
 """The kind of a task that is a whole run."""
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
-DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+DATA_OPTIONS = ("dataset", *OF_DATA)
 
 
 # ---- what is to be run -----------------------------------------------------------------------------------------------

@@ -29,13 +29,15 @@ from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
+from ddcore.config import OF_DATA
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import check_names, claim
+from ddcore.runs.assembly import check_names, claim, data_lines
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
+from ddcore.runs.refusals import constant_warnings
 from ddcore.scoring.baselines import random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -53,7 +55,7 @@ from ddcore.training.students import Course, train_and_test
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 ON_REAL = "stepwise"
 """The protocol of students unless another is asked for."""
-KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "resize_mode", "mirror", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -155,7 +157,7 @@ class TrainingRun(Opened):
         """
         if self.lesson.on is None:
             return None
-        options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        options = {name: getattr(self.config, name) for name in OF_DATA} | {"split": None, "resize": self.source.size}
         found = load_source(self.hooks, self.lesson.on, options)
         if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
             has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"
@@ -238,6 +240,10 @@ def begin(
     _ = run.taught_on
     _check_counts(run)
     _check_foreign(run)
+    for line in data_lines(run.source):
+        run.say(line)
+    for warning in constant_warnings(run.source):
+        run.warn(warning)
     with run.tasks.stoppable(), held(place):
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddcore.composing.asking import Hooks
-from ddcore.data.source import Source
+from ddcore.data.source import Source, check_varied
 from ddcore.data.sources import known_sources
+from ddcore.data.symmetry import settled
 from ddcore.errors import InputError, near
 
 
@@ -15,13 +16,15 @@ def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Sourc
     """Ask the plugins for the data of a name.
 
     Raises:
-        InputError: nobody knows it.
+        InputError: nobody knows it; all of its train images are equal.
     """
     name, _, rest = dataset.partition(":")
     source = hooks.data(name, rest, options)
     if source is None:
         raise InputError(unknown_dataset(dataset))
-    return source
+    check_varied(source)
+    mirror = options.get("mirror", "auto")
+    return source if mirror == "auto" else settled(source, mirror)
 
 
 def unknown_dataset(name: str) -> str:

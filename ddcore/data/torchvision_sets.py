@@ -145,9 +145,9 @@ def read_torchvision(wanted: Wanted) -> Source:
     fits = len(known.mean) == source.channels
     mean, std = (known.mean, known.std) if fits else (source.mean, source.std)
     origin = f"{known.cls}, {source.origin}"
-    symmetry = {"mirror_symmetric": known.name not in WRITTEN, "mirror": KNOWN}
-    facts = {"classes": classes, "licence": licence, "origin": origin, "mean": mean, "std": std}
-    return attrs.evolve(source, name=known.name, **facts, **symmetry)
+    symmetric = known.name not in WRITTEN
+    source = attrs.evolve(source, name=known.name, mirror_symmetric=symmetric, mirror=KNOWN)
+    return attrs.evolve(source, classes=classes, licence=licence, origin=origin, mean=mean, std=std)
 
 
 def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | None:

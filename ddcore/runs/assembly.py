@@ -90,6 +90,8 @@ def begin(
         run.say(f"  {budget.sentence()}")
     check_names(run)
     check_data(run)
+    for line in data_lines(run.source):
+        run.say(line)
     if plan_only:
         return run
     with run.tasks.stoppable(), held(place):
@@ -121,6 +123,15 @@ def chosen_lines(run: Run) -> list[str]:
         networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
     return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
+
+
+def data_lines(source: Source) -> list[str]:
+    """What was done to the data, and whether mirror images keep their class; nothing of other data than images."""
+    if source.modality != "images":
+        return []
+    kept = "keep" if source.mirror_symmetric else "change"
+    why = f" ({source.mirror})" if source.mirror else ""
+    return [f"  mirror images {kept} their class{why}", *(f"  data: {note}" for note in source.notes)]
 
 
 def claim(place: Any) -> None:

@@ -8,12 +8,25 @@ import attrs
 import torch
 
 from ddcore.composing.plan import warnings
+from ddcore.data.source import Source, constant_classes
 from ddcore.errors import InputError
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
 
-OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
+OF_IMAGES = (
+    "ipc",
+    "bytes",
+    "resize",
+    "resize_mode",
+    "mirror",
+    "normalise",
+    "init",
+    "labels",
+    "protocol",
+    "baseline",
+    "storage_dtype",
+)
 """Shared options that mean nothing for other data."""
 
 
@@ -43,7 +56,16 @@ def check_data(run: Run) -> None:
 
 def warnings_of(run: Run) -> tuple[str, ...]:
     """What a person should know about the run's plugins on its data."""
-    return warnings(run.hooks, run.plugins, run.source.mirror_symmetric)
+    return (*constant_warnings(run.source), *warnings(run.hooks, run.plugins, run.source.mirror_symmetric))
+
+
+def constant_warnings(source: Source) -> tuple[str, ...]:
+    """What a person should know of classes whose train images are all equal."""
+    if not (names := constant_classes(source)):
+        return ()
+    few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    which = f"class {few} are" if len(names) == 1 else f"each of the classes {few} are"
+    return (f"all train images of {which} equal: look at the files",)
 
 
 def refuse_options_of_images(run: Run) -> None:
