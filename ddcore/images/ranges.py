@@ -64,7 +64,7 @@ def _on_one_ground(parts: list[Pictures]) -> tuple[list[Pictures], list[str]]:
         return parts, []
     white = _contrast(parts[0] if parts[0].marked(CLEAR).any() else parts[1]) >= HIDDEN
     note = f"{_pictures(clear)} with transparency put on {'white' if white else 'black, since white would hide them'}"
-    empty = sum(int((~part.opaque.flatten(1).any(1)).sum()) for part in parts if part.opaque is not None)
+    empty = sum(int((part.opaque == 0).flatten(1).all(1).sum()) for part in parts if part.opaque is not None)
     notes = [note, *([f"{_pictures(empty)} wholly transparent"] if empty else [])]
     return (parts if white else [_on_black(part) for part in parts]), notes
 
