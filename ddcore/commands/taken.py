@@ -240,7 +240,7 @@ def taken(manifest: Mapping[str, Any], place: Place, *, trust: bool) -> Taken:
     Args:
         trust: follow its manifest in all that it says.
     """
-    made = as_meant(labelling(manifest["provenance"]), manifest["source"])
+    made = as_meant(labelling(manifest["provenance"]), {"modality": manifest["kind"], **manifest["source"]})
     said = _table(made, "config").get("dataset") or manifest["source"].get("origin") or manifest["source"].get("name")
     said = said if isinstance(said, str) else ""
     if (own := own_record(manifest, place)) is not None:

@@ -125,6 +125,13 @@ def chosen_lines(run: Run) -> list[str]:
     return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
 
 
+def of_data(source: Source) -> dict[str, Any]:
+    """What ``data_lines`` say, as JSON values."""
+    said = source.summary() if source.modality == "images" else {}
+    names = ("mirror_symmetric", "mirror", "resize_mode", "notes")
+    return {"data": {name: said[name] for name in names if name in said}} if said else {}
+
+
 def data_lines(source: Source) -> list[str]:
     """What was done to the data, and whether mirror images keep their class; nothing of other data than images."""
     if source.modality != "images":

@@ -44,6 +44,8 @@ OPTIONAL = (MODELS, NORMALISATION)
 FLOATS = {"float32": torch.float32, "float16": torch.float16}
 UINT8 = "uint8"
 CHECKED_AT_ONCE = 2**22
+OF_SOURCE = ("name", "origin", "licence", "fingerprint", "train", "mirror_symmetric", "mirror", "resize_mode", "notes")
+"""What a manifest says of the real data, of their ``summary()``."""
 
 
 @final
@@ -261,9 +263,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
-        "source": published_source(
-            {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")}
-        ),
+        "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE}),
         "notes": list(contents.get("notes", ())),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)

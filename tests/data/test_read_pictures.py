@@ -1,7 +1,7 @@
 """Whole sets of pictures: read alike by every reader, equal ones refused, what was done to them said."""
 
 import io
-import shutil
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 
 from ddcore.cli.app import invoke
+from ddcore.composing.selection import select, setup_from
 from ddcore.data.source import constant_classes
 from ddcore.data.sources import open_source
 from ddcore.errors import InputError
+from ddcore.runs.assembly import begin
+from ddcore.runs.opening import open_run
 from ddcore.storage.places import Place
 
 CASE = Path(__file__).resolve().parents[3] / "shared" / "cases" / "constant-images"
@@ -144,6 +147,45 @@ def test_a_resize_says_how_and_its_way_is_part_of_the_data(tmp_path):
     assert (found["pad"].train.stored[:, :, 0] == 0).all() and not (found["crop"].train.stored[:, :, 0] == 0).all()
 
 
+def test_the_plan_and_the_record_say_what_was_done(tmp_path, ddcore):
+    data, run = write(tmp_path / "x", alpha), tmp_path / "run"
+    words = ["--plugin", "pull", "--dataset", data, "--resize", "4", "--resize-mode", "pad", "--mirror", "no"]
+    code, out, err = ddcore("run", *words, "--plan-only")
+    for line in (
+        "mirror images change their class (as --mirror no says)",
+        "data: 12 pictures with transparency put on white",
+        "data: resized to 4x4 (pad: ",
+    ):
+        assert code == 0 and line in out + err, line
+    begin(setup_of([*words, "--out", str(run)]), plan_only=False, command=[])
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["mirror_symmetric"] is False and record["data"]["resize_mode"] == "pad"
+    assert (record["config"]["mirror"], record["config"]["resize_mode"]) == ("no", "pad")
+    assert "12 pictures with transparency put on white" in record["data"]["notes"]
+
+
+def test_a_run_of_before_goes_on_with_squashed_images_and_its_own_symmetry(tmp_path, probes):
+    data = write(tmp_path / "x", lambda cls, n: low(cls, n).convert("RGB").resize((16, 8)))
+    words = ["--plugin", "pull", "--dataset", data, "--resize", "8", "--resize-mode", "squash", "--mirror", "no"]
+    begun = begin(setup_of([*words, "--out", str(tmp_path / "run")]), plan_only=False, command=[])
+    file = tmp_path / "run" / "run.json"
+    record = json.loads(file.read_text())
+    for name in ("resize_mode", "mirror"):
+        del record["config"][name]
+    file.write_text(json.dumps(record))
+    again = open_run(str(tmp_path / "run"), trust=True)
+    assert again.source.fingerprint == begun.source.fingerprint and again.source.mirror_symmetric is False
+    assert (again.config.resize_mode, again.config.mirror) == ("squash", "no")
+
+
+def setup_of(words):
+    given = {
+        name.removeprefix("--").replace("-", "_"): word for name, word in zip(words[::2], words[1::2], strict=True)
+    }
+    del given["plugin"]
+    return setup_from(select(words, {}), {**given, "resize": int(given["resize"])}, {})
+
+
 def test_pictures_of_mixed_sizes_become_one_size(tmp_path):
     sizes = iter([(8, 8), (16, 8), (8, 24), (9, 7), (40, 8), (8, 9)] * 2)
     data = write(tmp_path, lambda cls, n: low(cls, n).convert("RGB").resize(next(sizes)))
@@ -157,4 +199,3 @@ def test_broken_pictures_of_sixteen_bits_are_named(tmp_path):
     file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(InputError, match=r"train/cat/1.png cannot be decoded"):
         open_source(data)
-    shutil.rmtree(tmp_path / "train/cat")
