@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -43,6 +44,12 @@ class Config:
     )
     skip_broken: bool = _shared(
         False, "Whether pictures that cannot be decoded are left out, with a note of their names, instead of refused."
+    )
+    resize_mode: Literal["crop", "pad", "squash"] = _shared(
+        "crop", "How --resize makes a square: crop to the centre, pad, or squash whatever the proportion."
+    )
+    mirror: Literal["yes", "no", "auto"] = _shared(
+        "auto", "Whether mirror images keep their class; auto: as is known of the data, else measured, else guessed."
     )
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
@@ -89,10 +96,21 @@ class Config:
     cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
 
 
-_EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
+_EVERYWHERE = (
+    "plugins",
+    "plugin_path",
+    "dataset",
+    "data_root",
+    "protocol",
+    "mirror",
+    "seed",
+    "device",
+    "threads",
+    "out",
+)
 _TASKS = ("jobs", "executor", "cache")
 EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
-RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "skip_broken", "network")
+RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "resize_mode", "skip_broken", "network")
 TRAINING = (
     *_EVERYWHERE,
     *_TASKS,
@@ -101,6 +119,7 @@ TRAINING = (
     "validation",
     "resize",
     "skip_broken",
+    "resize_mode",
     "normalise",
     "eval_seeds",
     "dtype",
@@ -113,6 +132,8 @@ OF_THE_SET = (
     "split",
     "validation",
     "resize",
+    "resize_mode",
+    "mirror",
     "network",
     "seed",
     "threads",
@@ -120,3 +141,24 @@ OF_THE_SET = (
     "protocol",
 )
 """Those that ``evaluate`` and ``relabel`` take from the set, or from the run that made it, if they are not given."""
+
+OF_DATA = ("data_root", "split", "resize", "resize_mode", "mirror", "skip_broken")
+"""Which of them say, beside ``dataset``, what data are: what ``ddcore_data`` is told."""
+
+
+def as_meant(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of a run with the options that it is older than, as they then were: images were squashed, and whether
+    mirror images keep their class was found otherwise.
+
+    Args:
+        data: what it says of its data.
+    """
+    config = record.get("config")
+    if not isinstance(config, Mapping):
+        return dict(record)
+    said = dict(config)
+    if said.get("resize") is not None:
+        said.setdefault("resize_mode", "squash")
+    if data.get("modality") == "images" and isinstance(data.get("mirror_symmetric"), bool):
+        said.setdefault("mirror", "yes" if data["mirror_symmetric"] else "no")
+    return {**record, "config": said}

@@ -77,8 +77,8 @@ def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | No
     Args:
         name: what stands before the first colon of ``--dataset``, or all of it: ``digits``, ``parquet``, ``smiles``.
         rest: what follows the colon: a path or URL, possibly empty.
-        options: ``data_root`` (str or None), ``split`` (str or None), ``resize`` (int or None) and ``skip_broken`` (bool)
-            of the run.
+        options: of the run: ``data_root``, ``split`` (str or None), ``resize`` (int or None), ``resize_mode``, ``mirror`` (str) and
+            ``skip_broken`` (bool).
 
     Returns: The source, train and test, on the CPU; None when the name is not yours. Two answers for one name are an error.
     Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.

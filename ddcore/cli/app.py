@@ -174,13 +174,14 @@ def run(
 
 
 def _show_plan(made: Any, as_json: bool) -> None:
-    from ddcore.scoring.estimate import estimate  # imports torch
+    from ddcore.runs.assembly import data_lines, of_data  # imports torch
+    from ddcore.scoring.estimate import estimate
 
     costs = estimate(made)
     emit(
         as_json,
-        {**made.plan.as_json(), "estimate": costs.as_json()},
-        lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
+        {**made.plan.as_json(), **of_data(made.source), "estimate": costs.as_json()},
+        lambda: "\n".join([*made.plan.lines(), *data_lines(made.source), costs.sentence()]),
     )
 
 

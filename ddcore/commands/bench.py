@@ -44,6 +44,7 @@ from ddcore.composing.discovery import installed, load_class, name_of_file
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.composing.selection import Setup, core_groups, select, setup_from
+from ddcore.config import OF_DATA
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
 from ddcore.errors import DdcoreError, InputError, Interrupted, NoSpace, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
@@ -71,7 +72,7 @@ BENCH = "bench"
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
 FROM_THE_WEB = {"http", "https", "ftp", "github", "gist", "data"}
 """Protocols by which files of anybody are read."""
-DATA_OPTIONS = ("dataset", "data_root", "split", "resize", "skip_broken")
+DATA_OPTIONS = ("dataset", *OF_DATA)
 
 
 # ---- what is to be run -----------------------------------------------------------------------------------------------

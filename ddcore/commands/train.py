@@ -29,15 +29,16 @@ from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
+from ddcore.config import OF_DATA
 from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import check_names, claim
+from ddcore.runs.assembly import check_names, claim, data_lines
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
-from ddcore.runs.refusals import check_places, warn_of_machine
+from ddcore.runs.refusals import check_places, constant_warnings, warn_of_machine
 from ddcore.scoring.baselines import at_most, random_index, real_bytes
 from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
@@ -57,7 +58,7 @@ from ddcore.training.students import Course, train_and_test
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 ON_REAL = "stepwise"
 """The protocol of students unless another is asked for."""
-KEPT = ("dataset", "data_root", "split", "validation", "resize", "skip_broken", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "resize_mode", "mirror", "skip_broken", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -159,8 +160,7 @@ class TrainingRun(Opened):
         """
         if self.lesson.on is None:
             return None
-        options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
-        options["skip_broken"] = self.config.skip_broken
+        options = {name: getattr(self.config, name) for name in OF_DATA} | {"split": None, "resize": self.source.size}
         found = load_source(self.hooks, self.lesson.on, options)
         if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
             has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"
@@ -246,8 +246,10 @@ def begin(
     run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
     for line in plan.lines():
         run.say(line)
-    for note in run.source.notes:
-        run.say(f"  data: {note}")
+    for line in data_lines(run.source):
+        run.say(line)
+    for warning in constant_warnings(run.source):
+        run.warn(warning)
     warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)

@@ -29,6 +29,7 @@ from ddcore.data.columns import (
 )
 from ddcore.data.parts import Loaded, by_names, called, labelled
 from ddcore.errors import MISFITS, InputError, in_short
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import stack
 from ddcore.storage.documents import parse_json
 from ddcore.storage.places import Place
@@ -67,7 +68,7 @@ class _File:
     digest: Any = field(factory=lambda: hashlib.blake2b(digest_size=16))
 
 
-def read(places: Sequence[Place], resize: int | None = None, names: Sequence[str] | None = None) -> Loaded:
+def read(places: Sequence[Place], resize: Resize | None = None, names: Sequence[str] | None = None) -> Loaded:
     """The images and labels of some files, one after the other.
 
     Class numbers of each file are those of its own class names, and are put in the order of the first file's; words are

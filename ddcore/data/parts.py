@@ -16,17 +16,17 @@ from ddcore import randomness
 from ddcore.data.columns import Labelling, from_zero, numbers_and_names
 from ddcore.data.part_names import TEST, listed, part_of, words
 from ddcore.data.source import Source, Split
+from ddcore.data.symmetry import GUESSED, written
 from ddcore.errors import InputError, OptionError
-from ddcore.images.pictures import same_channels
+from ddcore.images.framing import Resize
+from ddcore.images.pictures import Pictures
+from ddcore.images.ranges import one_range
 from ddcore.storage.places import Place
 
 MOST_BROKEN = 10
 """Names of broken pictures that a sentence has."""
 LEFT_OUT = "left out as broken (--skip-broken)"
 """In notes of readers, after how many."""
-
-WRITTEN = frozenset({"digits", "mnist", "emnist", "kmnist", "qmnist", "usps", "svhn", "gtsrb"})
-"""Data of written signs, by the letters of their name: the mirror image of a sign is another sign or none."""
 
 
 @frozen
@@ -38,7 +38,7 @@ class Wanted:
         rest: what follows it: path, URL or repository.
         data_root: folder with data sets by name.
         split: ``TRAIN:TEST`` names, or a share such as ``0.8``.
-        resize: height and width to bring all images to.
+        resize: what brings all images to one size.
         skip_broken: leave out what cannot be decoded, with a note, instead of refusing the data.
     """
 
@@ -46,7 +46,7 @@ class Wanted:
     rest: str = ""
     data_root: str | None = None
     split: str | None = None
-    resize: int | None = None
+    resize: Resize | None = None
     skip_broken: bool = False
 
     @property
@@ -111,7 +111,7 @@ class Loaded:
     """One part as a reader found it.
 
     Attributes:
-        images: (N, C, H, W) uint8 or float32.
+        images: as ``ddcore.images.pictures`` gives them; or (N, C, H, W) uint8 or float32.
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
@@ -121,7 +121,7 @@ class Loaded:
         notes: what was converted or left out, and what else a reader of results should know of the part.
     """
 
-    images: Tensor
+    images: Pictures | Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
     licence: str = ""
@@ -131,7 +131,9 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
-def labelled(images: Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = "") -> Loaded:
+def labelled(
+    images: Pictures | Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = ""
+) -> Loaded:
     """The images (N, C, H, W) that have a label.
 
     Args:
@@ -167,21 +169,20 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str,
     elif wanted.share is not None:
         raise two_parts(wanted, list(parts))
     train, test = loaded
-    images = same_channels([train.images, test.images])
-    if train.images.shape[1] != test.images.shape[1]:
-        notes.append("grey images were widened to three equal channels")
+    train_images, test_images, scaled = one_range(train.images, test.images)
+    notes += scaled
     if wanted.resize is not None:
-        notes.append(f"resized to {wanted.resize}x{wanted.resize} (bicubic)")
+        notes.append(wanted.resize.words)
     name = _name(wanted)
-    written = re.sub("[^a-z]", "", name.lower()) in WRITTEN or (named and set(classes) == {*"0123456789"})
-    if written:
-        notes.append("taken for written signs by its name or classes: not mirror symmetric")
+    signs = written(name, classes if named else (), train_images)
     return Source(
         name=name,
-        train=Split(images[0], train.labels),
-        test=Split(images[1], _renumbered(test, train, wanted)),
+        train=Split(train_images, train.labels),
+        test=Split(test_images, _renumbered(test, train, wanted)),
         classes=classes,
-        mirror_symmetric=not written,
+        mirror_symmetric=not signs,
+        mirror=f"{GUESSED}: {signs}" if signs else "",
+        resize_mode=None if wanted.resize is None else wanted.resize.mode,
         licence=train.licence or test.licence or "unknown",
         origin=wanted.shown,
         notes=tuple(notes),

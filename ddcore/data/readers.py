@@ -28,6 +28,7 @@ from ddcore.data.layout import Part
 from ddcore.data.part_names import TEST, TRAIN, part_of, visible, words
 from ddcore.data.parts import Loaded, Wanted, into_source, labelled, two_parts
 from ddcore.data.source import Source, Split
+from ddcore.data.symmetry import KNOWN
 from ddcore.errors import InputError, OptionError, in_short
 from ddcore.images.pictures import from_array, stack
 from ddcore.storage.places import Place
@@ -62,7 +63,7 @@ def read_digits(wanted: Wanted) -> Source:
     packed = resources.files("ddcore.data").joinpath("digits.csv.gz").read_bytes()
     rows = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
     rows = rows[np.argsort(rows[:, -1], kind="stable")]
-    grey = from_array(rows[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, "digits", wanted.resize)
+    grey = from_array(rows[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, "digits", wanted.resize).values
     labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     test = torch.arange(len(labels)) % 5 == 0
     return Source(
@@ -71,6 +72,8 @@ def read_digits(wanted: Wanted) -> Source:
         test=Split(grey[test], labels[test]),
         classes=DIGIT_NAMES,
         mirror_symmetric=False,
+        mirror=KNOWN,
+        resize_mode=None if wanted.resize is None else wanted.resize.mode,
         licence=DIGITS_LICENCE,
         origin="scikit-learn's digits.csv.gz, embedded",
         notes=("every fifth row of each class is the test part",),

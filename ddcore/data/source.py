@@ -29,6 +29,7 @@ ON_DEVICE = 4 * 10**9
 """Bytes: a larger split stays in main memory and moves to the accelerator batch by batch."""
 
 TRANSFORMED_AT_ONCE = 1024
+COMPARED_AT_ONCE = 64
 DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocabulary")
 """What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
 TEXT = "text"
@@ -67,6 +68,8 @@ class Source:
             source may hold something else, which is then not checked here.
         vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
+        mirror: how that is known, for people.
+        resize_mode: how images were brought to their size (see ``ddcore.images.framing``); None: they were not.
         mean: of each channel in [0, 1], where a published one has to be kept; None: computed from ``train``.
         std: likewise.
         licence: of the data, as far as known.
@@ -87,6 +90,8 @@ class Source:
     modality: str = "images"
     vocabulary: int | None = None
     mirror_symmetric: bool = True
+    mirror: str = ""
+    resize_mode: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     licence: str = "unknown"
@@ -215,6 +220,8 @@ class Source:
             "mean": list(mean),
             "std": list(std),
             "mirror_symmetric": self.mirror_symmetric,
+            **({"mirror": self.mirror} if self.mirror else {}),
+            **({"resize_mode": self.resize_mode} if self.resize_mode else {}),
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
@@ -433,6 +440,32 @@ def _check_images(source: Source) -> None:
     if len(shapes) > 1:
         sizes = " and ".join(str(shape) for shape in sorted(shapes))
         raise InputError(f"train and test images of {source.name} differ in shape ({sizes}): give --resize N")
+
+
+def check_varied(source: Source) -> None:
+    """Refuse images that are all the same: nothing can be learned from them.
+
+    Raises:
+        InputError: saying so.
+    """
+    if source.modality == "images" and len(source.train) > 1 and _all_equal(source.train.stored):
+        what = f"all {len(source.train):,} train images of {source.name} are equal, so nothing can be learned from them"
+        why = f"; {'; '.join(source.notes)}" if source.notes else ""
+        raise InputError(f"{what}{why}: look at the files, and at what was done to them")
+
+
+def constant_classes(source: Source) -> tuple[str, ...]:
+    """The classes of two or more train images, all equal, by name; none of other data than images."""
+    if source.modality != "images":
+        return ()
+    rows = [(source.train.labels == cls).nonzero()[:, 0] for cls in range(len(source.classes))]
+    same = (len(where) > 1 and _all_equal(source.train.stored, where) for where in rows)
+    return tuple(name for name, constant in zip(source.classes, same, strict=True) if constant)
+
+
+def _all_equal(images: Tensor, rows: Tensor | None = None) -> bool:
+    rows = torch.arange(len(images)) if rows is None else rows
+    return all(bool((images[part] == images[rows[0]]).all()) for part in torch.split(rows, COMPARED_AT_ONCE))
 
 
 def _check_range(images: Tensor, what: str) -> None:

@@ -95,8 +95,8 @@ def begin(
         run.say(line)
     if budget is not None:
         run.say(f"  {budget.sentence()}")
-    for note in run.source.notes:
-        run.say(f"  data: {note}")
+    for line in data_lines(run.source):
+        run.say(line)
     warn_of_data(run)
     if plan_only:
         return run
@@ -136,6 +136,22 @@ def chosen_lines(run: Run) -> list[str]:
         networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
     return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
+
+
+def of_data(source: Source) -> dict[str, Any]:
+    """What ``data_lines`` say, as JSON values."""
+    said = source.summary() if source.modality == "images" else {}
+    names = ("mirror_symmetric", "mirror", "resize_mode", "notes")
+    return {"data": {name: said[name] for name in names if name in said}} if said else {}
+
+
+def data_lines(source: Source) -> list[str]:
+    """What was done to the data, and whether mirror images keep their class; nothing of other data than images."""
+    if source.modality != "images":
+        return []
+    kept = "keep" if source.mirror_symmetric else "change"
+    why = f" ({source.mirror})" if source.mirror else ""
+    return [f"  mirror images {kept} their class{why}", *(f"  data: {note}" for note in source.notes)]
 
 
 def claim(place: Any) -> None:

@@ -19,6 +19,7 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
 from ddcore.composing.selection import Setup
+from ddcore.config import OF_DATA
 from ddcore.data.normalisation import Normalisation, fit
 from ddcore.data.source import Real, Source, load_decoded
 from ddcore.errors import InputError, PluginError
@@ -90,7 +91,7 @@ class Opened:
         if self.decoded and (kept := load_decoded(self.cache, self.decoded, self.warn)):
             self.take(kept)
             return kept
-        options = {name: getattr(self.config, name) for name in ("data_root", "split", "resize", "skip_broken")}
+        options = {name: getattr(self.config, name) for name in OF_DATA}
         return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:

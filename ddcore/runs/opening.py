@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddcore.composing.selection import Setup
+from ddcore.config import as_meant
 from ddcore.data.source import decoded_key
 from ddcore.errors import InputError
 from ddcore.runs.opened import Whole
@@ -38,7 +39,7 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     record = read_record(place)
     if not (worker or trust):
         check_own(record, place.url)
-    record = from_home(restore(record))
+    record = as_meant(from_home(restore(record)), record["data"])
     if worker:
         refuse_other_software(record)
     run: Any = _of_kind(record, Setup.from_json(record), place, reporter)

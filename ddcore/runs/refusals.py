@@ -10,6 +10,7 @@ import torch
 
 from ddcore.composing.plan import warnings
 from ddcore.data.repeats import warnings_about
+from ddcore.data.source import Source, constant_classes
 from ddcore.errors import InputError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
     from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
-OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
+OF_IMAGES = (
+    "ipc",
+    "bytes",
+    "resize",
+    "resize_mode",
+    "mirror",
+    "normalise",
+    "init",
+    "labels",
+    "protocol",
+    "baseline",
+    "storage_dtype",
+)
 """Shared options that mean nothing for other data."""
 
 
@@ -92,7 +105,8 @@ def check_data_aloud(run: Run) -> None:
 
 def warnings_of(run: Run) -> tuple[str, ...]:
     """What a person should know about the run's plugins on its data, and about the data."""
-    found = (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
+    about = (*constant_warnings(run.source), *warnings_about(run.source))
+    found = (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *about)
     return (*found, said) if (said := said_of_short_classes(run)) else found
 
 
@@ -114,6 +128,15 @@ def said_of_short_classes(run: Run) -> str:
         f"{len(short)} of {len(counts)} classes have fewer train images than --ipc {ipc} ({few}{more}): images that begin as "
         "real ones begin with the same ones again there, and rows of real images take what there is"
     )
+
+
+def constant_warnings(source: Source) -> tuple[str, ...]:
+    """What a person should know of classes whose train images are all equal."""
+    if not (names := constant_classes(source)):
+        return ()
+    few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    which = f"class {few} are" if len(names) == 1 else f"each of the classes {few} are"
+    return (f"all train images of {which} equal: look at the files",)
 
 
 def refuse_options_of_images(run: Run) -> None:

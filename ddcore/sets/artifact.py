@@ -58,6 +58,8 @@ UINT8 = "uint8"
 CHECKED_AT_ONCE = 2**22
 REPEATED = ("network", "optimizer", "rate", "epochs", "batch")
 """What of a recipe a set says of itself in a line."""
+OF_SOURCE = (*SAID_OF_DATA, "stored", "mirror_symmetric", "mirror", "resize_mode", "notes")
+"""What a manifest says of the real data, of their ``summary()``."""
 Told = Tensor | dict[str, Tensor]
 """Targets of a batch: class ids, probabilities, or tensors by name."""
 
@@ -359,9 +361,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
-        "source": published_source(
-            {k: v for k, v in contents["source"].items() if k in (*SAID_OF_DATA, "stored", "notes") and v != []}
-        ),
+        "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE and v != []}),
         "notes": [told(note) for note in contents.get("notes", ())],
         **({"real": dict(real)} if (real := contents.get("real")) else {}),
     }

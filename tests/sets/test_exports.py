@@ -172,7 +172,7 @@ def test_soft_labels_lie_beside_the_folders(tmp_path, softly_labelled):
 def test_parquet_is_what_our_own_reader_of_hugging_face_files_reads(tmp_path, artifact):
     assert export(artifact, "parquet", tmp_path / "out").name == "train.parquet"
     loaded = read([Place.at(tmp_path / "out" / "train.parquet")])
-    assert torch.equal(loaded.images.long(), LEVELS) and torch.equal(loaded.labels, CLASSES)
+    assert torch.equal(loaded.images.values.long(), LEVELS) and torch.equal(loaded.labels, CLASSES)
     assert loaded.classes == NAMES and loaded.licence == "CC0"
 
 

@@ -20,6 +20,7 @@ from ddcore.data.readers import read_arrays
 from ddcore.data.source import Source, Split
 from ddcore.data.sources import open_source
 from ddcore.errors import MOST_KNOWN, DdcoreError, InputError, near
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import AHEAD, decode, stack
 from ddcore.labels.encoders import Public
 from ddcore.runs.opening import open_run
@@ -620,7 +621,7 @@ def test_images_that_no_memory_holds_are_refused_before_they_are_made(capsys, tm
     words = [*SHORT_RUN.split(), "--out", str(tmp_path / "run"), "--resize", "16384"]
     assert "do not fit the memory" in invoked(words, capsys)
     with pytest.raises(InputError, match="do not fit the memory"):
-        stack([bombs.png(4, 4, true=True)] * 3, 10**7, str, resize=8192)
+        stack([bombs.png(4, 4, true=True)] * 3, 10**7, str, resize=Resize(8192))
 
 
 def test_a_bench_of_a_billion_jobs_is_refused(capsys, tmp_path):
