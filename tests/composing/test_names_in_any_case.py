@@ -55,7 +55,8 @@ def test_a_plugins_data_are_known_in_any_case(ddcore_cli, plugin, name):  # noqa
 def test_a_plugin_recognises_what_it_reads(ddcore_cli, plugin, tmp_path):  # noqa: F811
     result = ddcore_cli("data", "show", f"{tmp_path}/some.pix", "--plugin-path", plugin, "--json")
     said = result.json
-    assert said["origin"] == f"Shades:{tmp_path}/some.pix" and "taken for Shades: by what lies there" in said["notes"]
+    assert said["origin"].startswith("Shades:") and said["origin"].endswith("/some.pix")
+    assert "taken for Shades: by what lies there" in said["notes"]
 
 
 def test_networks_are_spelt_as_those_who_build_them_do():
@@ -74,13 +75,14 @@ def test_networks_are_spelt_as_those_who_build_them_do():
     assert named.config.network == "auto"
 
 
+@pytest.mark.usefixtures("probes")
 def test_a_run_says_in_its_plan_what_a_path_was_taken_for_and_keeps_it(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
     from data_trees import pictures, tree
 
     monkeypatch.chdir(
         tree(tmp_path, pictures("photos/Training", "photos/Testing") | {"photos/Training/cat/9.png": b""})
     )
-    words = ["run", "--plugin=dm", "--dataset=photos/", "--network=ConvNet-W4", "--steps=1", "--eval-seeds=1"]
+    words = ["run", "--plugin=pull", "--dataset=photos/", "--network=ConvNet-W4", "--steps=1", "--eval-seeds=1"]
     words += ["--protocol=quick-1", "--full-epochs=1", "--out=out", "--cache=cache", "--threads=1"]
     refused = ddcore_cli(*words)
     assert refused.code == 2 and "Training/cat/9.png" in refused.err and "--skip-broken" in refused.err

@@ -185,7 +185,7 @@ def test_parts_are_told_by_a_word_in_any_case(tmp_path, train, test):
      "x-training y-training x-testing y-testing", "Xtrain ytrain Xtest ytest"],
 )  # fmt: skip
 def test_arrays_of_parts_are_told_in_any_case(tmp_path, names):
-    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    images, labels = np.arange(4, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2), np.array([0, 1, 0, 1])
     arrays = dict(zip(names.split(), (images, labels, images[:2], labels[:2]), strict=True))
     np.savez(tmp_path / "x.npz", **arrays)
     source = open_source(f"npz:{tmp_path}/x.npz")
@@ -195,7 +195,7 @@ def test_arrays_of_parts_are_told_in_any_case(tmp_path, names):
 
 
 def test_arrays_that_could_both_be_meant_are_refused(tmp_path):
-    images, labels = np.zeros((2, 8, 8), np.uint8), np.array([0, 1])
+    images, labels = np.arange(2, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2), np.array([0, 1])
     np.savez(tmp_path / "x.npz", x_train=images, X_Train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(InputError, match="has images in both x_train and X_Train"):
         open_source(f"npz:{tmp_path}/x.npz")
@@ -278,7 +278,7 @@ def test_leftovers_are_left_alone_among_tables_and_arrays(tmp_path):
     for part, count in (("train", 4), ("t10k", 2)):
         for kind, magic, values in (("images-idx3", 0x803, (count, 4, 4)), ("labels-idx1", 0x801, (count,))):
             head = b"".join(number.to_bytes(4, "big") for number in (magic, *values))
-            data = head + bytes([n % 2 for n in range(int(np.prod(values)))])
+            data = head + bytes([n % (251 if len(values) > 1 else 2) for n in range(int(np.prod(values)))])
             tree(tmp_path / "idx", {f"{part}-{kind}-ubyte": data, f"._{part}-{kind}-ubyte": b"\0\5\x16\7"})
     assert len(open_source(f"idx:{tmp_path}/idx").test) == 2
 
@@ -368,5 +368,8 @@ def test_a_part_of_which_nothing_is_left_is_refused(tmp_path):
 
 
 def test_what_ends_in_zeros_after_its_end_is_whole(tmp_path):
-    tree(tmp_path, {f"{cls}/{n}.jpg": jpeg(n) + bytes(16) for cls in ("cat", "dog") for n in range(2)})
+    tree(
+        tmp_path,
+        {f"{cls}/{n}.jpg": jpeg(10 * at + n) + bytes(16) for at, cls in enumerate(("cat", "dog")) for n in range(2)},
+    )
     assert len(open_source(f"folder:{tmp_path}", split="0.5").train) == 2
