@@ -28,6 +28,14 @@ VIEWS = ["--views.epochs", "3", "--views.batch", "8"]
 N, K, E, B = 20, 10, 3, 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_cache_of_the_environment():
+    """``DDCORE_CACHE`` counts more than the run's own cache for ``relabel``."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("DDCORE_CACHE", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, probes) -> Path:
     """A run with hard labels, stored in uint8, and its cache."""
