@@ -396,11 +396,11 @@ def test_other_protocols_and_networks_are_other_columns_and_other_steps_other_ro
 
 
 def test_students_that_plugins_shaped_stand_in_columns_of_their_own_and_are_named(put, tmp_path):
-    taught = [row(name, 0.9, student="kd #0a0b") for name in ("distilled", "random")]
+    taught = [row(name, 0.9, student="heed #0a0b") for name in ("distilled", "random")]
     found = made(tmp_path, [put("a", 0, row("distilled", 0.5), row("random", 0.4)), put("b", 0, *taught)])
-    assert [c["student"] for c in found["columns"]] == ["", "kd #0a0b"]
+    assert [c["student"] for c in found["columns"]] == ["", "heed #0a0b"]
     assert [len(r["cells"]) for r in found["rows"] if r["name"] in ("a", "b")] == [1, 1]
-    assert "1 image a class, students of kd #0a0b" in markdown(found)
+    assert "1 image a class, students of heed #0a0b" in markdown(found)
 
 
 def test_a_set_counts_under_its_own_labels_and_real_images_under_hard_ones(put, tmp_path):
