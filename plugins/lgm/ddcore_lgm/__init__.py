@@ -34,7 +34,7 @@ HEAD = 0.01
 """Deviation of a fresh classifier's weights, in a step and of a student; its biases are 0."""
 VIEWS = Draw(crop="resized", mix="none")
 PROBE = Protocol(
-    name="probe",
+    name="frozen-probe",
     summary="a linear layer on a frozen encoder: Adam 0.001, cosine, 1000 epochs, no augmentation",
     epochs=1000,
     rate=0.001,
@@ -46,9 +46,12 @@ PROBE = Protocol(
     schedule_name="cosine",
 )
 PROTOCOLS: Mapping[str, Protocol] = {
-    "probe": PROBE,
-    "probe-views": evolve(
-        PROBE, name="probe-views", summary="probe with crops of random area and mirrors, the paper's", views=VIEWS
+    "frozen-probe": PROBE,
+    "frozen-probe-views": evolve(
+        PROBE,
+        name="frozen-probe-views",
+        summary="frozen-probe with crops of random area and mirrors, the paper's",
+        views=VIEWS,
     ),
 }
 
@@ -145,8 +148,8 @@ class LGM(Plugin):
         return {"network": f"probe of {found.name}", "encoder": found.digest, **seen, "trained": "a linear layer"}
 
     def suggests_protocol(self, subject: Subject) -> str:
-        """``probe``."""
-        return "probe"
+        """``frozen-probe``."""
+        return "frozen-probe"
 
     @hookimpl
     def ddcore_protocol(self, name: str) -> Protocol | None:

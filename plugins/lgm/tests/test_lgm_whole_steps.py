@@ -108,7 +108,13 @@ def test_a_run_scores_probes_beside_centroids_and_its_records_name_the_encoder(t
     save_tensors(Place.at(str(file)), dict(network.state_dict()), {})
     words = ["run", "--plugin=lgm", "--lgm.encoder=convnet2-w4", "--lgm.classes=5", f"--lgm.weights={file}"]
     words += ["--dataset=digits"]
-    words += ["--baseline=centroids", "--baseline=encoder-kcenter", "--protocol=probe-20", "--steps=4", "--ipc=1"]
+    words += [
+        "--baseline=centroids",
+        "--baseline=encoder-kcenter",
+        "--protocol=frozen-probe-20",
+        "--steps=4",
+        "--ipc=1",
+    ]
     words += [
         "--lgm.no-real-views",
         "--threads=1",
