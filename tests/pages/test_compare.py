@@ -184,7 +184,9 @@ def test_without_matplotlib_the_page_says_how_to_get_plots(tmp_path, monkeypatch
 
 def test_students_that_a_plugin_shaped_have_a_column_of_their_own_and_are_no_rivals_of_plain_ones(tmp_path):
     plain = put(tmp_path / "plain", [row("distilled", 0.5), row("random", 0.4)])
-    taught = put(tmp_path / "taught", [row("distilled", 0.9, student="heed #0a0b"), row("random", 0.8, student="heed #0a0b")])
+    taught = put(
+        tmp_path / "taught", [row("distilled", 0.9, student="heed #0a0b"), row("random", 0.8, student="heed #0a0b")]
+    )
     found = compare([plain, taught])
     assert [column["student"] for column in found["columns"]] == ["", "heed #0a0b"]
     assert not any(a and b for a, b in (entry["cells"] for entry in found["entries"]))
