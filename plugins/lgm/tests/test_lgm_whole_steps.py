@@ -130,3 +130,7 @@ def test_a_run_scores_probes_beside_centroids_and_its_records_name_the_encoder(t
     manifest = json.loads((tmp_path / "out" / "artifact" / "manifest.json").read_text())
     assert manifest["provenance"]["network"] == manifest["recipe"]["network"] == "probe of convnet2-w4"
     assert len(manifest["recipe"]["students"]["plugins"]["lgm"]["encoder"]) == 16
+    capsys.readouterr()
+    assert invoke(["inspect", str(tmp_path / "out" / "artifact")]) == 0
+    told = capsys.readouterr().out
+    assert "network probe of convnet2-w4" in told and f"{rows[0]['student']}, probe of convnet2-w4" in told
