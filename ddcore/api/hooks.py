@@ -97,7 +97,7 @@ def ddcore_network(name: str, channels: int, size: int, classes: int, generator:
 
     Returns: A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
         flattened input (B, D) of its last linear layer. None when the name is not yours.
-    Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
+    Implemented by the core (the field's zoo, torchvision, timm and torch's hub). New in 1.0.
     """
 
 

@@ -109,24 +109,25 @@ class Plugin:
         return None
 
     def taps(self) -> tuple[str, ...]:
-        """Features that ``ddcore_student_loss`` reads of students and teachers: ``stage2``, ``embedding``, a module's path.
-
-        ``stage*`` reads all stages that each of them has. See ``ddcore.training.teaching``.
-        """
+        """Features that ``ddcore_student_loss`` reads of students and teachers: see ``ddcore.training.teaching``."""
         return ()
 
     def visited(self, count: int) -> int:
         """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as far as known beforehand.
 
-        A protocol's epochs become steps by it; where the rows turn out otherwise, the steps stay.
+        A protocol's epochs become steps by it, whatever the rows turn out to be.
         """
         return count
 
-    def label_factor(self) -> float:
-        """What this plugin's terms multiply the labels' own loss by, ``Term.labels``, as known before any training.
+    def student_identity(self, run: Any) -> Mapping[str, object] | None:
+        """What students depend on that this plugin shapes, as JSON values: those with others never stand in one column.
 
-        An option ``label_weight``, where a plugin has one, is taken for it. 0: students do not learn their labels.
+        Add digests of what is loaded. ``network`` names what students are where ``--network`` is out of use. None: nothing is shaped.
         """
+        return attrs.asdict(self, filter=lambda field, _: not field.metadata.get("secret"))  # type: ignore[arg-type]
+
+    def label_factor(self) -> float:
+        """``Term.labels`` of its terms, known before any training: an option ``label_weight`` if it has one; 0: labels are not learned."""
         return float(getattr(self, "label_weight", 1.0))
 
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
@@ -143,8 +144,7 @@ class Plugin:
     def expert_options(self) -> Mapping[str, object] | None:
         """Which option values ``ddcore_expert_loss`` and ``ddcore_expert_optimizer`` depend on.
 
-        Experts are kept, and found again, under these. None: with these values the experts come out as without the plugin,
-        so that neither hook is asked.
+        Experts are kept, and found again, under these. None: they come out as without the plugin, and neither hook is asked.
         """
         return attrs.asdict(self)  # type: ignore[arg-type]
 

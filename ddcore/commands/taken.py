@@ -283,8 +283,10 @@ def known_network(name: object, classes: Mapping[str, Any]) -> bool:
         return False
     if any(name in cls.networks for cls in classes.values()):
         return True
-    if name.startswith("torchvision:"):
+    if name.startswith(("torchvision:", "timm:")):
         return True
+    if name.startswith("hub:"):  # making it runs a repository's code
+        return False
     return knows(name) and math.prod(int(number) for number in re.findall("[0-9]{1,9}", name)) <= LARGEST
 
 

@@ -40,7 +40,7 @@ from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
 from ddcore.runs.refusals import check_places, constant_warnings, warn_of_machine
 from ddcore.scoring.baselines import at_most, random_index, real_bytes
-from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
+from ddcore.scoring.evaluate import by_student, divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import read_manifest
@@ -52,7 +52,7 @@ from ddcore.storage.weights import load_weights, save_weights
 from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.loop import accuracy
 from ddcore.training.protocols import Protocol, protocol, resolved_protocols
-from ddcore.training.shaping import visited
+from ddcore.training.shaping import student_identity, student_name, student_network, visited
 from ddcore.training.students import Course, train_and_test
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
@@ -415,7 +415,10 @@ def row_of(run: TrainingRun, task: Task, results: Sequence[Mapping[str, Tensor]]
     """One line of ``scores.json``."""
     arm, name = task.options["arm"], task.options["protocol"]
     words = {"set": arm, "protocol": name, "network": run.network_name, "labels": _label_kind(run, arm)}
-    return attrs.evolve(measured(results, ("images", "loss"), run, **words), note=divergence(results))
+    shaped = {} if arm in (PLAIN, RANDOM_PLAIN) else student_identity(run)
+    words["network"] = student_network(shaped, run.network_name)
+    row = attrs.evolve(measured(results, ("images", "loss"), run, **words), note=divergence(results))
+    return by_student(row, student_name(shaped))
 
 
 def _label_kind(run: TrainingRun, arm: str) -> str:

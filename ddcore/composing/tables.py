@@ -78,5 +78,10 @@ def scores_table(rows: Sequence[Row]) -> str:
         )
     notes = [f"{row.set} ({row.labels}): {row.note}" for row in rows if row.note]
     where = [f"scored on {on}, not on the test set" for row in rows if (on := row.extra.get("on"))]
+    students = dict.fromkeys(str(row.extra["student"]) for row in rows if row.extra.get("student"))
+    where += [
+        f"students shaped by {name}: {', '.join(dict.fromkeys(r.set for r in rows if r.extra.get('student') == name))}"
+        for name in students
+    ]
     shown = table([*headings, *(["of"] if several else [])], cells)
     return "\n".join([shown, *dict.fromkeys([*verdicts([row_json(row) for row in rows]), *where, *notes])])

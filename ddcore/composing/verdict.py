@@ -38,7 +38,7 @@ def verdicts(rows: Sequence[Row], more: Sequence[tuple[str, Row]] = ()) -> list[
     found = []
     for row in rows:
         if row["set"] in OWN:
-            rivals = {**_rivals(row, rows), **{n: r for n, r in more if _comparable(row, r)}}
+            rivals = {**_rivals(row, rows), **{n: r for n, r in more if _comparable(row, r, SHAPED)}}
             found += [_sentence(row, rivals)] if rivals or _chance(row) else []
     return found
 
@@ -55,8 +55,13 @@ def _rivals(row: Row, rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def _comparable(row: Row, other: Row) -> bool:
-    return all(row.get(key) == other.get(key) for key in ("network", "protocol", "metric", "better", "on"))
+SHAPED = ("student",)
+"""What rows of other runs have to have in common besides; within a run a row's name says whose students they are."""
+
+
+def _comparable(row: Row, other: Row, besides: tuple[str, ...] = ()) -> bool:
+    same = ("network", "protocol", "metric", "better", "on", *besides)
+    return all(row.get(key) == other.get(key) for key in same)
 
 
 def _sentence(row: Row, rivals: Mapping[str, Row]) -> str:

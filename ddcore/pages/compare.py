@@ -1,6 +1,7 @@
 """``ddcore compare``: several runs on the same test images, equal protocols only in one column, accuracy against bytes.
 
-A column is a protocol, a network, what was measured and on which images; nothing is ever compared across columns. In
+A column is a protocol, a network, what was measured, on which images, and who shaped the students (their options,
+teachers and encoders); nothing is ever compared across columns. In
 each column a set is *beaten* if another one takes no more bytes and scores no less, and one of the two strictly so
 (Pareto dominance); teachers are in the table but store no set, so they beat nobody.
 """
@@ -24,8 +25,8 @@ NO_SET = ("teacher",)
 INCIDENTAL = ("out", "cache", "jobs", "executor")
 """Options that say where and how, not what."""
 MACHINE = ("ddcore", "torch", "device", "threads")
-COLUMN = ("protocol", "network", "metric", "on", "better")
-Column = tuple[str, str, str, str, str]
+COLUMN = ("protocol", "network", "metric", "on", "student", "better")
+Column = tuple[str, str, str, str, str, str]
 LARGER = "larger"
 
 
@@ -117,7 +118,8 @@ def column_of(run: Finished, row: Mapping[str, Any]) -> Column:
     """What must be equal for two figures to be set side by side."""
     share = run.record["config"].get("validation")
     on = str(row.get("on") or (f"validation, {share:g} of the train images" if share else "test"))
-    return str(row["protocol"]), str(row["network"]), metric_of(row), on, str(row.get("better", LARGER))
+    student, better = str(row.get("student", "")), str(row.get("better", LARGER))
+    return str(row["protocol"]), str(row["network"]), metric_of(row), on, student, better
 
 
 def entries_of(runs: Sequence[Finished], names: Sequence[str], columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -195,6 +197,9 @@ def notes_on(runs: Sequence[Finished], columns: Sequence[Column]) -> list[str]:
             "no protocol and network is common to all runs: figures in different columns say nothing about each other; "
             "evaluate all sets by one --protocol and --eval-network"
         )
+    if len(students := dict.fromkeys(column[COLUMN.index("student")] for column in columns)) > 1:
+        named = ", ".join(name or "no plugin" for name in students)
+        notes.append(f"students were shaped by {named}: one trained otherwise is no measure of the set")
     counts = {len(row["accuracy"].get("values", ())) for run in runs for row in run.rows if row["set"] in OWN}
     if counts == {1}:
         notes.append("one seed each: differences of this size may be chance; --eval-seeds 5 says more")
@@ -212,7 +217,8 @@ def heading_of(column: Mapping[str, str]) -> str:
     """
     metric = "" if column["metric"] == "accuracy" else f"{column['metric']}: "
     on = "" if column["on"] == "test" else f", on {column['on']}"
-    return f"{metric}{column['network']}, protocol {column['protocol']}{on}"
+    by = f", students of {column['student']}" if column.get("student") else ""
+    return f"{metric}{column['network']}, protocol {column['protocol']}{by}{on}"
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """What a bench came to: a row a method, a column for each data set, images a class, protocol and network; a cell links
 to its record.
 
-Only equal protocols and networks stand in one column. Real images under hard labels stand among the methods, as the
-runs trained on them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over
-seeds (n - 1). Students on all real images are the same whatever a run's seed: there the deviation is over students.
+Only equal protocols, networks and shapers of students stand in one column. Real images under hard labels stand among
+the methods, as the runs trained on them. Accuracies are means over seeds of the mean of a run's students, ± the
+standard deviation over seeds (n - 1). Students on all real images are the same whatever a run's seed: there the
+deviation is over students.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ddcore.storage.published import published
 RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
 BASELINES = {"random": "random real images", "kcenter": "k-center", FULL: "all real images"}
-Column = tuple[str, int, str, str]
+COLUMN = ("data", "ipc", "protocol", "network", "student")
+Column = tuple[str, int, str, str, str]
 
 
 class Cell(Protocol):
@@ -56,11 +58,11 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     """The leaderboard, as JSON values.
 
     Returns:
-        ``columns`` (data, ipc, protocol, network); ``rows``, methods and real images, best mean rank first and all real
-        images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by
-        column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds
-        share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences by run; ``left``,
-        runs that are neither done nor failed.
+        ``columns`` (data, ipc, protocol, network, student); ``rows``, methods and real images, best mean rank first and
+        all real images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images),
+        ``cells`` by column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each
+        student where seeds share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences
+        by run; ``left``, runs that are neither done nor failed.
     """
     scores = {cell.key: _scores(place, cell.key) for cell in cells if finished(place, cell.key)}
     entries: dict[str, dict[Column, list[tuple[Cell, Mapping[str, Any]]]]] = {}
@@ -78,7 +80,7 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     failed = {cell.key: _failure(place, cell.key) for cell in cells if (place / FAILED / f"{cell.key}.json").exists()}
     return {
         "name": name,
-        "columns": [dict(zip(("data", "ipc", "protocol", "network"), column, strict=True)) for column in columns],
+        "columns": [dict(zip(COLUMN, column, strict=True)) for column in columns],
         "rows": sorted(rows, key=lambda row: (row["name"].startswith(BASELINES[FULL]), row["rank"])),
         "failed": failed,
         "left": [cell.key for cell in cells if cell.key not in scores and cell.key not in failed],
@@ -90,7 +92,7 @@ def _rows_of(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, C
     """Whose row each is: the set with its own labels, and real images under hard ones, once a protocol and network."""
     found: dict[tuple[str, Column], Mapping[str, Any]] = {}
     for row in rows:
-        column = (cell.data, cell.ipc, str(row["protocol"]), str(row["network"]))
+        column = (cell.data, cell.ipc, str(row["protocol"]), str(row["network"]), str(row.get("student", "")))
         if row["set"] == DISTILLED:
             found.setdefault((cell.method, column), row)
         elif row["set"] in BASELINES and row["labels"] == "hard":
@@ -174,7 +176,8 @@ def heading(column: Mapping[str, Any]) -> str:
     >>> heading({"data": "mnist", "ipc": 1, "protocol": "quick", "network": "convnet"})
     'mnist, 1 image a class'
     """
-    return f"{column['data']}, {column['ipc']} image{'s' * (column['ipc'] != 1)} a class"
+    by = f", students of {column['student']}" if column.get("student") else ""
+    return f"{column['data']}, {column['ipc']} image{'s' * (column['ipc'] != 1)} a class{by}"
 
 
 def markdown(made: Mapping[str, Any]) -> str:

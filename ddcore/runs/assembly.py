@@ -14,7 +14,7 @@ from ddcore.composing.plan import TEACHERS, students_of
 from ddcore.composing.selection import Setup, select, setup_from
 from ddcore.data.source import Source
 from ddcore.errors import InputError
-from ddcore.networks.vision import torchvision_url
+from ddcore.networks.outside import weights_url
 from ddcore.runs.builtin import Core
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import write_record
@@ -121,7 +121,7 @@ def check_names(run: Whole) -> None:
         run.network(run.generator("check"), name)
     for member in members:
         named = Place.at(member.weights)
-        elsewhere = member.weights == TRAINED_HERE or torchvision_url(member.network, member.weights)
+        elsewhere = member.weights == TRAINED_HERE or weights_url(member.network, member.weights)
         if not elsewhere and named.local_path() is not None and not named.exists():
             raise InputError(f"--teachers.weights: there is nothing at {named.url}: check the path or URL")
 

@@ -40,7 +40,7 @@ class Core:
     def ddcore_network(
         self, name: str, channels: int, size: int, classes: int, generator: Generator
     ) -> nn.Module | None:
-        """The field's zoo and ``torchvision:NAME``."""
+        """The field's zoo, and networks of torchvision, timm and torch's hub."""
         return build(name, channels, size, classes, generator)
 
     @hookimpl

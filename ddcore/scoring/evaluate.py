@@ -25,7 +25,7 @@ from torch.nn import Module
 from ddcore import randomness
 from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
-from ddcore.composing.plan import BASELINES, student_shapers
+from ddcore.composing.plan import BASELINES
 from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.scoring.baselines import (
     NOISE,
@@ -44,7 +44,7 @@ from ddcore.training.class_order import listed
 from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
-from ddcore.training.shaping import taught, visited
+from ddcore.training.shaping import student_identity, student_name, student_network, visited
 from ddcore.training.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
 
 if TYPE_CHECKING:
@@ -75,17 +75,17 @@ def evaluate_artifact(run: Run) -> list[Row]:
 def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     """A row for each arm; its students are trained, unless their results are there."""
     artifact = artifact_of(run)
-    identity = identify(artifact)
-    tasks = [task_of(arm, student, identity) for arm in arms for student in range(seeds)]
+    identity, shaped = identify(artifact), student_name(student_identity(run))
+    tasks = [task_of(arm, student, identity, shaped) for arm in arms for student in range(seeds)]
     left = not all(run.checkpoints.finished(task.key) for task in tasks)
     results = run.map(tasks, *(("evaluate", "students") if left else ()))
     return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
 
 
-def task_of(arm: Arm, student: int, artifact: str) -> Task:
-    """The task of one seed of an arm; ``artifact`` tells its results from those for another artifact in the same
-    folder."""
-    options = {**attrs.asdict(arm), "student": student, "artifact": artifact}
+def task_of(arm: Arm, student: int, artifact: str, shaped: str = "") -> Task:
+    """The task of one seed of an arm; ``artifact`` and ``shaped`` tell its results from those for another artifact, and
+    of students that other plugins shaped, in the same folder."""
+    options = {**attrs.asdict(arm), "student": student, "artifact": artifact, **({"shaped": shaped} if shaped else {})}
     name = sha256_of(canonical(options))[:12]
     return Task("evaluate", f"evaluate-{arm.set}-{arm.labels}-{student}-{name}", 1, index=student, options=options)
 
@@ -94,9 +94,11 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
     """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
     name = (run.config.protocol or ("auto",))[0]
     recipe = fitted(protocol(auto_of(run, labels, rate) if name == "auto" else name, run.hooks), labels)
+    shaped = student_identity(run)
     return {
         "protocol": recipe.name,
-        "network": run.network_name,
+        "network": student_network(shaped, run.network_name),
+        **({"students": {"name": student_name(shaped), **shaped}} if shaped else {}),
         "epochs": recipe.epochs_run,
         "optimizer": recipe.optimizer,
         "rate": student_rate(recipe, rate)[0],
@@ -162,10 +164,18 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
     labels = artifact.labels.kind if arm.labels == SOFT else HARD
+    shaped = student_identity(run)
+    network = student_network(shaped, arm.network)
     used = measured(
-        results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=arm.network, labels=labels
+        results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=network, labels=labels
     )
-    return attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
+    used = attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
+    return by_student(used, student_name(shaped))
+
+
+def by_student(row: Row, name: str) -> Row:
+    """A row that says under ``student`` who shaped its students; of plain ones as it is."""
+    return attrs.evolve(row, extra={**row.extra, "student": name}) if name else row
 
 
 def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: Any) -> Row:
@@ -359,6 +369,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
     schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
     labels = hard_labels(run.real.train.labels, run)
     data = StudentData(run.real.train, labels, real_bytes(run, count, labels))
+    identity = student_identity(run)
     who = [impl.plugin_name for impl in run.hooks.providers("ddcore_examine")]
     shaped = {
         "version": VERSION,
@@ -369,8 +380,8 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "network": arm.network,
         "student": student,
         "machine": machine(run.device, run.dtype),
-        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in student_shapers(run.plugins)],
-        **({"teachers": run.teachers.identity()} if taught(run) else {}),
+        "plugins": [[name, values, run.seed] for name, values in identity.get("plugins", {}).items()],
+        **({"teachers": identity["teachers"]} if "teachers" in identity else {}),
         **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }
 

@@ -371,9 +371,16 @@ def describe(artifact: Artifact | Packed) -> str:
         "relabelled": ", ".join(f"{d['was']} to {d['labels']}" for d in manifest["provenance"].get("relabelled", ())),
         "source": _origin(manifest),
         "train with": ", ".join(_known(manifest["recipe"], ("protocol", "rate", "epochs", "batch", "momentum"))),
+        "students": _students(manifest["recipe"]),
         "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
     return _lines(facts, manifest["notes"])
+
+
+def _students(recipe: Mapping[str, Any]) -> str:
+    """Who shaped those that its rows are of, and what they are; nothing of plain ones."""
+    told = recipe.get("students")
+    return f"{told.get('name')}, {recipe.get('network')}" if isinstance(told, Mapping) else ""
 
 
 def _describe_packed(packed: Packed) -> str:

@@ -26,8 +26,8 @@ from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, NonFiniteLoss, StoreError
 from ddcore.images.views import LARGE, Draw, transform
 from ddcore.labels import HardLabels
+from ddcore.networks.outside import weights_url
 from ddcore.networks.passes import lay_out
-from ddcore.networks.vision import torchvision_url
 from ddcore.networks.zoo import CONVNET
 from ddcore.storage.checkpoints import Checkpoints, afresh
 from ddcore.storage.keeping import Found, describe, digest_of, load, machine, make_folder, save, wrong
@@ -444,7 +444,7 @@ def loaded(member: Member, run: Run) -> nn.Module:
         InputError: nothing there, no state dict, or one of another network.
     """
     network = run.network(run.generator("teacher", "loaded"), member.network)
-    hub = torchvision_url(member.network, member.weights)
+    hub = weights_url(member.network, member.weights)
     place, due = Place.at(hub or member.weights), hash_in_name(hub) if hub else None
     state, facts = read_with_facts(place, trust=getattr(run, "trusted", False), sha256=due)
     fill(network, state, member.name)

@@ -187,7 +187,7 @@ def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tm
     names = [row["name"] for row in answer.json["rows"]]
     assert {"pull", "pull, 4 bits"} <= {*names} and names[-1].startswith("all real images, ")
     (column,) = answer.json["columns"]
-    assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4"}
+    assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4", "student": ""}
     for row in answer.json["rows"]:
         cell = row["cells"]["0"]
         assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / len(cell["values"]))
@@ -393,6 +393,14 @@ def test_other_protocols_and_networks_are_other_columns_and_other_steps_other_ro
     by_name = {r["name"]: {n: c["mean"] for n, c in r["cells"].items()} for r in found["rows"]}
     assert by_name["b"] == {"1": 0.8, "0": 0.7} and by_name["a"] == {"0": 0.9}
     assert by_name["random real images, 5 steps"] == {"0": 0.5} and by_name["random real images, 9 steps"] == {"0": 0.4}
+
+
+def test_students_that_plugins_shaped_stand_in_columns_of_their_own_and_are_named(put, tmp_path):
+    taught = [row(name, 0.9, student="heed #0a0b") for name in ("distilled", "random")]
+    found = made(tmp_path, [put("a", 0, row("distilled", 0.5), row("random", 0.4)), put("b", 0, *taught)])
+    assert [c["student"] for c in found["columns"]] == ["", "heed #0a0b"]
+    assert [len(r["cells"]) for r in found["rows"] if r["name"] in ("a", "b")] == [1, 1]
+    assert "1 image a class, students of heed #0a0b" in markdown(found)
 
 
 def test_a_set_counts_under_its_own_labels_and_real_images_under_hard_ones(put, tmp_path):

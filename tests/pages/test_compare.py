@@ -85,11 +85,11 @@ def test_only_equal_protocols_networks_and_metrics_share_a_column(tmp_path):
     columns = [tuple(column.values()) for column in found["columns"]]
     assert {column[-1] for column in columns} == {"larger"}
     assert [column[:-1] for column in columns] == [
-        ("augmented", "convnet3", "accuracy", "test"),
-        ("augmented", "mlp", "accuracy", "test"),
-        ("plain", "convnet3", "accuracy", "test"),
-        ("augmented", "convnet3", "roc-auc", "test"),
-        ("augmented", "convnet3", "accuracy", "validation, 0.1 of the train images"),
+        ("augmented", "convnet3", "accuracy", "test", ""),
+        ("augmented", "mlp", "accuracy", "test", ""),
+        ("plain", "convnet3", "accuracy", "test", ""),
+        ("augmented", "convnet3", "roc-auc", "test", ""),
+        ("augmented", "convnet3", "accuracy", "validation, 0.1 of the train images", ""),
     ]
     means = [[cell and cell["mean"] for cell in entry["cells"]] for entry in found["entries"]]
     assert means == [
@@ -180,3 +180,17 @@ def test_without_matplotlib_the_page_says_how_to_get_plots(tmp_path, monkeypatch
     monkeypatch.setattr("ddcore.pages.compare.available", lambda: False)
     page = render_comparison(compare(runs))
     assert "ddcore-torch[report]" in page and "<svg" not in page
+
+
+def test_students_that_a_plugin_shaped_have_a_column_of_their_own_and_are_no_rivals_of_plain_ones(tmp_path):
+    plain = put(tmp_path / "plain", [row("distilled", 0.5), row("random", 0.4)])
+    taught = put(
+        tmp_path / "taught", [row("distilled", 0.9, student="heed #0a0b"), row("random", 0.8, student="heed #0a0b")]
+    )
+    found = compare([plain, taught])
+    assert [column["student"] for column in found["columns"]] == ["", "heed #0a0b"]
+    assert not any(a and b for a, b in (entry["cells"] for entry in found["entries"]))
+    text = comparison_text(found)
+    assert "convnet3, protocol augmented, students of heed #0a0b" in text
+    assert "students were shaped by no plugin, heed #0a0b: one trained otherwise is no measure of the set" in text
+    assert not any("of taught" in said or "of plain" in said for said in found["verdicts"])
