@@ -32,7 +32,7 @@ from ddcore.networks.unroll import flat_weights
 from ddcore.runs.distil import distil
 from ddcore.runs.loop import begin, distillation_tasks, outer_step
 from ddcore.runs.run import Run
-from ddcore.scoring.evaluate import CORE_SETS, DISTILLED
+from ddcore.scoring.rows import CORE_SETS, DISTILLED
 from ddcore.training.experts import Trajectories
 
 STEPS = 2
