@@ -64,7 +64,7 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
 
     Returns:
         ``columns`` (data, ipc, protocol, network, on); ``rows``, methods and real images, best mean rank first and all
-        real images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by
+        real images last: ``name``, ``rank`` (mean over the columns, of methods and as many real images), ``cells`` by
         column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds
         share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences by run; ``left``,
         runs that are neither done nor failed.

@@ -17,7 +17,7 @@ from ddcore.composing.plan import TRAJECTORIES
 from ddcore.networks.passes import CHUNK, logits
 from ddcore.randomness import drawing_from
 from ddcore.scoring.evaluate import full_schedule, pairs_of
-from ddcore.scoring.rows import FULL, RANDOM_BYTES
+from ddcore.scoring.rows import FULL, RANDOM_BYTES, UNTRAINED
 from ddcore.storage.progress import duration
 from ddcore.training.experts import missing
 from ddcore.training.protocols import HARD, Protocol, resolved_protocols
@@ -111,12 +111,14 @@ def evaluation_images(run: Run, rows: int) -> float:
     once = 0.0
     for recipe in resolved_protocols(run):
         probe = 0 if recipe.probe is None else sum(recipe.probe.images(run.real.counts()))
-        once += sum(3 * _seen(run, recipe, name, rows) + probe + tested for name, _ in pairs_of(run, soft=soft))
+        once += sum(3 * _seen(run, recipe, name, rows) + probe + tested for name, _ in pairs_of(run, recipe, soft=soft))
     return once * max(1, len(run.config.eval_network)) * run.config.eval_seeds
 
 
 def _seen(run: Run, recipe: Protocol, name: str, rows: int) -> int:
     """Images that a student of a row sees in training."""
+    if name == UNTRAINED:
+        return 0
     if name == FULL:
         return full_schedule(run, recipe).steps * min(recipe.batch, len(run.real.train))
     images = rows * (DENSER if name == RANDOM_BYTES else 1)

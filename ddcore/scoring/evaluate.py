@@ -1,12 +1,13 @@
 """The honest rows: what a finished set is worth, beside what one gets for nothing at the same cost.
 
-For every protocol, network and seed a fresh student is trained, by default (``--rows`` chooses), on the distilled set; on
-as many random real images; on as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all
-real images. All but the last, which takes epochs of its own, make the same number of optimiser steps, in batches of the
-same size, under the same augmentation. Every row exists with hard labels; a set with soft labels is also set beside real
-images with the same labeller's soft labels, and beside itself with hard ones. Labels of views bring batches and views of
-their own: all rows then take those batches, and hard labels the protocol's views. The last epoch counts, on the whole
-test set, and on that of each of ``--evaluate-on``; nothing is chosen on it.
+For every protocol, network and seed a fresh student is trained, by default (``--rows`` chooses), on the distilled set;
+on as many random real images; on as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on
+all real images. All but the last, which takes epochs of its own, make the same number of optimiser steps, in batches of
+the same size, under the same augmentation. Every row exists with hard labels; a set with soft labels is also set beside
+real images with the same labeller's soft labels, and beside itself with hard ones. Labels of views bring batches and
+views of their own: all rows then take those batches, and hard labels the protocol's views. A protocol with a probe also
+says what that makes of an untrained network. The last epoch counts, on the whole test set, and on that of each of
+``--evaluate-on``; nothing is chosen on it.
 
 Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
 """
@@ -44,6 +45,7 @@ from ddcore.scoring.rows import (
     FULL,
     RANDOM,
     RANDOM_BYTES,
+    UNTRAINED,
     chosen_rows,
     initialisers_among,
     sets_of,
@@ -185,9 +187,13 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     if soft and run.labeller == HARD and real:
         few = " and ".join([", ".join(real[:-1]), real[-1]] if real[1:] else real)
         run.warn(f"no rule gives real images the set's soft labels, so {few} have hard labels only")
-    pairs = pairs_of(run, soft=soft)
     networks = run.config.eval_network or (run.network_name,)
-    return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
+    return [
+        Arm(*pair, recipe.name, network)
+        for recipe in resolved_protocols(run)
+        for network in networks
+        for pair in pairs_of(run, recipe, soft=soft)
+    ]
 
 
 def real_rows(run: Run) -> list[str]:
@@ -196,13 +202,13 @@ def real_rows(run: Run) -> list[str]:
     return [name for name in names if name in (RANDOM, *BASELINES, *initialisers_among(names, run.plugins))]
 
 
-def pairs_of(run: Run, *, soft: bool) -> list[tuple[str, str]]:
-    """Sets and labels of the rows of one protocol and network.
+def pairs_of(run: Run, recipe: Protocol, *, soft: bool) -> list[tuple[str, str]]:
+    """Sets and labels of the rows of a protocol and a network.
 
     Args:
         soft: whether the set's labels are other than hard ones: those that can have such come first under them.
     """
-    names = chosen_rows(run.config)
+    names = chosen_rows(run.config, probed=recipe.probe is not None)
     able = (DISTILLED, *(() if run.labeller == HARD else real_rows(run))) if soft else ()
     return [*((name, SOFT) for name in names if name in able), *((name, HARD) for name in names)]
 
@@ -305,7 +311,9 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         notes.append(f"images of this initialiser, each counted as a real one of {stored_as(run)}")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many {stored_as(run)} images as fit the artifact's {artifact.nbytes['total']:,} bytes")
-    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL) and (taken := taken_of_short(run, artifact, results)):
+    if arm.set == UNTRAINED:
+        notes.append("the network as initialised, trained on nothing")
+    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL, UNTRAINED) and (taken := taken_of_short(run, artifact, results)):
         notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
@@ -314,8 +322,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         notes.append(f"all real images, {epochs} epoch{'s' * (epochs != 1)} of its own{less} (--full-epochs)")
     if recipe.probe is not None and (used := probe_of(run, results).get("probe")):
         notes.append(
-            f"a linear probe on frozen features, trained for {recipe.probe.epochs} epochs, {used['steps']:,} of the steps, on "
-            f"{used['images']:,} real images, which cost {used['bytes']:,} bytes that are not the set's"
+            f"a linear probe on its frozen features answers, after {used['steps']:,} of the steps on {used['images']:,} real "
+            f"images ({used['bytes']:,} bytes that are not the set's)"
         )
     if arm.set == DISTILLED and artifact.real_count:
         unchanged = ", unchanged" if artifact.manifest["real"]["unchanged"] else ""
@@ -363,6 +371,8 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor] | tuple[dict[
     schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
         return full(run, arm, student, recipe, task.key)
+    if arm.set == UNTRAINED:
+        return untrained(run, arm, student, recipe, task.key)
     data = data_for(run, arm, student, artifact)
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
@@ -370,6 +380,15 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor] | tuple[dict[
     result = train_and_test(run, Course(arm.network, recipe, schedule, rate), data, generator, task.key, examine=look)
     whole_result = {**result, **sizes_of(data)}
     return (whole_result, {LABELS: data.labels.kind}) if arm.set in sets_of(run.plugins) else whole_result
+
+
+def untrained(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
+    """The network that all rows of a seed begin with, trained on no image; a probe is trained all the same."""
+    none = run.real.train.inputs(torch.arange(1))[:0]
+    data = StudentData(none, hard_labels(torch.zeros(0, dtype=torch.int64), run), dict.fromkeys(PARTS, 0))
+    course = Course(arm.network, recipe, Schedule(0), recipe.rate, plain=True)
+    generator = partial(run.generator, "evaluate", student)
+    return {**train_and_test(run, course, data, generator, key), **sizes_of(data)}
 
 
 def examined(

@@ -12,16 +12,23 @@ if TYPE_CHECKING:
     from ddcore.config import Config
 
 DISTILLED, RANDOM, RANDOM_BYTES, FULL = "distilled", "random", "random-bytes", "full"
-CORE_SETS = (DISTILLED, RANDOM, *BASELINES, RANDOM_BYTES, FULL)
-"""The core's rows, and what ``--rows default`` stands for."""
+UNTRAINED = "untrained"
+"""The row of networks as initialised: what a probe sees where nothing was learned from any set."""
+USUAL = (DISTILLED, RANDOM, *BASELINES, RANDOM_BYTES, FULL)
+CORE_SETS = (*USUAL, UNTRAINED)
+"""The core's rows."""
 DEFAULT = "default"
+"""Stands for ``USUAL`` and, under a protocol with a probe, for ``untrained`` too."""
 
 
-def chosen_rows(config: Config) -> tuple[str, ...]:
+def chosen_rows(config: Config, *, probed: bool = False) -> tuple[str, ...]:
     """The sets that have a row, each once, in the order of the table.
 
-    Those of ``--rows``, of which ``default`` stands for the core's, and no ``--rows`` for ``default``; then those of
-    ``--baseline``, before the rows of other sizes.
+    Those of ``--rows``, of which ``default`` stands for the usual ones, and no ``--rows`` for ``default``; then those
+    of ``--baseline``, before the rows of other sizes.
+
+    Args:
+        probed: whether it is of a protocol with a probe.
 
     >>> from ddcore.config import Config
     >>> chosen_rows(Config(baseline=("noise",)))
@@ -29,9 +36,10 @@ def chosen_rows(config: Config) -> tuple[str, ...]:
     >>> chosen_rows(Config(rows=("random,distilled",)))
     ('random', 'distilled')
     """
-    named = [name for word in config.rows or (DEFAULT,) for name in (CORE_SETS if word == DEFAULT else (word,))]
+    usual = CORE_SETS if probed else USUAL
+    named = [name for word in config.rows or (DEFAULT,) for name in (usual if word == DEFAULT else (word,))]
     if config.baseline:
-        others = (RANDOM_BYTES, FULL)
+        others = (RANDOM_BYTES, FULL, UNTRAINED)
         named = [n for n in named if n not in others] + list(config.baseline) + [n for n in named if n in others]
     return tuple(dict.fromkeys(named))
 

@@ -140,7 +140,9 @@ def test_the_rate_drops_after_epoch_half_plus_one(epochs, full_rate_epochs):
 def test_a_longer_schedule_drops_at_the_same_share_of_its_steps():
     base = Schedule(steps=100, drop_at=60)
     assert base.scaled(1000) == Schedule(1000, 600)
-    assert base.stretched(50) == base
+    assert base.scaled(50) == Schedule(50, 30)
+    assert Schedule(steps=100, epoch=10, drops=(40, 80)).scaled(4) == Schedule(4, None, 1, 0, (2, 3))
+    assert Schedule(steps=0).scaled(7) == Schedule(7)
 
 
 @pytest.mark.parametrize(
