@@ -97,7 +97,7 @@ class Probe:
         weight_decay: added to the gradient.
     """
 
-    epochs: int = field(default=30, validator=[instance_of(int), ge(1)])
+    epochs: int = field(default=100, validator=[instance_of(int), ge(1)])
     rate: float = field(default=1e-3, validator=gt(0))
     batch: int = field(default=256, validator=ge(1))
     share: float = field(default=1.0, validator=[gt(0), le(1)])
