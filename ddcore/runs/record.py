@@ -173,8 +173,13 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
     _write(run, withhold(record, "train"))
 
 
+def scored_on(run: Host) -> dict[str, Any]:
+    """What ``scores.json`` says of the data."""
+    return {"dataset": published_source(run.source.summary()), **elsewhere_of(run)}
+
+
 def elsewhere_of(run: Host) -> dict[str, Any]:
-    """What ``run.json`` and ``scores.json`` say of the data of ``--evaluate-on``; nothing where there are none."""
+    """What records say of the data of ``--evaluate-on``; nothing where there are none."""
     return {ELSEWHERE: [other.as_json() for other in run.elsewhere]} if run.elsewhere else {}
 
 

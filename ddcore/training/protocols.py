@@ -116,6 +116,10 @@ class Probe:
         return self.epochs * -(-images // self.batch)
 
 
+def _probe(given: Any) -> Any:
+    return Probe(**given) if isinstance(given, Mapping) else given
+
+
 @frozen(kw_only=True)
 class Protocol:
     """One recipe, fully written down.
@@ -148,7 +152,8 @@ class Protocol:
         flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
         full_epochs: epochs of the row ``full``, if they make no more images than ``evaluate.FULL_IMAGES``.
-        probe: what scores students in the place of their own last layer; None: nothing.
+        probe: what scores students in the place of their own last layer, a ``Probe`` or its numbers by name, such as
+            ``{"epochs": 20, "share": 0.5}``; None: nothing.
     """
 
     name: str
@@ -175,7 +180,7 @@ class Protocol:
     floor: float = field(default=0.0, validator=ge(0))
     each_step: bool = field(default=False, validator=instance_of(bool))
     nesterov: bool = field(default=False, validator=instance_of(bool))
-    probe: Probe | None = field(default=None, validator=optional(instance_of(Probe)))
+    probe: Probe | None = field(default=None, converter=_probe, validator=optional(instance_of(Probe)))
 
     @property
     def epochs_run(self) -> int:
