@@ -28,8 +28,8 @@ import attrs
 import torch
 from attrs import frozen
 
-from ddcore import Plugin, hookimpl
-from ddcore.api.services import StudentData
+from ddcore import Plugin, StudentData, hookimpl
+
 from ddcore.data import Source, Split
 from ddcore.data.sources import open_source
 from ddcore.labels import SoftLabels
