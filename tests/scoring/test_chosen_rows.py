@@ -139,7 +139,17 @@ def test_initialisers_and_plugins_sets_are_rows_with_the_labels_that_they_have(d
     assert not any("initialiser" in row["note"] for row in (own, scores["rows"][3]))
 
 
-def test_a_plan_names_what_rows_need(tmp_path, plugin):
+def test_a_plugin_may_bring_a_set_and_nothing_else(tmp_path):
+    own = PLUGIN[
+        PLUGIN.index("    @hookimpl\n    def ddcore_student_data") : PLUGIN.index("    @hookimpl\n    def ddcore_data")
+    ]
+    head = PLUGIN[: PLUGIN.index("    @hookimpl")].replace('("grey",)', "()")
+    (tmp_path / "alone.py").write_text(head + own)
+    words = [*RUN, f"--plugin-path={tmp_path / 'alone.py'}", "--rows=first-images", f"--out={tmp_path / 'run'}"]
+    assert invoke([*words, f"--cache={tmp_path / 'cache'}"]) == 0
+
+
+def test_rows_are_checked_without_a_run():
     with pytest.raises(OptionError, match="--rows 'nothing'"):
         check_rows(Config(rows=("nothing",)), {})
     check_rows(Config(rows=("default", "untrained", "real")), {})

@@ -20,11 +20,17 @@ def test_the_recipe_ends_in_a_probe_on_a_tenth():
 
 def test_the_set_is_a_row_that_is_chosen_and_scored_by_the_probe(ddcore_cli, tmp_path):
     words = [*PROBE, "--plugin", "group-means", "--group-means.groups", "2", "--protocol", "group-means-3"]
-    done = ddcore_cli("run", *ddcore_cli.tiny, *words, "--rows", "group-means,distilled", "--out", tmp_path / "run", "--json")
+    done = ddcore_cli(
+        "run", *ddcore_cli.tiny, *words, "--rows", "group-means,distilled", "--out", tmp_path / "run", "--json"
+    )
     assert done.code == 0, done.err
     rows = [row for row in done.json["rows"] if row["protocol"] == "group-means-3"]
     assert [row["set"] for row in rows] == ["group-means", "distilled"]
-    assert rows[0]["ipc"] == 2 and rows[0]["labels"] == "hard" and rows[0]["bytes"]["images"] == 4 * rows[0]["images"] * 192
+    assert (
+        rows[0]["ipc"] == 2
+        and rows[0]["labels"] == "hard"
+        and rows[0]["bytes"]["images"] == 4 * rows[0]["images"] * 192
+    )
     assert all(row["probe"]["images"] < 12 and "linear probe" in row["note"] for row in rows)
 
 
