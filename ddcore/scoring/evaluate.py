@@ -80,7 +80,7 @@ FULL_IMAGES = 150_000
 """That students of all real images see at most, unless ``--full-epochs`` says how often they see each."""
 EXAMINED = "examined."
 LABELS = "labels"
-"""In the header of a result: the kind of labels that a plugin's set has."""
+"""In a result: the kind of labels that a plugin's set has, as the letters of its name."""
 Result = Mapping[str, Tensor]
 
 
@@ -216,9 +216,8 @@ def pairs_of(run: Run, recipe: Protocol, *, soft: bool) -> list[tuple[str, str]]
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
     labels = artifact.labels.kind if arm.labels == SOFT else HARD
-    if arm.set in sets_of(run.plugins):
-        first = task_of(arm, 0, identify(artifact)).key
-        labels = str(run.checkpoints.header(first).get(LABELS, labels))
+    if LABELS in results[0]:
+        labels = bytes(results[0][LABELS].tolist()).decode()
     used = measured(
         results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=arm.network, labels=labels
     )
@@ -355,14 +354,14 @@ def taken_of_short(run: Run, artifact: Artifact, results: Sequence[Result]) -> s
 # ---- one task --------------------------------------------------------------------------------------------------------
 
 
-def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, str]]:
+def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     """Train and test one student.
 
     Returns:
         ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,)
         float64; ``steps``, ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part
-        is; ``probe.*`` where a probe answers; ``elsewhere.N.*`` of other test data; ``examined.PLUGIN.NAME``. Of a
-        plugin's set also a header with the kind of its labels.
+        is; ``probe.*`` where a probe answers; ``elsewhere.N.*`` of other test data; ``examined.PLUGIN.NAME``; and of a
+        plugin's set ``labels``, their kind's name in UTF-8, uint8.
     """
     options = dict(task.options)
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
@@ -378,8 +377,8 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor] | tuple[dict[
     generator = partial(run.generator, "evaluate", student)
     look = partial(examined, run, arm, student, data)
     result = train_and_test(run, Course(arm.network, recipe, schedule, rate), data, generator, task.key, examine=look)
-    whole_result = {**result, **sizes_of(data)}
-    return (whole_result, {LABELS: data.labels.kind}) if arm.set in sets_of(run.plugins) else whole_result
+    kind = {LABELS: torch.tensor(list(str(data.labels.kind).encode()), dtype=torch.uint8)}
+    return {**result, **sizes_of(data), **(kind if arm.set in sets_of(run.plugins) else {})}
 
 
 def untrained(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
