@@ -74,6 +74,14 @@ def test_features_are_standardised_and_one_that_does_not_move_is_left_at_zero():
     assert not moving[-1] and not found[:, -1].any()
 
 
+def test_test_images_are_seen_as_the_probe_was_trained_to_see_images():
+    for net in (Pixels(), network()):
+        found, _ = probed(net, REAL, 10, Probe(epochs=1), GENERATOR, lambda: None)
+        seen = Standardised(net, REAL, probe_rows(REAL.labels, 10, Probe())).inputs(torch.arange(20))
+        rows = probe_rows(REAL.labels, 10, Probe())[:20]
+        torch.testing.assert_close(found.embed(REAL.inputs(rows)), seen, atol=1e-5, rtol=1e-4)
+
+
 def test_features_made_anew_are_the_ones_that_are_kept(monkeypatch):
     probe, found = Probe(epochs=2, share=0.2), []
     for most in (probing.KEPT_BYTES, 0):
