@@ -21,6 +21,13 @@ def _is_device(instance: Any, attribute: Any, value: str) -> None:
         raise ValueError("'device' must be auto, cpu, cuda or cuda:NUMBER")
 
 
+def _names(words: Any) -> Any:
+    """Names of a list whose entries may be several, with commas between; what is no list stays for the validators."""
+    if not isinstance(words, list | tuple):
+        return words
+    return tuple(name for word in words for each in str(word).split(",") if (name := each.strip()))
+
+
 def _shared(default: Any, help: str, validator: Any = None) -> Any:
     return field(default=default, validator=validator, metadata={"help": help})
 
@@ -76,13 +83,27 @@ class Config:
         ("auto",),
         "Recipe of students: plain, augmented, learned-rate, quick, views, views-small, stepwise, or one of an installed plugin; NAME-EPOCHS; repeatable.",
     )
+    rows: tuple[str, ...] = field(
+        default=(),
+        converter=_names,
+        metadata={
+            "help": "What is scored: names with commas between, of distilled, random, kcenter, random-bytes, full, default (all of these), "
+            "an initialiser's (noise, or a plugin's) or a plugin's set; repeatable. Default: default."
+        },
+    )
     baseline: tuple[str, ...] = _shared(
-        (), "More rows: images of an initialiser, for example noise, or herding of a plugin; repeatable."
+        (), "Rows beside those of --rows, for example noise, or herding of a plugin; repeatable."
+    )
+    evaluate_on: tuple[str, ...] = _shared(
+        (),
+        "Other data of the same classes whose test part every student is tested on too, as for --dataset; repeatable.",
     )
     eval_network: tuple[str, ...] = _shared((), "Network to evaluate with; repeatable (cross-architecture).")
     eval_seeds: int = _shared(3, "Students a row.", ge(1))
     full_epochs: int | None = _shared(
-        None, "Epochs of the row on all real data; default: 20, or as many as 150,000 images make.", optional(ge(1))
+        None,
+        "Epochs of the row on all real data; default: the protocol's, or as many as 150,000 images make.",
+        optional(ge(1)),
     )
     stop_diverged: bool = _shared(True, "Whether a learned rate that stays on its floor ends the run.")
     jobs: int = _shared(1, "Tasks at a time.", and_(ge(1), lt(1025)))
@@ -109,7 +130,18 @@ _EVERYWHERE = (
     "out",
 )
 _TASKS = ("jobs", "executor", "cache")
-EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
+EVALUATING = (
+    *_EVERYWHERE,
+    *_TASKS,
+    "validation",
+    "rows",
+    "baseline",
+    "evaluate_on",
+    "eval_network",
+    "eval_seeds",
+    "full_epochs",
+    "amp",
+)
 RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "resize_mode", "skip_broken", "network")
 TRAINING = (
     *_EVERYWHERE,

@@ -63,7 +63,7 @@ class Plugin:
     view_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_view``
     augment_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_augment``
     settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
-    initializers: ClassVar[tuple[str, ...]] = ()  # for ``--init``, ``--baseline``; it suggests the first, but for
+    initializers: ClassVar[tuple[str, ...]] = ()  # for ``--init``, ``--rows``; it suggests the first, but for
     suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     # Initialiser to what its images are, if they come from real ones: ``unchanged``, or words such as "patches of real images".
     of_real: ClassVar[Mapping[str, str]] = {}
@@ -71,7 +71,7 @@ class Plugin:
     suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     label_kinds: ClassVar[Mapping[str, str]] = {}  # labeller to the kind it makes, if not called like it
     protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
-    student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``run.score``
+    student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``--rows``, ``run.score``
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``

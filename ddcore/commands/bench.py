@@ -108,6 +108,13 @@ class Cell:
         digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables, **files}))[:8]
         return f"{self.place}-seed{self.seed}-{digest}"
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The sets that its options name beside the usual ones."""
+        named = [self.tables.get(option, ()) for option in ("rows", "baseline")]
+        words = [word for words in named for word in ([words] if isinstance(words, str) else words)]
+        return tuple(name.strip() for word in words for name in str(word).split(","))
+
     def describe(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The task of doing it, as JSON values.
 

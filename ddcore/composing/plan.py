@@ -270,6 +270,8 @@ OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
 """What no step of a distillation asks for, because it is about students."""
 ASKED_LATER = OF_STUDENTS | {
     "evaluate",
+    "student_data",
+    "examine",
     "network",
     "initialize",
     "store",

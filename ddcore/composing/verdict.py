@@ -81,7 +81,8 @@ def _sentence(row: Row, rivals: Mapping[str, Row]) -> str:
     parts.append(
         "one seed: no uncertainty" if seeds < 2 else f"± is the deviation of the difference over {seeds} seeds"
     )
-    about = f"{row['set']} ({row['labels']}, {row['network']}, {row['protocol']})"
+    on = f", on {row['on']}" if row.get("on") else ""
+    about = f"{row['set']} ({row['labels']}, {row['network']}, {row['protocol']}{on})"
     return f"verdict on {about}: {'; '.join(part for part in parts if part)}"
 
 

@@ -181,7 +181,8 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
         verdicts=verdicts(found.rows),
         own=OWN,
         measure=measure(found.rows),
-        on=next((row["on"] for row in found.rows if row.get("on")), "the test set"),
+        on=" and ".join(places_of(found.rows)),
+        apart=len(places_of(found.rows)) > 1,
         by_class=by_class(found.rows, record["data"].get("classes", [])),
         scores=score_plots(found.rows),
         matrix=matrix(found.rows),
@@ -295,6 +296,16 @@ def metric_of(row: Row) -> str:
     return str(row.get("metric", "accuracy"))
 
 
+def on_of(row: Row) -> str:
+    """Which images a row was measured on."""
+    return str(row.get("on") or "the test set")
+
+
+def places_of(rows: Sequence[Row]) -> list[str]:
+    """All of those, each once."""
+    return list(dict.fromkeys(map(on_of, rows))) or ["the test set"]
+
+
 def measure(rows: Sequence[Row]) -> str:
     """What all rows measured, or ``scores``."""
     metrics = {metric_of(row) for row in rows} or {"accuracy"}
@@ -302,29 +313,33 @@ def measure(rows: Sequence[Row]) -> str:
 
 
 def score_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """A plot for each protocol, network and metric, with what it is of; none where none can be drawn."""
+    """A plot for each protocol, network, metric and test part, with what it is of; none where none can be drawn."""
     if not available():
         return []
     plots = []
-    for (protocol, network, metric), members in list(_columns(rows).items())[:MOST_PLOTS]:
-        beside = [row for row in rows if row["set"] == TEACHER and metric_of(row) == metric]
-        heading = f"{metric}: {network}, protocol {protocol}"
+    for (protocol, network, metric, on), members in list(_columns(rows).items())[:MOST_PLOTS]:
+        beside = [row for row in rows if row["set"] == TEACHER and (metric_of(row), on_of(row)) == (metric, on)]
+        heading = f"{metric}: {network}, protocol {protocol}{_where(rows, on)}"
         plots.append((heading, dots_svg([_dot(row) for row in (*beside, *members)], metric, heading)))
     return plots
 
 
-def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows that can be compared, by protocol, network and metric; teachers, who have protocols of their own,
+def _where(rows: Sequence[Row], on: str) -> str:
+    return f", on {on}" if len(places_of(rows)) > 1 else ""
+
+
+def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
+    """Rows that can be compared, by protocol, network, metric and test part; teachers, who have protocols of their own,
     stand beside all."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
         if row["set"] != TEACHER:
-            groups.setdefault((row["protocol"], row["network"], metric_of(row)), []).append(row)
+            groups.setdefault((row["protocol"], row["network"], metric_of(row), on_of(row)), []).append(row)
     return groups
 
 
 def matrix(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Scores with a column for each protocol, network and metric; None where there is one such column."""
+    """Scores with a column for each protocol, network, metric and test part; None where there is one such column."""
     columns = _columns(rows)
     if len(columns) < 2:
         return None
@@ -332,8 +347,8 @@ def matrix(rows: Sequence[Row]) -> dict[str, Any] | None:
     cells = [{(row["set"], row["labels"]): row["accuracy"] for row in members} for members in columns.values()]
     return {
         "headings": [
-            f"{network}, {protocol}{'' if metric == 'accuracy' else f', {metric}'}"
-            for protocol, network, metric in columns
+            f"{network}, {protocol}{'' if metric == 'accuracy' else f', {metric}'}{_where(rows, on)}"
+            for protocol, network, metric, on in columns
         ],
         "lines": [
             {"name": f"{name[0]} ({name[1]})", "own": name[0] in OWN, "cells": [column.get(name) for column in cells]}
@@ -353,7 +368,7 @@ def extras(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Any]]]]:
     every = []
     for row in rows:
         more = [(k, v) for k, v in row.items() if k not in (*KNOWN, BY_CLASS) and v not in (None, [], {})]
-        heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}"
+        heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}{_where(rows, on_of(row))}"
         every += [(heading, [("values", row["accuracy"].get("values", [])), *more])]
     return every
 
@@ -362,7 +377,7 @@ def by_class(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any] | No
     """Accuracy in each class, mean over seeds, of the rows of the first protocol and network that have it;
     None where none has."""
     told = [row for row in rows if row.get(BY_CLASS) and all(len(seed) == len(classes) for seed in row[BY_CLASS])]
-    told = [row for row in told if (row["protocol"], row["network"]) == (told[0]["protocol"], told[0]["network"])]
+    told = [row for row in told if all(row.get(key) == told[0].get(key) for key in ("protocol", "network", "on"))]
     if not told:
         return None
     return {

@@ -18,7 +18,14 @@ from ddcore.networks.outside import weights_url
 from ddcore.runs.builtin import Core
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import write_record
-from ddcore.runs.refusals import check_data, check_places, refuse_options_of_images, warn_of_data, warn_of_machine
+from ddcore.runs.refusals import (
+    check_data,
+    check_elsewhere,
+    check_places,
+    refuse_options_of_images,
+    warn_of_data,
+    warn_of_machine,
+)
 from ddcore.runs.run import Run
 from ddcore.runs.saving import bytes_allowed
 from ddcore.scoring.budget import Budget, budget_of
@@ -84,6 +91,7 @@ def begin(
         run.take(source)
     check_names(run)
     check_data(run)
+    check_elsewhere(run)
     if not plan_only:
         check_places(run)
         claim(place)

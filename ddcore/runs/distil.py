@@ -19,13 +19,13 @@ from ddcore.errors import InputError, PluginError
 from ddcore.pages.report import write_report
 from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.divergence import notes_of
+from ddcore.runs.record import scored_on
 from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
 from ddcore.runs.tracing import traced
 from ddcore.scoring.budget import stored
-from ddcore.scoring.evaluate import CORE_SETS
+from ddcore.scoring.rows import CORE_SETS
 from ddcore.scoring.validation import marked, warn_of_set
-from ddcore.storage.published import published_source
 
 if TYPE_CHECKING:
     from ddcore.runs.run import Run
@@ -104,6 +104,5 @@ def evaluate(run: Run) -> list[Row]:
     for row in rows:
         run.log("row", **row_json(row))
     said = {"rows": [row_json(row) for row in rows], "warnings": run.tasks.warned()}
-    scores = {"dataset": published_source(run.source.summary()), **said}
-    (run.place / "scores.json").write_json(scores)
+    (run.place / "scores.json").write_json({**scored_on(run), **said})
     return rows

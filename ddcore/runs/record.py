@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ddcore.storage.places import Place
 
 SCHEMA = 1
+ELSEWHERE = "evaluated_on"
+"""Under which records list the data of ``--evaluate-on``."""
 
 
 def read_record(place: Place) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def write_artifact_record(run: Recorded, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
-    _write(run, {**record, "environment": environment(run), "data": run.source.summary()})
+    _write(run, {**record, "environment": environment(run), "data": run.source.summary(), **elsewhere_of(run)})
 
 
 def write_record(run: Recorded, command: list[str], **more: Any) -> None:
@@ -165,9 +167,20 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
         "plan": run.plan.as_json(),
         "environment": environment(run),
         "data": run.source.summary(),
+        **elsewhere_of(run),
         **more,
     }
     _write(run, withhold(record, "train"))
+
+
+def scored_on(run: Host) -> dict[str, Any]:
+    """What ``scores.json`` says of the data."""
+    return {"dataset": published_source(run.source.summary()), **elsewhere_of(run)}
+
+
+def elsewhere_of(run: Host) -> dict[str, Any]:
+    """What records say of the data of ``--evaluate-on``; nothing where there are none."""
+    return {ELSEWHERE: [other.as_json() for other in run.elsewhere]} if run.elsewhere else {}
 
 
 def _write(run: Recorded, record: Mapping[str, Any]) -> None:

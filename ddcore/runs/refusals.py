@@ -11,26 +11,18 @@ import torch
 from ddcore.composing.plan import warnings
 from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Source, constant_classes
-from ddcore.errors import InputError
+from ddcore.errors import InputError, OptionError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
 
 if TYPE_CHECKING:
+    from ddcore.data.source import Source
     from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
 OF_IMAGES = (
-    "ipc",
-    "bytes",
-    "resize",
-    "resize_mode",
-    "mirror",
-    "normalise",
-    "init",
-    "labels",
-    "protocol",
-    "baseline",
-    "storage_dtype",
+    *("ipc", "bytes", "resize", "resize_mode", "mirror", "normalise", "init", "labels", "protocol", "storage_dtype"),
+    *("rows", "baseline", "evaluate_on"),
 )
 """Shared options that mean nothing for other data."""
 
@@ -65,6 +57,32 @@ def check_places(run: Whole) -> None:
     ):
         if why := unwritable(place):
             raise InputError(f"{what} {place.url} cannot be used, {why}: {way_out}")
+
+
+def check_elsewhere(run: Whole) -> None:
+    """Refuse data of ``--evaluate-on`` that students cannot be tested on, and warn of such test images that they may
+    have been trained on.
+
+    Raises:
+        OptionError: a choice is made by the run's scores; InputError: see ``ddcore.data.elsewhere.matched``.
+    """
+    if run.config.evaluate_on and run.config.validation is not None:
+        raise OptionError(
+            "--evaluate-on measures on test images, and a run with --validation is to choose by: leave one of them out"
+        )
+    for other in run.elsewhere:
+        if known := seen_of(other.source, run.source):
+            run.warn(
+                f"{known} test images of --evaluate-on {other.name} are among the train images of {run.source.name}"
+            )
+
+
+def seen_of(other: Source, source: Source) -> int:
+    """How many test images of other data are train images of these, bit for bit."""
+    if other.train.stored.dtype != source.train.stored.dtype:
+        return 0
+    there = set(source.digests["train"])
+    return sum(digest in there for digest in other.digests["test"])
 
 
 def warn_of_machine(run: Whole) -> None:

@@ -123,8 +123,12 @@ def of_those_there(run: Run, classes: Tensor) -> Tensor:
 def count_for_bytes(run: Run, total: int) -> int:
     """How many real images, as the data hold them with a hard label each, cost no more than ``total`` bytes; at least
     one a class."""
-    classes = len(run.real.classes)
-    return max(classes, total // (bytes_of_one(run) + smallest_type(classes).itemsize))
+    return max(len(run.real.classes), total // bytes_of_a_pair(run))
+
+
+def bytes_of_a_pair(run: Run) -> int:
+    """What a real sample costs as its data hold it, with a hard label."""
+    return bytes_of_one(run) + smallest_type(len(run.real.classes)).itemsize
 
 
 def bytes_of_one(run: Run) -> int:

@@ -1,11 +1,13 @@
 """The honest rows: what a finished set is worth, beside what one gets for nothing at the same cost.
 
-For every protocol, network and seed a fresh student is trained on the distilled set; on as many random real images; on
-as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all real images. All but the last
-make the same number of optimiser steps, in batches of the same size, under the same augmentation. Every row exists with
-hard labels; a set with soft labels is also set beside real images with the same labeller's soft labels, and beside
-itself with hard ones. Labels of views bring batches and views of their own: all rows then take those batches, and hard
-labels the protocol's views. The last epoch counts, on the whole test set; nothing is chosen on it.
+For every protocol, network and seed a fresh student is trained, by default (``--rows`` chooses), on the distilled set;
+on as many random real images; on as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on
+all real images. All but the last, which takes epochs of its own, make the same number of optimiser steps, in batches of
+the same size, under the same augmentation. Every row exists with hard labels; a set with soft labels is also set beside
+real images with the same labeller's soft labels, and beside itself with hard ones. Labels of views bring batches and
+views of their own: all rows then take those batches, and hard labels the protocol's views. A protocol with a probe also
+says what that makes of an untrained network. The last epoch counts, on the whole test set, and on that of each of
+``--evaluate-on``; nothing is chosen on it.
 
 Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
 """
@@ -31,11 +33,22 @@ from ddcore.scoring.baselines import (
     NOISE,
     at_most,
     baseline_classes,
+    bytes_of_a_pair,
     class_counts,
     random_index,
     real_bytes,
     sees_features,
     stored_as,
+)
+from ddcore.scoring.rows import (
+    DISTILLED,
+    FULL,
+    RANDOM,
+    RANDOM_BYTES,
+    UNTRAINED,
+    chosen_rows,
+    initialisers_among,
+    sets_of,
 )
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
@@ -45,18 +58,29 @@ from ddcore.training.loop import WARM
 from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
 from ddcore.training.shaping import student_identity, student_name, student_network, visited
-from ddcore.training.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
+from ddcore.training.students import (
+    ELSEWHERE,
+    PROBE,
+    Course,
+    changes_batches,
+    draw_of,
+    strategy_of,
+    student_rate,
+    train_and_test,
+    whole,
+)
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
 VERSION = 2
-DISTILLED, RANDOM, RANDOM_BYTES, FULL = "distilled", "random", "random-bytes", "full"
-CORE_SETS = (DISTILLED, RANDOM, *BASELINES, RANDOM_BYTES, FULL)
 SOFT = "soft"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
+"""That students of all real images see at most, unless ``--full-epochs`` says how often they see each."""
 EXAMINED = "examined."
+LABELS = "labels"
+"""In a result: the kind of labels that a plugin's set has, as the letters of its name."""
 Result = Mapping[str, Tensor]
 
 
@@ -64,22 +88,33 @@ Result = Mapping[str, Tensor]
 
 
 def evaluate_artifact(run: Run) -> list[Row]:
-    """Train every student that has no result yet, and make the rows."""
+    """Train every student that has no result yet, and make the rows: of the test images, then of each of the run's
+    other data."""
     artifact = artifact_of(run)
     arms = arms_of(run, artifact)
     count = len(arms) * run.config.eval_seeds
-    run.say(f"evaluation: {count} students; all of a protocol make the same number of steps, but full")
-    return score(run, arms, run.config.eval_seeds)
+    but = ", but full" if any(arm.set == FULL for arm in arms) else ""
+    run.say(f"evaluation: {count} students; all of a protocol make the same number of steps{but}")
+    results = results_of(run, arms, run.config.eval_seeds)
+    rows = [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+    others = [(number, other.name) for number, other in enumerate(run.elsewhere)]
+    return rows + [elsewhere(row, found, *on) for on in others for row, found in zip(rows, results, strict=True)]
 
 
 def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     """A row for each arm; its students are trained, unless their results are there."""
     artifact = artifact_of(run)
-    identity, shaped = identify(artifact), student_name(student_identity(run))
+    results = results_of(run, arms, seeds)
+    return [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+
+
+def results_of(run: Run, arms: Sequence[Arm], seeds: int) -> list[list[Result]]:
+    """Of each arm what its students came to; they are trained, unless their results are there."""
+    identity, shaped = identify(artifact_of(run)), student_name(student_identity(run))
     tasks = [task_of(arm, student, identity, shaped) for arm in arms for student in range(seeds)]
     left = not all(run.checkpoints.finished(task.key) for task in tasks)
     results = run.map(tasks, *(("evaluate", "students") if left else ()))
-    return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
+    return [list(results[at * seeds : (at + 1) * seeds]) for at in range(len(arms))]
 
 
 def task_of(arm: Arm, student: int, artifact: str, shaped: str = "") -> Task:
@@ -108,6 +143,7 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
         "weight_decay": recipe.weight_decay,
         **({} if recipe.decay_biases else {"weight_decay_of": "tensors of two axes and more"}),
         "batch": recipe.batch,
+        **({} if recipe.probe is None else {"probe": attrs.asdict(recipe.probe)}),
         **({} if recipe.group is None else {"batch_norm_group": recipe.group}),
         **_rates(recipe),
         **_changes(recipe, run, labels),
@@ -148,34 +184,71 @@ def fitted(recipe: Protocol, labels: Labels) -> Protocol:
 
 def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     """The rows to be, in the order of the table."""
-    real = (RANDOM, *BASELINES, *(name for name in run.config.baseline if name not in CORE_SETS))
-    pairs = [(name, HARD) for name in (DISTILLED, *real, RANDOM_BYTES, FULL)]
-    if artifact.labels.kind != HARD:
-        soft = [(DISTILLED, SOFT)]
-        if run.labeller == HARD:
-            run.warn("no rule gives real images the set's soft labels, so random and kcenter have hard labels only")
-        else:
-            soft += [(name, SOFT) for name in real]
-        pairs = [*soft, *pairs]
+    soft = artifact.labels.kind != HARD
+    real = real_rows(run)
+    if soft and run.labeller == HARD and real:
+        few = " and ".join([", ".join(real[:-1]), real[-1]] if real[1:] else real)
+        run.warn(f"no rule gives real images the set's soft labels, so {few} have hard labels only")
     networks = run.config.eval_network or (run.network_name,)
-    return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
+    return [
+        Arm(*pair, recipe.name, network)
+        for recipe in resolved_protocols(run)
+        for network in networks
+        for pair in pairs_of(run, recipe, soft=soft)
+    ]
+
+
+def real_rows(run: Run) -> list[str]:
+    """The chosen rows that a rule can label as it labels the set."""
+    names = chosen_rows(run.config)
+    return [name for name in names if name in (RANDOM, *BASELINES, *initialisers_among(names, run.plugins))]
+
+
+def pairs_of(run: Run, recipe: Protocol, *, soft: bool) -> list[tuple[str, str]]:
+    """Sets and labels of the rows of a protocol and a network.
+
+    Args:
+        soft: whether the set's labels are other than hard ones: those that can have such come first under them.
+    """
+    names = chosen_rows(run.config, probed=recipe.probe is not None)
+    able = (DISTILLED, *(() if run.labeller == HARD else real_rows(run))) if soft else ()
+    return [*((name, SOFT) for name in names if name in able), *((name, HARD) for name in names)]
 
 
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
     labels = artifact.labels.kind if arm.labels == SOFT else HARD
+    if LABELS in results[0]:
+        labels = bytes(results[0][LABELS].tolist()).decode()
     shaped = student_identity(run)
     network = student_network(shaped, arm.network)
     used = measured(
         results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=network, labels=labels
     )
-    used = attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
-    return by_student(used, student_name(shaped))
+    said, more = "; ".join(notes_on(run, artifact, arm, results)), {**used.extra, **probe_of(run, results)}
+    return by_student(attrs.evolve(used, note=said, extra=more), student_name(shaped))
 
 
 def by_student(row: Row, name: str) -> Row:
     """A row that says under ``student`` who shaped its students; of plain ones as it is."""
     return attrs.evolve(row, extra={**row.extra, "student": name}) if name else row
+
+
+def probe_of(run: Run, results: Sequence[Result]) -> dict[str, Any]:
+    """What a row's probe was trained on and for how long, which is part of no set; nothing where there was none."""
+    if f"{PROBE}images" not in results[0]:
+        return {}
+    images, steps = (int(results[0][f"{PROBE}{name}"]) for name in ("images", "steps"))
+    return {"probe": {"images": images, "steps": steps, "bytes": images * bytes_of_a_pair(run)}}
+
+
+def elsewhere(row: Row, results: Sequence[Result], number: int, name: str) -> Row:
+    """The same students' row on other test data: of the run's ``elsewhere`` the one of a number."""
+    of = f"{ELSEWHERE}{number}."
+    there = [{n.removeprefix(of): value for n, value in result.items() if n.startswith(of)} for result in results]
+    mine = ("images", "rate", "probe", "student")
+    kept = {n: value for n, value in row.extra.items() if n in mine} | extras(there) | {"on": name}
+    return attrs.evolve(row, values=tuple(float(each["accuracy"]) for each in there), extra=kept)
 
 
 def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: Any) -> Row:
@@ -242,16 +315,23 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
     if arm.set in BASELINES:
         notes.append(f"chosen on {'features of expert 0' if sees_features(run) else 'normalised pixels'}")
-    if arm.set in run.config.baseline and arm.set not in CORE_SETS:
+    if initialisers_among([arm.set], run.plugins):
         notes.append(f"images of this initialiser, each counted as a real one of {stored_as(run)}")
     if arm.set == RANDOM_BYTES:
         notes.append(f"as many {stored_as(run)} images as fit the artifact's {artifact.nbytes['total']:,} bytes")
-    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL) and (taken := taken_of_short(run, artifact, results)):
+    if arm.set == UNTRAINED:
+        notes.append("the network as initialised, trained on nothing")
+    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL, UNTRAINED) and (taken := taken_of_short(run, artifact, results)):
         notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
+        few = epochs < (run.config.full_epochs or recipe.full_epochs)
+        less = f", as many as {FULL_IMAGES:,} images make" if few else ""
+        notes.append(f"all real images, {epochs} epoch{'s' * (epochs != 1)} of its own{less} (--full-epochs)")
+    if recipe.probe is not None and (used := probe_of(run, results).get("probe")):
         notes.append(
-            f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
+            f"a linear probe on its frozen features answers, after {used['steps']:,} of the steps on {used['images']:,} real "
+            f"images ({used['bytes']:,} bytes that are not the set's)"
         )
     if arm.set == DISTILLED and artifact.real_count:
         unchanged = ", unchanged" if artifact.manifest["real"]["unchanged"] else ""
@@ -289,7 +369,8 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     Returns:
         ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,)
         float64; ``steps``, ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part
-        is; ``examined.PLUGIN.NAME``.
+        is; ``probe.*`` where a probe answers; ``elsewhere.N.*`` of other test data; ``examined.PLUGIN.NAME``; and of a
+        plugin's set ``labels``, their kind's name in UTF-8, uint8.
     """
     options = dict(task.options)
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
@@ -297,13 +378,25 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     recipe = fitted(protocol(arm.protocol, run.hooks), artifact.labels)
     schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
-        return full(run, arm, student, recipe, schedule, task.key)
+        return full(run, arm, student, recipe, task.key)
+    if arm.set == UNTRAINED:
+        return untrained(run, arm, student, recipe, task.key)
     data = data_for(run, arm, student, artifact)
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
     look = partial(examined, run, arm, student, data)
     result = train_and_test(run, Course(arm.network, recipe, schedule, rate), data, generator, task.key, examine=look)
-    return {**result, **sizes_of(data)}
+    kind = {LABELS: torch.tensor(list(str(data.labels.kind).encode()), dtype=torch.uint8)}
+    return {**result, **sizes_of(data), **(kind if arm.set in sets_of(run.plugins) else {})}
+
+
+def untrained(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
+    """The network that all rows of a seed begin with, trained on no image; a probe is trained all the same."""
+    none = run.real.train.inputs(torch.arange(1))[:0]
+    data = StudentData(none, hard_labels(torch.zeros(0, dtype=torch.int64), run), dict.fromkeys(PARTS, 0))
+    course = Course(arm.network, recipe, Schedule(0), recipe.rate, plain=True)
+    generator = partial(run.generator, "evaluate", student)
+    return {**train_and_test(run, course, data, generator, key), **sizes_of(data)}
 
 
 def examined(
@@ -329,7 +422,7 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact) -> StudentDat
             sizes["labels"], sizes["models"] = labels.payload_bytes, 0
             sizes["total"] = sizes["images"] + sizes["labels"]
         return StudentData(artifact.images().to(run.device, run.dtype), labels, sizes)
-    if arm.set not in CORE_SETS and (given := offered(run, arm.set, student)) is not None:
+    if arm.set in sets_of(run.plugins) and (given := offered(run, arm.set, student)) is not None:
         return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
     if arm.set in (RANDOM, RANDOM_BYTES):
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
@@ -347,7 +440,7 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact) -> StudentDat
 
 def offered(run: Run, name: str, student: int) -> StudentData | None:
     """What the student of a number is trained on in a plugin's set; None where no selected plugin offers such a set."""
-    if not any(name in plugin.student_sets for plugin in run.plugins.values()):
+    if name not in sets_of(run.plugins):
         return None
     with torch.no_grad():
         found = run.hooks.student_data(name, student, run)
@@ -359,14 +452,20 @@ def offered(run: Run, name: str, student: int) -> StudentData | None:
 def full_epochs(run: Run, recipe: Protocol) -> int:
     """``--full-epochs``, else the protocol's, but no more than make ``FULL_IMAGES`` images:
     big data take hours on a CPU."""
-    within = FULL_IMAGES // max(1, len(run.real.train))
+    within = FULL_IMAGES // max(1, len(run.source.train))
     return int(run.config.full_epochs or max(1, min(recipe.full_epochs, within)))
 
 
-def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key: str) -> dict[str, Tensor]:
-    """All real images, for as many steps as the others make or ``full_epochs`` epochs, whichever is more."""
+def full_schedule(run: Run, recipe: Protocol) -> Schedule:
+    """The protocol's rates on all real images, over ``full_epochs`` epochs: a matter of data and protocol alone."""
+    count = len(run.source.train)
+    return recipe.schedule(count).scaled(recipe.steps_of(full_epochs(run, recipe), count))
+
+
+def full(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
+    """All real images, for epochs of their own; see ``full_epochs``."""
     count = len(run.real.train)
-    schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
+    schedule = full_schedule(run, recipe)
     labels = hard_labels(run.real.train.labels, run)
     data = StudentData(run.real.train, labels, real_bytes(run, count, labels))
     identity = student_identity(run)
@@ -382,6 +481,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "machine": machine(run.device, run.dtype),
         "plugins": [[name, values, run.seed] for name, values in identity.get("plugins", {}).items()],
         **({"teachers": identity["teachers"]} if "teachers" in identity else {}),
+        **({"elsewhere": [other.source.fingerprint for other in run.elsewhere]} if run.elsewhere else {}),
         **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }
 

@@ -75,6 +75,8 @@ def published(provenance: Mapping[str, Any]) -> dict[str, Any]:
 def _named(name: str, value: Any) -> Any:
     if name == "dataset" and isinstance(value, str):
         return data_name(value)
+    if name == "evaluate_on" and isinstance(value, list):
+        return [data_name(each) if isinstance(each, str) else each for each in value]
     return _last_of(value) if name == "plugin_path" else value
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import asdict, evolve, field, frozen
-from attrs.validators import ge, gt, in_, instance_of, optional
+from attrs.validators import ge, gt, in_, instance_of, le, optional
 
 from ddcore.api.types import Subject
 from ddcore.composing import answers, discovery
@@ -45,6 +45,10 @@ AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "operation", "geometric", "ji
 FIELD_RATE = 0.01
 BARE = "bare-"
 """Before a protocol's name: the same without augmentation."""
+PROBED = "probed-"
+"""Before a protocol's name: the same, and then a linear probe."""
+FEW_FULL = 20
+"""Epochs on all real images of a protocol that was cut short."""
 HARD, MIXED = "hard", "static-mixed"
 
 
@@ -66,13 +70,54 @@ class Schedule:
     warmup: int = 0
     drops: tuple[int, ...] = ()
 
-    def stretched(self, steps: int) -> Schedule:
-        """The same shape over at least ``steps`` steps."""
-        if steps <= self.steps:
-            return self
-        drop_at, epoch = (None if n is None else round(n * steps / self.steps) for n in (self.drop_at, self.epoch))
-        drops = tuple(round(n * steps / self.steps) for n in self.drops)
-        return Schedule(steps, drop_at, epoch, round(self.warmup * steps / self.steps), drops)
+    def scaled(self, steps: int) -> Schedule:
+        """The same shape over ``steps`` steps."""
+        if steps == self.steps or not self.steps:
+            return evolve(self, steps=steps)
+        share = steps / self.steps
+        drop_at = None if self.drop_at is None else round(self.drop_at * share)
+        epoch = None if self.epoch is None else max(1, round(self.epoch * share))
+        return Schedule(steps, drop_at, epoch, round(self.warmup * share), tuple(round(n * share) for n in self.drops))
+
+
+@frozen(kw_only=True)
+class Probe:
+    """A linear classifier on a network's frozen features, as what scores the network.
+
+    After a student was trained on a row's set it is frozen, in eval mode; its features (``embed``) of real train images
+    are standardised, each by its mean and deviation over these images; a linear layer that begins at zero learns their
+    classes by cross entropy, with Adam, the rate falling to 0 as a half cosine from step to step; and that answers for
+    test images. All rows and seeds are probed on the same real images.
+
+    Attributes:
+        epochs: passes over those images.
+        rate: of Adam, a step; at the start.
+        batch: images a step.
+        share: of the train images of each class, in (0, 1]: round(share n), at least one.
+        weight_decay: added to the gradient.
+    """
+
+    epochs: int = field(default=100, validator=[instance_of(int), ge(1)])
+    rate: float = field(default=1e-3, validator=gt(0))
+    batch: int = field(default=256, validator=ge(1))
+    share: float = field(default=1.0, validator=[gt(0), le(1)])
+    weight_decay: float = field(default=0.0, validator=ge(0))
+
+    def images(self, counts: Iterable[int]) -> list[int]:
+        """Of each class how many train images it is trained on, of so many.
+
+        >>> Probe(share=0.1).images([100, 4, 0])
+        [10, 1, 0]
+        """
+        return [min(count, max(1, round(self.share * count))) for count in counts]
+
+    def steps(self, images: int) -> int:
+        """Of all epochs, the last short batch of each included."""
+        return self.epochs * -(-images // self.batch)
+
+
+def _probe(given: Any) -> Any:
+    return Probe(**given) if isinstance(given, Mapping) else given
 
 
 @frozen(kw_only=True)
@@ -106,8 +151,9 @@ class Protocol:
             Mirroring is left out where it changes the class.
         flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
-        full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see
-            ``evaluate.full_epochs``.
+        full_epochs: epochs of the row ``full``, if they make no more images than ``evaluate.FULL_IMAGES``.
+        probe: what scores students in the place of their own last layer, a ``Probe`` or its numbers by name, such as
+            ``{"epochs": 20, "share": 0.5}``; None: nothing.
     """
 
     name: str
@@ -121,7 +167,7 @@ class Protocol:
     drop: float = field(default=0.1, validator=gt(0))
     augment: Augmentation = field(default="operation", validator=in_(AUGMENTATIONS))
     flip_first: bool = field(default=False, validator=instance_of(bool))
-    full_epochs: int = field(default=20, validator=ge(1))
+    full_epochs: int = field(default=100, validator=ge(1))
     extra_epoch: bool = field(default=True, validator=instance_of(bool))
     optimizer: OptimizerName = field(default="sgd", validator=in_(OPTIMIZERS))
     decay_biases: bool = field(default=True, validator=instance_of(bool))
@@ -134,6 +180,7 @@ class Protocol:
     floor: float = field(default=0.0, validator=ge(0))
     each_step: bool = field(default=False, validator=instance_of(bool))
     nesterov: bool = field(default=False, validator=instance_of(bool))
+    probe: Probe | None = field(default=None, converter=_probe, validator=optional(instance_of(Probe)))
 
     @property
     def epochs_run(self) -> int:
@@ -162,9 +209,10 @@ class Protocol:
         return epochs * -(-images // self.batch)
 
     def for_epochs(self, epochs: int) -> Protocol:
-        """The same recipe for another E, its warm-up with it."""
-        warmup = round(self.warmup * epochs / max(1, self.epochs))
-        return evolve(self, name=f"{self.name}-{epochs}", epochs=epochs, warmup=warmup)
+        """The same recipe for another E, its warm-up with it; all real images get no more epochs than that, or
+        ``FEW_FULL``."""
+        warmup, full = round(self.warmup * epochs / max(1, self.epochs)), min(self.full_epochs, max(FEW_FULL, epochs))
+        return evolve(self, name=f"{self.name}-{epochs}", epochs=epochs, warmup=warmup, full_epochs=full)
 
     def as_json(self) -> dict[str, Any]:
         """Every number, as plain values."""
@@ -224,7 +272,8 @@ PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
 
 
 def protocol(name: str, hooks: Hooks | None = None) -> Protocol:
-    """A protocol by name, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes.
+    """A protocol by name, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes,
+    ``probed-NAME`` with a linear probe after it.
 
     The core's and those of selected plugins come first, then what an installed plugin brings by an entry point
     ``ddcore.protocols``; it need not be selected, and is asked with its defaults.
@@ -247,6 +296,9 @@ def protocol(name: str, hooks: Hooks | None = None) -> Protocol:
     if name.startswith(BARE):
         plain = protocol(name.removeprefix(BARE), hooks)
         return evolve(plain, name=f"{BARE}{plain.name}", augment="none", views=None)
+    if name.startswith(PROBED):
+        plain = protocol(name.removeprefix(PROBED), hooks)
+        return evolve(plain, name=f"{PROBED}{plain.name}", probe=plain.probe or Probe())
     found = PROTOCOLS.get(name) if hooks is None else hooks.protocol(name)
     found = found or installed_protocol(name)
     if found is None:
@@ -266,7 +318,7 @@ def stem_of(name: str) -> str:
     """
     while True:
         stem, _, number = name.rpartition("-")
-        shorter = stem if number.isdecimal() and stem else name.removeprefix(BARE)
+        shorter = stem if number.isdecimal() and stem else name.removeprefix(BARE).removeprefix(PROBED)
         if shorter == name:
             return name
         name = shorter

@@ -36,6 +36,7 @@ from ddcore.training.loop import (
     is_finite,
     train_student,
 )
+from ddcore.training.probing import probed
 from ddcore.training.protocols import FIELD_RATE, Protocol, Schedule
 from ddcore.training.scores import calibration_error, class_accuracy
 from ddcore.training.shaping import Shape, shaped
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 CURVE = 50
 """Points of a student's curve in the log."""
+PROBE, ELSEWHERE = "probe.", "elsewhere."
+"""Before what a result says of a probe, and of the run's other test data by number: ``elsewhere.0.accuracy``."""
 
 
 @frozen(eq=False)
@@ -88,20 +91,34 @@ def train_and_test(
     network = run.network(generator("init"), course.network)
     if start is not None:
         start(network)
-    watched = Watch(run.real.test, course.schedule.steps) if run.source.carved else None
+    of_itself = run.source.carved and course.recipe.probe is None
+    watched = Watch(run.real.test, course.schedule.steps) if of_itself else None
     began = time.perf_counter()
     network, last = _trained(run, course, data, generator, key, network, watched)
-    seconds = watched.kept["total"] if watched else time.perf_counter() - began
     if keep is not None:
         keep(network)
-    found = answers_of(network, run.real.test)
-    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
-    numbers |= {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
     counts = {"steps": course.schedule.steps, "diverged": int(not is_finite(network))}
+    if course.recipe.probe is not None:
+        given = len(run.source.classes), course.recipe.probe, generator, run.check_stop
+        network, used = probed(network, run.real.train, *given)
+        counts |= {"steps": counts["steps"] + used["steps"]} | {f"{PROBE}{name}": n for name, n in used.items()}
+    seconds = watched.kept["total"] if watched else time.perf_counter() - began
+    found = answers_of(network, run.real.test)
+    numbers = {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
     result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
-    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
+    result |= scored(found, len(run.source.classes))
     result |= watched.tensors() if watched and watched.kept["steps"] else {}
+    for number, other in enumerate(run.elsewhere):
+        answered = scored(answers_of(network, other.samples), len(run.source.classes))
+        result |= {f"{ELSEWHERE}{number}.{name}": value for name, value in answered.items()}
     return {**result, **(examine(network, found) if examine else {})}
+
+
+def scored(found: Answers, classes: int) -> dict[str, Tensor]:
+    """``accuracy`` and ``calibration_error``, 0-d float64, and ``class_accuracy`` (K,) float64 of some answers."""
+    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
+    of_class = {"class_accuracy": class_accuracy(found.classes, found.labels, classes)}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()} | of_class
 
 
 def _trained(

@@ -187,7 +187,14 @@ def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tm
     names = [row["name"] for row in answer.json["rows"]]
     assert {"pull", "pull, 4 bits"} <= {*names} and names[-1].startswith("all real images, ")
     (column,) = answer.json["columns"]
-    assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4", "student": ""}
+    assert column == {
+        "data": "digits",
+        "ipc": 1,
+        "protocol": "quick-3",
+        "network": "convnet2-w4",
+        "student": "",
+        "on": "test",
+    }
     for row in answer.json["rows"]:
         cell = row["cells"]["0"]
         assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / len(cell["values"]))

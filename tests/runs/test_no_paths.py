@@ -38,7 +38,7 @@ def test_no_file_of_a_run_its_exports_or_pages_has_the_users_folder_and_it_goes_
     (home / "cache" / "full").parent.mkdir()
     (home / "cache" / "full").write_text("in the way, so that a warning names it")
     words = ["--plugin=pull", "--steps=1", "--preset=none", *QUICK, cache, f"--out={home / 'run'}"]
-    assert invoke(["run", f"--dataset={data}", "--ipc=1", *words]) == 0
+    assert invoke(["run", f"--dataset={data}", f"--evaluate-on={data}", "--ipc=1", *words]) == 0
     again = [*QUICK[:2], "--threads=1", "--full-epochs=1", cache]
     assert invoke(["evaluate", str(home / "run" / "artifact"), *again, f"--out={home / 'scored'}"]) == 0
     assert invoke(["relabel", str(home / "run" / "artifact"), "--labels=hard", f"--out={home / 'other'}"]) == 0

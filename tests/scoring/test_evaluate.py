@@ -86,6 +86,7 @@ class Stand:
         self.source = DIGITS
         settings = {
             "protocol": protocols,
+            "rows": (),
             "baseline": (),
             "eval_network": (),
             "eval_seeds": seeds,
@@ -94,7 +95,7 @@ class Stand:
             "labels": None,
             "amp": False,
         }
-        self.of_images, self.plugins = True, {}
+        self.of_images, self.plugins, self.elsewhere = True, {}, ()
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [], **PROTOCOLS_ALONE)

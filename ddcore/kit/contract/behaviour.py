@@ -33,7 +33,7 @@ from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import distil
 from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
-from ddcore.scoring.evaluate import CORE_SETS, DISTILLED
+from ddcore.scoring.rows import CORE_SETS, DEFAULT, DISTILLED
 from ddcore.training.experts import Trajectories
 
 STEPS = 2
@@ -402,7 +402,9 @@ def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
 
 @check("whole-run", "run `ddcore run --plugin-path FILE.py --steps 2` and read what it says")
 def a_whole_run_ends_in_an_artifact_and_scores(subject: Subject) -> str:
-    run = subject.run(steps=STEPS)
+    brought = () if hasattr(subject.cls, "ddcore_evaluate") else subject.cls.student_sets
+    given: dict[str, Any] = {"rows": (DEFAULT, *brought)} if brought else {}
+    run = subject.run(steps=STEPS, **given)
     rows = distil(run)
     sets = {row.set for row in rows}
     more = sorted(sets - set(CORE_SETS))
