@@ -69,7 +69,7 @@ class LowRank(Plugin):
     tiny: ClassVar[Mapping[str, object]] = {"rank": 2, "batch_real": 8}
 
     rank: int = option(8, help="learned images that all others are made of", symbol="R", validator=ge(1))
-    lr: float = option(0.5, help="learning rate of codes and bases", validator=gt(0))
+    lr: float = option(0.02, help="learning rate of codes and bases", validator=gt(0))
     batch_real: int = option(64, help="real images of a class in a step", unit="images", validator=ge(1))
 
     @hookimpl
