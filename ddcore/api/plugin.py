@@ -75,8 +75,10 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
-    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each (see
-    # ``ddcore.sets.decoders``), so that its sets open where it is not selected.
+    exempt: ClassVar[
+        Mapping[str, str]
+    ] = {}  # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them
+    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each.
     decoders: ClassVar[Mapping[str, Any]] = {}
     whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
 

@@ -171,7 +171,7 @@ def show(name: str) -> dict[str, Any]:
         for n, a in fields(cls).items()
     ]
     presets = [preset.as_json() for preset in presets_of(offer.name, cls).values()]
-    reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
+    reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes", "exempt") if getattr(cls, n)}
     words |= {"suggests": found} if (found := [w for w in (cls.suggests, cls.suggests_labels) if w]) else {}
     return {
         **row,

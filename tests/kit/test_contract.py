@@ -208,6 +208,12 @@ BREAKS = {
     ),
     "neutral": (VIEW, "* self.strength", "* (self.strength + 0.1)", "on the probe with {'strength': 1.0}"),
     "composition": (VIEW, RETURN, "assert run.plan.matcher == 'probe'; " + RETURN, "AssertionError"),
+    "opens": (
+        MATCHER,
+        'fixed={"seen": []})',
+        'fixed={"seen": []}, decoder=[{"op": "own", "tensor": "pixels"}])',
+        "no decoder operation is named 'own'",
+    ),
     "whole-run": (EVALUATOR, '[Row("mine"', '[][:0] and [Row("mine"', "gave no row of its own"),
 }
 
@@ -260,6 +266,24 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     (result,) = examine(written(tmp_path, body.replace(old, new)), only=[name])
     assert result.status == "failed" and words in result.detail, result
     assert result.remedy
+
+
+def test_a_crash_says_so_and_where_in_the_plugin(tmp_path):
+    body = VIEW.replace(RETURN, "return batch.with_inputs(batch.inputs * self.nothing)")
+    (result,) = examine(written(tmp_path, body), only=["inputs"])
+    assert result.detail.startswith("it crashed in mine.py:") and "ddcore_view: AttributeError" in result.detail
+    assert result.remedy.startswith("mend it in mine.py:") and "write into" not in result.remedy
+
+
+def test_a_check_that_a_method_opts_out_of_is_listed_with_the_reason(tmp_path):
+    body, old, new, _ = BREAKS["class-names"]
+    exempt = body.replace(old, new).replace(
+        "steps = 4", 'steps = 4\n        exempt = {"class-names": "classes weigh by number"}'
+    )
+    (result,) = examine(written(tmp_path, exempt), only=["class-names"])
+    assert (result.status, result.detail) == ("skipped", "it opts out: classes weigh by number")
+    (result,) = examine(written(tmp_path, exempt.replace('"class-names"', '"seed"')), only=["declarations"])
+    assert result.status == "failed" and "only for row-order or class-names" in result.detail
 
 
 @pytest.mark.parametrize("name", PROTOCOL_BREAKS)

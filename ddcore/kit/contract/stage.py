@@ -59,6 +59,7 @@ class Subject:
     Attributes:
         words: how a command line selects it.
         folder: scratch; runs of one subject share a cache in it.
+        kept: what several checks look at.
     """
 
     cls: Any
@@ -66,6 +67,7 @@ class Subject:
     words: tuple[str, ...]
     folder: Path
     numbers: Iterator[int] = field(factory=itertools.count)
+    kept: dict[str, Any] = field(factory=dict)
 
     @property
     def name(self) -> str:
