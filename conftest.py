@@ -58,3 +58,19 @@ def plots_are_drawn_where_they_are_looked_at(request):
             for module in (compare, report):
                 patched.setattr(module, "available", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nobody_elses_secrets():
+    """What a test's addresses withhold is hidden from its own texts only."""
+    from ddcore.storage import secrecy
+
+    held = (secrecy._addresses, secrecy._options)
+    before, handed_on = [dict(each) for each in held], os.environ.get(secrecy.HANDED_ON)
+    yield
+    for each, known in zip(held, before, strict=True):
+        each.clear()
+        each.update(known)
+    os.environ.pop(secrecy.HANDED_ON, None)
+    if handed_on is not None:
+        os.environ[secrecy.HANDED_ON] = handed_on
