@@ -10,6 +10,7 @@ from ddcore.images.views import View
 from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer, resized
 from ddcore.labels.labels import (
     Labels,
+    Prospect,
     as_ids,
     at_rows,
     bytes_in,
@@ -20,11 +21,13 @@ from ddcore.labels.labels import (
     stored,
 )
 from ddcore.labels.losses import (
+    LOSSES,
     distance_gap,
     distances,
     kl_divergence,
     logit_gap,
     mixed_cross_entropy,
+    needed,
     soft_cross_entropy,
     student_loss,
 )
@@ -43,6 +46,7 @@ from ddcore.labels.making import (
 from ddcore.labels.per_image import HardLabels, SoftLabels, StaticMixedLabels, check_temperature
 from ddcore.labels.per_view import PerView, PerViewLabels, TopKLabels, TwoDistanceLabels, densified, spread, top_k
 from ddcore.labels.sizes import label_bytes, label_parts
+from ddcore.labels.vectors import VectorLabels
 from ddcore.labels.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 
 LABEL_KINDS = "ddcore.labels"
@@ -57,6 +61,7 @@ KINDS: dict[str, type[Labels]] = {
         PerViewLabels,
         TopKLabels,
         TwoDistanceLabels,
+        VectorLabels,
     )
 }
 
@@ -64,6 +69,7 @@ __all__ = [
     "CLIP_IMAGES",
     "KINDS",
     "LABEL_KINDS",
+    "LOSSES",
     "DrawnViews",
     "Encoder",
     "HardLabels",
@@ -71,12 +77,14 @@ __all__ = [
     "PerView",
     "PerViewLabels",
     "Prompts",
+    "Prospect",
     "Public",
     "SoftLabels",
     "StaticMixedLabels",
     "StoredViews",
     "TopKLabels",
     "TwoDistanceLabels",
+    "VectorLabels",
     "View",
     "ViewRecord",
     "agreement",
@@ -107,6 +115,7 @@ __all__ = [
     "mean_logits",
     "mixed_classes",
     "mixed_cross_entropy",
+    "needed",
     "resized",
     "smallest_type",
     "soft_cross_entropy",

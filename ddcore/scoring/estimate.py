@@ -12,7 +12,7 @@ import torch
 from attrs import frozen
 
 from ddcore import devices
-from ddcore.api.types import Cost
+from ddcore.api.types import VECTORS, Cost
 from ddcore.composing.plan import TRAJECTORIES
 from ddcore.networks.passes import CHUNK, logits
 from ddcore.randomness import drawing_from
@@ -99,7 +99,7 @@ def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
 def evaluation_images(run: Run, rows: int) -> float:
     """Forward passes that the evaluation of this run costs, full data left out (it is cached)."""
     students = max(1, len(run.config.eval_network)) * run.config.eval_seeds
-    sets = 5 if "labels" in run.matcher.learns else 4
+    sets = 5 if {"labels", VECTORS} & set(run.matcher.learns) else 4
     test = len(run.real.test)
     return sum(students * sets * (3 * min(rows, p.batch * 4) * p.epochs_run + test) for p in resolved_protocols(run))
 

@@ -101,6 +101,7 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
         **({} if recipe.group is None else {"batch_norm_group": recipe.group}),
         **_rates(recipe),
         **_changes(recipe, run, labels),
+        **({} if recipe.transfer is None else {"transfer": attrs.asdict(recipe.transfer)}),
         "labels": dict(labels.recipe),
     }
 
@@ -234,6 +235,8 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         notes.append(
             f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
         )
+    if recipe.transfer is not None:
+        notes.append(recipe.transfer.sentence(len(run.real.train)))
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
     if own and changes_batches(recipe, run):
         notes.append("the labels' own crops, mirrors and mixes stand in for the protocol's augmentation")

@@ -26,8 +26,8 @@ from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
-from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
-from ddcore.sets.brought import brought
+from ddcore.labels import Labels, View, needed, smallest_type
+from ddcore.sets.brought import label_class
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
@@ -54,8 +54,9 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in
     their order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance
-    labels the mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). A single item is
-    the clean image, with its class id if the labels say nothing about clean images.
+    labels the mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). Labels that are
+    no classes give what their loss needs, such as vectors (B, D). A single item is the clean image, with its class id
+    if the labels say nothing about clean images.
 
     Attributes:
         place: where it lies.
@@ -124,6 +125,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     def _answers(self, view: View, images: Tensor) -> Tensor:
         targets = self.labels.targets(view, images)
+        if not self.labels.of_classes:
+            return targets[needed(self.labels.recipe)]
         if "logits" in targets:
             return (targets["logits"] / float(self.labels.recipe["temperature"])).softmax(1)
         if "mixed" in targets:
@@ -426,10 +429,7 @@ def _said_of(labels: Labels) -> dict[str, Any]:
 
 def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
     kind, distribution = manifest["labels"]["kind"], provider(manifest["labels"])
-    if kind in KINDS:
-        return KINDS[kind]
-    found = brought(LABEL_KINDS, kind)
-    if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
+    if (found := label_class(kind)) is not None:
         return found
     if distribution:
         raise InputError(

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt, in_, instance_of, optional
 
-from ddcore.api.types import Subject
+from ddcore.api.types import VECTORS, Subject
 from ddcore.composing import answers, discovery
 from ddcore.composing.recipes import OF_VIEWS
 from ddcore.errors import OptionError, PluginError, near
 from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
 from ddcore.training.loop import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
+from ddcore.training.transfer import Transfer
 
 if TYPE_CHECKING:
     from ddcore.api.plugin import Plugin
@@ -45,6 +46,7 @@ FIELD_RATE = 0.01
 BARE = "bare-"
 """Before a protocol's name: the same without augmentation."""
 HARD, MIXED = "hard", "static-mixed"
+PROBED = "pretrain-probe"
 
 
 @frozen
@@ -104,6 +106,8 @@ class Protocol:
             Mirroring is left out where it changes the class.
         flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
+        transfer: what follows when a student has been trained on a set: a probe of it, or fine-tuning, on the real data; see
+            ``ddcore.training.transfer``. None: it is scored as it is, which labels that are no classes do not allow.
         full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
     """
 
@@ -131,6 +135,7 @@ class Protocol:
     floor: float = field(default=0.0, validator=ge(0))
     each_step: bool = field(default=False, validator=instance_of(bool))
     nesterov: bool = field(default=False, validator=instance_of(bool))
+    transfer: Transfer | None = field(default=None, validator=optional(instance_of(Transfer)))
 
     @property
     def epochs_run(self) -> int:
@@ -215,6 +220,17 @@ _EVERY = (
         augment="none",
         views=evolve(SHIFTED, mix="none"),
     ),
+    Protocol(
+        name=PROBED,
+        summary="pretraining without augmentation, 300 epochs; then a linear probe on the real data",
+        epochs=300,
+        extra_epoch=False,
+        rate=0.1,
+        weight_decay=1e-3,
+        schedule_name="cosine",
+        augment="none",
+        transfer=Transfer(),
+    ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
 """The core's own, named after what they do. Papers' protocols come with their plugins."""
@@ -296,6 +312,7 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
     """What ``--protocol auto`` means: what the first of the selected plugins suggests, in the order of the command line; else
 
     * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
+    * for vectors ``pretrain-probe``;
     * for images under ``SMALL`` pixels ``quick``: there is no published table to match;
     * for a learned rate ``learned-rate``;
     * else ``augmented``.
@@ -305,6 +322,8 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
             return said
     if subject.of_views or subject.labels == MIXED:
         return "views" if subject.size >= LARGE else "views-small"
+    if subject.labels == VECTORS:
+        return PROBED
     if subject.tiny:
         return "quick"
     return "learned-rate" if subject.learned_rate else "augmented"
@@ -326,8 +345,8 @@ def _auto(run: Run) -> str:
     if run.artifact is not None:
         return auto_of(run, run.artifact.labels, run.artifact.learned_rate)
     learns = run.matcher.learns
-    learned = "labels" in learns and run.config.labels is None
-    kind = HARD if learned else run.label_kind(run.labeller)
+    learned = bool({"labels", VECTORS} & set(learns)) and run.config.labels is None
+    kind = VECTORS if learned and VECTORS in learns else HARD if learned else run.label_kind(run.labeller)
     subject = subject_of(run, kind, learned_rate="rate" in learns, learned_labels=learned)
     return auto_protocol(subject, run.plugins.values())
 

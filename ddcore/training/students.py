@@ -36,9 +36,10 @@ from ddcore.training.loop import (
     is_finite,
     train_student,
 )
-from ddcore.training.protocols import FIELD_RATE, Protocol, Schedule
+from ddcore.training.protocols import FIELD_RATE, PROBED, Protocol, Schedule
 from ddcore.training.scores import calibration_error, class_accuracy
 from ddcore.training.shaping import Shape, shaped
+from ddcore.training.transfer import transferred
 from ddcore.training.watching import Watch
 
 if TYPE_CHECKING:
@@ -85,12 +86,17 @@ def train_and_test(
         keep: handed the trained student.
         examine: handed it and its answers to the test images, for more of the result.
     """
-    network = run.network(generator("init"), course.network)
+    refuse_unscored(data.labels, course.recipe)
+    wide = data.labels.width != len(run.source.classes)
+    network = run.network(generator("init"), course.network, **({"classes": data.labels.width} if wide else {}))
     if start is not None:
         start(network)
-    watched = Watch(run.real.test, course.schedule.steps) if run.source.carved else None
+    tested = run.source.carved and course.recipe.transfer is None
+    watched = Watch(run.real.test, course.schedule.steps) if tested else None
     began = time.perf_counter()
     network, last = _trained(run, course, data, generator, key, network, watched)
+    if course.recipe.transfer is not None:
+        network = transferred(run, network, course.network, course.recipe.transfer, generator, key)
     seconds = watched.kept["total"] if watched else time.perf_counter() - began
     if keep is not None:
         keep(network)
@@ -102,6 +108,19 @@ def train_and_test(
     result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
     result |= watched.tensors() if watched and watched.kept["steps"] else {}
     return {**result, **(examine(network, found) if examine else {})}
+
+
+def refuse_unscored(labels: Labels, recipe: Protocol) -> None:
+    """Refuse to score by classes what was taught none.
+
+    Raises:
+        InputError: the labels are no classes, and the protocol ends with them.
+    """
+    if not labels.of_classes and recipe.transfer is None:
+        raise InputError(
+            f"students that learn {labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as they are: "
+            f"choose one that goes on to a probe, such as --protocol {PROBED}"
+        )
 
 
 def _trained(
