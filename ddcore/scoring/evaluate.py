@@ -32,7 +32,7 @@ from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.loop import WARM
-from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
+from ddcore.training.protocols import HARD, PROBED, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
 from ddcore.training.shaping import taught, visited
 from ddcore.training.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
@@ -148,8 +148,19 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
         else:
             soft += [(name, SOFT) for name in (RANDOM, KCENTER, *more)]
         pairs = [*soft, *pairs]
-    networks = run.config.eval_network or (run.network_name,)
-    return [Arm(*pair, p.name, network) for p in resolved_protocols(run) for network in networks for pair in pairs]
+    networks, protocols = run.config.eval_network or (run.network_name,), resolved_protocols(run)
+    scored = [
+        [pair for pair in pairs if pair[1] == HARD or artifact.labels.of_classes or recipe.transfer is not None]
+        for recipe in protocols
+    ]
+    for recipe, left in zip(protocols, scored, strict=True):
+        if len(left) < len(pairs):
+            run.warn(
+                f"students that learn {artifact.labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as "
+                f"they are, so that its rows have hard labels only: choose one that goes on to a probe, such as {PROBED}"
+            )
+    every = zip(protocols, scored, strict=True)
+    return [Arm(*pair, p.name, network) for p, left in every for network in networks for pair in left]
 
 
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:

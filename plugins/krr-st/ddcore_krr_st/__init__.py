@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from attrs.validators import ge, gt, optional
 from torch import Tensor, nn
 
-from ddcore import Batch, Cost, Learn, Loss, Plugin, Progress, Subject, Task, hookimpl, option
+from ddcore import Batch, Cost, Learn, Loss, Plugin, Subject, Task, hookimpl, option
 from ddcore.images import SHIFTED, transform
 from ddcore.labels import Labels, VectorLabels
 from ddcore.networks import embed, features
@@ -217,7 +217,6 @@ class KrrSt(Plugin):
         drawn = torch.randint(1, max(2, self.online), (self.pool,), generator=run.generator(NAME, "ages", task.slot))
         for number, age in enumerate(drawn.tolist()):
             for step in range(age):
-                run.check_stop()
                 with drawing_from(run.generator(NAME, "warm", task.slot, number, step), run.device):
                     self._regress(number, learn)
         ages.copy_(drawn)

@@ -3,9 +3,11 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
+from ddcore import Batch
 from ddcore.errors import InputError, NonFiniteLoss
 from ddcore.images import DSA_COLOUR, DSA_DIGITS, RESIZED, draw, transform
 from ddcore.networks import embed, features
@@ -67,6 +69,7 @@ def trained(plugin: "KrrSt", run: "Run") -> dict[str, Tensor]:
     return kept(run.cache, "krr-st", key, partial(_train, plugin, run, sha256_of(canonical(key))), note=run.warn)
 
 
+@torch.enable_grad()
 def _train(plugin: "KrrSt", run: "Run", name: str) -> dict[str, Tensor]:
     """Barlow Twins from scratch: two random views of each batch, AdamW under a cosine."""
     network = fresh(plugin, run).train()
@@ -82,7 +85,6 @@ def _train(plugin: "KrrSt", run: "Run", name: str) -> dict[str, Tensor]:
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(descent, max(1, steps))
     with run.progress("target model", steps, "steps") as tick:
         for step in range(steps):
-            run.check_stop()
             epoch, at = divmod(step, max(1, len(real) // plugin.target_batch))
             order = torch.randperm(len(real), generator=run.generator("krr-st", "order", epoch))
             images = real.inputs(order[at * plugin.target_batch : (at + 1) * plugin.target_batch])
@@ -101,8 +103,6 @@ def _train(plugin: "KrrSt", run: "Run", name: str) -> dict[str, Tensor]:
 
 def seen(images: Tensor, run: "Run", step: int, which: int) -> Tensor:
     """One random view of each image: a resized crop, a mirror where the data allow it, then colour or shape."""
-    from ddcore import Batch
-
     count, size = len(images), (run.source.size, run.source.size)
     batch = Batch(images, {}, torch.arange(count, device=images.device))
     drawn = RESIZED.fitting(run.source.size, run.source.mirror_symmetric)
@@ -113,6 +113,4 @@ def seen(images: Tensor, run: "Run", step: int, which: int) -> Tensor:
 
 
 def _unmixed(drawn: Any) -> Any:
-    import attrs
-
     return attrs.evolve(drawn, mix="none", scale=(0.2, 1.0))
