@@ -27,7 +27,6 @@ from ddcore.labels.losses import (
     kl_divergence,
     logit_gap,
     mixed_cross_entropy,
-    needed,
     soft_cross_entropy,
     student_loss,
 )
@@ -115,7 +114,6 @@ __all__ = [
     "mean_logits",
     "mixed_classes",
     "mixed_cross_entropy",
-    "needed",
     "resized",
     "smallest_type",
     "soft_cross_entropy",

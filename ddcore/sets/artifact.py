@@ -26,7 +26,8 @@ from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
-from ddcore.labels import Labels, View, needed, smallest_type
+from ddcore.labels import Labels, View, smallest_type
+from ddcore.labels.losses import needed
 from ddcore.sets.brought import label_class
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder

@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from ddcore.errors import InputError
 from ddcore.images.views import View, mixup
-from ddcore.labels import KINDS, LOSSES, Prospect, VectorLabels, needed, student_loss
+from ddcore.labels import KINDS, LOSSES, Prospect, VectorLabels, student_loss
 from ddcore.labels.labels import Labels
-from ddcore.labels.losses import NEEDED
+from ddcore.labels.losses import NEEDED, needed
 from ddcore.sets.brought import label_class
 from ddcore.storage.places import size_of
 

@@ -251,5 +251,5 @@ class KrrSt(Plugin):
 
     def _descent(self, member: nn.Module) -> torch.optim.Optimizer:
         # a last layer that is never used gets no gradient, and so never moves
-        how = {"momentum": self.online_momentum, "weight_decay": self.online_decay}
-        return torch.optim.SGD(member.parameters(), self.online_rate, **how)
+        momentum, decay = self.online_momentum, self.online_decay
+        return torch.optim.SGD(member.parameters(), self.online_rate, momentum=momentum, weight_decay=decay)

@@ -35,7 +35,8 @@ def predictor(real: Tensor, synthetic: Tensor, ridge: Tensor | None = None) -> T
     kernel = synthetic @ synthetic.T
     ridge = ridge_of(kernel) if ridge is None else ridge
     damped = kernel + ridge * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.solve(damped, synthetic @ real.T).T
+    found: Tensor = torch.linalg.solve(damped, synthetic @ real.T)
+    return found.T
 
 
 def predicted(real: Tensor, synthetic: Tensor, targets: Tensor, ridge: Tensor | None = None) -> Tensor:
@@ -44,7 +45,8 @@ def predicted(real: Tensor, synthetic: Tensor, targets: Tensor, ridge: Tensor | 
     kernel = synthetic @ synthetic.T
     ridge = ridge_of(kernel) if ridge is None else ridge
     damped = kernel + ridge * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    return (real @ synthetic.T) @ torch.linalg.solve(damped, targets)
+    found: Tensor = torch.linalg.solve(damped, targets)
+    return (real @ synthetic.T) @ found
 
 
 def krr_loss(real: Tensor, real_targets: Tensor, synthetic: Tensor, targets: Tensor) -> Tensor:

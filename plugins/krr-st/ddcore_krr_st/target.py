@@ -109,7 +109,8 @@ def seen(images: Tensor, run: "Run", step: int, which: int) -> Tensor:
     plain = transform(_unmixed(drawn), count, size, run.generator("krr-st", "view", step, which))
     operations = DSA_COLOUR if run.source.mirror_symmetric else DSA_DIGITS
     other = draw(operations, count, size, run.generator("krr-st", "operation", step, which), shared=False)
-    return other(plain(batch)).inputs
+    inputs: Tensor = other(plain(batch)).inputs
+    return inputs
 
 
 def _unmixed(drawn: Any) -> Any:

@@ -58,7 +58,7 @@ def test_a_step_is_the_usual_loops(tiny_run):  # noqa: F811
 
 def test_vectors_begin_as_the_target_models_and_the_loss_falls(tiny_run):  # noqa: F811
     more = {"krr_st__batch": 128, "krr_st__target_batch": 128, "krr_st__online": 20, "krr_st__lr": 0.01}
-    run = small(tiny_run, steps=50, dataset="digits", ipc=2, krr_st__target_epochs=3, **more)
+    run = small(tiny_run, steps=100, dataset="digits", ipc=2, krr_st__target_epochs=3, **more)
     task, target = distillation_task(run), target_network(run.plugins["krr-st"], run)
     learn = begin(task, run)
     torch.testing.assert_close(learn.tensors["vectors"].detach(), features(target, learn.tensors["pixels"].detach()))
@@ -70,9 +70,9 @@ def test_vectors_begin_as_the_target_models_and_the_loss_falls(tiny_run):  # noq
         return float(krr_loss(features(fresh, real), features(target, real), shown, learn.tensors["vectors"].detach()))
 
     before = loss()
-    for step in range(50):
+    for step in range(100):
         outer_step(task, step, learn, run)
-    assert loss() < 0.75 * before
+    assert loss() < 0.8 * before
 
 
 def test_vectors_can_stay(tiny_run):  # noqa: F811
