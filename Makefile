@@ -9,7 +9,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(patsubst plugins/%/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
-# The oldest and the newest that pyproject.toml and the README may claim.
+# The oldest and the newest, which are what pyproject.toml and the README claim: tests/house/test_versions.py.
 TRIED ?= python3.11:2.13.0:0.28.0:8.2.0 python3.11:2.14.1:0.29.1:8.5.1
 KINDS := matcher enhancement labels student evaluator data executor
 READY := $(VENV)/.ready

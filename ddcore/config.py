@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -18,6 +19,13 @@ def _is_size(instance: Any, attribute: Any, value: str) -> None:
 def _is_device(instance: Any, attribute: Any, value: str) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
         raise ValueError("'device' must be auto, cpu, cuda or cuda:NUMBER")
+
+
+def _names(words: Any) -> Any:
+    """Names of a list whose entries may be several, with commas between; what is no list stays for the validators."""
+    if not isinstance(words, list | tuple):
+        return words
+    return tuple(name for word in words for each in str(word).split(",") if (name := each.strip()))
 
 
 def _shared(default: Any, help: str, validator: Any = None) -> Any:
@@ -40,6 +48,15 @@ class Config:
     )
     resize: int | None = _shared(
         None, "Height and width to bring images to, in pixels.", optional(and_(ge(1), lt(16_385)))
+    )
+    skip_broken: bool = _shared(
+        False, "Whether pictures that cannot be decoded are left out, with a note of their names, instead of refused."
+    )
+    resize_mode: Literal["crop", "pad", "squash"] = _shared(
+        "crop", "How --resize makes a square: crop to the centre, pad, or squash whatever the proportion."
+    )
+    mirror: Literal["yes", "no", "auto"] = _shared(
+        "auto", "Whether mirror images keep their class; auto: as is known of the data, else measured, else guessed."
     )
     normalise: Literal["mean-std", "zca", "none"] = _shared(
         "mean-std", "How pixels are normalised; its inverse is in the artifact."
@@ -66,14 +83,29 @@ class Config:
         ("auto",),
         "Recipe of students: plain, augmented, learned-rate, quick, views, views-small, stepwise, or one of an installed plugin; NAME-EPOCHS; repeatable.",
     )
+    rows: tuple[str, ...] = field(
+        default=(),
+        converter=_names,
+        metadata={
+            "help": "What is scored: names with commas between, of distilled, random, kcenter, random-bytes, full, default (all of these), "
+            "an initialiser's (noise, or a plugin's) or a plugin's set; repeatable. Default: default."
+        },
+    )
     baseline: tuple[str, ...] = _shared(
-        (), "More rows: images of an initialiser, for example noise, or herding of a plugin; repeatable."
+        (), "Rows beside those of --rows, for example noise, or herding of a plugin; repeatable."
+    )
+    evaluate_on: tuple[str, ...] = _shared(
+        (),
+        "Other data of the same classes whose test part every student is tested on too, as for --dataset; repeatable.",
     )
     eval_network: tuple[str, ...] = _shared((), "Network to evaluate with; repeatable (cross-architecture).")
     eval_seeds: int = _shared(3, "Students a row.", ge(1))
     full_epochs: int | None = _shared(
-        None, "Epochs of the row on all real data; default: 20, or as many as 150,000 images make.", optional(ge(1))
+        None,
+        "Epochs of the row on all real data; default: the protocol's, or as many as 150,000 images make.",
+        optional(ge(1)),
     )
+    stop_diverged: bool = _shared(True, "Whether a learned rate that stays on its floor ends the run.")
     jobs: int = _shared(1, "Tasks at a time.", and_(ge(1), lt(1025)))
     executor: str = _shared("here", "Where tasks run: here, processes, or what a plugin offers.")
     threads: int = _shared(2, "CPU threads of a task; their number changes the bits.", and_(ge(1), lt(1025)))
@@ -85,10 +117,32 @@ class Config:
     cache: str | None = _shared(None, "Where experts and full-data rows are kept between runs.")
 
 
-_EVERYWHERE = ("plugins", "plugin_path", "dataset", "data_root", "protocol", "seed", "device", "threads", "out")
+_EVERYWHERE = (
+    "plugins",
+    "plugin_path",
+    "dataset",
+    "data_root",
+    "protocol",
+    "mirror",
+    "seed",
+    "device",
+    "threads",
+    "out",
+)
 _TASKS = ("jobs", "executor", "cache")
-EVALUATING = (*_EVERYWHERE, *_TASKS, "validation", "baseline", "eval_network", "eval_seeds", "full_epochs", "amp")
-RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "network")
+EVALUATING = (
+    *_EVERYWHERE,
+    *_TASKS,
+    "validation",
+    "rows",
+    "baseline",
+    "evaluate_on",
+    "eval_network",
+    "eval_seeds",
+    "full_epochs",
+    "amp",
+)
+RELABELLING = (*_EVERYWHERE, *_TASKS, "labels", "split", "resize", "resize_mode", "skip_broken", "network")
 TRAINING = (
     *_EVERYWHERE,
     *_TASKS,
@@ -96,6 +150,8 @@ TRAINING = (
     "split",
     "validation",
     "resize",
+    "skip_broken",
+    "resize_mode",
     "normalise",
     "eval_seeds",
     "dtype",
@@ -108,6 +164,8 @@ OF_THE_SET = (
     "split",
     "validation",
     "resize",
+    "resize_mode",
+    "mirror",
     "network",
     "seed",
     "threads",
@@ -115,3 +173,24 @@ OF_THE_SET = (
     "protocol",
 )
 """Those that ``evaluate`` and ``relabel`` take from the set, or from the run that made it, if they are not given."""
+
+OF_DATA = ("data_root", "split", "resize", "resize_mode", "mirror", "skip_broken")
+"""Which of them say, beside ``dataset``, what data are: what ``ddcore_data`` is told."""
+
+
+def as_meant(record: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of a run with the options that it is older than, as they then were: images were squashed, and whether
+    mirror images keep their class was found otherwise.
+
+    Args:
+        data: what it says of its data.
+    """
+    config = record.get("config")
+    if not isinstance(config, Mapping):
+        return dict(record)
+    said = dict(config)
+    if said.get("resize") is not None:
+        said.setdefault("resize_mode", "squash")
+    if data.get("modality") == "images" and isinstance(data.get("mirror_symmetric"), bool):
+        said.setdefault("mirror", "yes" if data["mirror_symmetric"] else "no")
+    return {**record, "config": said}

@@ -99,7 +99,7 @@ def threads(device: torch.device) -> int:
 
 def described(device: torch.device) -> str:
     """Kind and name of a device, as records keep it: "cpu: x86_64", "cuda: NVIDIA H200"."""
-    return f"{device.type}: {names()[device.index or 0] if is_cuda(device) else platform.processor() or platform.machine()}"
+    return f"{device.type}: {names()[device.index or 0] if is_cuda(device) else platform.machine()}"
 
 
 def asked_for(wanted: Collection[str]) -> bool:

@@ -4,6 +4,7 @@ The command line prints the sentence and exits with ``exit_code``; a traceback i
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -22,7 +23,9 @@ class StoreError(InputError):
 
 
 class NoSpace(StoreError):
-    """A disk is full."""
+    """A disk is full: once there is room, the same work goes on."""
+
+    exit_code = 3
 
 
 class OptionError(DdcoreError):
@@ -37,6 +40,10 @@ class NonFiniteLoss(DdcoreError):
     """A loss became NaN or infinite: the last good checkpoint is kept."""
 
 
+class Diverged(DdcoreError):
+    """Learning came to nothing without a NaN: the last good state is kept."""
+
+
 class Interrupted(DdcoreError):
     """The run was stopped and can be resumed."""
 
@@ -45,8 +52,10 @@ class Interrupted(DdcoreError):
 
 MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 """What code raises that is handed plain values or tensors from a file that are not what they have to be."""
-MOST_KNOWN = 100
-"""Names that a sentence lists or compares: a file may hold millions."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk, or a user's share of it, that is full."""
+MOST_KNOWN, MOST_COMPARED = 100, 2000
+"""Names that a sentence lists, and that it compares: a file may hold millions."""
 MOST_LETTERS = 200
 
 
@@ -64,9 +73,10 @@ def near(name: str, known: Iterable[str]) -> str:
     'choose one of datm, dm'
     """
     every = sorted(known)
-    few = [word for word in every[:MOST_KNOWN] if len(word) <= MOST_LETTERS]
-    matches = difflib.get_close_matches(name[:MOST_LETTERS], few, n=2, cutoff=0.6)
+    several = [word for word in every[:MOST_COMPARED] if len(word) <= MOST_LETTERS]
+    matches = difflib.get_close_matches(name[:MOST_LETTERS], several, n=2, cutoff=0.6)
     if matches:
         return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
+    few = several[:MOST_KNOWN]
     more = f" and {len(every) - len(few)} more" if few and len(every) > len(few) else ""
     return "choose one of " + ", ".join(few) + more if few else "there are none"

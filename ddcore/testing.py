@@ -28,7 +28,8 @@ from ddcore.data.source import Source
 from ddcore.kit.contract import Result, check_plugin, examine
 from ddcore.kit.contract.stage import PROBE, QUICK, TINY, distilled, has_matcher, staged
 from ddcore.kit.contract.tiny import tiny_images as _tiny_images
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import Tasks
 
@@ -257,9 +258,10 @@ def stop_often(monkeypatch: pytest.MonkeyPatch, times: int = 2) -> None:
 
 
 def resume_to_end(run_folder: object) -> int:
-    """``ddcore resume`` as often as a run is stopped; the exit code of the last one."""
-    while (code := invoke(["resume", str(run_folder)])) == 3:
-        pass
+    """``ddcore resume`` as often as a run is stopped, a thousand times at most; the exit code of the last one."""
+    for _ in range(1000):
+        if (code := invoke(["resume", str(run_folder)])) != 3:
+            break
     return code
 
 

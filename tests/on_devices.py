@@ -57,6 +57,7 @@ def told(folder):
 TRAINED = {
     "data": ["--data=tiny", *TINY],
     "few, averaged": ["--data=tiny", *TINY, "--per-class=2", "--labels=averaged", *TEACHERS],
+    "heed": ["--data=tiny", *TINY, "--plugin=heed", *TEACHERS],
     "kd": ["--data=tiny", *TINY, "--plugin=kd", *TEACHERS],
     "amp": ["--data=tiny", *TINY, "--plugin=kd", "--kd.feature=rkd", "--amp", *TEACHERS],
     "foreign": ["--data=tiny", *TINY, "--on=tiny:copies", "--labels=averaged", *TEACHERS],

@@ -77,7 +77,8 @@ def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | No
     Args:
         name: what stands before the first colon of ``--dataset``, or all of it: ``digits``, ``parquet``, ``smiles``.
         rest: what follows the colon: a path or URL, possibly empty.
-        options: ``data_root`` (str or None), ``split`` (str or None) and ``resize`` (int or None) of the run.
+        options: of the run: ``data_root``, ``split`` (str or None), ``resize`` (int or None), ``resize_mode``, ``mirror`` (str) and
+            ``skip_broken`` (bool).
 
     Returns: The source, train and test, on the CPU; None when the name is not yours. Two answers for one name are an error.
     Implemented by the core (``digits``, ``parquet``, ``folder``, ``idx``, ``npz``, torchvision's names). New in 1.0.
@@ -96,7 +97,7 @@ def ddcore_network(name: str, channels: int, size: int, classes: int, generator:
 
     Returns: A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
         flattened input (B, D) of its last linear layer. None when the name is not yours.
-    Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
+    Implemented by the core (the field's zoo, torchvision, timm and torch's hub). New in 1.0.
     """
 
 
@@ -191,7 +192,7 @@ def ddcore_initialize(name: str, classes: Tensor, task: Task, generator: Generat
     Called once at a task's start, and again, identically, at each resume; grad off.
 
     Args:
-        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``; or from ``--baseline``.
+        name: from ``--init``, else what the only enhancement suggests, else the matcher, else ``real``; or from ``--rows``.
         classes: (N,) int64 on the CPU, the class of each image wanted, in any order, with repeats, any number of a class.
         task: the task that will learn from them.
         generator: the only source of randomness allowed.
@@ -517,7 +518,7 @@ def ddcore_student_loss(  # type: ignore[empty-body]
 def ddcore_protocol(name: str) -> Any | None:  # type: ignore[empty-body]
     """Give the evaluation recipe of a name: how fresh networks are trained on a finished set.
 
-    Called whenever a name has to be known, in every process that trains a student. ``-EPOCHS`` behind a name and ``bare-`` before
+    Called whenever a name has to be known, in every process that trains a student. ``-EPOCHS`` behind a name, ``bare-`` and ``probed-`` before
     it are the core's.
 
     Args:
@@ -537,7 +538,7 @@ def ddcore_protocol(name: str) -> Any | None:  # type: ignore[empty-body]
 def ddcore_student_data(name: str, student: int, run: Run) -> StudentData | None:  # type: ignore[empty-body]
     """Give what a student is trained on in one of your sets, so that it can be scored like the core's.
 
-    Called for the arms that ``run.score`` is asked for, once for each student, in the process that trains it; no gradient.
+    Called for ``--rows NAME`` and for arms of ``run.score``, once for each student, in the process that trains it; no gradient.
 
     Args:
         name: of the set, one of the class attribute ``student_sets``.

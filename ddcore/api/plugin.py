@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ddcore.api.types import Subject
+    from ddcore.storage.places import Place
 
 GROUP = "ddcore"
 CORE_DISTRIBUTION = "ddcore-torch"
@@ -62,20 +63,22 @@ class Plugin:
     view_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_view``
     augment_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_augment``
     settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
-    initializers: ClassVar[
-        tuple[str, ...]
-    ] = ()  # for ``--init``, ``--baseline``; the first is what it suggests, but for
+    initializers: ClassVar[tuple[str, ...]] = ()  # for ``--init``, ``--rows``; it suggests the first, but for
     suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
+    # Initialiser to what its images are, if they come from real ones: ``unchanged``, or words such as "patches of real images".
+    of_real: ClassVar[Mapping[str, str]] = {}
     labellers: ClassVar[tuple[str, ...]] = ()  # for ``--labels``; the first is what it suggests, but for
     suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     label_kinds: ClassVar[Mapping[str, str]] = {}  # labeller to the kind it makes, if not called like it
     protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
-    student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``run.score``
+    student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``--rows``, ``run.score``
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
-    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each (see
-    # ``ddcore.sets.decoders``), so that its sets open where it is not selected.
+    exempt: ClassVar[
+        Mapping[str, str]
+    ] = {}  # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them
+    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each.
     decoders: ClassVar[Mapping[str, Any]] = {}
     whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
 
@@ -104,25 +107,33 @@ class Plugin:
         """
         return None
 
-    def taps(self) -> tuple[str, ...]:
-        """Features that ``ddcore_student_loss`` reads of students and teachers: ``stage2``, ``embedding``, a module's path.
+    def recognises(self, place: Place) -> str | None:
+        """Which of ``datasets`` lies at a path or URL, where ``--dataset`` gives one without a name before it.
 
-        ``stage*`` reads all stages that each of them has. See ``ddcore.training.teaching``.
+        Asked of selected plugins about a place that exists. None: nothing that this plugin reads.
         """
+        return None
+
+    def taps(self) -> tuple[str, ...]:
+        """Features that ``ddcore_student_loss`` reads of students and teachers: see ``ddcore.training.teaching``."""
         return ()
 
     def visited(self, count: int) -> int:
         """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as far as known beforehand.
 
-        A protocol's epochs become steps by it; where the rows turn out otherwise, the steps stay.
+        A protocol's epochs become steps by it, whatever the rows turn out to be.
         """
         return count
 
-    def label_factor(self) -> float:
-        """What this plugin's terms multiply the labels' own loss by, ``Term.labels``, as known before any training.
+    def student_identity(self, run: Any) -> Mapping[str, object] | None:
+        """What students depend on that this plugin shapes, as JSON values: those with others never stand in one column.
 
-        An option ``label_weight``, where a plugin has one, is taken for it. 0: students do not learn their labels.
+        Add digests of what is loaded. ``network`` names what students are where ``--network`` is out of use. None: nothing is shaped.
         """
+        return attrs.asdict(self, filter=lambda field, _: not field.metadata.get("secret"))  # type: ignore[arg-type]
+
+    def label_factor(self) -> float:
+        """``Term.labels`` of its terms, known before any training: an option ``label_weight`` if it has one; 0: labels are not learned."""
         return float(getattr(self, "label_weight", 1.0))
 
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
@@ -139,8 +150,7 @@ class Plugin:
     def expert_options(self) -> Mapping[str, object] | None:
         """Which option values ``ddcore_expert_loss`` and ``ddcore_expert_optimizer`` depend on.
 
-        Experts are kept, and found again, under these. None: with these values the experts come out as without the plugin,
-        so that neither hook is asked.
+        Experts are kept, and found again, under these. None: they come out as without the plugin, and neither hook is asked.
         """
         return attrs.asdict(self)  # type: ignore[arg-type]
 

@@ -274,6 +274,7 @@ class Synthetic:
         classes: (N,) int64, the class of each sample.
         preview: a PNG to be looked at, of what is not images.
         notes: what a reader of the artifact should know.
+        source_rows: (N,) int64, the row of ``run.real.train`` that a sample is, unchanged, or -1; None: the core looks.
     """
 
     tensors: Mapping[str, Tensor]
@@ -282,6 +283,7 @@ class Synthetic:
     classes: Tensor
     preview: bytes = b""
     notes: tuple[str, ...] = ()
+    source_rows: Tensor | None = None
 
     def of_role(self, role: str) -> Tensor | None:
         """The tensor of a role, if one was learned."""

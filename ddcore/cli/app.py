@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ from ddcore.composing.presets import every_preset, listed, listing_text
 from ddcore.composing.selection import select, setup_from
 from ddcore.composing.tables import row_json, scores_table, table
 from ddcore.config import Config
-from ddcore.errors import DdcoreError, InputError, OptionError
+from ddcore.errors import FULL, DdcoreError, InputError, NoSpace, OptionError
 from ddcore.pages.leaderboard import terminal
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
@@ -32,7 +33,7 @@ from ddcore.storage.secrecy import hidden, redact
 
 
 def main() -> None:
-    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 interrupted and resumable, 1 bug."""
+    """Entry point of ``ddcore``: exit code 0 done, 2 usage or bad input, 3 to be gone on with, 1 bug."""
     raise SystemExit(invoke(sys.argv[1:]))
 
 
@@ -47,12 +48,19 @@ def invoke(arguments: list[str]) -> int:
         return _refuse(_interrupted(arguments), 3, arguments)
     except click.ClickException as error:
         return _refuse(error.format_message(), 2, arguments)
+    except NoSpace as error:
+        return _refuse(_full(printable_line(str(error)), arguments), error.exit_code, arguments)
     except DdcoreError as error:
         return _refuse(printable_line(str(error)), error.exit_code, arguments)
     except KeyboardInterrupt:
         return _refuse(_interrupted(arguments), 3, arguments)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = printable_line(str(error.filename or tempfile.gettempdir()))
+        return _refuse(_full(f"{where} cannot be written, the disk is full: make room", arguments), 3, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -61,10 +69,19 @@ def _interrupt() -> None:
 
 
 def _interrupted(arguments: list[str]) -> str:
-    again = (
+    return f"interrupted; what was finished is kept: {_again(arguments)}"
+
+
+def _full(sentence: str, arguments: list[str]) -> str:
+    """What is said of a full disk, and how a person goes on once there is room."""
+    said = "go on with" in sentence or "same command" in sentence
+    return sentence if said else f"{sentence}, then {_again(arguments)}"
+
+
+def _again(arguments: list[str]) -> str:
+    return (
         f"go on with `ddcore {shlex.join(arguments)}`" if arguments[:1] == ["resume"] else "give the same command again"
     )
-    return f"interrupted; what was finished is kept: {again}"
 
 
 def _refuse(sentence: str, code: int, arguments: list[str]) -> int:
@@ -157,13 +174,14 @@ def run(
 
 
 def _show_plan(made: Any, as_json: bool) -> None:
-    from ddcore.scoring.estimate import estimate  # imports torch
+    from ddcore.runs.assembly import data_lines, of_data  # imports torch
+    from ddcore.scoring.estimate import estimate
 
     costs = estimate(made)
     emit(
         as_json,
-        {**made.plan.as_json(), "estimate": costs.as_json()},
-        lambda: "\n".join([*made.plan.lines(), costs.sentence()]),
+        {**made.plan.as_json(), **of_data(made.source), "estimate": costs.as_json()},
+        lambda: "\n".join([*made.plan.lines(), *data_lines(made.source), costs.sentence()]),
     )
 
 
@@ -446,14 +464,24 @@ def inspect(artifact: str, as_json: bool) -> None:
 @click.argument("artifact")
 @click.option("--to", type=click.Choice(["folder", "parquet", "pt"]), required=True, help="What to write.")
 @click.option("--out", required=True, help="Where: a folder or file, or a URL.")
+@click.option(
+    "--labels",
+    type=click.Choice(["own", "hard"]),
+    default="own",
+    show_default=True,
+    help="The set's own, or in their place the class of each image.",
+)
 @AS_JSON
-def export(artifact: str, to: str, out: str, as_json: bool) -> None:
-    """Write a distilled set in a form that other tools read."""
-    from ddcore.sets.exports import export as exported  # imports torch
+def export(artifact: str, to: str, out: str, labels: str, as_json: bool) -> None:
+    """Write a distilled set in a form that other tools read, and say what is left out."""
+    from ddcore.sets import exports  # imports torch
     from ddcore.sets.packed import load_either
 
-    exported(load_either(artifact), to, out)
-    emit(as_json, {"out": out, "format": to}, f"wrote {to}: {out}")
+    loaded = load_either(artifact)
+    exports.export(loaded, to, out, labels)
+    lacking = exports.left_out(loaded, to, labels)
+    said = "\n".join([f"wrote {to}: {out}", *(f"note: {sentence}" for sentence in lacking)])
+    emit(as_json, {"out": out, "format": to, "labels": labels, "left_out": lacking}, said)
 
 
 @ddcore_command.command()
@@ -494,6 +522,9 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 )
 @click.option("--only", default="", help="Only runs whose name holds this text; the names are those of the folders.")
 @click.option("--plan-only", is_flag=True, help="Check every method and list the runs; do nothing.")
+@click.option(
+    "--trust", is_flag=True, help="Do the runs of a suite from a web address: use the data and places it names."
+)
 @AS_JSON
 @click.pass_context
 def bench(
@@ -501,11 +532,11 @@ def bench(
     /,
     suite: str,
     out: str | None,
-    jobs: int,
-    executor: str | None,
     only: str,
     plan_only: bool,
+    trust: bool,
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Run a table of methods, data sets, images per class and seeds, and make a leaderboard of it.
 
@@ -513,9 +544,11 @@ def bench(
     changed.
     """
     from ddcore.commands.bench import bench as benched  # imports torch
-    from ddcore.commands.bench import chosen, read_suite
+    from ddcore.commands.bench import chosen, read_suite, refuse_from_the_web
 
     found = read_suite(suite)
+    if not plan_only and not trust:
+        refuse_from_the_web(suite)
     place = Place.at(out or f"runs/bench-{Place.at(suite).name.removesuffix('.toml')}")
     cells, refused = chosen(found, only, place)
     reporter = Reporter()
@@ -525,7 +558,7 @@ def bench(
         runs = [cell.key for cell in cells if cell.key not in refused]
         emit(as_json, {"runs": runs, "refused": refused}, lambda: "\n".join(runs))
         context.exit(2 if refused else 0)
-    made = benched(found, cells, place, jobs, reporter, executor, refused)
+    made = benched(found, cells, place, reporter=reporter, refused=refused, **where)
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)

@@ -103,6 +103,13 @@ def list_data(as_json: bool) -> None:
 @click.option("--data-root", default=None, help="Folder that holds data sets by name.")
 @click.option("--split", default=None, help="TRAIN:TEST names of the parts, or a share such as 0.8.")
 @click.option("--resize", type=click.IntRange(min=1), default=None, help="Height and width to bring images to.")
+@click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be decoded, with a note.")
+@click.option(
+    "--resize-mode", type=click.Choice(["crop", "pad", "squash"]), default="crop", help="How --resize makes a square."
+)
+@click.option(
+    "--mirror", type=click.Choice(["yes", "no", "auto"]), default="auto", help="Whether mirror images keep their class."
+)
 @AS_JSON
 def show_data(name: str, plugin: tuple[str, ...], plugin_path: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Classes, counts, shape, mean and deviation, licence and fingerprint of a data set."""

@@ -44,8 +44,9 @@ from ddcore.composing.discovery import installed, load_class, name_of_file
 from ddcore.composing.options import fields, resolve
 from ddcore.composing.presets import Preset
 from ddcore.composing.selection import Setup, core_groups, select, setup_from
+from ddcore.config import OF_DATA
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
-from ddcore.errors import DdcoreError, InputError, Interrupted, OptionError, PluginError, near
+from ddcore.errors import DdcoreError, InputError, Interrupted, NoSpace, OptionError, PluginError, near
 from ddcore.pages.leaderboard import FAILED, RUNS, board, finished, write_board
 from ddcore.runs.assembly import begin
 from ddcore.runs.builtin import Core
@@ -56,8 +57,10 @@ from ddcore.runs.record import read_record
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import DECODED
 from ddcore.storage.documents import LONGEST_SETTINGS, parse_toml
+from ddcore.storage.holding import held
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import from_home, told
 
 if TYPE_CHECKING:
     from ddcore.api.services import Executor
@@ -67,7 +70,9 @@ if TYPE_CHECKING:
 BENCH = "bench"
 """The kind of a task that is a whole run."""
 KEYS = ("name", "ipc", "seeds", "run", "data", "method")
-DATA_OPTIONS = ("dataset", "data_root", "split", "resize")
+FROM_THE_WEB = {"http", "https", "ftp", "github", "gist", "data"}
+"""Protocols by which files of anybody are read."""
+DATA_OPTIONS = ("dataset", *OF_DATA)
 
 
 # ---- what is to be run -----------------------------------------------------------------------------------------------
@@ -102,6 +107,13 @@ class Cell:
         files = {"files": self.digests} if self.digests else {}
         digest = sha256_of(canonical({"plugins": self.plugins, "tables": self.tables, **files}))[:8]
         return f"{self.place}-seed{self.seed}-{digest}"
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The sets that its options name beside the usual ones."""
+        named = [self.tables.get(option, ()) for option in ("rows", "baseline")]
+        words = [word for words in named for word in ([words] if isinstance(words, str) else words)]
+        return tuple(name.strip() for word in words for name in str(word).split(","))
 
     def describe(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The task of doing it, as JSON values.
@@ -148,8 +160,9 @@ class Suite:
         ]
 
     def _cell(self, method: str, data: str, ipc: int, seed: int) -> Cell:
-        tables = merged(merged(self.common, self.data[data]), self.methods[method])
-        plugins, paths = tuple(tables.pop("plugins", ())), tuple(tables.pop("plugin_path", ()))
+        own = dict(self.methods[method])
+        plugins, paths = (tuple(own.pop(key, ())) for key in ("plugins", "plugin_path"))
+        tables = merged(merged(self.common, self.data[data]), own)
         digests = tuple(sha256_of(Path(path).read_bytes()) for path in paths)
         return Cell(method, data, ipc, seed, plugins, {**tables, "ipc": ipc, "seed": seed}, paths, digests)
 
@@ -166,6 +179,20 @@ def read_suite(url: str) -> Suite:
     except ValueError as error:
         raise InputError(f"suite {place.url} is not TOML ({error}): mend that place") from error
     return suite_of(found, place.url, place.local_path())
+
+
+def refuse_from_the_web(url: str) -> None:
+    """Refuse a suite that lies where anybody may have written it: it names data, caches and addresses.
+
+    Raises:
+        InputError: with the way to take it all the same.
+    """
+    links = {link.partition("://")[0].lower() for link in url.split("::") if "://" in link}
+    if links & FROM_THE_WEB:
+        raise InputError(
+            f"suite {Place.at(url).url} is not a file of yours, and a suite says what is read, asked and written: look into it "
+            "(--plan-only), then save it here, or add --trust"
+        )
 
 
 def suite_of(found: Mapping[str, Any], url: str, file: Path | None = None) -> Suite:
@@ -197,6 +224,10 @@ def suite_of(found: Mapping[str, Any], url: str, file: Path | None = None) -> Su
             table["plugin_path"] = [_plugin_file(path, name, url, file) for path in lists[1]]
     used = {plugin for table in methods.values() for plugin in table.get("plugins", [])}
     used |= {name_of_file(path) for table in methods.values() for path in table.get("plugin_path", [])}
+    if any("plugin_path" in table for table in (found.get("run", {}), *data.values())):
+        raise InputError(
+            f"suite {url} names plugin files outside its methods: write plugin_path into a [[method]] table"
+        )
     for table in (found.get("run", {}), *data.values(), *methods.values()):
         options = table.get("plugin", {})
         if not isinstance(options, dict) or not all(isinstance(own, dict) for own in options.values()):
@@ -323,18 +354,35 @@ def bench(
 
     Raises:
         Interrupted: it was stopped; the same command goes on.
+        NoSpace: a disk is full; so does it then.
+        InputError: another process works in the folder.
         OptionError: no such executor.
     """
     chosen = executor_of(executor or ("processes" if jobs > 1 else "here"), os.environ)
-    left = [cell for cell in cells if not finished(place, cell.key)]
-    reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
-    for key, why in (refused or {}).items():
-        _keep_failure(place, key, {"error": why})
-    tasks = described([cell for cell in left if cell.key not in (refused or {})], place, reporter)
+    with held(place):
+        left = [cell for cell in cells if not finished(place, cell.key)]
+        reporter.say(f"bench: {len(cells)} runs, {len(cells) - len(left)} of them done, in {place.url}")
+        for key, why in (refused or {}).items():
+            _keep_failure(place, key, {"error": why})
+        able = [cell for cell in left if cell.key not in (refused or {})]
+        return _benched(suite, cells, able, place, jobs, reporter, chosen)
+
+
+def _benched(
+    suite: Suite,
+    cells: Sequence[Cell],
+    left: Sequence[Cell],
+    place: Place,
+    jobs: int,
+    reporter: Reporter,
+    executor: Executor,
+) -> dict[str, Any]:
+    """The same, of those that are ``left``."""
+    tasks = described(left, place, reporter)
     try:
         with reporter.progress("bench", len(cells), "runs") as tick:
             tick(len(cells) - len(tasks))
-            chosen.map(place.address, tasks, jobs, lambda key: tick(1, key))
+            executor.map(place.address, tasks, jobs, lambda key: tick(1, key))
     except (Interrupted, KeyboardInterrupt) as error:
         raise Interrupted(f"every finished run is kept in {place.url}: the same command goes on") from error
     finally:
@@ -438,20 +486,23 @@ def do_cell(bench_url: str, task: Description) -> None:
 
     Raises:
         Interrupted: it was stopped.
+        NoSpace: a disk is full.
     """
     place, key = Place.at(bench_url), str(task["key"])
     (place / FAILED / f"{key}.json").remove()
     if finished(place, key):
         return
     try:
-        distil(_opened(place / RUNS / key, task["options"]))
-    except Interrupted:
+        run = _opened(place / RUNS / key, task["options"])
+        run.tasks.way_on = "every finished run is kept: the same command goes on"
+        distil(run)
+    except (Interrupted, NoSpace):
         raise
     except DdcoreError as error:
-        _keep_failure(place, key, {"error": str(error)})
+        _keep_failure(place, key, {"error": told(str(error))})
     except Exception as error:  # a bug in one method: the other runs of the night are worth having
-        what = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
-        _keep_failure(place, key, {"error": what, "traceback": traceback.format_exc()})
+        what = f"a bug, {type(error).__name__}: {told(' '.join(str(error).split()))}"
+        _keep_failure(place, key, {"error": what, "traceback": told(traceback.format_exc())})
 
 
 def _opened(place: Place, options: Mapping[str, Any]) -> Run:
@@ -466,7 +517,7 @@ def _opened(place: Place, options: Mapping[str, Any]) -> Run:
 def _is_of(setup: Setup, place: Place) -> bool:
     """Whether a run's record says what the suite says: then nobody else can have put anything into it,
     wherever it was begun."""
-    record, due = read_record(place), setup.as_json()
+    record, due = from_home(read_record(place)), from_home(setup.as_json())
     settled = {"out", *(["ipc"] if setup.config.bytes is not None else ())}
     found, wanted = ({n: v for n, v in each["config"].items() if n not in settled} for each in (record, due))
     names = [[(p["name"], p["request"], p.get("path", "")) for p in each["plugins"]] for each in (record, due)]

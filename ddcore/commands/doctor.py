@@ -249,7 +249,7 @@ def folders() -> Iterator[Finding]:
 def _written(name: str, place: Any) -> Finding:
     """Whether something can be written where a folder is, or will be."""
     path = place.local_path()
-    if why := unwritable(place):
+    if why := unwritable(place, write=True):
         way_out = {"cache": "set DDCORE_CACHE or give --cache", "temporary": "set TMPDIR to"}.get(name, "give --out")
         return Finding(
             name,

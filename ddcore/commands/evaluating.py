@@ -16,13 +16,16 @@ from ddcore.errors import InputError, PluginError
 from ddcore.runs.assembly import claim
 from ddcore.runs.distil import evaluate
 from ddcore.runs.record import write_artifact_record
-from ddcore.runs.refusals import check_places, warn_of_machine
+from ddcore.runs.refusals import check_elsewhere, check_places, warn_of_machine
 from ddcore.runs.run import Run
+from ddcore.scoring.rows import check_rows
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed, load_either
+from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache
 from ddcore.storage.progress import Reporter
 
+OF_IMAGES_ALONE = ("protocol", "rows", "baseline", "evaluate_on")
 AGAIN = "what was trained on the real data is kept in the cache: give the same command again"
 """How to go on with what has no folder of its own."""
 
@@ -43,8 +46,10 @@ def evaluate_folder(
         PluginError: it holds no images, and the plugin that made it and tests it is not here.
     """
     loaded = load_either(artifact)
-    if isinstance(loaded, Packed) and (foreign := [n for n in ("protocol", "baseline") if options.get(n)]):
-        raise InputError(f"{artifact} holds {loaded.kind}, and --{foreign[0]} is of images: leave it out")
+    if isinstance(loaded, Packed) and (foreign := [n for n in OF_IMAGES_ALONE if options.get(n)]):
+        raise InputError(
+            f"{artifact} holds {loaded.kind}, and --{foreign[0].replace('_', '-')} is of images: leave it out"
+        )
     given = {k: v for k, v in options.items() if k != "out"}
     source = taken(loaded.manifest, loaded.place, trust=trust)
     if "protocol" not in given:
@@ -53,7 +58,9 @@ def evaluate_folder(
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
+        with held(out):  # nobody else writes a record into it meanwhile
+            claim(out)
+            run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
         return evaluate_on(run, loaded)
 
 
@@ -143,6 +150,8 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         raise InputError(
             f"{url} has {kind} of {ours}, and the data {run.source.modality} of {theirs}: give matching --dataset"
         )
+    check_rows(run.config, run.plugins)
+    check_elsewhere(run)
     check_places(run)
     warn_of_machine(run)
     for line in source.remarks(run):

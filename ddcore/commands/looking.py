@@ -12,10 +12,10 @@ from ddcore.runs.assembly import open_data
 def look(
     name: str, plugins: Sequence[str], paths: Sequence[str], options: Mapping[str, Any], *, check: bool
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """A data set's summary, and with ``check`` what was found in it.
+    """A data set's summary, and with ``check`` what was found in it; what is broken is then a finding like others.
 
     Raises:
         InputError: the data cannot be read.
     """
-    source = open_data(name, plugins, paths, options)
+    source = open_data(name, plugins, paths, {**options, "skip_broken": True} if check else options)
     return source.summary(), examine(source) if check else []

@@ -24,6 +24,7 @@ from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, OptionError, near
 from ddcore.runs.builtin import Core
 from ddcore.runs.run import Run
+from ddcore.scoring.rows import DISTILLED, chosen_rows
 from ddcore.storage.places import Place
 from ddcore.training.protocols import protocol, resolved_protocols
 from ddcore.training.trajectory import UnrollOptions
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from ddcore.api.types import Row
     from ddcore.composing.selection import Selection
 
-INDIFFERENT = {"plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline"}
+INDIFFERENT = {
+    *("plugins", "plugin_path", "data_root", "seed", "device", "out", "eval_seeds", "full_epochs", "baseline", "rows"),
+    "evaluate_on",
+}
 INDIFFERENT |= {"jobs", "executor", "threads", "cache"}
 FILE = "reproduce.json"
 SHORTENED = (
@@ -113,6 +117,8 @@ class Reproduction:
             made = resolved(used)
         plain = resolve(selection.groups, command_line={}, environment={}, preset=used)
         more = [name for name in selection.classes if name not in preset.every_plugin]
+        if DISTILLED not in chosen_rows(made.config):
+            raise OptionError("--rows leaves out distilled, whose figure is to be reproduced: name it too")
         found = {**differences(plain, made), **({"--plugin": more} if more else {})}
         return cls(preset, Setup(made, selection.offers), scale, found)
 
@@ -145,7 +151,7 @@ class Reproduction:
 
 def missing_data(preset: Preset, setup: Setup, error: InputError) -> InputError:
     """The sentence for a preset's data that are not here; that of data named otherwise stays as it is."""
-    if setup.config.dataset != preset.dataset:
+    if setup.config.dataset.lower() != preset.dataset.lower():
         return error
     copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as parquet:PATH"
     return InputError(f"{copy}, or its files: {error}")

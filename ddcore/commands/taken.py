@@ -26,7 +26,7 @@ from attrs import field, frozen
 from ddcore.composing.discovery import Offer, add_packs, load_class, load_path
 from ddcore.composing.options import CORE_GROUPS, at_their_place, convert, fields
 from ddcore.composing.recipes import RULES
-from ddcore.config import Config
+from ddcore.config import Config, as_meant
 from ddcore.data.sources import open_source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.networks.zoo import knows
@@ -36,6 +36,7 @@ from ddcore.storage import known_data
 from ddcore.storage.ownership import is_own
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable_line
+from ddcore.storage.published import from_home
 from ddcore.storage.secrecy import restore
 from ddcore.training.protocols import PROTOCOLS, stem_of
 
@@ -48,6 +49,9 @@ KEPT = (
     "split",
     "validation",
     "resize",
+    "skip_broken",
+    "resize_mode",
+    "mirror",
     "normalise",
     "ipc",
     "network",
@@ -57,9 +61,9 @@ KEPT = (
     "cache",
 )
 """Shared options of a run that hold for its set too, where the record is the user's own."""
-NUMBERS = ("validation", "normalise", "seed", "dtype")
+NUMBERS = ("validation", "mirror", "normalise", "seed", "dtype")
 """Those of them that a manifest may say: numbers and choices."""
-OF_DATA = ("dataset", "data_root", "split", "validation", "resize")
+OF_DATA = ("dataset", "data_root", "split", "validation", "resize", "resize_mode", "skip_broken")
 EMBEDDED = ("digits",)
 """Data that are part of the package."""
 HERE = "train"
@@ -137,10 +141,12 @@ class Taken:
             return {**{n: said[n] for n in KEPT if said.get(n) is not None}, **labels}
         if not labels or (self.weights and rule in RULES):
             labels = {"labels": "hard"}
-        kept = _fitting(Config, (*NUMBERS, "resize", "ipc"), said)
+        kept = _fitting(Config, (*NUMBERS, "resize", "resize_mode", "ipc"), said)
         shape = self.manifest.get("shape")
         if not isinstance(shape, list) or kept.get("resize") not in shape[-1:]:
             kept.pop("resize", None)
+        if "resize" not in kept:
+            kept.pop("resize_mode", None)
         if kept.get("ipc", 0) > (count or 0):
             kept.pop("ipc", None)
         kept |= {"network": said["network"]} if known_network(said.get("network"), classes) else {}
@@ -236,11 +242,12 @@ def taken(manifest: Mapping[str, Any], place: Place, *, trust: bool) -> Taken:
     Args:
         trust: follow its manifest in all that it says.
     """
-    made = labelling(manifest["provenance"])
+    made = as_meant(labelling(manifest["provenance"]), {"modality": manifest["kind"], **manifest["source"]})
     said = _table(made, "config").get("dataset") or manifest["source"].get("origin") or manifest["source"].get("name")
     said = said if isinstance(said, str) else ""
     if (own := own_record(manifest, place)) is not None:
-        return Taken(restore(own, strict=False), manifest, place.url, True, said)
+        record = from_home(restore(own, strict=False))
+        return Taken(as_meant(record, own["data"]), manifest, place.url, True, said)
     if trust:
         return Taken(restore(made, strict=False), manifest, place.url, True, said)
     weights = _table(_table(made, "options"), "teachers").get("weights")
@@ -276,8 +283,10 @@ def known_network(name: object, classes: Mapping[str, Any]) -> bool:
         return False
     if any(name in cls.networks for cls in classes.values()):
         return True
-    if name.startswith("torchvision:"):
+    if name.startswith(("torchvision:", "timm:")):
         return True
+    if name.startswith("hub:"):  # making it runs a repository's code
+        return False
     return knows(name) and math.prod(int(number) for number in re.findall("[0-9]{1,9}", name)) <= LARGEST
 
 
@@ -329,7 +338,7 @@ def _is(name: str, fingerprint: object, said: Mapping[str, Any]) -> bool:
     if not isinstance(fingerprint, str):
         return False
     with suppress(InputError, OptionError):
-        source = open_source(name, resize=said.get("resize"))
+        source = open_source(name, **{option: said[option] for option in ("resize", "resize_mode") if option in said})
         share = said.get("validation")
         carved = source if share is None else carve(source, share, said.get("seed", 0))
         return carved.fingerprint == fingerprint

@@ -29,33 +29,36 @@ from ddcore.composing.loading import load_source
 from ddcore.composing.plan import Plan, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
+from ddcore.config import OF_DATA
 from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Part, Source
 from ddcore.errors import InputError, OptionError, PluginError
 from ddcore.labels import HardLabels
 from ddcore.pages.report import write_report
-from ddcore.runs.assembly import check_names, claim
+from ddcore.runs.assembly import check_names, claim, data_lines
 from ddcore.runs.opened import Opened, Whole
 from ddcore.runs.record import write_record
-from ddcore.runs.refusals import check_places, warn_of_machine
-from ddcore.scoring.baselines import random_index, real_bytes
-from ddcore.scoring.evaluate import divergence, fitted, hard_labels, measured, sizes_of
+from ddcore.runs.refusals import check_places, constant_warnings, warn_of_machine
+from ddcore.scoring.baselines import at_most, random_index, real_bytes
+from ddcore.scoring.evaluate import by_student, divergence, fitted, hard_labels, measured, sizes_of
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import read_manifest
 from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import published_source
 from ddcore.storage.weights import load_weights, save_weights
+from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.loop import accuracy
 from ddcore.training.protocols import Protocol, protocol, resolved_protocols
-from ddcore.training.shaping import visited
+from ddcore.training.shaping import student_identity, student_name, student_network, visited
 from ddcore.training.students import Course, train_and_test
 
 STUDENT, PLAIN, RANDOM, RANDOM_PLAIN = "student", "plain", "random", "random, plain"
 ON_REAL = "stepwise"
 """The protocol of students unless another is asked for."""
-KEPT = ("dataset", "data_root", "split", "validation", "resize", "normalise")
+KEPT = ("dataset", "data_root", "split", "validation", "resize", "resize_mode", "mirror", "skip_broken", "normalise")
 """Of a finished set's own run, what says which data it was distilled from."""
 
 
@@ -157,7 +160,7 @@ class TrainingRun(Opened):
         """
         if self.lesson.on is None:
             return None
-        options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        options = {name: getattr(self.config, name) for name in OF_DATA} | {"split": None, "resize": self.source.size}
         found = load_source(self.hooks, self.lesson.on, options)
         if not self.of_images or (found.modality, found.channels) != ("images", self.source.channels):
             has = f"{self.lesson.on!r} holds {found.modality} of {found.channels} channels"
@@ -243,8 +246,10 @@ def begin(
     run.say(f"train: {run.network_name} on {lesson.artifact or run.config.dataset}, seed {run.seed}")
     for line in plan.lines():
         run.say(line)
-    for note in run.source.notes:
-        run.say(f"  data: {note}")
+    for line in data_lines(run.source):
+        run.say(line)
+    for warning in constant_warnings(run.source):
+        run.warn(warning)
     warn_of_machine(run)
     with run.tasks.stoppable(), held(place):
         claim(place)
@@ -331,9 +336,17 @@ def _check_modality(run: TrainingRun) -> None:
 
 def _check_counts(run: TrainingRun) -> None:
     wanted, counts = run.lesson.per_class, run.source.counts()
-    if wanted is not None and wanted > min(counts):
-        name = run.source.classes[counts.index(min(counts))]
-        raise InputError(f"--per-class {wanted} asks for more images than class {name!r} has ({min(counts)}): lower it")
+    if wanted is None or wanted <= min(counts):
+        return
+    if wanted > max(counts):
+        name = run.source.classes[counts.index(max(counts))]
+        raise InputError(
+            f"--per-class {wanted} asks for more images than class {name!r}, the largest, has ({max(counts)}): lower it"
+        )
+    short = [count for count in counts if count < wanted]
+    run.warn(
+        f"{len(short)} of {len(counts)} classes have fewer images than --per-class {wanted}: all of theirs are taken"
+    )
 
 
 def _check_foreign(run: TrainingRun) -> None:
@@ -359,6 +372,7 @@ def _train(run: TrainingRun) -> list[Row]:
     run.log("begin", what="train", seed=run.seed)
     for warning in warnings_about(run.source):
         run.warn(warning)
+    check_start(run)
     rows, arms, each = teacher_rows(run), arms_of(run), run.config.eval_seeds
     tasks = [task_of(name, arm, seed) for name in protocols(run) for arm in arms for seed in range(each)]
     results = run.map(tasks, "train", "students")
@@ -369,8 +383,9 @@ def _train(run: TrainingRun) -> list[Row]:
     rows = marked(run, rows)
     for row in rows:
         run.log("row", **row_json(row))
-    scores = {"dataset": run.source.summary(), "rows": [row_json(r) for r in rows], "warnings": run.tasks.warned()}
-    scores |= {} if run.foreign is None else {"on": run.foreign.summary()}
+    scores = {"dataset": published_source(run.source.summary()), "rows": [row_json(r) for r in rows]}
+    scores |= {"warnings": run.tasks.warned()}
+    scores |= {} if run.foreign is None else {"on": published_source(run.foreign.summary())}
     (run.place / "scores.json").write_json(scores)
     write_report(run.place)
     run.log("done", seconds=round(time.time() - began, 3))
@@ -400,7 +415,10 @@ def row_of(run: TrainingRun, task: Task, results: Sequence[Mapping[str, Tensor]]
     """One line of ``scores.json``."""
     arm, name = task.options["arm"], task.options["protocol"]
     words = {"set": arm, "protocol": name, "network": run.network_name, "labels": _label_kind(run, arm)}
-    return attrs.evolve(measured(results, ("images", "loss"), run, **words), note=divergence(results))
+    shaped = {} if arm in (PLAIN, RANDOM_PLAIN) else student_identity(run)
+    words["network"] = student_network(shaped, run.network_name)
+    row = attrs.evolve(measured(results, ("images", "loss"), run, **words), note=divergence(results))
+    return by_student(row, student_name(shaped))
 
 
 def _label_kind(run: TrainingRun, arm: str) -> str:
@@ -440,10 +458,32 @@ def run_training_task(task: Task, run: Whole) -> dict[str, Tensor]:
         data,
         partial(run.generator, "train", seed),
         task.key,
-        start=None if run.lesson.start is None else partial(load_weights, Place.at(run.lesson.start)),
+        start=None if run.lesson.start is None else partial(begin_with, run, run.lesson.start),
         keep=lambda network: keep(run, network, arm, seed),
     )
     return {**result, **sizes_of(data)}
+
+
+def begin_with(run: TrainingRun, file: str, network: nn.Module) -> None:
+    """Put the weights that students begin with into one, its outputs in the order of the data's classes.
+
+    Raises:
+        InputError: none there, or of another network; its classes are in another order and nobody can move them.
+    """
+    if (names := names_in(load_weights(Place.at(file), network))) is not None:
+        put_in_order(network, names, run, f"the network of {file}")
+
+
+def check_start(run: TrainingRun) -> None:
+    """Refuse weights to begin with that are in another order of classes, before anybody is trained.
+
+    Raises:
+        InputError: see ``refuse_other_order`` and ``begin_with``.
+    """
+    if run.lesson.start is not None:
+        network = run.network(run.generator("train", "start"))
+        begin_with(run, run.lesson.start, network)
+        refuse_other_order(network, run, f"the network of {run.lesson.start}")
 
 
 def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
@@ -461,7 +501,8 @@ def data_for(run: TrainingRun, arm: str, seed: int) -> StudentData:
         index = torch.arange(len(run.real.train))
     else:
         drawn = run.generator("train", "subset", seed)
-        index = torch.cat([run.real.choose(c, run.lesson.per_class, drawn) for c in range(len(run.source.classes))])
+        counts = at_most([run.lesson.per_class] * len(run.source.classes), run.source.counts())
+        index = torch.cat([run.real.choose(cls, count, drawn) for cls, count in enumerate(counts)])
     chosen = Chosen(run.real.train, index)
     if run.labeller == "hard":
         hard: HardLabels = hard_labels(chosen.labels, run)
@@ -490,5 +531,5 @@ def keep(run: TrainingRun, network: nn.Module, arm: str, seed: int) -> None:
     source = run.source
     facts = {"network": run.network_name, "dataset": source.name, "classes": str(len(source.classes))}
     facts |= {"channels": str(source.channels), "size": str(source.size)}
-    facts |= {"normalisation": json.dumps(run.normalisation.header())}
+    facts |= {"normalisation": json.dumps(run.normalisation.header()), **facts_of(source.classes)}
     save_weights(run.place / "students" / f"{arm.replace(', ', '-')}-{seed}.safetensors", network, facts)

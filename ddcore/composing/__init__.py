@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING
 from ddcore._later import later
 
 if TYPE_CHECKING:
-    from ddcore.composing.recipes import AVERAGED, PER_VIEW, RULES, STATIC_MIXED, TOP_K, TWO_DISTANCES
+    from ddcore.composing.recipes import PER_VIEW, RULES
 
 __all__ = [
-    "AVERAGED",
     "PER_VIEW",
     "RULES",
-    "STATIC_MIXED",
-    "TOP_K",
-    "TWO_DISTANCES",
 ]
 
 __getattr__ = later(
     __name__,
     {
-        "recipes": ("AVERAGED", "PER_VIEW", "RULES", "STATIC_MIXED", "TOP_K", "TWO_DISTANCES"),
+        "recipes": ("PER_VIEW", "RULES"),
     },
 )

@@ -332,6 +332,22 @@ def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
     return found
 
 
+def source_rows(found: Synthetic, there: int, who: str) -> None:
+    """Rows of the train split, one a sample, or -1."""
+    rows = found.source_rows
+    whole = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.shape == found.classes.shape
+    if rows is None or not whole or bool(((rows < -1) | (rows >= there)).any()):
+        raise PluginError(
+            f"{who} gives source_rows that are not one row of the {there} train images a sample: give (N,) int64, -1 for none"
+        )
+
+
+def unchanged(images: Tensor, real: Tensor, who: str) -> None:
+    """Images that are the real ones they are said to be, bit for bit."""
+    if not torch.equal(images, real.to(images.dtype)):
+        raise PluginError(f"{who} names source_rows that are other images: give -1 where an image was changed")
+
+
 def operation(answer: object, who: str) -> Any:
     """Something that decodes."""
     if not is_operation(answer):

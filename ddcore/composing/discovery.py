@@ -50,6 +50,7 @@ FIRST_PARTY += (
     "kd-pruning",
     "kd3",
     "krr-st",
+    "lgm",
     "meal-v2",
     "mi-alpha",
     "mirage",
@@ -239,8 +240,12 @@ def _class_of(offer: Offer, who: str) -> type:
             f"{who} cannot be imported ({type(error).__name__}: {_one_line(error)}): upgrade or uninstall {offer.distribution}"
         ) from error
     if not hasattr(imported, attribute):
+        there = [
+            n for n, c in vars(imported).items() if isinstance(c, type) and issubclass(c, Plugin) and c is not Plugin
+        ]
         raise PluginError(
-            f"{who} points to {offer.value}, where there is no such thing: reinstall or upgrade {offer.distribution}"
+            f"{who} points to {offer.value}, and {module} has {' and '.join(there) or 'no plugin class'}: correct the entry point in "
+            f"the pyproject.toml of {offer.distribution} and install it again, or upgrade it"
         )
     return checked(getattr(imported, attribute), who)
 

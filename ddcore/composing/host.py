@@ -11,6 +11,7 @@ from torch import Tensor
 from ddcore.api.services import Run
 from ddcore.api.types import Task
 from ddcore.composing.asking import Hooks
+from ddcore.data.elsewhere import Elsewhere
 from ddcore.data.normalisation import Normalisation
 from ddcore.data.source import Real, Source
 from ddcore.labels import Labels
@@ -42,6 +43,10 @@ class Host(Run, Protocol):
     @property
     def source(self) -> Source:
         """The real data as loaded."""
+
+    @property
+    def elsewhere(self) -> tuple[Elsewhere, ...]:
+        """Test parts of other data, on which students are tested too."""
 
     @property
     def real(self) -> Real:

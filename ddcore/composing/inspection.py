@@ -8,7 +8,6 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from ddcore.api.hooks import KINDS
@@ -16,10 +15,9 @@ from ddcore.api.plugin import Plugin
 from ddcore.composing.discovery import FIRST_PARTY, Offer, find, installed, load_class
 from ddcore.composing.options import fields, flag
 from ddcore.composing.presets import presets_of, published_text
+from ddcore.composing.source_text import UNREADABLE, class_named, literals, source_file
 from ddcore.composing.tables import table
 from ddcore.errors import DdcoreError, near
-
-UNREADABLE = "?"
 
 
 def listing() -> list[dict[str, Any]]:
@@ -64,10 +62,9 @@ def facts(offer: Offer) -> dict[str, Any]:
         parsed = ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, ImportError, ValueError) as error:
         return {**unknown, "status": f"broken: {type(error).__name__}: {error}"}
-    for node in parsed.body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            about = described(node)
-            return {**about, "status": fault(parsed, about["hooks"]) or "ok"}
+    if (node := class_named(parsed, attribute)) is not None:
+        about = described(node)
+        return {**about, "status": fault(parsed, about["hooks"]) or "ok"}
     if attribute in (bound := bound_names(parsed)) or "*" in bound:
         return {**unknown, "status": "not inspected: its class is made elsewhere"}
     return {**unknown, "status": f"broken: {module} has no {attribute}"}
@@ -98,34 +95,10 @@ def fault(parsed: ast.Module, hooks: list[str]) -> str | None:
     return f"broken: {unknown[0]} is no hook: {near(unknown[0], KINDS)}" if unknown else None
 
 
-def source_file(module: str) -> Path:
-    """The file of a module, found without importing it.
-
-    Raises:
-        ImportError: there is none.
-    """
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or spec.origin is None:
-        raise ImportError(f"no module named {top!r}")
-    file = Path(spec.origin)
-    for part in rest:
-        file = file.parent / part / "__init__.py" if (file.parent / part).is_dir() else file.parent / f"{part}.py"
-    return file
-
-
 def described(node: ast.ClassDef) -> dict[str, Any]:
     """Literal class attributes and hook names of a class."""
-    values = {"role": Plugin.role, "summary": "", "paper": ""}
-    for statement in node.body:
-        target: ast.expr | None = statement.target if isinstance(statement, ast.AnnAssign) else None
-        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-            target = statement.targets[0]
-        if isinstance(target, ast.Name) and target.id in values and isinstance(statement, ast.Assign | ast.AnnAssign):
-            try:
-                values[target.id] = str(ast.literal_eval(statement.value)) if statement.value else ""
-            except ValueError:
-                values[target.id] = UNREADABLE
+    found = literals(node, {"role": Plugin.role, "summary": "", "paper": ""})
+    values = {name: str(value) for name, value in found.items()}
     hooks = [
         f.name for f in node.body if isinstance(f, ast.FunctionDef) and any(_is_hookimpl(d) for d in f.decorator_list)
     ]
@@ -198,7 +171,7 @@ def show(name: str) -> dict[str, Any]:
         for n, a in fields(cls).items()
     ]
     presets = [preset.as_json() for preset in presets_of(offer.name, cls).values()]
-    reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes") if getattr(cls, n)}
+    reasons = {n: dict(getattr(cls, n)) for n in ("conflicts", "assumes", "exempt") if getattr(cls, n)}
     words |= {"suggests": found} if (found := [w for w in (cls.suggests, cls.suggests_labels) if w]) else {}
     return {
         **row,

@@ -168,7 +168,23 @@ def resolve(
         values[by_key[group.replace("-", "_")]][name] = (value, "command line")
     sources: dict[str, str] = {}
     made = {group: _build(cls, group, values[group], sources) for group, cls in classes.items()}
+    named = {SHARED: ("network", "eval_network"), "teachers": ("networks",)}
+    for group, options in named.items():
+        if group in made:
+            changes = {name: _spelt_networks(getattr(made[group], name), classes) for name in options}
+            made[group] = attrs.evolve(made[group], **changes)
     return Resolved(made.pop(SHARED), made, sources)
+
+
+def _spelt_networks(given: Any, classes: Mapping[str, Any]) -> Any:
+    """Names of networks, given in any case, as the core or the plugin that builds them spells them."""
+    if not isinstance(given, str):
+        return tuple(_spelt_networks(each, classes) for each in given) if given else given
+    lists = [getattr(cls, "networks", ()) for cls in classes.values()]
+    offered = [name for names in lists if isinstance(names, tuple) for name in names]
+    spelt = given if given in offered else next((n for n in offered if n.lower() == given.lower()), None)
+    capitals = any(name != name.lower() for name in offered)  # of a plugin whose variants are not all listed
+    return spelt or (given if capitals else given.lower())
 
 
 def _take(

@@ -40,6 +40,10 @@ CORE_ASKS = (
 )
 IMAGES = "images"
 TRAJECTORIES, TEACHERS = "trajectories", "teachers"
+BASELINES = ("kcenter",)
+"""The core's initialisers whose images have a row beside every result; ``--baseline`` names more."""
+INITIALIZERS = ("real", "noise", *BASELINES)
+"""Of the core."""
 EXPERT_ASKS = ("augment:expert", "expert_loss", "expert_optimizer")
 
 
@@ -174,6 +178,9 @@ def resolve(
             raise PluginError(
                 f"{reason}; leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs"
             )
+    for other, plugin in plugins.items():
+        if taken := [choice for choice in plugin.initializers if choice in INITIALIZERS]:
+            raise PluginError(f"{hooks.who(other)} offers the initialiser {taken[0]!r}, which is the core's: rename it")
     for baseline in choices.baselines:
         _chosen("initializers", baseline, plugins, name, "real", "--baseline", hooks)
     initializer, init_by = _chosen("initializers", choices.init, plugins, name, "real", "--init", hooks)
@@ -267,6 +274,8 @@ OF_STUDENTS = STUDENT_SHAPING | {"student_modules", "label"}
 """What no step of a distillation asks for, because it is about students."""
 ASKED_LATER = OF_STUDENTS | {
     "evaluate",
+    "student_data",
+    "examine",
     "network",
     "initialize",
     "store",
@@ -385,7 +394,7 @@ def _chosen(
 ) -> tuple[str, str]:
     """A ``by_name`` stage: the flag, else the only enhancement's suggestion, else the matcher's, else the core's."""
     offered = {choice: name for name, plugin in plugins.items() for choice in getattr(plugin, attribute)}
-    core = {"initializers": ("real", "noise", "kcenter"), "labellers": ("hard", *RULES)}[attribute]
+    core = {"initializers": INITIALIZERS, "labellers": ("hard", *RULES)}[attribute]
     known = {**dict.fromkeys(core, CORE), **offered}
     if flag_value is not None:
         if flag_value not in known:

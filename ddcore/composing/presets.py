@@ -16,6 +16,7 @@ with ``[cifar10-ipc10.run]`` for shared options, ``[cifar10-ipc10.experts]`` and
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
@@ -23,9 +24,10 @@ from typing import Any
 
 from attrs import field, frozen
 
-from ddcore.composing.discovery import find, installed, load_class, matching
+from ddcore.composing.discovery import Offer, find, installed, load_class, matching
+from ddcore.composing.source_text import UNREADABLE, class_named, literals, source_file
 from ddcore.composing.tables import table
-from ddcore.errors import DdcoreError, OptionError, PluginError, near
+from ddcore.errors import DdcoreError, OptionError, PluginError, in_short, near
 
 AUTO, NONE = "auto", "none"
 
@@ -74,12 +76,16 @@ def presets_of(name: str, cls: Any) -> dict[str, Preset]:
     """
     if getattr(cls, "presets", None) is None:
         return {}
+    return _presets_in(name, cls.presets, lambda: resources.files(cls.__module__.partition(".")[0]))
+
+
+def _presets_in(name: str, resource: str, folder: Callable[[], Any]) -> dict[str, Preset]:
+    """Presets in a plugin's folder, which may be in an archive."""
     try:
-        text = resources.files(cls.__module__.partition(".")[0]).joinpath(cls.presets).read_text("utf-8")
-        document = tomllib.loads(text)
-    except (OSError, TypeError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(folder().joinpath(resource).read_text("utf-8"))
+    except (OSError, TypeError, ValueError) as error:
         raise PluginError(
-            f"plugin {name!r} has presets {cls.presets!r} that cannot be read ({error}): reinstall it"
+            f"plugin {name!r} has presets {resource!r} that cannot be read ({error}): reinstall it"
         ) from error
     try:
         return {key: _preset(name, key, table) for key, table in document.items()}
@@ -113,22 +119,46 @@ def _preset(owner: str, key: str, table: Mapping[str, Any]) -> Preset:
 
 
 def every_preset(unreadable: Callable[[str], None] = lambda sentence: None) -> list[Preset]:
-    """The presets of all installed plugins, by plugin name.
+    """The presets of all installed plugins, by plugin name; none is imported.
 
     Args:
-        unreadable: is told, in a sentence, of each plugin that cannot be asked.
+        unreadable: is told, in a sentence, of each plugin whose presets cannot be read so.
     """
     found: list[Preset] = []
     for name in installed():
         try:
-            found += installed_presets(name)
+            found += _read_presets(find(name))
         except DdcoreError as error:
             unreadable(str(error))
     return found
 
 
+def _read_presets(offer: Offer) -> list[Preset]:
+    """The presets of an installed plugin, by what its source names, without importing it.
+
+    Raises:
+        PluginError: its source, or a preset, cannot be read; its class is made elsewhere.
+    """
+    module, _, attribute = offer.value.partition(":")
+    who = f"plugin {offer.name!r} ({offer.identity})"
+    try:
+        node = class_named(ast.parse(source_file(module).read_text("utf-8")), attribute)
+    except (OSError, SyntaxError, ImportError, ValueError) as error:
+        raise PluginError(
+            f"{who} cannot be read ({in_short(error)}): upgrade or uninstall {offer.distribution}"
+        ) from error
+    resource = UNREADABLE if node is None else literals(node, {"presets": None})["presets"]
+    if resource is None:
+        return []
+    if node is None or not isinstance(resource, str) or resource == UNREADABLE:
+        raise PluginError(
+            f"{who} is not asked for presets, as its source does not name them: see `ddcore plugins show {offer.name}`"
+        )
+    return [*_presets_in(offer.name, resource, lambda: source_file(module.partition(".")[0]).parent).values()]
+
+
 def installed_presets(name: str) -> list[Preset]:
-    """The presets of one installed plugin.
+    """The presets of one installed plugin, which is imported.
 
     Raises:
         PluginError: there is no such plugin, or it or its presets cannot be loaded.

@@ -48,7 +48,7 @@ class Teachers:
     )
     weights: tuple[str, ...] = option(
         (),
-        help="for each network, repeatable: file or URL of its state dict, torchvision's name of weights, or train; none: all are trained here",
+        help="for each network, repeatable: file or URL of its state dict, torchvision's name of weights, pretrained for timm's, or train; none: all are trained here",
     )
     normalise: Literal["data", "imagenet"] = option(
         "data", help="what loaded weights expect: images as this run normalises them, or ImageNet's mean and deviation"

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddcore.composing.verdict import verdicts
 from ddcore.storage.printing import printable_line
 
 if TYPE_CHECKING:
     from ddcore.api.types import Row
+
+
+TEST = "test"
+"""What rows of the data's own test set are on, where others stand beside them."""
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,14 +53,16 @@ def row_json(row: Row) -> dict[str, Any]:
 
 
 def scores_table(rows: Sequence[Row]) -> str:
-    """What a run says at its end: one line a row, in the order measured, of which images if not of the test set, and
-    notes.
+    """What a run says at its end: one line a row, in the order measured, what its sets beat and what not, of which
+    images if not of the test set, and notes.
 
-    Where rows measure different things a column says what.
+    Where rows measure different things a column says what, and where they are of different images, of which.
     """
     metrics = list(dict.fromkeys(row.metric for row in rows)) or ["accuracy"]
     several = len(metrics) > 1
     score = "score" if several else metrics[0]
+    places = list(dict.fromkeys(row.extra.get("on") for row in rows))
+    apart = len(places) > 1
     headings = ["set", "labels", "ipc", "bytes", "network", "protocol", score, "seeds", "steps", "seconds"]
     cells = []
     for row in rows:
@@ -73,9 +80,15 @@ def scores_table(rows: Sequence[Row]) -> str:
                 str(row.steps),
                 f"{row.seconds:.1f}",
                 *([row.metric] if several else []),
+                *([str(row.extra.get("on") or TEST)] if apart else []),
             ]
         )
     notes = [f"{row.set} ({row.labels}): {row.note}" for row in rows if row.note]
-    where = [f"scored on {on}, not on the test set" for row in rows if (on := row.extra.get("on"))]
-    shown = table([*headings, *(["of"] if several else [])], cells)
-    return "\n".join([shown, *dict.fromkeys([*where, *notes])])
+    where = [] if apart else [f"scored on {on}, not on the test set" for on in places if on]
+    students = dict.fromkeys(str(row.extra["student"]) for row in rows if row.extra.get("student"))
+    where += [
+        f"students shaped by {name}: {', '.join(dict.fromkeys(r.set for r in rows if r.extra.get('student') == name))}"
+        for name in students
+    ]
+    shown = table([*headings, *(["of"] if several else []), *(["on"] if apart else [])], cells)
+    return "\n".join([shown, *dict.fromkeys([*verdicts([row_json(row) for row in rows]), *where, *notes])])

@@ -7,6 +7,7 @@ from ddcore._later import later
 if TYPE_CHECKING:
     from ddcore.data.columns import classes_of, is_missing
     from ddcore.data.normalisation import Identity, MeanStd, Normalisation, fit
+    from ddcore.data.part_names import part_of, visible
     from ddcore.data.parts import Wanted
     from ddcore.data.source import TEXT, Part, Real, Source, Split
     from ddcore.data.sources import open_source
@@ -25,6 +26,8 @@ __all__ = [
     "fit",
     "is_missing",
     "open_source",
+    "part_of",
+    "visible",
 ]
 
 __getattr__ = later(
@@ -32,6 +35,7 @@ __getattr__ = later(
     {
         "columns": ("classes_of", "is_missing"),
         "normalisation": ("Identity", "MeanStd", "Normalisation", "fit"),
+        "part_names": ("part_of", "visible"),
         "parts": ("Wanted",),
         "source": ("Part", "Real", "Source", "Split", "TEXT"),
         "sources": ("open_source",),

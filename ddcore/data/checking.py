@@ -14,7 +14,8 @@ from attrs import asdict, field, frozen
 from torch import Tensor
 
 from ddcore.data.columns import MISSING
-from ddcore.data.parts import TEST, TRAIN
+from ddcore.data.part_names import part_of, words
+from ddcore.data.parts import LEFT_OUT
 from ddcore.data.repeats import Repeats, leaked, listed, near_images, repeats, untested
 from ddcore.data.source import TEXT, Source, Split
 from ddcore.errors import InputError
@@ -112,10 +113,9 @@ def names(source: Source) -> Iterator[Finding]:
     plain: dict[str, list[str]] = {}
     for name in source.classes:
         plain.setdefault(name.strip().casefold(), []).append(name)
-    parts = {TRAIN, *TEST, "training", "testing", "eval", "dev", "valid"}
     odd = {
         "stand for no label": [name for name in source.classes if name.strip() in MISSING or name == "-1"],
-        "are names of parts": [name for name in source.classes if name.casefold() in parts],
+        "are names of parts": [name for name in source.classes if part_of(name) is not None and len(words(name)) == 1],
         "are hidden or left by a tool": [name for name in source.classes if name[:1] in (".", "_")],
         "differ in capitals or space only": [name for same in plain.values() if len(same) > 1 for name in same],
     }
@@ -270,7 +270,12 @@ def features(source: Source) -> Iterator[Finding]:
 def reader(source: Source) -> Iterator[Finding]:
     """What the reader dropped, converted or took for granted."""
     for note in source.notes:
-        yield Finding("reader", NOTE, note)
+        if LEFT_OUT in note:
+            way_out = "replace or drop what is broken, or leave it out by --skip-broken"
+            numbers = {"broken": [list(each) for each in source.broken]}
+            yield Finding("broken files", WARNING, note, way_out, numbers)
+        else:
+            yield Finding("reader", NOTE, note)
 
 
 CHECKS: tuple[Callable[[Source], Iterator[Finding]], ...] = (sizes, classes, names, duplicates, reader)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import attrs
 import numpy as np
 import torch
 from attrs import frozen
@@ -46,6 +47,13 @@ class Labelling:
     names: tuple[str, ...] | None
     labelled: Tensor
     notes: tuple[str, ...] = ()
+
+    def of_rows(self, rows: Sequence[int]) -> Labelling:
+        """Those of some rows, in their order; names and notes stay."""
+        at = torch.tensor(rows, dtype=torch.int64)
+        labelled = self.labelled[at]
+        position = torch.cumsum(self.labelled, 0) - 1
+        return attrs.evolve(self, numbers=self.numbers[position[at[labelled]]], labelled=labelled)
 
 
 def is_missing(value: object) -> bool:
@@ -112,12 +120,27 @@ def classes_of(values: np.ndarray | Sequence[object], where: str) -> Labelling:
     if all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in there):
         return Labelling(_whole(np.array(there), where) if there else _none(), None, labelled, notes)
     named = [name_of(cell) for cell in there]
-    if all(_number(name) is not None for name in named):
+    if are_numbers(named):
         _refuse_fractions([number for name in named if (number := _number(name)) is not None], where)
+    return Labelling(*numbers_and_names(named), labelled, notes)
+
+
+def numbers_and_names(named: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Numbers (N,) of rows that are called by the names of their classes, and those names, sorted.
+
+    >>> numbers, names = numbers_and_names(["dog", "cat", "dog"])
+    >>> numbers.tolist(), names
+    ([1, 0, 1], ('cat', 'dog'))
+    """
     spelt = _one_spelling(named)
     names = sorted_names(spelt)
     position = {name: at for at, name in enumerate(names)}
-    return Labelling(torch.tensor([position[name] for name in spelt], dtype=torch.int64), names, labelled, notes)
+    return torch.tensor([position[name] for name in spelt], dtype=torch.int64), names
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all of some names are numbers."""
+    return all(_number(name) is not None for name in names)
 
 
 def one_hot(rows: np.ndarray) -> np.ndarray | None:

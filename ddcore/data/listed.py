@@ -12,14 +12,15 @@ import csv
 import io
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
-import torch
 from attrs import field, frozen
 
+from ddcore.data import layout
 from ddcore.data.columns import Labelling, classes_of, name_of, one_hot_columns
-from ddcore.data.parts import TEST, TRAIN, Loaded, Wanted, into_source, labelled
+from ddcore.data.part_names import TRAIN, part_of, stem, visible, words
+from ddcore.data.parts import Loaded, Wanted, into_source, labelled
 from ddcore.data.source import Source
 from ddcore.errors import InputError, in_short
 from ddcore.images.pictures import stack
@@ -36,6 +37,8 @@ MOST_BYTES = 2**28
 FOLDERS = 200
 """Folders of pictures that are tried as the one that file names are relative to."""
 PROBED = 50
+MOST_OF = 0.5
+"""Share of its lines whose pictures are there, from which on a table is of pictures."""
 
 
 @frozen
@@ -98,21 +101,42 @@ def read_csv(wanted: Wanted, pictures: Sequence[str]) -> Source:
     """
     place = wanted.place()
     if place.is_folder():
-        files = [name for name in place.files() if name.lower().endswith(tuple(pictures))]
-        tables = [name for name in place.names() if name.lower().endswith(TABLES)]
+        files = _with_end(place.files(), pictures)
+        tables = _with_end(place.names(), TABLES)
         if (source := beside(wanted, place, files)) is None:
             held = ", ".join(sorted(tables)[:5]) or "none"
             due = "give one with a column of file names and a column 'label'"
             raise InputError(f"no table of {place.url} names pictures beside it (tables: {held}): {due}")
         return source
-    files = [name for name in place.parent.files() if name.lower().endswith(tuple(pictures))]
-    known = _Pictures(place.parent, files)
+    known = _Pictures(place.parent, _with_end(place.parent.files(), pictures))
     listed = _listed(_table(place, known), known)
     if listed is None:
         seen = ", ".join(_table(place, known).columns) or "none"
         way_out = "put it beside them, or write their paths relative to it"
         raise InputError(f"no column of {place.url} ({seen}) names pictures of {known.root.url}: {way_out}")
     return _source(wanted, known, {"": listed})
+
+
+def _with_end(names: Iterable[str], ends: Sequence[str]) -> list[str]:
+    return [name for name in visible(names) if name.lower().endswith(tuple(ends))]
+
+
+def names_pictures(place: Place, pictures: Sequence[str]) -> bool:
+    """Whether a table names pictures that lie beside it; of a folder, whether a table in it does.
+
+    Args:
+        pictures: ends of file names that count as pictures.
+    """
+    folder = place if place.is_folder() else place.parent
+    tables = [place] if folder is not place else [place / name for name in _tables(place)]
+    known = _Pictures(folder, _with_end(folder.files(), pictures) if tables else ())
+    tried = [_try(table, known)[0] for table in tables if known.paths]
+    return any(listed is not None and listed.share >= MOST_OF and bool(_others(listed)) for listed in tried)
+
+
+def _tables(place: Place) -> list[str]:
+    names = sorted(_with_end(place.names(), TABLES))
+    return [name for name in names if "submission" not in name.lower()]
 
 
 def beside(wanted: Wanted, place: Place, files: Sequence[str], *, in_classes: bool = False) -> Source | None:
@@ -125,30 +149,53 @@ def beside(wanted: Wanted, place: Place, files: Sequence[str], *, in_classes: bo
     Raises:
         InputError: several tables name the pictures, or one says other classes than their folders.
     """
-    names = sorted(name for name in place.names() if name.lower().endswith(TABLES) and name[0] != ".")
-    names = [name for name in names if "submission" not in name.lower()]
+    names = _tables(place)
     known = _Pictures(place, files)
     if in_classes:
         for name in names:
-            if {"labels", "label", TRAIN}.intersection(_words(name)):
+            if part_of(stem(name)) == TRAIN or {"labels", "label"}.intersection(words(stem(name))):
                 _refuse_other_classes(wanted, _try(place / name, known)[0])
         return None
     tried = {name: _try(place / name, known) for name in names}
-    found = {name: listed for name, (listed, _) in tried.items() if listed and listed.share >= 0.5 and _others(listed)}
-    train, *tests = wanted.named or (TRAIN, *TEST)
-    of_parts = {part: name for part in (train, *tests) for name in reversed(names) if part in _words(name)}
-    if (first := of_parts.get(train)) in found:
-        due = {_label_column(_others(found[first]))} - {None} or {*_others(found[first])}
-        fit = {part: found[name] for part, name in of_parts.items() if name in found}
-        fit = {part: listed for part, listed in fit.items() if due <= {*listed.table.columns}}
-        return _source(wanted, known, {part: fit[part] for part in wanted.parts(fit)}, [*fit])
-    chosen = [name for name in found if _words(name) == ["labels"]] or _most(found)
+    found = {
+        name: listed for name, (listed, _) in tried.items() if listed and listed.share >= MOST_OF and _others(listed)
+    }
+    if (parts := _of_parts(wanted, found)) is not None:
+        return _source(wanted, known, *parts)
+    chosen = [name for name in found if words(stem(name)) == ("labels",)] or _most(found)
     if len(chosen) > 1:
         raise InputError(f"{place.url} has several tables of its pictures, {', '.join(chosen)}: name one, csv:PATH")
     errors = [error for _, error in tried.values() if error]
     if errors and not chosen:
         raise errors[0]
     return _source(wanted, known, {"": found[chosen[0]]}) if chosen else None
+
+
+def _of_parts(wanted: Wanted, found: Mapping[str, Listed]) -> tuple[dict[str, Listed], dict[str, str]] | None:
+    """The tables of the parts to read, and the names that ``--split`` takes all by; None where no table is a part's.
+
+    Raises:
+        InputError: one part has several tables, or the train part none.
+    """
+    stems = {name: stem(name) or name for name in found}
+    spoken = layout.told(wanted.named, {*stems.values()})
+    tables = {part: [name for name in found if stems[name] in fitting] for part, fitting in spoken.items()}
+    train = wanted.named[0] if wanted.named else TRAIN
+    if train in tables:
+        others = _others(found[tables[train][0]])
+        due = {_label_column(others)} - {None} or {*others}
+        tables = {part: [n for n in of if due <= {*found[n].table.columns}] for part, of in tables.items()}
+        tables = {part: of for part, of in tables.items() if of}
+    elif not tables or {*found} != {name for of in tables.values() for name in of}:
+        return None
+    for part, of in tables.items():
+        if len(of) > 1:
+            ways = "name one, csv:PATH, or say which by --split TRAIN:TEST"
+            raise InputError(f"{wanted.shown} has several tables of its {part} part, {', '.join(of)}: {ways}")
+    there = {part: stems[of[0]] for part, of in tables.items()}
+    one = next(iter(found.values())).table.place.url
+    alone = "" if train in tables else f"add its table, or give one alone to be cut, csv:{one} --split 0.8"
+    return {part: found[tables[part][0]] for part in layout.chosen(wanted, there, alone)}, there
 
 
 def _most(found: Mapping[str, Listed]) -> list[str]:
@@ -165,7 +212,9 @@ def _try(place: Place, known: _Pictures) -> tuple[Listed | None, InputError | No
         return None, error
 
 
-def _source(wanted: Wanted, known: _Pictures, tables: Mapping[str, Listed], there: Sequence[str] = ()) -> Source:
+def _source(
+    wanted: Wanted, known: _Pictures, tables: Mapping[str, Listed], there: Mapping[str, str] | None = None
+) -> Source:
     if len(tables) == 1 and (parts := _by_column(wanted, next(iter(tables.values())))):
         tables, there = parts
     loaded = {part: _loaded(known, listed, wanted) for part, listed in tables.items()}
@@ -177,16 +226,25 @@ def _source(wanted: Wanted, known: _Pictures, tables: Mapping[str, Listed], ther
     return into_source(wanted, loaded, there)
 
 
-def _by_column(wanted: Wanted, listed: Listed) -> tuple[dict[str, Listed], list[str]] | None:
-    """The lines of each part by a column that says it, and the parts there are."""
+def _by_column(wanted: Wanted, listed: Listed) -> tuple[dict[str, Listed], dict[str, str]] | None:
+    """The lines of each part by a column that says it, and all parts with the names that ``--split`` takes them by.
+
+    Raises:
+        InputError: the lines of a part are called by several names.
+    """
     columns = listed.table.columns
     column = next((name for name in columns if _plain(name) in SPLIT_NAMES and name != listed.column), None)
     cells = [cell.strip() for cell in columns[column]] if column else []
-    train = wanted.named[0] if wanted.named else TRAIN
-    if train not in cells:
+    told = layout.told(wanted.named, {*cells})
+    if (wanted.named[0] if wanted.named else TRAIN) not in told:
         return None
-    parts = wanted.parts({*cells})
-    return {part: _lines(listed, [cell == part for cell in cells]) for part in parts}, sorted({*cells})
+    for part, names in told.items():
+        if len({words(name) for name in names}) > 1:
+            what = f"column {column!r} of {listed.table.place.url} has several names of the {part} part"
+            raise InputError(f"{what}, {', '.join(names)}: say which by --split TRAIN:TEST")
+    there = {part: names[0] for part, names in told.items()}
+    parts = layout.chosen(wanted, there)
+    return {part: _lines(listed, [cell in told[part] for cell in cells]) for part in parts}, there
 
 
 def _lines(listed: Listed, chosen: Sequence[bool]) -> Listed:
@@ -209,12 +267,11 @@ def _loaded(known: _Pictures, listed: Listed, wanted: Wanted) -> Loaded:
     rows, notes = _once(listed, found)
     names = [str(listed.found[at]) for at in rows]
     encoded = ((known.root / name).read_bytes() for name in names)
-    images = stack(encoded, len(names), lambda at: (known.root / names[at]).url, wanted.resize)
-    position = torch.cumsum(found.labelled, 0) - 1
-    kept = torch.tensor([at for at in rows if found.labelled[at]], dtype=torch.int64)
-    once = attrs.evolve(found, numbers=found.numbers[position[kept]], labelled=found.labelled[torch.tensor(rows)])
-    part = labelled(images, once)
-    return attrs.evolve(part, notes=(*notes, *part.notes))
+    broken: dict[int, str] = {}
+    images = stack(encoded, len(names), lambda at: (known.root / names[at]).url, wanted.resize, broken=broken)
+    part = labelled(images, found.of_rows([row for at, row in enumerate(rows) if at not in broken]))
+    lost = tuple((names[at], why) for at, why in broken.items())
+    return attrs.evolve(part, broken=lost, notes=(*notes, *part.notes))
 
 
 def _once(listed: Listed, found: Labelling) -> tuple[list[int], list[str]]:
@@ -269,8 +326,7 @@ def _usual(others: Sequence[str]) -> str | None:
 
 def _listed(table: Table, known: _Pictures) -> Listed | None:
     """The table with the column, and the folder its cells are relative to, that name most pictures."""
-    stem = table.place.name.rpartition(".")[0].lower()
-    folders = sorted(known.folders, key=lambda folder: (stem not in _words(folder), folder != "", folder))
+    folders = sorted(known.folders, key=lambda folder: (not _goes_with(table, folder), folder != "", folder))
     best: tuple[int, int, int] = (0, 0, 0)
     chosen = None
     for column, cells in table.columns.items():
@@ -283,6 +339,13 @@ def _listed(table: Table, known: _Pictures) -> Listed | None:
             if score > best:
                 best, chosen = score, Listed(table, column, found)
     return chosen
+
+
+def _goes_with(table: Table, folder: str) -> bool:
+    """Whether a folder is called as a table, or as the part that it is of."""
+    name, pieces = stem(table.place.name), folder.split("/")
+    part = part_of(name)
+    return words(name) in map(words, pieces) or (part is not None and part in map(part_of, pieces))
 
 
 def _table(place: Place, known: _Pictures) -> Table:
@@ -325,10 +388,6 @@ def _refuse_other_classes(wanted: Wanted, listed: Listed | None) -> None:
         return
     what = f"{wanted.shown} has a folder of pictures for each class, and {listed.table.place.name} says other classes"
     raise InputError(f"{what}: give csv:{wanted.rest} to take the table's, or move the table away")
-
-
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"\.\w+$", "", name).lower()) if word]
 
 
 def _plain(name: str) -> str:

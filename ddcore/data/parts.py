@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -13,17 +13,20 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import randomness
-from ddcore.data.columns import Labelling, classes_of, from_zero
+from ddcore.data.columns import Labelling, from_zero, numbers_and_names
+from ddcore.data.part_names import TEST, listed, part_of, words
 from ddcore.data.source import Source, Split
+from ddcore.data.symmetry import GUESSED, written
 from ddcore.errors import InputError, OptionError
-from ddcore.images.pictures import same_channels
+from ddcore.images.framing import Resize
+from ddcore.images.pictures import Pictures
+from ddcore.images.ranges import one_range
 from ddcore.storage.places import Place
 
-TRAIN, TEST = "train", ("test", "validation", "valid", "val")
-"""Names of the parts unless ``--split`` says otherwise; of the test names the first that is there."""
-
-WRITTEN = frozenset({"digits", "mnist", "emnist", "kmnist", "qmnist", "usps", "svhn", "gtsrb"})
-"""Data of written signs, by the letters of their name: the mirror image of a sign is another sign or none."""
+MOST_BROKEN = 10
+"""Names of broken pictures that a sentence has."""
+LEFT_OUT = "left out as broken (--skip-broken)"
+"""In notes of readers, after how many."""
 
 
 @frozen
@@ -35,14 +38,16 @@ class Wanted:
         rest: what follows it: path, URL or repository.
         data_root: folder with data sets by name.
         split: ``TRAIN:TEST`` names, or a share such as ``0.8``.
-        resize: height and width to bring all images to.
+        resize: what brings all images to one size.
+        skip_broken: leave out what cannot be decoded, with a note, instead of refusing the data.
     """
 
     name: str
     rest: str = ""
     data_root: str | None = None
     split: str | None = None
-    resize: int | None = None
+    resize: Resize | None = None
+    skip_broken: bool = False
 
     @property
     def named(self) -> tuple[str, str] | None:
@@ -76,34 +81,20 @@ class Wanted:
         """
         if not self.rest:
             raise InputError(f"--dataset {self.name}: needs a path or URL after the colon: {self.name}:PATH_OR_URL")
-        place = Place.at(self.rest)
-        local = place.local_path()
-        if self.data_root is not None and local is not None and not local.is_absolute():
-            below = Place.at(self.data_root) / Path(self.rest).as_posix() if ".." not in local.parts else place
-            place = below if below.exists() else place
-        if not place.exists():
-            raise InputError(f"there is nothing at {place.url}: check the path after '{self.name}:' or --data-root")
+        place = self.found()
+        if place is None:
+            raise InputError(f"{Place.at(self.rest).nothing_there}: check the path after '{self.name}:' or --data-root")
         return place
 
-    def parts(self, there: Collection[str]) -> tuple[str, ...]:
-        """Which of the parts ``there`` to read: train and test, train alone (to be cut), or none (one piece).
-
-        Raises:
-            InputError: a part that was named or is needed is not there.
-            OptionError: one part was named twice.
-        """
-        if self.named and self.named[0] == self.named[1]:
-            raise OptionError(f"--split {self.split} would test on the train part: name two different parts")
-        train, *tests = (self.named[0], self.named[1]) if self.named else (TRAIN, *TEST)
-        test = next((name for name in tests if name in there), None)
-        if train in there and test is not None:
-            return train, test
-        if self.named:
-            missing = f"{train!r} and {test or tests[0]!r}"
-            raise InputError(f"{self.shown} has no parts {missing}, but {_listed(there)}: correct --split {self.split}")
-        if set(there) == {train} and self.share is None:
-            raise InputError(f"{self.shown} has no test part: add one ({', '.join(TEST)}) or give --split 0.8")
-        return (train,) if set(there) == {train} else ()
+    def found(self) -> Place | None:
+        """The same, or None if nothing is there."""
+        place = Place.at(self.rest)
+        local = place.local_path()
+        if self.data_root is not None and local is not None and not local.is_absolute() and ".." not in local.parts:
+            below = Place.at(self.data_root) / Path(self.rest).as_posix()
+            if below.exists():
+                return below
+        return place if place.exists() else None
 
     @property
     def shown(self) -> str:
@@ -120,23 +111,29 @@ class Loaded:
     """One part as a reader found it.
 
     Attributes:
-        images: (N, C, H, W) uint8 or float32.
+        images: as ``ddcore.images.pictures`` gives them; or (N, C, H, W) uint8 or float32.
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
         worded: whether the labels were words, whose sorted names ``classes`` are.
-        notes: what was converted or left out.
+        missing: how many images were left out because they have no label.
+        broken: what could not be decoded and is not among the images: names, relative to the data, and reasons.
+        notes: what was converted or left out, and what else a reader of results should know of the part.
     """
 
-    images: Tensor
+    images: Pictures | Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
     licence: str = ""
     worded: bool = False
+    missing: int = 0
+    broken: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def labelled(images: Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = "") -> Loaded:
+def labelled(
+    images: Pictures | Tensor, labels: Labelling, classes: tuple[str, ...] | None = None, licence: str = ""
+) -> Loaded:
     """The images (N, C, H, W) that have a label.
 
     Args:
@@ -144,72 +141,115 @@ def labelled(images: Tensor, labels: Labelling, classes: tuple[str, ...] | None 
     """
     kept = images if labels.labelled.all() else images[labels.labelled]
     worded = labels.names is not None
-    return Loaded(kept, labels.numbers, labels.names if worded else classes, licence, worded, labels.notes)
+    missing = int((~labels.labelled).sum())
+    names = labels.names if worded else classes
+    return Loaded(kept, labels.numbers, names, licence, worded, missing, notes=labels.notes)
 
 
-def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[str] = ()) -> Source:
+def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str, str] | None = None) -> Source:
     """Train and test from one part, which is cut, or two.
 
     Args:
-        there: names of all parts that the data have.
+        there: all parts that the data have, and the names that ``--split`` takes them by.
 
     Raises:
         InputError: one part and no share to cut it by; class names that do not fit; whatever ``Source`` refuses.
         OptionError: two parts and a share.
     """
-    _refuse_unlabelled(wanted, parts, there)
-    loaded, said = _counted_alike(list(parts.values()))
-    notes = [note for part in loaded for note in part.notes] + said
-    classes = next((part.classes for part in loaded if part.classes), None)
+    _refuse_unlabelled(wanted, parts, there or {})
+    said = _left_out(parts, wanted)
+    loaded, counted = _counted_alike(list(parts.values()), wanted)
+    notes = [*(note for part in loaded for note in part.notes), *counted, *said]
+    classes = loaded[0].classes
     named = classes is not None
     classes = classes or _numbered(loaded[0].labels, wanted)
     if len(loaded) == 1:
         loaded = cut(loaded[0], wanted)
         notes.append(f"cut by --split {wanted.split}: that share of each class is for training, the rest for testing")
     elif wanted.share is not None:
-        raise OptionError(f"--split {wanted.split} cuts data in one piece, but {wanted.shown} has two: leave it out")
+        raise two_parts(wanted, list(parts))
     train, test = loaded
-    images = same_channels([train.images, test.images])
-    if train.images.shape[1] != test.images.shape[1]:
-        notes.append("grey images were widened to three equal channels")
+    train_images, test_images, scaled = one_range(train.images, test.images)
+    notes += scaled
     if wanted.resize is not None:
-        notes.append(f"resized to {wanted.resize}x{wanted.resize} (bicubic)")
+        notes.append(wanted.resize.words)
     name = _name(wanted)
-    written = re.sub("[^a-z]", "", name.lower()) in WRITTEN or (named and set(classes) == {*"0123456789"})
-    if written:
-        notes.append("taken for written signs by its name or classes: not mirror symmetric")
+    signs = written(name, classes if named else (), train_images)
     return Source(
         name=name,
-        train=Split(images[0], train.labels),
-        test=Split(images[1], _renumbered(test, train, wanted)),
+        train=Split(train_images, train.labels),
+        test=Split(test_images, _renumbered(test, train, wanted)),
         classes=classes,
-        mirror_symmetric=not written,
+        mirror_symmetric=not signs,
+        mirror=f"{GUESSED}: {signs}" if signs else "",
+        resize_mode=None if wanted.resize is None else wanted.resize.mode,
         licence=train.licence or test.licence or "unknown",
         origin=wanted.shown,
         notes=tuple(notes),
+        broken=tuple(each for part in parts.values() for each in part.broken),
     )
 
 
-def _refuse_unlabelled(wanted: Wanted, parts: Mapping[str, Loaded], there: Collection[str]) -> None:
+def two_parts(wanted: Wanted, parts: Sequence[str]) -> OptionError:
+    """The sentence for a share where there are two parts already, by the names that ``--split`` takes."""
+    both = f"{parts[0]} and {parts[1]}"
+    way_out = f"leave it out, or give --split {parts[0]}:{parts[1]}"
+    return OptionError(
+        f"--split {wanted.split} cuts data in one piece, but {wanted.shown} has two parts, {both}: {way_out}"
+    )
+
+
+def _left_out(parts: Mapping[str, Loaded], wanted: Wanted) -> list[str]:
+    """The note of what is broken, if anything is.
+
+    Raises:
+        InputError: something is broken and may not be left out, or nothing is left.
+    """
+    broken = [each for part in parts.values() for each in part.broken]
+    names = "; ".join(f"{name} ({why})" for name, why in broken[:MOST_BROKEN])
+    names += f"; and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
+    if any(len(part.labels) == 0 and not part.missing for part in parts.values()):
+        raise InputError(f"nothing of a part of {wanted.shown} can be decoded, {names}: get it again")
+    if broken and not wanted.skip_broken:
+        what = f"{len(broken)} pictures or files of {wanted.shown} cannot be decoded, {names}"
+        if len(broken) == 1:
+            what = f"{broken[0][0]} cannot be decoded ({broken[0][1]}), in {wanted.shown}"
+        raise InputError(f"{what}: replace or drop what is broken, or leave it out by --skip-broken")
+    return [f"{len(broken)} {LEFT_OUT}: {names}"] if broken else []
+
+
+def _refuse_unlabelled(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str, str]) -> None:
     """A part whose labels are all missing or -1, as those of competitions are."""
     for name, part in parts.items():
         if len(part.labels) and (part.labels.unique() != -1).any() and part.classes != ("-1",):
             continue
-        what = f"the {name} part of {wanted.shown}" if name else wanted.shown
+        if len(part.labels) == 0 and not part.missing:
+            continue
+        what = f"the {there.get(name, name)} part of {wanted.shown}" if name else wanted.shown
         seen = f"all {len(part.labels)} are -1" if len(part.labels) else "all are missing"
-        others = [other for other in TEST if other in there and other not in parts]
-        way_out = f"give --split {next(iter(parts))}:{others[0]} to test on that part" if others else ""
-        if name == next(iter(parts)) or not way_out:
+        others = [there[other] for other in TEST if other in there and other not in parts]
+        first = next(iter(parts))
+        way_out = f"give --split {there.get(first, first)}:{others[0]} to test on that part" if others else ""
+        if name == first or not way_out:
             way_out = "give labels, or name a file that has them alone, with --split 0.8"
         raise InputError(f"{what} has no labels ({seen}): {way_out}")
 
 
-def _counted_alike(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[str]]:
-    """Parts whose labels are all words or all numbers from 0 on, and what was done to have them so."""
+def _counted_alike(loaded: Sequence[Loaded], wanted: Wanted) -> tuple[list[Loaded], list[str]]:
+    """Parts whose labels are all words or all numbers from 0 on, and what was done to have them so.
+
+    Raises:
+        InputError: numbers that class names go with in one part, and none in the other.
+    """
     if any(part.worded for part in loaded):
         return [part if part.worded else _in_words(part) for part in loaded], []
-    names = next((part.classes for part in loaded if part.classes), None)
-    alike = all(part.classes in (None, names) for part in loaded)
+    if len({part.classes is None for part in loaded}) > 1:
+        with_names = "train" if loaded[0].classes else "test"
+        what = f"of {wanted.shown} the {with_names} part alone names its classes"
+        way_out = "store class names in both parts, or in neither"
+        raise InputError(f"{what}, so that the numbers of both may differ: {way_out}")
+    names = loaded[0].classes
+    alike = all(part.classes == names for part in loaded)
     found = from_zero([part.labels for part in loaded], names) if alike else None
     if found is None:
         return list(loaded), []
@@ -220,11 +260,15 @@ def _counted_alike(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[str]]:
 
 def _in_words(part: Loaded) -> Loaded:
     """A part with numbers for labels beside one with words: each number is the name of a class, or has one."""
-    numbers = part.labels.tolist()
-    known = part.classes and all(0 <= number < len(part.classes) for number in numbers)
-    words = [part.classes[number] if part.classes and known else str(number) for number in numbers]
-    found = classes_of(words, "the labels")
-    return attrs.evolve(part, labels=found.numbers, classes=found.names, worded=True)
+    numbers, names = numbers_and_names(called(part.labels, part.classes))
+    return attrs.evolve(part, labels=numbers, classes=names, worded=True)
+
+
+def called(labels: Tensor, classes: Sequence[str] | None) -> list[str]:
+    """The names of the classes of labels (N,), which are their numbers where there are no names for all of them."""
+    numbers = labels.tolist()
+    known = classes and all(0 <= number < len(classes) for number in numbers)
+    return [classes[number] if classes and known else str(number) for number in numbers]
 
 
 def cut(whole: Loaded, wanted: Wanted) -> list[Loaded]:
@@ -271,20 +315,40 @@ def _renumbered(test: Loaded, train: Loaded, wanted: Wanted) -> Tensor:
         return test.labels
     extra = sorted(set(test.classes) - set(train.classes))
     if extra:
-        what = f"the test part of {wanted.shown} has classes without train images ({_listed(extra)})"
+        what = f"the test part of {wanted.shown} has classes without train images ({listed(extra)})"
         raise InputError(f"{what}: drop them or add train images")
-    if len(test.labels) and not 0 <= int(test.labels.min()) <= int(test.labels.max()) < len(test.classes):
-        raise InputError(f"the test part of {wanted.shown} has labels of none of its classes: number them from 0 on")
-    return torch.tensor([train.classes.index(name) for name in test.classes])[test.labels]
+    return by_names(test.labels, test.classes, train.classes, f"the test part of {wanted.shown}")
+
+
+def by_names(numbers: Tensor, own: Sequence[str], due: Sequence[str], where: str) -> Tensor:
+    """Numbers of classes in the order of other names.
+
+    Args:
+        numbers: (N,) int64, positions in ``own``.
+        due: names that all of ``own`` are among.
+
+    Raises:
+        InputError: two classes of one name, or a number of none.
+    """
+    if tuple(own) == tuple(due):
+        return numbers
+    if len(set(own)) < len(own):
+        twice = next(name for name in own if list(own).count(name) > 1)
+        raise InputError(f"{where} names two classes {twice!r}: give each a name of its own")
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(own):
+        raise InputError(f"{where} has labels of none of its classes: number them from 0 on")
+    position = {name: at for at, name in enumerate(due)}
+    return torch.tensor([position[name] for name in own], dtype=torch.int64)[numbers]
+
+
+def _says_nothing(word: str) -> bool:
+    """Whether a part of a path names no data set, but a part of one."""
+    plain = re.sub(r"\.\w+$", "", word)
+    return plain in ("raw", ".") or (part_of(plain) is not None and len(words(plain)) == 1)
 
 
 def _name(wanted: Wanted) -> str:
     """The last part of the path that says something."""
     path = Place(wanted.rest).url.partition("::")[0].partition("://")[2] or Place(wanted.rest).url
-    words = [word for word in path.split("/") if word and re.sub(r"\.\w+$", "", word) not in (TRAIN, *TEST, "raw", ".")]
-    return re.sub(r"\.(parquet|npz|csv|tsv)$", "", words[-1]) if words else wanted.name
-
-
-def _listed(names: Collection[str], most: int = 5) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "none"
+    said = [word for word in path.split("/") if word and not _says_nothing(word)]
+    return re.sub(r"(?i)\.(parquet|npz|csv|tsv)$", "", said[-1]) if said else wanted.name

@@ -17,6 +17,7 @@ from attrs import field, fields, frozen
 from torch import Generator, Tensor
 
 from ddcore.data.normalisation import Normalisation
+from ddcore.data.unchanged import rows_of, white_of
 from ddcore.errors import MISFITS, InputError, in_short
 from ddcore.images.statistics import mean_and_deviation, scaled
 from ddcore.storage.documents import HALF, parse_json
@@ -28,6 +29,7 @@ ON_DEVICE = 4 * 10**9
 """Bytes: a larger split stays in main memory and moves to the accelerator batch by batch."""
 
 TRANSFORMED_AT_ONCE = 1024
+COMPARED_AT_ONCE = 64
 DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocabulary")
 """What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
 TEXT = "text"
@@ -66,11 +68,14 @@ class Source:
             source may hold something else, which is then not checked here.
         vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
+        mirror: how that is known, for people.
+        resize_mode: how images were brought to their size (see ``ddcore.images.framing``); None: they were not.
         mean: of each channel in [0, 1], where a published one has to be kept; None: computed from ``train``.
         std: likewise.
         licence: of the data, as far as known.
         origin: where it was read, without credentials.
         notes: what a reader of results should know (how a test part was cut, what was converted).
+        broken: what could not be decoded and was left out, names relative to the data and reasons.
         carved: share and seed of ``--validation``, where the test part is train images (see
             ``ddcore.scoring.validation``).
 
@@ -85,11 +90,14 @@ class Source:
     modality: str = "images"
     vocabulary: int | None = None
     mirror_symmetric: bool = True
+    mirror: str = ""
+    resize_mode: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     licence: str = "unknown"
     origin: str = ""
     notes: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
     carved: tuple[float, int] | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -175,6 +183,18 @@ class Source:
             return (), ()
         return mean_and_deviation(self.train.stored)
 
+    @cached_property
+    def white(self) -> int | None:
+        """The level that stands for 1, where every train pixel is a whole level of no more than a byte: 255 of uint8,
+        16 of floats k / 16; None where floats are needed, and of other data than images."""
+        return white_of(self.train.stored) if self.modality == "images" else None
+
+    def as_held(self, index: Tensor) -> Tensor:
+        """Train images (n, C, H, W) in the smallest type that holds them all exactly: uint8 levels if there is a
+        ``white``, else float32 in [0, 1]."""
+        rows = self.train.stored[index]
+        return rows if self.white is None or rows.dtype == torch.uint8 else (rows * self.white).round().to(torch.uint8)
+
     def counts(self, split: Split | None = None) -> list[int]:
         """Images of each class (in ``train`` unless told)."""
         split = split or self.train
@@ -200,6 +220,8 @@ class Source:
             "mean": list(mean),
             "std": list(std),
             "mirror_symmetric": self.mirror_symmetric,
+            **({"mirror": self.mirror} if self.mirror else {}),
+            **({"resize_mode": self.resize_mode} if self.resize_mode else {}),
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
@@ -279,7 +301,7 @@ class Part:
         tokens: bool = False,
     ) -> None:
         self._normalisation, self._device, self._dtype = normalisation, device, dtype
-        self._labels = split.labels
+        self._labels, self._source = split.labels, split.stored
         self._ready = tokens or not normalisation.pixelwise
         stored = self._transformed(split.stored) if self._ready and not tokens else split.stored
         self._stored = stored.to(device) if stored.nbytes <= ON_DEVICE else stored
@@ -301,6 +323,30 @@ class Part:
         if self._ready:
             return rows if rows.is_floating_point() else rows.long()
         return self._normalisation.apply(scaled(rows, self._dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where ``inputs`` are."""
+        return self._device
+
+    def inputs_at(self, index: Tensor, at: Tensor) -> Tensor:
+        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, without making the others."""
+        rows = self._stored[index.to(self._stored.device)].flatten(2)[:, :, at.to(self._stored.device)].to(self._device)
+        if self._ready:
+            return rows
+        return self._normalisation.apply(scaled(rows, self._dtype)[:, :, None])[:, :, 0]
+
+    def maybe_unchanged(self, images: Tensor, off: float) -> Tensor:
+        """Which images (N, C, H, W) have only levels of 8 bits, up to ``off`` of one, (N,) bool; all of them where the
+        data have other values or a normalisation that mixes pixels."""
+        if self._ready or self._source.dtype != torch.uint8:
+            return torch.ones(len(images), dtype=torch.bool)
+        levels = 255 * self._normalisation.inverse(images)
+        return ((levels - levels.round()).abs() <= off).flatten(1).all(1)
+
+    def rows_of(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Which row each image (N, C, H, W) is, bit for bit, (N,) int64; -1 for none. See ``ddcore.data.unchanged``."""
+        return rows_of(images, self, classes)
 
     def _transformed(self, stored: Tensor) -> Tensor:
         images = torch.empty(stored.shape, dtype=self._dtype)
@@ -394,6 +440,32 @@ def _check_images(source: Source) -> None:
     if len(shapes) > 1:
         sizes = " and ".join(str(shape) for shape in sorted(shapes))
         raise InputError(f"train and test images of {source.name} differ in shape ({sizes}): give --resize N")
+
+
+def check_varied(source: Source) -> None:
+    """Refuse images that are all the same: nothing can be learned from them.
+
+    Raises:
+        InputError: saying so.
+    """
+    if source.modality == "images" and len(source.train) > 1 and _all_equal(source.train.stored):
+        what = f"all {len(source.train):,} train images of {source.name} are equal, so nothing can be learned from them"
+        why = f"; {'; '.join(source.notes)}" if source.notes else ""
+        raise InputError(f"{what}{why}: look at the files, and at what was done to them")
+
+
+def constant_classes(source: Source) -> tuple[str, ...]:
+    """The classes of two or more train images, all equal, by name; none of other data than images."""
+    if source.modality != "images":
+        return ()
+    rows = [(source.train.labels == cls).nonzero()[:, 0] for cls in range(len(source.classes))]
+    same = (len(where) > 1 and _all_equal(source.train.stored, where) for where in rows)
+    return tuple(name for name, constant in zip(source.classes, same, strict=True) if constant)
+
+
+def _all_equal(images: Tensor, rows: Tensor | None = None) -> bool:
+    rows = torch.arange(len(images)) if rows is None else rows
+    return all(bool((images[part] == images[rows[0]]).all()) for part in torch.split(rows, COMPARED_AT_ONCE))
 
 
 def _check_range(images: Tensor, what: str) -> None:

@@ -20,9 +20,12 @@ from torch import Tensor
 from ddcore.data.parts import Loaded, Wanted, into_source, whole_numbers
 from ddcore.data.readers import READERS
 from ddcore.data.source import Source
+from ddcore.data.symmetry import KNOWN, WRITTEN
 from ddcore.errors import InputError, OptionError
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import from_array, stack
 from ddcore.networks.vision import import_torchvision
+from ddcore.storage.network import trouble
 from ddcore.storage.places import Place
 
 DOWNLOAD = "DDCORE_DOWNLOAD"
@@ -143,7 +146,9 @@ def read_torchvision(wanted: Wanted) -> Source:
     fits = len(known.mean) == source.channels
     mean, std = (known.mean, known.std) if fits else (source.mean, source.std)
     origin = f"{known.cls}, {source.origin}"
-    return attrs.evolve(source, name=known.name, classes=classes, licence=licence, origin=origin, mean=mean, std=std)
+    symmetric = known.name not in WRITTEN
+    source = attrs.evolve(source, name=known.name, mirror_symmetric=symmetric, mirror=KNOWN)
+    return attrs.evolve(source, classes=classes, licence=licence, origin=origin, mean=mean, std=std)
 
 
 def _other_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Source | None:
@@ -177,7 +182,8 @@ def _torchvision_layout(wanted: Wanted, known: TorchvisionSet, root: str) -> Sou
 
 
 def _missing(known: TorchvisionSet, root: str, download: bool, error: Exception) -> str:
-    why = str(error).splitlines()[0]
+    found = trouble(error)
+    why = str(error).splitlines()[0] if found is None else found.why
     if download or isinstance(error, ImportError):
         return f"{known.cls} cannot be had ({why}): check the network, or put its files into {root}"
     folder = f"{root}/{known.cls}/raw" if known.idx else root
@@ -185,7 +191,7 @@ def _missing(known: TorchvisionSet, root: str, download: bool, error: Exception)
     return f"the files of {known.cls} are not in {folder} (nothing is downloaded unasked): {way_out}"
 
 
-def _loaded(found: Any, where: str, resize: int | None) -> Loaded:
+def _loaded(found: Any, where: str, resize: Resize | None) -> Loaded:
     """Pixels and labels of a torchvision data set, from its arrays if it has them, else picture by picture."""
     classes = getattr(found, "classes", None)
     names = tuple(str(name) for name in classes) if classes else None

@@ -42,6 +42,20 @@ def kcenter(features_ND: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen, dtype=torch.int64)
 
 
+def filled(chosen: Tensor, count: int) -> Tensor:
+    """``count`` of some rows, in their order; where there are fewer they are gone through again.
+
+    Raises:
+        ValueError: none of which to take some.
+
+    >>> filled(torch.tensor([7, 3]), 5), filled(torch.tensor([7, 3]), 1)
+    (tensor([7, 3, 7, 3, 7]), tensor([7]))
+    """
+    if count and not len(chosen):
+        raise ValueError(f"{count} rows asked of none")
+    return chosen[torch.arange(count, device=chosen.device) % max(1, len(chosen))]
+
+
 def random_choice(total: int, count: int, generator: torch.Generator) -> Tensor:
     """``count`` different numbers below ``total``, uniformly, (count,) int64.
 

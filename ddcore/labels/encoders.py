@@ -27,6 +27,7 @@ from ddcore.storage.fetching import MOST, fetched, taken_apart
 from ddcore.storage.places import Place, sha256_of
 from ddcore.storage.printing import printable
 from ddcore.storage.weights import content_of, state_in
+from ddcore.storage.wrappers import fitted
 
 CLIP = "open_clip:"
 CLIP_IMAGES = MeanStd((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -235,7 +236,8 @@ def _fitting(
 ) -> dict[str, Tensor]:
     """The tensors of a state that are due; a wrapper's may be its inner network's."""
     inner = "network." if isinstance(getattr(network, "network", None), nn.Module) else ""
-    found = {}
+    found, own = {}, [key.removeprefix(inner) for key in due]
+    state = state if set(due) <= set(state) else fitted(state, own, f"the file of encoder {name}")
     for key, shape in due.items():
         there = key if key in state or not inner else key.removeprefix(inner)
         if there not in state:

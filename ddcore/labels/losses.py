@@ -62,13 +62,13 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
             return _mean(mixed_cross_entropy(logits, targets), targets)
         return F.cross_entropy(logits, targets["class"])
     if loss == "soft-cross-entropy":
-        told = targets["logits"].to(logits)
+        wanted = targets["logits"].to(logits)
         return soft_cross_entropy(
-            logits, told, recipe["temperature"], recipe["tau_squared"], weight=targets.get("weight")
+            logits, wanted, recipe["temperature"], recipe["tau_squared"], weight=targets.get("weight")
         )
     if loss == "kl":
-        told = targets["logits"].to(logits)
-        return _mean(kl_divergence(logits, told, recipe["temperature"], recipe["tau_squared"]), targets)
+        wanted = targets["logits"].to(logits)
+        return _mean(kl_divergence(logits, wanted, recipe["temperature"], recipe["tau_squared"]), targets)
     if loss == "mse":
         return _mean(_by_logits(logits, targets, recipe), targets)
     if loss == "two-distances":
@@ -76,6 +76,68 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
     raise InputError(
         f"labels ask for the loss {loss!r}, which this ddcore does not know ({', '.join(LOSSES)}): upgrade ddcore-torch"
     )
+
+
+def as_told(
+    targets: Mapping[str, Tensor], recipe: Mapping[str, Any], *, of_classes: bool = True
+) -> Tensor | dict[str, Tensor]:
+    """Targets as somebody else's loop gets them: in one tensor if it holds all that the loss needs, else all by name.
+
+    Returns:
+        Class ids (B,) int64 for cross entropy; probabilities (B, K), softened by the temperature, for soft labels
+        without weights; what an ``mse`` without ``hard`` and weights compares outputs with, (B, D), where labels are no
+        classes; else the targets as they are.
+
+    Raises:
+        InputError: the loss needs a target that is not among them.
+    """
+    need = needed(recipe)
+    if need not in targets:
+        raise InputError(
+            f"the loss {recipe['loss']!r} needs {need!r}, and there is none for single images: take batches"
+        )
+    if need == "class" and not targets.keys() & {"mixed", "weight"}:
+        return targets["class"]
+    if recipe["loss"] in ("soft-cross-entropy", "kl") and "weight" not in targets:
+        return softened(targets["logits"], recipe)
+    if not of_classes and "weight" not in targets and _gap_alone(recipe):
+        return targets[need]
+    return dict(targets)
+
+
+def _gap_alone(recipe: Mapping[str, Any]) -> bool:
+    return recipe["loss"] == "mse" and not float(recipe.get("hard", 0))
+
+
+def softened(logits: Tensor, recipe: Mapping[str, Any]) -> Tensor:
+    """Probabilities (B, K) of logits at the recipe's temperature, 1 where it names none."""
+    temperature = float(recipe.get("temperature", 1.0))
+    return (logits / temperature).softmax(1)
+
+
+def loss_of_told(outputs: Tensor, targets: Tensor | Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:
+    """``student_loss`` of what ``as_told`` gives: the same number, bit for bit; targets may lie on another device.
+
+    Raises:
+        InputError: targets that are not those of this loss.
+    """
+    if isinstance(targets, Mapping):
+        return student_loss(outputs, {name: value.to(outputs.device) for name, value in targets.items()}, recipe)
+    targets, loss = targets.to(outputs.device), recipe["loss"]
+    if loss == "cross-entropy" and targets.dim() == 1 and not targets.is_floating_point():
+        return student_loss(outputs, {"class": targets.long()}, recipe)
+    if _gap_alone(recipe) and targets.shape == outputs.shape:
+        return student_loss(outputs, {needed(recipe): targets}, recipe)
+    if loss not in ("soft-cross-entropy", "kl") or targets.shape != outputs.shape:
+        got = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+        raise InputError(
+            f"the loss {loss!r} of outputs {tuple(outputs.shape)} was given targets {got}: give those that the loader gave"
+        )
+    numbers = float(recipe["temperature"]), bool(recipe["tau_squared"])
+    probabilities = targets.to(outputs)
+    if loss == "kl":
+        return _kl_of(outputs, probabilities, *numbers).mean()
+    return _soft_of(outputs, probabilities, *numbers)
 
 
 def soft_cross_entropy(
@@ -98,7 +160,12 @@ def soft_cross_entropy(
     >>> soft_cross_entropy(torch.zeros(1, 4), torch.zeros(1, 4)).exp()
     tensor(4.)
     """
-    told = (target_logits / temperature).softmax(1)
+    return _soft_of(logits, (target_logits / temperature).softmax(1), temperature, tau_squared, weight)
+
+
+def _soft_of(
+    logits: Tensor, told: Tensor, temperature: float, tau_squared: bool, weight: Tensor | None = None
+) -> Tensor:
     if weight is None:
         loss = F.cross_entropy(logits / temperature, told)
     else:
@@ -119,7 +186,10 @@ def kl_divergence(logits: Tensor, target_logits: Tensor, temperature: float = 1.
     Returns:
         (B,), at least 0, and 0 where the two agree.
     """
-    told = (target_logits / temperature).softmax(1)
+    return _kl_of(logits, (target_logits / temperature).softmax(1), temperature, tau_squared)
+
+
+def _kl_of(logits: Tensor, told: Tensor, temperature: float, tau_squared: bool) -> Tensor:
     rows = F.kl_div((logits / temperature).log_softmax(1), told, reduction="none").sum(1)
     return rows * temperature**2 if tau_squared else rows
 

@@ -1,4 +1,5 @@
-"""What labels cost, by formula: bytes on storage without the container's header, the same as ``Labels.payload_bytes``."""
+"""What labels cost, by formula: bytes on storage without the container's header, the same as
+``Labels.payload_bytes``."""
 
 from __future__ import annotations
 
@@ -19,9 +20,10 @@ KNOWN = (*PER_IMAGE, *OF_VIEWS)
 class Storage(TypedDict, total=False):
     """How labels are stored.
 
-    ``k``: classes kept by ``top-k``; sub-images a side of ``dense``. ``keep``: share of whole batches that is left, 1 by default.
-    ``seeded``: views are drawn again from a seed. ``compact``: stored views in the smallest types. ``float_bytes``: of a number; 4 by
-    default, or 2 where there is a label for each view. ``shuffle``: f of views whose f x f patches are shuffled; 1 by default.
+    ``k``: classes kept by ``top-k``; sub-images a side of ``dense``. ``keep``: share of whole batches that is left, 1
+    by default. ``seeded``: views are drawn again from a seed. ``compact``: stored views in the smallest types.
+    ``float_bytes``: of a number; 4 by default, or 2 where there is a label for each view. ``shuffle``: f of views whose
+    f x f patches are shuffled; 1 by default.
     """
 
     k: int | None
@@ -51,15 +53,15 @@ def label_parts(
     """Bytes of each part of labels.
 
     Args:
-        kind: a label kind. Also ``averaged`` (soft, whatever the number of teachers), ``pruned`` and ``seeded`` (per-view with
-            ``keep`` or ``seeded``), and one of which only the cost is known here: ``dense``, k x k sub-images with a soft label
-            each beside the image's own (LADD, arXiv:2409.16239).
+        kind: a label kind. Also ``averaged`` (soft, whatever the number of teachers), ``pruned`` and ``seeded``
+            (per-view with ``keep`` or ``seeded``), and one of which only the cost is known here: ``dense``, k x k
+            sub-images with a soft label each beside the image's own (LADD, arXiv:2409.16239).
         storage: see ``Storage``.
 
     Returns:
-        ``classes``, one id a sample; ``answers``, what a teacher said; ``views``, crops, mirrors and partners; ``order``,
-        which sample each view is of, or which seeded batches are left; ``mixes``, box and share of each batch. Published
-        figures count ``answers`` and ``views``, FKD's record of 2 K + 25 bytes ``order`` too.
+        ``classes``, one id a sample; ``answers``, what a teacher said; ``views``, crops, mirrors and partners;
+        ``order``, which sample each view is of, or which seeded batches are left; ``mixes``, box and share of each
+        batch. Published figures count ``answers`` and ``views``, FKD's record of 2 K + 25 bytes ``order`` too.
 
     Raises:
         InputError: an unknown kind, or no k where one is needed.

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ddcore.networks.batch_statistics import FIRST, inversion_loss, require_layers
     from ddcore.networks.cifar_networks import staged_resnet
     from ddcore.networks.curvature import slope
+    from ddcore.networks.outside import weights_url as torchvision_url
     from ddcore.networks.parts_of_loss import with_gradient
     from ddcore.networks.passes import (
         CHUNK,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from ddcore.networks.precision import unit_rows, wide
     from ddcore.networks.unroll import MICRO_BATCH, flat_weights, weights_view
-    from ddcore.networks.vision import import_torchvision, torchvision_url
+    from ddcore.networks.vision import import_torchvision
     from ddcore.networks.zoo import build, mixes_samples, unknown_network
 
 __all__ = [
@@ -61,6 +62,7 @@ __getattr__ = later(
         "batch_statistics": ("FIRST", "inversion_loss", "require_layers"),
         "cifar_networks": ("staged_resnet",),
         "curvature": ("slope",),
+        "outside": {"torchvision_url": "weights_url"},
         "parts_of_loss": ("with_gradient",),
         "passes": (
             "CHUNK",
@@ -76,7 +78,7 @@ __getattr__ = later(
         ),
         "precision": ("unit_rows", "wide"),
         "unroll": ("MICRO_BATCH", "flat_weights", "weights_view"),
-        "vision": ("import_torchvision", "torchvision_url"),
+        "vision": ("import_torchvision",),
         "zoo": ("build", "mixes_samples", "unknown_network"),
     },
     once="zoo",

@@ -6,8 +6,8 @@ From 64 pixels on, LeNet, AlexNet and the ResNets begin with stride 2 and VGG11 
 DATM's code.
 
     convnet[DEPTH][-bn|-ln|-in|-gn|-nonorm][-wWIDTH][-relu|-sigmoid|-leaky|-swish][-avg|-max|-nopool]
-    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  torchvision:NAME  and those of
-    ``cifar_networks``
+    mlp  lenet  alexnet[-bn]  vgg11[-bn]  resnet18[-bn]  resnet18ap[-bn]  those of ``cifar_networks``
+    and, of ``outside``, torchvision:NAME  timm:NAME  hub:REPO:NAME
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ddcore import randomness
 from ddcore.errors import InputError, near
-from ddcore.networks import cifar_networks
-from ddcore.networks.vision import import_torchvision
+from ddcore.networks import cifar_networks, outside
 
 CONVNET = re.compile(
     r"convnet(?P<depth>[1-9]\d?)?(-(?P<norm>bn|ln|in|gn|nonorm))?(-w(?P<width>[1-9]\d{0,4}))?"
@@ -69,7 +67,7 @@ def build(name: str, channels: int, size: int, classes: int, generator: torch.Ge
     """A freshly initialised network on the CPU, float32, in train mode; None if the name is not known here.
 
     Args:
-        name: by the grammar at the top of this file.
+        name: by the grammar at the top of this file, in any case.
         generator: all randomness; torch's global generator is as it was afterwards.
 
     Raises:
@@ -89,7 +87,7 @@ def build(name: str, channels: int, size: int, classes: int, generator: torch.Ge
 def network_names() -> list[str]:
     """Names for messages and completion; ConvNets have more variants."""
     convnets = ["convnet", "convnet2", "convnet3", "convnet4", "convnet3-bn", "convnet3-w32"]
-    return [*convnets, *_FIXED, *cifar_networks.NAMES, "torchvision:NAME"]
+    return [*convnets, *_FIXED, *cifar_networks.NAMES, *outside.NAMES]
 
 
 def knows(name: str) -> bool:
@@ -111,10 +109,11 @@ Maker = Callable[[int, int, int], nn.Module]
 
 
 def _maker(name: str) -> Maker | None:
+    name = name.lower()
     if match := CONVNET.fullmatch(name):
         return lambda channels, size, classes: convnet(channels, size, classes, **_convnet_options(match.groupdict()))
-    if name.startswith("torchvision:"):
-        return lambda channels, size, classes: from_torchvision(name.partition(":")[2], channels, size, classes)
+    if (elsewhere := outside.maker(name)) is not None:
+        return elsewhere
     return _FIXED.get(name) or cifar_networks.maker(name)
 
 
@@ -289,74 +288,3 @@ _FIXED: dict[str, Maker] = {
     "resnet18ap": lambda c, s, k: resnet18(c, s, k, pooled=True),
     "resnet18ap-bn": lambda c, s, k: resnet18(c, s, k, norm="bn", pooled=True),
 }
-
-
-class Torchvision(nn.Module):
-    """A torchvision classifier with ``embed``: the input of its last linear layer."""
-
-    def __init__(self, network: nn.Module, last: nn.Linear) -> None:
-        super().__init__()
-        self.network = network
-        self._last = [last]
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The last linear layer's input (B, D)."""
-        seen: list[Tensor] = []
-        hook = self._last[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        try:
-            self.network(images)
-        finally:
-            hook.remove()
-        return torch.flatten(seen[0], 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.network(images)  # type: ignore[no-any-return]
-
-
-def from_torchvision(name: str, channels: int, size: int, classes: int) -> nn.Module:
-    """A torchvision classifier by name, without weights, its first convolution made anew for other than 3 channels.
-
-    Raises:
-        InputError: no such model, or one without a last linear layer.
-        ValueError: it cannot take images of this size.
-    """
-    models = import_torchvision().models
-    known = models.list_models(module=models)
-    if name not in known:
-        raise InputError(f"torchvision has no classifier named {name!r}: {near(name, known)}")
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    network = models.get_model(name, weights=None, num_classes=classes, **extra)
-    linear = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    if not linear:
-        raise InputError(
-            f"torchvision's {name!r} has no last linear layer with features before it: choose another network"
-        )
-    _take_channels(network, channels)
-    _try_size(network, channels, size)
-    return Torchvision(network, linear[-1])
-
-
-def _take_channels(network: nn.Module, channels: int) -> None:
-    path, first = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    if first.in_channels != channels:
-        shape: dict[str, Any] = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding")}
-        parent, _, own = path.rpartition(".")
-        made = nn.Conv2d(channels, first.out_channels, **shape, bias=first.bias is not None)
-        setattr(network.get_submodule(parent), own, made)
-
-
-def _try_size(network: nn.Module, channels: int, size: int) -> None:
-    """Pass one image's shape, without its numbers, through the network.
-
-    Raises:
-        ValueError: it does not fit.
-    """
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    network.eval()
-    try:
-        functional_call(network, shapes, (torch.empty(1, channels, size, size, device="meta"),))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(str(error).splitlines()[0].rstrip(".")) from error
-    network.train()

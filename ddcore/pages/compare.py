@@ -1,6 +1,7 @@
 """``ddcore compare``: several runs on the same test images, equal protocols only in one column, accuracy against bytes.
 
-A column is a protocol, a network, what was measured and on which images; nothing is ever compared across columns. In
+A column is a protocol, a network, what was measured, on which images, and who shaped the students (their options,
+teachers and encoders); nothing is ever compared across columns. In
 each column a set is *beaten* if another one takes no more bytes and scores no less, and one of the two strictly so
 (Pareto dominance); teachers are in the table but store no set, so they beat nobody.
 """
@@ -11,19 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddcore.composing.tables import table
+from ddcore.composing.verdict import verdicts
 from ddcore.errors import InputError
 from ddcore.pages.html import PLOTS_MISSING, page
 from ddcore.pages.plots import COLOURS, Mark, available, marks_svg
 from ddcore.pages.report import OWN, Finished, command_text, metric_of, open_finished, options_of
 from ddcore.storage.places import Place
+from ddcore.storage.published import published_source, told
 from ddcore.storage.secrecy import redact
 
 NO_SET = ("teacher",)
 INCIDENTAL = ("out", "cache", "jobs", "executor")
 """Options that say where and how, not what."""
 MACHINE = ("ddcore", "torch", "device", "threads")
-COLUMN = ("protocol", "network", "metric", "on", "better")
-Column = tuple[str, str, str, str, str]
+COLUMN = ("protocol", "network", "metric", "on", "student", "better")
+Column = tuple[str, str, str, str, str, str]
 LARGER = "larger"
 
 
@@ -82,7 +85,9 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
     for number in range(len(columns)):
         _mark_beaten([entry["cells"][number] for entry in entries if entry["set"] not in NO_SET], columns[number][-1])
     return {
-        "data": {k: runs[0].record["data"].get(k) for k in ("name", "origin", "licence", "test", "fingerprint")},
+        "data": published_source(
+            {k: runs[0].record["data"].get(k) for k in ("name", "origin", "licence", "test", "fingerprint")}
+        ),
         "runs": [
             {
                 "name": name,
@@ -91,13 +96,14 @@ def compare(urls: Sequence[str]) -> dict[str, Any]:
                 "method": run.method,
                 "seed": run.record["seed"],
                 "command": command_text(run.record),
-                "warnings": run.scores.get("warnings", []),
+                "warnings": [told(str(text)) for text in run.scores.get("warnings", [])],
             }
             for name, run in zip(names, runs, strict=True)
         ],
         "columns": [dict(zip(COLUMN, column, strict=True)) for column in columns],
         "entries": entries,
         "differences": differences(runs, names),
+        "verdicts": verdicts_on(runs, names),
         "notes": notes_on(runs, columns),
     }
 
@@ -112,7 +118,8 @@ def column_of(run: Finished, row: Mapping[str, Any]) -> Column:
     """What must be equal for two figures to be set side by side."""
     share = run.record["config"].get("validation")
     on = str(row.get("on") or (f"validation, {share:g} of the train images" if share else "test"))
-    return str(row["protocol"]), str(row["network"]), metric_of(row), on, str(row.get("better", LARGER))
+    student, better = str(row.get("student", "")), str(row.get("better", LARGER))
+    return str(row["protocol"]), str(row["network"]), metric_of(row), on, student, better
 
 
 def entries_of(runs: Sequence[Finished], names: Sequence[str], columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -172,6 +179,16 @@ def _facts(run: Finished) -> dict[str, Any]:
     return {**said, **{name: run.record["environment"].get(name) for name in MACHINE}}
 
 
+def verdicts_on(runs: Sequence[Finished], names: Sequence[str]) -> list[str]:
+    """What each run's sets beat and what not, the other runs' sets among it."""
+    own = [(name, row) for name, run in zip(names, runs, strict=True) for row in run.rows if row["set"] in OWN]
+    found = []
+    for name, run in zip(names, runs, strict=True):
+        others = [(f"{row['set']} ({row['labels']}) of {of}", row) for of, row in own if of != name]
+        found += [f"{name}: {said}" for said in verdicts(run.rows, others)]
+    return found
+
+
 def notes_on(runs: Sequence[Finished], columns: Sequence[Column]) -> list[str]:
     """What a reader must know before comparing."""
     notes = []
@@ -180,6 +197,9 @@ def notes_on(runs: Sequence[Finished], columns: Sequence[Column]) -> list[str]:
             "no protocol and network is common to all runs: figures in different columns say nothing about each other; "
             "evaluate all sets by one --protocol and --eval-network"
         )
+    if len(students := dict.fromkeys(column[COLUMN.index("student")] for column in columns)) > 1:
+        named = ", ".join(name or "no plugin" for name in students)
+        notes.append(f"students were shaped by {named}: one trained otherwise is no measure of the set")
     counts = {len(row["accuracy"].get("values", ())) for run in runs for row in run.rows if row["set"] in OWN}
     if counts == {1}:
         notes.append("one seed each: differences of this size may be chance; --eval-seeds 5 says more")
@@ -197,7 +217,8 @@ def heading_of(column: Mapping[str, str]) -> str:
     """
     metric = "" if column["metric"] == "accuracy" else f"{column['metric']}: "
     on = "" if column["on"] == "test" else f", on {column['on']}"
-    return f"{metric}{column['network']}, protocol {column['protocol']}{on}"
+    by = f", students of {column['student']}" if column.get("student") else ""
+    return f"{metric}{column['network']}, protocol {column['protocol']}{by}{on}"
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
@@ -208,7 +229,8 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         for e in comparison["entries"]
     ]
     foot = "*: no set of the column is as small and as good, one of them better"
-    return "\n".join([table(headings, lines), foot, *(f"note: {note}" for note in comparison["notes"])])
+    said = [*comparison["verdicts"], *(f"note: {note}" for note in comparison["notes"])]
+    return "\n".join([table(headings, lines), foot, *said])
 
 
 def _cell(cell: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> str:

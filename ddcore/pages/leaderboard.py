@@ -1,9 +1,11 @@
-"""What a bench came to: a row a method, a column for each data set, images a class, protocol and network; a cell links
-to its record.
+"""What a bench came to: a row a method, a column for each data set, images a class, protocol, network, shapers of
+students and test part; a cell links to its record.
 
-Only equal protocols and networks stand in one column. Real images under hard labels stand among the methods, as the
-runs trained on them. Accuracies are means over seeds of the mean of a run's students, ± the standard deviation over
-seeds (n - 1). Students on all real images are the same whatever a run's seed: there the deviation is over students.
+Only equal protocols, networks and shapers of students stand in one column, and only students of one test part
+(``--evaluate-on``). Real images under hard labels stand among the methods, as the runs trained on them, and so do the
+other rows that a suite names, each beside the method whose run it is of. Accuracies are means over seeds of the mean of
+a run's students, ± the standard deviation over seeds (n - 1). Students on all real images are the same whatever a run's
+seed: there the deviation is over students.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
-from ddcore.composing.tables import table
+from ddcore.composing.tables import TEST, table
 from ddcore.storage.places import Place
 from ddcore.storage.published import published
 
 RUNS, FAILED, RECORDS = "runs", "failed", "records"
 DISTILLED, FULL = "distilled", "full"
 BASELINES = {"random": "random real images", "kcenter": "k-center", FULL: "all real images"}
-Column = tuple[str, int, str, str]
+COLUMN = ("data", "ipc", "protocol", "network", "student", "on")
+Column = tuple[str, int, str, str, str, str]
 
 
 class Cell(Protocol):
@@ -46,6 +49,10 @@ class Cell(Protocol):
     def key(self) -> str:
         """The run's folder."""
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The sets that its options name."""
+
 
 def finished(place: Place, key: str) -> bool:
     """Whether a run is done."""
@@ -56,11 +63,11 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     """The leaderboard, as JSON values.
 
     Returns:
-        ``columns`` (data, ipc, protocol, network); ``rows``, methods and real images, best mean rank first and all real
-        images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images), ``cells`` by
-        column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each student where seeds
-        share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences by run; ``left``,
-        runs that are neither done nor failed.
+        ``columns`` (data, ipc, protocol, network, student, on); ``rows``, methods and real images, best mean rank first
+        and all real images last: ``name``, ``rank`` (mean over the columns, of methods and of as many real images),
+        ``cells`` by column number, each with ``mean``, ``std`` and ``values`` (accuracy of each seed, or of each
+        student where seeds share them), ``seeds``, ``bytes``, ``best``, ``runs`` and ``record``; ``failed``, sentences
+        by run; ``left``, runs that are neither done nor failed.
     """
     scores = {cell.key: _scores(place, cell.key) for cell in cells if finished(place, cell.key)}
     entries: dict[str, dict[Column, list[tuple[Cell, Mapping[str, Any]]]]] = {}
@@ -78,7 +85,7 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
     failed = {cell.key: _failure(place, cell.key) for cell in cells if (place / FAILED / f"{cell.key}.json").exists()}
     return {
         "name": name,
-        "columns": [dict(zip(("data", "ipc", "protocol", "network"), column, strict=True)) for column in columns],
+        "columns": [dict(zip(COLUMN, column, strict=True)) for column in columns],
         "rows": sorted(rows, key=lambda row: (row["name"].startswith(BASELINES[FULL]), row["rank"])),
         "failed": failed,
         "left": [cell.key for cell in cells if cell.key not in scores and cell.key not in failed],
@@ -87,14 +94,18 @@ def board(name: str, cells: Sequence[Cell], place: Place) -> dict[str, Any]:
 
 
 def _rows_of(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Column, Mapping[str, Any]]]:
-    """Whose row each is: the set with its own labels, and real images under hard ones, once a protocol and network."""
+    """Whose row each is: the set with its own labels, others under hard ones where there are such, once a column."""
     found: dict[tuple[str, Column], Mapping[str, Any]] = {}
+    of_hard = {row["set"] for row in rows if row["labels"] == "hard"}
     for row in rows:
-        column = (cell.data, cell.ipc, str(row["protocol"]), str(row["network"]))
+        where = str(row.get("on") or TEST)
+        column = (cell.data, cell.ipc, str(row["protocol"]), str(row["network"]), str(row.get("student", "")), where)
         if row["set"] == DISTILLED:
             found.setdefault((cell.method, column), row)
         elif row["set"] in BASELINES and row["labels"] == "hard":
             found.setdefault((f"{BASELINES[row['set']]}, {row['steps']} steps", column), row)
+        elif row["set"] in cell.rows and (row["labels"] == "hard" or row["set"] not in of_hard):
+            found.setdefault((f"{row['set']}, beside {cell.method}", column), row)
     return [(who, column, row) for (who, column), row in found.items()]
 
 
@@ -174,7 +185,9 @@ def heading(column: Mapping[str, Any]) -> str:
     >>> heading({"data": "mnist", "ipc": 1, "protocol": "quick", "network": "convnet"})
     'mnist, 1 image a class'
     """
-    return f"{column['data']}, {column['ipc']} image{'s' * (column['ipc'] != 1)} a class"
+    by = f", students of {column['student']}" if column.get("student") else ""
+    on = f", on {column['on']}" if column.get("on", TEST) != TEST else ""
+    return f"{column['data']}, {column['ipc']} image{'s' * (column['ipc'] != 1)} a class{by}{on}"
 
 
 def markdown(made: Mapping[str, Any]) -> str:

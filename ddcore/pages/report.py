@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from attrs import frozen
 
+from ddcore.composing.verdict import verdicts
 from ddcore.errors import DdcoreError, InputError
 from ddcore.images.preview import sheet_png
 from ddcore.pages.html import PLOTS_MISSING, page, png_url
 from ddcore.pages.plots import Dot, Line, available, dots_svg, lines_svg
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.places import Place
+from ddcore.storage.published import published, published_source, told
 from ddcore.storage.secrecy import redact
 
 OWN = ("distilled", "student")
@@ -112,7 +114,7 @@ def open_finished(place: Place) -> Finished:
                 raise InputError(_no_run(place))
             raise InputError(f"{place.url} has no {name} yet: finish the run with `ddcore resume {place.url}` first")
     manifest = place / "artifact" / "manifest.json"
-    record, scores = (place / "run.json").read_json(), (place / "scores.json").read_json()
+    record, scores = _without_paths((place / "run.json").read_json()), (place / "scores.json").read_json()
     found = Finished(place, record, scores, manifest.read_json() if manifest.exists() else {})
     try:
         _ = found.title, [(row["set"], row["protocol"], row["network"], row["accuracy"]["mean"]) for row in found.rows]
@@ -134,6 +136,14 @@ def _no_run(place: Place) -> str:
         f"{place.url} is a distilled set without its run: score it first, `ddcore evaluate {place.url} --out FOLDER`, and "
         "give that folder, or look at it with `ddcore inspect`"
     )
+
+
+def _without_paths(record: Any) -> Any:
+    """A record as pages show it, which are handed on: local paths by their last names."""
+    if not isinstance(record, dict):
+        return record
+    data = {"data": published_source(record["data"])} if isinstance(record.get("data"), dict) else {}
+    return {**published(record), **data}
 
 
 def write_report(run: Place, artifact: Artifact | None = None) -> str:
@@ -162,15 +172,17 @@ def render(run: Place, artifact: Artifact | None = None) -> str:
         kind=found.kind,
         record=record,
         command=command_text(record),
-        warnings=found.scores.get("warnings", []),
+        warnings=[told(str(text)) for text in found.scores.get("warnings", [])],
         options=options_of(record),
         gallery=shown,
         preview="" if shown or not preview.exists() else png_url(preview.read_bytes()),
         evolution=evolution(run),
         rows=found.rows,
+        verdicts=verdicts(found.rows),
         own=OWN,
         measure=measure(found.rows),
-        on=next((row["on"] for row in found.rows if row.get("on")), "the test set"),
+        on=" and ".join(places_of(found.rows)),
+        apart=len(places_of(found.rows)) > 1,
         by_class=by_class(found.rows, record["data"].get("classes", [])),
         scores=score_plots(found.rows),
         matrix=matrix(found.rows),
@@ -236,7 +248,10 @@ def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
     columns = min(len(picked), 20)
     lines = -(-len(picked) // columns)
     places = iter(range(len(picked)))
+    real = artifact.real_count
+    title = f"The images: {real} of {len(artifact)} are real ones" if real else "The synthetic images"
     return {
+        "title": title,
         "sheet": png_url(sheet_png(artifact.pixels(picked), columns)),
         "size": f"{100 * columns}% {100 * lines}%",
         "side": side,
@@ -281,6 +296,16 @@ def metric_of(row: Row) -> str:
     return str(row.get("metric", "accuracy"))
 
 
+def on_of(row: Row) -> str:
+    """Which images a row was measured on."""
+    return str(row.get("on") or "the test set")
+
+
+def places_of(rows: Sequence[Row]) -> list[str]:
+    """All of those, each once."""
+    return list(dict.fromkeys(map(on_of, rows))) or ["the test set"]
+
+
 def measure(rows: Sequence[Row]) -> str:
     """What all rows measured, or ``scores``."""
     metrics = {metric_of(row) for row in rows} or {"accuracy"}
@@ -288,29 +313,33 @@ def measure(rows: Sequence[Row]) -> str:
 
 
 def score_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """A plot for each protocol, network and metric, with what it is of; none where none can be drawn."""
+    """A plot for each protocol, network, metric and test part, with what it is of; none where none can be drawn."""
     if not available():
         return []
     plots = []
-    for (protocol, network, metric), members in list(_columns(rows).items())[:MOST_PLOTS]:
-        beside = [row for row in rows if row["set"] == TEACHER and metric_of(row) == metric]
-        heading = f"{metric}: {network}, protocol {protocol}"
+    for (protocol, network, metric, on), members in list(_columns(rows).items())[:MOST_PLOTS]:
+        beside = [row for row in rows if row["set"] == TEACHER and (metric_of(row), on_of(row)) == (metric, on)]
+        heading = f"{metric}: {network}, protocol {protocol}{_where(rows, on)}"
         plots.append((heading, dots_svg([_dot(row) for row in (*beside, *members)], metric, heading)))
     return plots
 
 
-def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows that can be compared, by protocol, network and metric; teachers, who have protocols of their own,
+def _where(rows: Sequence[Row], on: str) -> str:
+    return f", on {on}" if len(places_of(rows)) > 1 else ""
+
+
+def _columns(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
+    """Rows that can be compared, by protocol, network, metric and test part; teachers, who have protocols of their own,
     stand beside all."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
         if row["set"] != TEACHER:
-            groups.setdefault((row["protocol"], row["network"], metric_of(row)), []).append(row)
+            groups.setdefault((row["protocol"], row["network"], metric_of(row), on_of(row)), []).append(row)
     return groups
 
 
 def matrix(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Scores with a column for each protocol, network and metric; None where there is one such column."""
+    """Scores with a column for each protocol, network, metric and test part; None where there is one such column."""
     columns = _columns(rows)
     if len(columns) < 2:
         return None
@@ -318,8 +347,8 @@ def matrix(rows: Sequence[Row]) -> dict[str, Any] | None:
     cells = [{(row["set"], row["labels"]): row["accuracy"] for row in members} for members in columns.values()]
     return {
         "headings": [
-            f"{network}, {protocol}{'' if metric == 'accuracy' else f', {metric}'}"
-            for protocol, network, metric in columns
+            f"{network}, {protocol}{'' if metric == 'accuracy' else f', {metric}'}{_where(rows, on)}"
+            for protocol, network, metric, on in columns
         ],
         "lines": [
             {"name": f"{name[0]} ({name[1]})", "own": name[0] in OWN, "cells": [column.get(name) for column in cells]}
@@ -339,7 +368,7 @@ def extras(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Any]]]]:
     every = []
     for row in rows:
         more = [(k, v) for k, v in row.items() if k not in (*KNOWN, BY_CLASS) and v not in (None, [], {})]
-        heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}"
+        heading = f"{row['set']} ({row['labels']}), {row['network']}, {row['protocol']}{_where(rows, on_of(row))}"
         every += [(heading, [("values", row["accuracy"].get("values", [])), *more])]
     return every
 
@@ -348,7 +377,7 @@ def by_class(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any] | No
     """Accuracy in each class, mean over seeds, of the rows of the first protocol and network that have it;
     None where none has."""
     told = [row for row in rows if row.get(BY_CLASS) and all(len(seed) == len(classes) for seed in row[BY_CLASS])]
-    told = [row for row in told if (row["protocol"], row["network"]) == (told[0]["protocol"], told[0]["network"])]
+    told = [row for row in told if all(row.get(key) == told[0].get(key) for key in ("protocol", "network", "on"))]
     if not told:
         return None
     return {

@@ -14,11 +14,18 @@ from ddcore.composing.plan import TEACHERS, students_of
 from ddcore.composing.selection import Setup, select, setup_from
 from ddcore.data.source import Source
 from ddcore.errors import InputError
-from ddcore.networks.vision import torchvision_url
+from ddcore.networks.outside import weights_url
 from ddcore.runs.builtin import Core
 from ddcore.runs.opened import Whole
 from ddcore.runs.record import write_record
-from ddcore.runs.refusals import check_data, check_places, refuse_options_of_images, warn_of_data, warn_of_machine
+from ddcore.runs.refusals import (
+    check_data,
+    check_elsewhere,
+    check_places,
+    refuse_options_of_images,
+    warn_of_data,
+    warn_of_machine,
+)
 from ddcore.runs.run import Run
 from ddcore.runs.saving import bytes_allowed
 from ddcore.scoring.budget import Budget, budget_of
@@ -84,6 +91,7 @@ def begin(
         run.take(source)
     check_names(run)
     check_data(run)
+    check_elsewhere(run)
     if not plan_only:
         check_places(run)
         claim(place)
@@ -95,8 +103,8 @@ def begin(
         run.say(line)
     if budget is not None:
         run.say(f"  {budget.sentence()}")
-    for note in run.source.notes:
-        run.say(f"  data: {note}")
+    for line in data_lines(run.source):
+        run.say(line)
     warn_of_data(run)
     if plan_only:
         return run
@@ -121,7 +129,7 @@ def check_names(run: Whole) -> None:
         run.network(run.generator("check"), name)
     for member in members:
         named = Place.at(member.weights)
-        elsewhere = member.weights == TRAINED_HERE or torchvision_url(member.network, member.weights)
+        elsewhere = member.weights == TRAINED_HERE or weights_url(member.network, member.weights)
         if not elsewhere and named.local_path() is not None and not named.exists():
             raise InputError(f"--teachers.weights: there is nothing at {named.url}: check the path or URL")
 
@@ -136,6 +144,22 @@ def chosen_lines(run: Run) -> list[str]:
         networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
     return [f"  {networks}, {run.device.type}, {run.config.threads} threads", *switch_off]
+
+
+def of_data(source: Source) -> dict[str, Any]:
+    """What ``data_lines`` say, as JSON values."""
+    said = source.summary() if source.modality == "images" else {}
+    names = ("mirror_symmetric", "mirror", "resize_mode", "notes")
+    return {"data": {name: said[name] for name in names if name in said}} if said else {}
+
+
+def data_lines(source: Source) -> list[str]:
+    """What was done to the data, and whether mirror images keep their class; nothing of other data than images."""
+    if source.modality != "images":
+        return []
+    kept = "keep" if source.mirror_symmetric else "change"
+    why = f" ({source.mirror})" if source.mirror else ""
+    return [f"  mirror images {kept} their class{why}", *(f"  data: {note}" for note in source.notes)]
 
 
 def claim(place: Any) -> None:

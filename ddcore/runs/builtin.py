@@ -14,7 +14,7 @@ from ddcore.data.sources import knows, open_source
 from ddcore.labels import HardLabels
 from ddcore.networks.zoo import build
 from ddcore.runs.executors import EXECUTORS
-from ddcore.scoring.baselines import kcenter_chooser
+from ddcore.scoring.baselines import kcenter_index
 from ddcore.scoring.evaluate import evaluate_artifact
 from ddcore.training.label_rules import label
 from ddcore.training.protocols import PROTOCOLS
@@ -40,7 +40,7 @@ class Core:
     def ddcore_network(
         self, name: str, channels: int, size: int, classes: int, generator: Generator
     ) -> nn.Module | None:
-        """The field's zoo and ``torchvision:NAME``."""
+        """The field's zoo, and networks of torchvision, timm and torch's hub."""
         return build(name, channels, size, classes, generator)
 
     @hookimpl
@@ -52,15 +52,14 @@ class Core:
     def ddcore_initialize(
         self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run
     ) -> Tensor | None:
-        """``real``: random real images; ``noise``: normal noise; ``kcenter``: as the row of that name."""
+        """``real``: random real images; ``noise``: normal noise; ``kcenter``: see ``kcenter_index``."""
         if name == "real":
             return for_each_class(classes, lambda c, n: run.real.sample(c, n, generator))
         if name == "noise":
             shape = (len(classes), run.real.channels, run.real.size, run.real.size)
             return torch.randn(shape, generator=generator)
         if name == "kcenter":
-            choose, _ = kcenter_chooser(run)
-            return for_each_class(classes, lambda c, n: run.real.train.inputs(choose(c, n)))
+            return run.real.train.inputs(kcenter_index(run, classes))
         return None
 
     @hookimpl

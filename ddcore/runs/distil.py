@@ -17,11 +17,14 @@ from ddcore.composing.plan import TEACHERS, TRAJECTORIES
 from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, PluginError
 from ddcore.pages.report import write_report
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.divergence import notes_of
+from ddcore.runs.record import scored_on
 from ddcore.runs.refusals import check_data_aloud
 from ddcore.runs.saving import bytes_allowed, label, pack, save
+from ddcore.runs.tracing import traced
 from ddcore.scoring.budget import stored
-from ddcore.scoring.evaluate import CORE_SETS
+from ddcore.scoring.rows import CORE_SETS
 from ddcore.scoring.validation import marked, warn_of_set
 
 if TYPE_CHECKING:
@@ -47,10 +50,11 @@ def _distil(run: Run) -> list[Row]:
     synthetic = assemble(run, tasks)
     for note in synthetic.notes:
         run.say(note)
+    watched = notes_of([run.checkpoints.header(task.key) for task in tasks])
     if run.of_images:
-        run.artifact = save(run, synthetic, label(run, synthetic))
+        run.artifact = save(run, synthetic, label(run, synthetic), watched)
     else:
-        run.packed = pack(run, synthetic)
+        run.packed = pack(run, synthetic, watched)
     rows = evaluate(run)
     if not (run.place / "artifact" / "manifest.json").exists():
         raise InputError(f"{(run.place / 'artifact').url} was removed while it was evaluated; {run.tasks.way_on}")
@@ -60,10 +64,9 @@ def _distil(run: Run) -> list[Row]:
 
 
 def assemble(run: Run, tasks: Sequence[Task]) -> Synthetic:
-    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows are joined,
-    sorted by class."""
+    """The tasks' results as one set, as plugins store it: whoever assembles says how; else rows joined by class."""
     with torch.no_grad():
-        return stored(run, joined(run, tasks))
+        return stored(run, traced(run, joined(run, tasks)))
 
 
 def joined(run: Run, tasks: Sequence[Task]) -> Synthetic:
@@ -100,10 +103,6 @@ def evaluate(run: Run) -> list[Row]:
         rows = [attrs.evolve(row, extra={**row.extra, "budget": budget}) for row in rows]
     for row in rows:
         run.log("row", **row_json(row))
-    scores = {
-        "dataset": run.source.summary(),
-        "rows": [row_json(row) for row in rows],
-        "warnings": run.tasks.warned(),
-    }
-    (run.place / "scores.json").write_json(scores)
+    said = {"rows": [row_json(row) for row in rows], "warnings": run.tasks.warned()}
+    (run.place / "scores.json").write_json({**scored_on(run), **said})
     return rows

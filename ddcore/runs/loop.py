@@ -1,7 +1,7 @@
 """One distillation task: from initial images to finished tensors. The loop never knows a batch: the matcher does.
 
-A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived from
-them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
+A resumed task builds everything again from the *initial* images, then loads the checkpoint, so that what is derived
+from them (adapted teachers, masks) comes out the same; from there on it equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ddcore.composing import answers
 from ddcore.composing.dispatch import ALONE, PerPlugin
 from ddcore.composing.plan import refuse_idle
 from ddcore.errors import NonFiniteLoss, PluginError
+from ddcore.runs.divergence import Put, Watcher, unseen
 from ddcore.runs.snapshots import keep_snapshot
 
 if TYPE_CHECKING:
@@ -33,39 +34,42 @@ def distil_task(task: Task, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Raises:
         NonFiniteLoss: a loss or a learned tensor became NaN or infinite; the last good checkpoint stays.
-        Interrupted: the run was told to stop; the checkpoint is saved.
+        Diverged: a learned rate stays on its floor; the checkpoint from before that stays.
+        Interrupted: the run was told to stop; the checkpoint is saved, or a good one of before.
     """
     learn = begin(task, run)
     companions = run.hooks.companions(task, learn, run)
     state: dict[str, Any] = {"tensors": learn.tensors, "optimizers": learn.optimizers, "matcher": learn.state}
     state |= {"plugins": {name: one.state for name, one in companions.items()}} if companions else {}
-    state["skipped"] = 0
+    watcher = Watcher(task, learn, run)
+    state["watched"] = watcher.kept
     first = run.checkpoints.load(task.key, state)
+    if watcher.keeps(first) and not first:
+        run.checkpoints.save(task.key, 0, state)
     keep_snapshot(task, first, learn, run)
     with run.progress("distil", task.steps, "steps") as tick:
         tick(first)
         for step in range(first, task.steps):
             start = time.perf_counter()
-            loss = outer_step(task, step, learn, run, PerPlugin(companions.get))
+            loss = outer_step(task, step, learn, run, PerPlugin(companions.get), watcher.put)
             with torch.no_grad():
                 run.hooks.after_step(companions, step, loss)
             run.log("step", task=task.key, step=step, loss=loss, seconds=round(time.perf_counter() - start, 4))
-            state["skipped"] += loss is None
             keep_snapshot(task, step + 1, learn, run)
             tick(1, "skipped" if loss is None else f"loss {loss:.4g}")
             if step == first:
                 refuse_idle(run.hooks, run.plugins, run.plan.matcher)
-            if run.stopping or run.checkpoints.due():
+            watcher.after(step, loss)
+            if run.stopping or run.checkpoints.due() or watcher.keeps(step + 1):
                 require_finite(learn.tensors, step, run)
-                run.checkpoints.save(task.key, step + 1, state)
+                if watcher.may_keep:
+                    run.checkpoints.save(task.key, step + 1, state)
                 run.check_stop()
-    if task.steps and state["skipped"] == task.steps:
-        run.warn(
-            f"{run.matcher_name} skipped all of the {task.steps} steps, so nothing moved: try smaller learning rates"
-        )
+    watcher.warn_if_idle()
     require_finite(learn.tensors, task.steps - 1, run)
     tensors = finish(task, learn, companions, run)
-    return tensors, {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    header = {"roles": dict(learn.roles), "decoder": [dict(op) for op in learn.decoder]}
+    return tensors, {**header, **watcher.header()}
 
 
 def finish(task: Task, learn: Learn, companions: Mapping[str, Companion], run: Run) -> dict[str, Tensor]:
@@ -83,11 +87,14 @@ def begin(task: Task, run: Run) -> Learn:
     return run.hooks.learn(task, images, run)
 
 
-def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlugin = ALONE) -> float | None:
+def outer_step(
+    task: Task, step: int, learn: Learn, run: Run, companions: PerPlugin = ALONE, put: Put = unseen
+) -> float | None:
     """One outer step: move the synthetic set along every loss that the matcher yields.
 
     Args:
         companions: by plugin.
+        put: is told of each tensor that moved, and of what plugins made of it.
 
     Returns:
         The sum of the losses; None if the matcher yielded nothing, and so nothing moved.
@@ -104,7 +111,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlu
         backward(loss.value, [learn.optimizers[name] for name in names])
         if loss.update:
             moved.update(names)
-            move(learn, names, task, run, companions)
+            move(learn, names, task, run, companions, put)
         else:
             pending.update(names)
         if both := pending & moved:
@@ -112,7 +119,7 @@ def outer_step(task: Task, step: int, learn: Learn, run: Run, companions: PerPlu
             raise PluginError(
                 f"{run.matcher_name} steps optimiser {sorted(both)[0]!r} at once and also accumulates into it: {way_out}"
             )
-    move(learn, [name for name in every if name in pending], task, run, companions)
+    move(learn, [name for name in every if name in pending], task, run, companions, put)
     return total
 
 
@@ -125,7 +132,9 @@ def backward(value: Tensor, optimizers: Iterable[Optimizer]) -> None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: PerPlugin = ALONE) -> None:
+def move(
+    learn: Learn, names: Iterable[str], task: Task, run: Run, companions: PerPlugin = ALONE, put: Put = unseen
+) -> None:
     """Step optimisers, then let plugins put what moved back where it belongs."""
     for name in names:
         optimizer = learn.optimizers[name]
@@ -140,7 +149,9 @@ def move(learn: Learn, names: Iterable[str], task: Task, run: Run, companions: P
                 role = learn.roles.get(tensor_name, "")
                 about = {"before": old, "name": tensor_name, "role": role, "task": task, "run": run}
                 about["companion"] = companions
-                tensor.copy_(run.hooks.project(tensor.detach(), run.matcher, **about))
+                kept = run.hooks.project(tensor.detach(), run.matcher, **about)
+                put(tensor_name, role, tensor.detach(), kept)
+                tensor.copy_(kept)
 
 
 def _clear(optimizers: Iterable[Optimizer]) -> None:
@@ -160,26 +171,3 @@ def require_finite(tensors: dict[str, Tensor], step: int, run: Run) -> None:
                 f"{name} became NaN or infinite by step {step} under {run.matcher_name}; the last good checkpoint is kept: "
                 f"try a smaller learning rate, then run again into a new --out"
             )
-
-
-def distillation_tasks(run: Run) -> list[Task]:
-    """The work to do: the matcher's tasks, else one that holds every class ``ipc`` times, class by class.
-
-    Raises:
-        PluginError: several tasks that do not say the class of each row, and nobody to assemble their results.
-    """
-    tasks = run.hooks.tasks(run)
-    if tasks is None:
-        return [distillation_task(run)]
-    rows = [len(task.classes) if task.classes is not None else 0 for task in tasks]
-    if len(tasks) > 1 and not all(rows) and not run.hooks.providers("ddcore_assemble"):
-        raise PluginError(
-            f"{run.matcher_name} gives {len(tasks)} tasks and does not assemble their results: implement ddcore_assemble, or say the classes of each task's rows"
-        )
-    return tasks
-
-
-def distillation_task(run: Run) -> Task:
-    """One task that holds every class ``ipc`` times, class by class."""
-    classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
-    return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

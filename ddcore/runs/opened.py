@@ -19,8 +19,10 @@ from ddcore.composing.asking import Hooks
 from ddcore.composing.host import Host
 from ddcore.composing.loading import load_source
 from ddcore.composing.selection import Setup
+from ddcore.config import OF_DATA
+from ddcore.data.elsewhere import Elsewhere, matched, name_of
 from ddcore.data.normalisation import Normalisation, fit
-from ddcore.data.source import Real, Source, load_decoded
+from ddcore.data.source import Part, Real, Source, load_decoded
 from ddcore.errors import InputError, PluginError
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import unknown_network
@@ -90,7 +92,7 @@ class Opened:
         if self.decoded and (kept := load_decoded(self.cache, self.decoded, self.warn)):
             self.take(kept)
             return kept
-        options = {"data_root": self.config.data_root, "split": self.config.split, "resize": self.config.resize}
+        options = {name: getattr(self.config, name) for name in OF_DATA}
         return self._carved(load_source(self.hooks, self.config.dataset, options))
 
     def take(self, source: Source) -> None:
@@ -107,6 +109,21 @@ class Opened:
     @property
     def _share_and_seed(self) -> tuple[float, int] | None:
         return None if self.config.validation is None else (float(self.config.validation), self.seed)
+
+    @cached_property
+    def elsewhere(self) -> tuple[Elsewhere, ...]:
+        """The test parts of ``--evaluate-on``, brought to the run's size, classes in its order.
+
+        Raises:
+            InputError: data that students of this run cannot be tested on.
+        """
+        options = {"data_root": self.config.data_root, "split": None, "resize": self.source.size}
+        found: dict[str, Elsewhere] = {}
+        for word in self.config.evaluate_on:
+            source = load_source(self.hooks, word, options)
+            test = Part(matched(source, self.source, word), self.normalisation, self.device, self.dtype)
+            found.setdefault(name := name_of(source), Elsewhere(name, source, test))
+        return tuple(found.values())
 
     @property
     def machine(self) -> dict[str, Any]:

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddcore.composing.selection import Setup
+from ddcore.config import as_meant
 from ddcore.data.source import decoded_key
 from ddcore.errors import InputError
 from ddcore.runs.opened import Whole
-from ddcore.runs.record import read_record, refuse_other_device, refuse_other_software
+from ddcore.runs.record import ELSEWHERE, read_record, refuse_other_device, refuse_other_software
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
 from ddcore.storage.holding import held
 from ddcore.storage.ownership import check_own
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
+from ddcore.storage.published import from_home
 from ddcore.storage.secrecy import restore
 
 
@@ -37,7 +39,7 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     record = read_record(place)
     if not (worker or trust):
         check_own(record, place.url)
-    record = restore(record)
+    record = as_meant(from_home(restore(record)), record["data"])
     if worker:
         refuse_other_software(record)
     run: Any = _of_kind(record, Setup.from_json(record), place, reporter)
@@ -48,6 +50,8 @@ def open_run(url: str, reporter: Reporter | None = None, *, worker: bool = False
     run.tasks.begun = True
     if run.source.fingerprint != record["data"]["fingerprint"]:
         raise InputError(f"the data behind {run.config.dataset!r} changed since {place.url} was begun: start a new run")
+    if [other.as_json() for other in run.elsewhere] != record.get(ELSEWHERE, []):
+        raise InputError(f"the data behind --evaluate-on changed since {place.url} was begun: start a new run")
     return run  # type: ignore[no-any-return]
 
 

@@ -22,13 +22,19 @@ def provenance(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "ipc": run.config.ipc,
         "steps": run.plan.steps,
-        "network": run.network_name,
+        "network": _network(run),
         **in_order(run.setup.as_json(), order),
         **weights_of(run),
         "plan": run.plan.as_json(),
         "method": " + ".join([run.plan.matcher, *(n for n in order if n not in (run.plan.matcher, *packs))]),
         "papers": [run.plugins[name].paper for name in order if run.plugins[name].paper],
     }
+
+
+def _network(run: Run) -> str:
+    """What the method passed images through; not ``--network`` where that is out of use."""
+    own = run.plugins[run.plan.matcher].student_identity(run) or {}
+    return str(own.get("network") or run.network_name)
 
 
 def in_order(record: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:

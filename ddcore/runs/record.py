@@ -23,12 +23,15 @@ from ddcore.runs.tasks import Tasks
 from ddcore.storage.documents import is_count
 from ddcore.storage.known_data import WORDS, remember
 from ddcore.storage.ownership import SIGNATURE, key_file, signed
+from ddcore.storage.published import at_home, published_source, shortened
 from ddcore.storage.secrecy import hidden, shown, withhold
 
 if TYPE_CHECKING:
     from ddcore.storage.places import Place
 
 SCHEMA = 1
+ELSEWHERE = "evaluated_on"
+"""Under which records list the data of ``--evaluate-on``."""
 
 
 def read_record(place: Place) -> dict[str, Any]:
@@ -97,12 +100,19 @@ def environment(run: Host) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "platform": platform.platform(),
+        "platform": system(),
         "device": devices.described(run.device),
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "ddcore": __version__,
     }
+
+
+def system() -> str:
+    """The system, such as "Linux-6.1.0-x86_64-glibc2.35"; unlike ``platform.platform`` this begins no process."""
+    return "-".join((platform.system(), platform.release(), platform.machine(), "".join(platform.libc_ver()))).strip(
+        "-"
+    )
 
 
 def refuse_other_software(record: Mapping[str, Any]) -> None:
@@ -142,7 +152,7 @@ def write_artifact_record(run: Recorded, artifact: str) -> None:
     """Write ``run.json`` of an evaluation that distils nothing, so that workers can rebuild it."""
     record = {"schema": SCHEMA, "api": API_VERSION, "artifact": artifact, "seed": run.seed, **run.setup.as_json()}
     record = withhold(record, "artifact")
-    _write(run, {**record, "environment": environment(run), "data": run.source.summary()})
+    _write(run, {**record, "environment": environment(run), "data": run.source.summary(), **elsewhere_of(run)})
 
 
 def write_record(run: Recorded, command: list[str], **more: Any) -> None:
@@ -157,14 +167,27 @@ def write_record(run: Recorded, command: list[str], **more: Any) -> None:
         "plan": run.plan.as_json(),
         "environment": environment(run),
         "data": run.source.summary(),
+        **elsewhere_of(run),
         **more,
     }
     _write(run, withhold(record, "train"))
 
 
+def scored_on(run: Host) -> dict[str, Any]:
+    """What ``scores.json`` says of the data."""
+    return {"dataset": published_source(run.source.summary()), **elsewhere_of(run)}
+
+
+def elsewhere_of(run: Host) -> dict[str, Any]:
+    """What records say of the data of ``--evaluate-on``; nothing where there are none."""
+    return {ELSEWHERE: [other.as_json() for other in run.elsewhere]} if run.elsewhere else {}
+
+
 def _write(run: Recorded, record: Mapping[str, Any]) -> None:
     """``run.json``, signed; and a note of where the user has these data, if the user said so."""
-    written = signed(record)
+    source = {"data": published_source(record["data"])}
+    command = {"command": [shortened(word) for word in record["command"]]} if "command" in record else {}
+    written = signed({**at_home(record), **source, **command})
     if SIGNATURE not in written:
         run.warn(f"run.json is not signed, since no key can be kept at {key_file()}: to go on, give --trust")
     (run.place / "run.json").write_json(written)

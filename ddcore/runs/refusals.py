@@ -10,15 +10,20 @@ import torch
 
 from ddcore.composing.plan import warnings
 from ddcore.data.repeats import warnings_about
-from ddcore.errors import InputError
+from ddcore.data.source import Source, constant_classes
+from ddcore.errors import InputError, OptionError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
 
 if TYPE_CHECKING:
+    from ddcore.data.source import Source
     from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
-OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
+OF_IMAGES = (
+    *("ipc", "bytes", "resize", "resize_mode", "mirror", "normalise", "init", "labels", "protocol", "storage_dtype"),
+    *("rows", "baseline", "evaluate_on"),
+)
 """Shared options that mean nothing for other data."""
 
 
@@ -26,22 +31,18 @@ def check_data(run: Run) -> None:
     """Refuse data that the plan cannot use.
 
     Raises:
-        InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
+        InputError: a modality no plugin works on; a class without images.
     """
-    source, ipc = run.source, run.config.ipc
+    source = run.source
     if source.modality not in run.matcher.modality:
         raise InputError(
             f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
         )
     if not run.of_images:
         refuse_options_of_images(run)
-    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-    smallest = min(range(len(counts)), key=counts.__getitem__)
-    if ipc > counts[smallest]:
-        name = source.classes[smallest]
-        raise InputError(
-            f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
-        )
+    if not min(counts := class_counts(run)):
+        name = source.classes[counts.index(0)]
+        raise InputError(f"class {name!r} of {run.config.dataset!r} has no train images: add some or drop the class")
 
 
 def check_places(run: Whole) -> None:
@@ -56,6 +57,32 @@ def check_places(run: Whole) -> None:
     ):
         if why := unwritable(place):
             raise InputError(f"{what} {place.url} cannot be used, {why}: {way_out}")
+
+
+def check_elsewhere(run: Whole) -> None:
+    """Refuse data of ``--evaluate-on`` that students cannot be tested on, and warn of such test images that they may
+    have been trained on.
+
+    Raises:
+        OptionError: a choice is made by the run's scores; InputError: see ``ddcore.data.elsewhere.matched``.
+    """
+    if run.config.evaluate_on and run.config.validation is not None:
+        raise OptionError(
+            "--evaluate-on measures on test images, and a run with --validation is to choose by: leave one of them out"
+        )
+    for other in run.elsewhere:
+        if known := seen_of(other.source, run.source):
+            run.warn(
+                f"{known} test images of --evaluate-on {other.name} are among the train images of {run.source.name}"
+            )
+
+
+def seen_of(other: Source, source: Source) -> int:
+    """How many test images of other data are train images of these, bit for bit."""
+    if other.train.stored.dtype != source.train.stored.dtype:
+        return 0
+    there = set(source.digests["train"])
+    return sum(digest in there for digest in other.digests["test"])
 
 
 def warn_of_machine(run: Whole) -> None:
@@ -82,11 +109,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a person should know about the run's plugins on its data, and about the data."""
-    return (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *warnings_about(run.source))
-
-
 def warn_of_data(run: Run) -> None:
     """Warn of what the plugins assume and these data are not."""
     for warning in warnings_of(run):
@@ -97,6 +119,42 @@ def check_data_aloud(run: Run) -> None:
     """Both."""
     check_data(run)
     warn_of_data(run)
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """What a person should know about the run's plugins on its data, and about the data."""
+    about = (*constant_warnings(run.source), *warnings_about(run.source))
+    found = (*warnings(run.hooks, run.plugins, run.source.mirror_symmetric), *about)
+    return (*found, said) if (said := said_of_short_classes(run)) else found
+
+
+def class_counts(run: Run) -> list[int]:
+    """Train samples of each class."""
+    counts: list[int] = torch.bincount(run.source.train.labels, minlength=len(run.source.classes)).tolist()
+    return counts
+
+
+def said_of_short_classes(run: Run) -> str:
+    """A sentence on classes that have fewer train images than ``--ipc``; nothing where there are none."""
+    counts, ipc, names = class_counts(run), run.config.ipc, run.source.classes
+    short = sorted((count, cls) for cls, count in enumerate(counts) if count < ipc)
+    if not short or not run.of_images:
+        return ""
+    few = ", ".join(f"{str(names[cls])[:40]!r}: {count}" for count, cls in short[:5])
+    more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+    return (
+        f"{len(short)} of {len(counts)} classes have fewer train images than --ipc {ipc} ({few}{more}): images that begin as "
+        "real ones begin with the same ones again there, and rows of real images take what there is"
+    )
+
+
+def constant_warnings(source: Source) -> tuple[str, ...]:
+    """What a person should know of classes whose train images are all equal."""
+    if not (names := constant_classes(source)):
+        return ()
+    few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    which = f"class {few} are" if len(names) == 1 else f"each of the classes {few} are"
+    return (f"all train images of {which} equal: look at the files",)
 
 
 def refuse_options_of_images(run: Run) -> None:

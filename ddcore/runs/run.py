@@ -13,10 +13,11 @@ from ddcore import devices
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.composing.plan import Choices, Plan, resolve
 from ddcore.errors import PluginError
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opened import Opened
 from ddcore.runs.suggesting import known_matchers
 from ddcore.scoring.evaluate import score
+from ddcore.scoring.rows import check_rows, chosen_rows, initialisers_among
 from ddcore.training.protocols import resolved_protocols
 
 CPU_WIDTH = 32
@@ -29,7 +30,9 @@ class Run(Opened):
     def plan(self) -> Plan:
         """Who does what."""
         config = self.config
-        choices = Choices(config.steps, self.network_name, config.init, config.labels, config.baseline)
+        check_rows(config, self.plugins)
+        rows = initialisers_among(chosen_rows(config), self.plugins)
+        choices = Choices(config.steps, self.network_name, config.init, config.labels, rows)
         return resolve(self.hooks, self.plugins, choices, partial(known_matchers, self))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,8 @@ from ddcore.api.types import VECTORS, Synthetic
 from ddcore.labels import Labels, SoftLabels, VectorLabels
 from ddcore.runs.provenance import provenance
 from ddcore.runs.refusals import warnings_of
+from ddcore.runs.tracing import note_on_real, said_of_real
+from ddcore.scoring.baselines import stored_as
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import Artifact, as_stored, load_artifact, save_artifact
 from ddcore.sets.decoders import Decoder
@@ -37,8 +40,8 @@ def label(run: Run, synthetic: Synthetic) -> Labels:
     return run.label(images, synthetic.classes.to(run.device))
 
 
-def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
-    """Write the artifact, unless an earlier part of this run did."""
+def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] = ()) -> Artifact:
+    """Write the artifact, unless an earlier part of this run did; ``watched`` is what its tasks were warned of."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_artifact(place)
@@ -52,9 +55,10 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
         normalisation=run.normalisation,
         recipe=recipe_for(run, labels, None if rate is None else float(rate)),
         provenance=provenance(run),
-        source=run.source.summary(),
-        notes=[*warnings_of(run), *synthetic.notes],
+        source={**run.source.summary(), "stored": stored_as(run)},
+        notes=[*warnings_of(run), *watched, *synthetic.notes, *note_on_real(run)],
         storage_dtype=run.config.storage_dtype,
+        real=said_of_real(run, synthetic),
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
     if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
@@ -69,8 +73,8 @@ def bytes_allowed(run: Run) -> int | None:
     return None if run.config.bytes is None else byte_count(run.config.bytes)
 
 
-def pack(run: Run, synthetic: Synthetic) -> Packed:
-    """Write the artifact of data that are not images, unless an earlier part of this run did."""
+def pack(run: Run, synthetic: Synthetic, watched: Sequence[str] = ()) -> Packed:
+    """Write the artifact of data that are not images, unless an earlier part of this run did; see ``save``."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_packed(place)
@@ -81,7 +85,7 @@ def pack(run: Run, synthetic: Synthetic) -> Packed:
         classes=run.source.classes,
         provenance=provenance(run),
         source=run.source.summary(),
-        notes=warnings_of(run),
+        notes=(*warnings_of(run), *watched),
     )
     run.say(f"artifact: {packed.nbytes['total']:,} bytes in {place.url}")
     return packed

@@ -28,6 +28,7 @@ from ddcore.storage.holding import Hold, held
 from ddcore.storage.keeping import tidy
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter, Tick, on_signals
+from ddcore.storage.published import told
 from ddcore.storage.secrecy import hand_on, hidden
 
 DECODED = ("images", "text")
@@ -113,11 +114,13 @@ class Tasks:
     def warned(self) -> list[str]:
         """All warnings of the run, each once: of the parts of it before a stop, and of its workers, too."""
         logged = [str(event["text"]) for event in events(self.place) if event.get("event") == "warning"]
-        return list(dict.fromkeys([*logged, *self.reporter.warnings]))
+        return list(dict.fromkeys(map(told, [*logged, *self.reporter.warnings])))
 
     def log(self, run: Host, event: str, fields: Mapping[str, Any]) -> None:
         """One line of ``log.jsonl``, which trackers are told of; numbers that are not finite become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+        texts = {k: told(v) for k, v in finite.items() if isinstance(v, str)}
+        finite |= texts
         line = json.dumps({"event": event, "time": round(time.time(), 3), **finite})
         (self.place / "log.jsonl").append_line(hidden(line))
         for who, error in self.hooks.log(event, finite, run):
@@ -152,19 +155,24 @@ class Tasks:
         Raises:
             InputError: another process works in it.
         """
-        with self.stoppable(), held(self.place) as self._hold:
+        with self.stoppable(), self._with_way_on(), held(self.place) as self._hold:
             self.place.remove_unfinished()
             tidy(cache)
             try:
                 yield
                 self._hold.check()
-            except InputError as error:
+            except InputError:
                 self._hold.check()
-                if not isinstance(error, StoreError):
-                    raise
-                raise type(error)(f"{error}; {self.way_on}") from error
+                raise
             finally:
                 self._hold = None
+
+    @contextmanager
+    def _with_way_on(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            raise type(error)(f"{error}; {self.way_on}") from error
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ddcore.composing.discovery import matching
 from ddcore.composing.plan import TRAJECTORIES
-from ddcore.images.selection import kcenter
+from ddcore.images.selection import filled, kcenter
 from ddcore.labels import smallest_type
 from ddcore.networks.passes import features
+from ddcore.storage.keeping import kept, machine
 from ddcore.training import experts
 
 if TYPE_CHECKING:
@@ -20,47 +21,79 @@ if TYPE_CHECKING:
     from ddcore.labels import Labels
     from ddcore.sets.artifact import Artifact
 
+VERSION = 1
+"""Raise it when ``kcenter`` chooses differently: kept choices are then not used again."""
+
+
+NOISE = "noise"
+"""The initialiser that begins with no real image."""
+
 
 def random_index(run: Run, artifact: Artifact, student: int, *, by_bytes: bool) -> Tensor:
-    """Rows of the train split, class by class; the smaller of two such sets of a seed is part of the larger one."""
-    wanted = class_counts(run, artifact)
+    """Rows of the train split, class by class, or all that a class has; the smaller of two such sets of a seed is part
+    of the larger one."""
+    wanted = at_most(class_counts(run, artifact), run.real.counts())
     if by_bytes:
         wanted = share_out(count_for_bytes(run, artifact.nbytes["total"]), run.real.counts())
     generator = run.generator("evaluate", "random", student)
     return torch.cat([run.real.choose(cls, count, generator) for cls, count in enumerate(wanted) if count])
 
 
-def kcenter_index(run: Run, artifact: Artifact) -> tuple[Tensor, bool]:
-    """What ``kcenter_chooser`` chooses: rows of the train split, class by class, as many of each as the artifact has, or all there are.
+def baseline_classes(run: Run, artifact: Artifact) -> Tensor:
+    """Classes of an initialiser's row, (N,) int64 in their order: as many of each as the artifact has, or as there are
+    real ones."""
+    counts = at_most(class_counts(run, artifact), run.real.counts())
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def kcenter_index(run: Run, classes: Tensor) -> Tensor:
+    """What the initialiser ``kcenter`` chooses: k-center among the real images of each class, first nearest to their
+    mean.
+
+    Distances are between features of expert 0 where ``sees_features``, else between normalised pixels. Choices are kept
+    in the run's cache: students of every seed, and other runs, ask for the same.
+
+    Args:
+        classes: (N,) int64, of each image wanted, in any order.
 
     Returns:
-        The rows, and whether features were used.
+        (N,) int64, rows of the train split; those of a class in the order chosen, and again where it has fewer.
     """
-    choose, on_features = kcenter_chooser(run)
-    there = run.real.counts()
-    chosen = [choose(cls, min(count, there[cls])) for cls, count in enumerate(class_counts(run, artifact))]
-    return torch.cat(chosen), on_features
+    counts, there = torch.bincount(classes, minlength=len(run.real.classes)).tolist(), run.real.counts()
+    enough = at_most(counts, there)
+    key = {
+        "version": VERSION,
+        "data": run.source.fingerprint,
+        "normalisation": run.real.normalisation.header(),
+        "features": experts.digest(run) if sees_features(run) else None,
+        "counts": enough,
+        "machine": machine(run.device, run.dtype),
+    }
+    chosen = kept(run.cache, "kcenter", key, lambda: {"index": _chosen(run, enough)}, note=run.warn)["index"]
+    each = zip(chosen.split(enough), counts, strict=True)
+    index = torch.empty(len(classes), dtype=torch.int64)
+    index[classes.argsort(stable=True)] = torch.cat([filled(rows, count) for rows, count in each])
+    return index
 
 
-def kcenter_chooser(run: Run) -> tuple[Callable[[int, int], Tensor], bool]:
-    """What ``kcenter`` means, as a row and as an initialiser: k-center among the real images of a class, first nearest to their mean.
-
-    Returns:
-        From a class and a count to so many rows of the train split, in the order chosen; and whether distances are between features
-        of expert 0, which is so if the run needs experts and has them, else between normalised pixels: what else lies in the cache is no
-        matter.
-    """
+def sees_features(run: Run) -> bool:
+    """Whether ``kcenter`` looks at expert 0: if the run needs experts and has them; what else lies in the cache is no
+    matter."""
     needs = run.plan.needs if matching(run.plugins) else ()  # a set alone is evaluated without a matcher
-    trained = experts.at_hand(run) if TRAJECTORIES in needs else None
+    return TRAJECTORIES in needs and experts.at_hand(run) is not None
+
+
+def _chosen(run: Run, counts: Sequence[int]) -> Tensor:
+    trained = experts.at_hand(run) if sees_features(run) else None
     network = trained.network(run, 0) if trained else None
-
-    def choose(cls: int, count: int) -> Tensor:
-        rows = run.real.train.of_class(cls)
-        images = run.real.train.inputs(rows)
-        described = images.flatten(1) if network is None else features(network, images)
-        return rows[kcenter(described.cpu(), count).cpu()]
-
-    return choose, network is not None
+    chosen = [torch.empty(0, dtype=torch.int64)]
+    for cls, count in enumerate(counts):
+        if count:
+            rows = run.real.train.of_class(cls)
+            images = run.real.train.inputs(rows)
+            described = images.flatten(1) if network is None else features(network, images)
+            chosen.append(rows[kcenter(described.cpu(), count).cpu()])
+    return torch.cat(chosen)
 
 
 def class_counts(run: Run, artifact: Artifact) -> list[int]:
@@ -69,10 +102,46 @@ def class_counts(run: Run, artifact: Artifact) -> list[int]:
     return counts
 
 
+def at_most(wanted: Sequence[int], there: Sequence[int]) -> list[int]:
+    """Of each class what is wanted, or what there is.
+
+    >>> at_most([5, 5], [9, 2])
+    [5, 2]
+    """
+    return [min(pair) for pair in zip(wanted, there, strict=True)]
+
+
+def of_those_there(run: Run, classes: Tensor) -> Tensor:
+    """The rows of ``classes`` (N,) for which the train split has a different image each: of a class the first ones."""
+    rank = torch.zeros_like(classes)
+    for cls in classes.unique():
+        of = classes == cls
+        rank[of] = torch.arange(int(of.sum()))
+    return classes[rank < torch.tensor(run.real.counts())[classes]]
+
+
 def count_for_bytes(run: Run, total: int) -> int:
-    """How many real images, uint8 with a hard label each, cost no more than ``total`` bytes; at least one a class."""
-    classes = len(run.real.classes)
-    return max(classes, total // (run.real.channels * run.real.size**2 + smallest_type(classes).itemsize))
+    """How many real images, as the data hold them with a hard label each, cost no more than ``total`` bytes; at least
+    one a class."""
+    return max(len(run.real.classes), total // bytes_of_a_pair(run))
+
+
+def bytes_of_a_pair(run: Run) -> int:
+    """What a real sample costs as its data hold it, with a hard label."""
+    return bytes_of_one(run) + smallest_type(len(run.real.classes)).itemsize
+
+
+def bytes_of_one(run: Run) -> int:
+    """What a real sample costs as its data hold it: a pixel one byte where all are levels of 8 bits or less, else its
+    float's four; a text its tokens' type."""
+    row: Tensor = run.source.train.stored[0]
+    return row.numel() * (1 if stored_as(run) == "uint8" else row.element_size())
+
+
+def stored_as(run: Run) -> str:
+    """The smallest type that holds all samples of the data exactly, by name."""
+    levels = run.of_images and run.real.source.white is not None
+    return "uint8" if levels else str(run.source.train.stored.dtype).removeprefix("torch.")
 
 
 def share_out(total: int, available: Sequence[int]) -> list[int]:
@@ -93,7 +162,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
-    images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
-    parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
+    """What real samples cost: themselves as their data hold them, and the payload of their labels and of networks that
+    compute these."""
+    parts = {"images": count * bytes_of_one(run), "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}

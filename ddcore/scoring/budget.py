@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from attrs import asdict, frozen
 from torch import Tensor
@@ -21,6 +22,7 @@ from ddcore.labels import Prospect
 from ddcore.labels.sizes import ALSO_CALLED
 from ddcore.sets.artifact import as_stored
 from ddcore.sets.brought import label_class
+from ddcore.sets.exact import stored_exactly
 from ddcore.sets.packed import pixels_of
 from ddcore.storage.places import size_of
 from ddcore.training.label_rules import draw_for, extent, kept_classes
@@ -29,6 +31,10 @@ from ddcore.training.protocols import resolved_protocols
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
+UNCHANGED = "unchanged"
+"""What ``Plugin.of_real`` says of initialisers whose images are real ones as they are."""
+UNCHANGED_OF_CORE = ("real", "kcenter")
+"""Initialisers of the core whose images are real ones, unchanged."""
 BITS_AT_LEAST = 2
 """Of a stored pixel, to know where to stop looking."""
 
@@ -82,7 +88,7 @@ def budget_of(run: Run, limit: int) -> Budget:
         return Budget(limit, ipc, images, labels(samples), samples)
 
     pixels = len(run.source.classes) * run.source.channels * run.source.size**2
-    most = min(min(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
+    most = min(max(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
     ipc = largest(lambda n: cost(n).cost <= limit, most)
     if not ipc:
         one = cost(1)
@@ -110,8 +116,11 @@ def image_bytes(run: Run, ipc: int) -> tuple[int, int]:
     """Bytes of the file of so many images a class, as this run stores them, and the samples a class that they hold."""
     source = run.source
     classes = class_by_class(run, ipc)
-    blank = torch.zeros(1, source.channels, source.size, source.size).expand(len(classes), -1, -1, -1)
-    set_ = Synthetic({"pixels": blank}, {"pixels": "pixels"}, [{"op": "rows", "tensor": "pixels"}], classes)
+    blank, rows = torch.zeros(1, source.channels, source.size, source.size), None
+    if of_real_images(run) == UNCHANGED:
+        blank, rows = run.real.train.inputs(torch.zeros(1, dtype=torch.int64)).cpu(), torch.zeros_like(classes)
+    tensors = {"pixels": blank.expand(len(classes), -1, -1, -1)}
+    set_ = Synthetic(tensors, {"pixels": "pixels"}, [{"op": "rows", "tensor": "pixels"}], classes, source_rows=rows)
     with torch.no_grad():
         set_ = stored(run, set_)
     tensors, _ = as_stored(pixels_of(set_), set_.decoder, run.config.storage_dtype, run.normalisation)
@@ -169,5 +178,21 @@ def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
 
 
 def stored(run: Run, synthetic: Synthetic) -> Synthetic:
-    """A set as plugins store it."""
-    return run.hooks.store(synthetic, run)
+    """A set as plugins store it, and what of it is real as the data hold it."""
+    found = run.hooks.store(synthetic, run)
+    if not run.of_images:
+        return found
+    if found.source_rows is None:
+        found = attrs.evolve(found, source_rows=synthetic.source_rows)
+    return stored_exactly(found, run.real.source, run.normalisation, run.config.storage_dtype)
+
+
+def of_real_images(run: Run) -> str:
+    """What a run's set is of real images where nothing is learned: ``UNCHANGED``, or words; empty where steps change
+    it or its images do not come from real ones."""
+    if run.plan.steps:
+        return ""
+    name = run.plan.initializer
+    if name in UNCHANGED_OF_CORE:
+        return UNCHANGED
+    return next((plugin.of_real[name] for plugin in run.plugins.values() if name in plugin.of_real), "")

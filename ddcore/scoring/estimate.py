@@ -16,9 +16,11 @@ from ddcore.api.types import VECTORS, Cost
 from ddcore.composing.plan import TRAJECTORIES
 from ddcore.networks.passes import CHUNK, logits
 from ddcore.randomness import drawing_from
+from ddcore.scoring.evaluate import full_schedule, pairs_of
+from ddcore.scoring.rows import FULL, RANDOM_BYTES, UNTRAINED
 from ddcore.storage.progress import duration
 from ddcore.training.experts import missing
-from ddcore.training.protocols import resolved_protocols
+from ddcore.training.protocols import HARD, Protocol, resolved_protocols
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
@@ -27,6 +29,8 @@ BASE_BYTES = 350_000_000
 ACTIVATIONS_KEPT = 6
 MEASURED = 250
 """Images of the measured pass."""
+DENSER = 4
+"""Real images of a byte a pixel that fit the bytes of a learned one, of float32."""
 
 
 def forward_passes(cost: Cost) -> int:
@@ -97,11 +101,28 @@ def measured_rate(network: torch.nn.Module, images: torch.Tensor) -> float:
 
 
 def evaluation_images(run: Run, rows: int) -> float:
-    """Forward passes that the evaluation of this run costs, full data left out (it is cached)."""
-    students = max(1, len(run.config.eval_network)) * run.config.eval_seeds
-    sets = 5 if {"labels", VECTORS} & set(run.matcher.learns) else 4
-    test = len(run.real.test)
-    return sum(students * sets * (3 * min(rows, p.batch * 4) * p.epochs_run + test) for p in resolved_protocols(run))
+    """Forward passes of single images that the evaluation of this run costs, at most: what is cached costs nothing.
+
+    Args:
+        rows: images of the set.
+    """
+    soft = run.labeller != HARD or (bool({"labels", VECTORS} & set(run.matcher.learns)) and run.config.labels is None)
+    tested = len(run.real.test) + sum(len(other.samples) for other in run.elsewhere)
+    once = 0.0
+    for recipe in resolved_protocols(run):
+        probe = 0 if recipe.probe is None else sum(recipe.probe.images(run.real.counts()))
+        once += sum(3 * _seen(run, recipe, name, rows) + probe + tested for name, _ in pairs_of(run, recipe, soft=soft))
+    return once * max(1, len(run.config.eval_network)) * run.config.eval_seeds
+
+
+def _seen(run: Run, recipe: Protocol, name: str, rows: int) -> int:
+    """Images that a student of a row sees in training."""
+    if name == UNTRAINED:
+        return 0
+    if name == FULL:
+        return full_schedule(run, recipe).steps * min(recipe.batch, len(run.real.train))
+    images = rows * (DENSER if name == RANDOM_BYTES else 1)
+    return recipe.schedule(rows).steps * min(recipe.batch, images)
 
 
 def _activations(network: torch.nn.Module, image: torch.Tensor) -> int:

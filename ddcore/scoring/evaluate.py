@@ -1,11 +1,13 @@
 """The honest rows: what a finished set is worth, beside what one gets for nothing at the same cost.
 
-For every protocol, network and seed a fresh student is trained on the distilled set; on as many random real images; on
-as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on all real images. All but the last
-make the same number of optimiser steps, in batches of the same size, under the same augmentation. Every row exists with
-hard labels; a set with soft labels is also set beside real images with the same labeller's soft labels, and beside
-itself with hard ones. Labels of views bring batches and views of their own: all rows then take those batches, and hard
-labels the protocol's views. The last epoch counts, on the whole test set; nothing is chosen on it.
+For every protocol, network and seed a fresh student is trained, by default (``--rows`` chooses), on the distilled set;
+on as many random real images; on as many chosen by k-center; on as many random ones as fit the artifact's bytes; and on
+all real images. All but the last, which takes epochs of its own, make the same number of optimiser steps, in batches of
+the same size, under the same augmentation. Every row exists with hard labels; a set with soft labels is also set beside
+real images with the same labeller's soft labels, and beside itself with hard ones. Labels of views bring batches and
+views of their own: all rows then take those batches, and hard labels the protocol's views. A protocol with a probe also
+says what that makes of an untrained network. The last epoch counts, on the whole test set, and on that of each of
+``--evaluate-on``; nothing is chosen on it.
 
 Seed k's students begin from one initial network whatever they train on, and random subsets are redrawn for each seed.
 """
@@ -25,29 +27,61 @@ from torch.nn import Module
 from ddcore import randomness
 from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
-from ddcore.composing.plan import student_shapers
+from ddcore.composing.plan import BASELINES
 from ddcore.labels import HardLabels, Labels, PerView
-from ddcore.scoring.baselines import kcenter_index, random_index, real_bytes
+from ddcore.scoring.baselines import (
+    NOISE,
+    at_most,
+    baseline_classes,
+    bytes_of_a_pair,
+    class_counts,
+    random_index,
+    real_bytes,
+    sees_features,
+    stored_as,
+)
+from ddcore.scoring.rows import (
+    DISTILLED,
+    FULL,
+    RANDOM,
+    RANDOM_BYTES,
+    UNTRAINED,
+    chosen_rows,
+    initialisers_among,
+    sets_of,
+)
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
+from ddcore.training.class_order import listed
 from ddcore.training.loop import WARM
-from ddcore.training.protocols import HARD, PROBED, Protocol, Schedule, auto_of, protocol, resolved_protocols
+from ddcore.training.protocols import HARD, PRETRAIN, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
-from ddcore.training.shaping import taught, visited
-from ddcore.training.students import Course, changes_batches, draw_of, strategy_of, student_rate, train_and_test, whole
+from ddcore.training.shaping import student_identity, student_name, student_network, visited
+from ddcore.training.students import (
+    ELSEWHERE,
+    PROBE,
+    Course,
+    changes_batches,
+    draw_of,
+    strategy_of,
+    student_rate,
+    tells,
+    train_and_test,
+    whole,
+)
 
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
 VERSION = 2
-DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL = "distilled", "random", "kcenter", "random-bytes", "full"
-CORE_SETS = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 SOFT = "soft"
-SELECT = "select"
 PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
+"""That students of all real images see at most, unless ``--full-epochs`` says how often they see each."""
 EXAMINED = "examined."
+LABELS = "labels"
+"""In a result: the kind of labels that a plugin's set has, as the letters of its name."""
 Result = Mapping[str, Tensor]
 
 
@@ -55,29 +89,39 @@ Result = Mapping[str, Tensor]
 
 
 def evaluate_artifact(run: Run) -> list[Row]:
-    """Train every student that has no result yet, and make the rows."""
+    """Train every student that has no result yet, and make the rows: of the test images, then of each of the run's
+    other data."""
     artifact = artifact_of(run)
     arms = arms_of(run, artifact)
     count = len(arms) * run.config.eval_seeds
-    run.say(f"evaluation: {count} students; all of a protocol make the same number of steps, but full")
-    return score(run, arms, run.config.eval_seeds)
+    but = ", but full" if any(arm.set == FULL for arm in arms) else ""
+    run.say(f"evaluation: {count} students; all of a protocol make the same number of steps{but}")
+    results = results_of(run, arms, run.config.eval_seeds)
+    rows = [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+    others = [(number, other.name) for number, other in enumerate(run.elsewhere)]
+    return rows + [elsewhere(row, found, *on) for on in others for row, found in zip(rows, results, strict=True)]
 
 
 def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     """A row for each arm; its students are trained, unless their results are there."""
     artifact = artifact_of(run)
-    identity = identify(artifact)
-    run.map([selection_task(identity)] if any(arm.set == KCENTER for arm in arms) else [])
-    tasks = [task_of(arm, student, identity) for arm in arms for student in range(seeds)]
+    results = results_of(run, arms, seeds)
+    return [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+
+
+def results_of(run: Run, arms: Sequence[Arm], seeds: int) -> list[list[Result]]:
+    """Of each arm what its students came to; they are trained, unless their results are there."""
+    identity, shaped = identify(artifact_of(run)), student_name(student_identity(run))
+    tasks = [task_of(arm, student, identity, shaped) for arm in arms for student in range(seeds)]
     left = not all(run.checkpoints.finished(task.key) for task in tasks)
     results = run.map(tasks, *(("evaluate", "students") if left else ()))
-    return [row_of(run, artifact, arm, results[at * seeds : (at + 1) * seeds]) for at, arm in enumerate(arms)]
+    return [list(results[at * seeds : (at + 1) * seeds]) for at in range(len(arms))]
 
 
-def task_of(arm: Arm, student: int, artifact: str) -> Task:
-    """The task of one seed of an arm; ``artifact`` tells its results from those for another artifact in the same
-    folder."""
-    options = {**attrs.asdict(arm), "student": student, "artifact": artifact}
+def task_of(arm: Arm, student: int, artifact: str, shaped: str = "") -> Task:
+    """The task of one seed of an arm; ``artifact`` and ``shaped`` tell its results from those for another artifact, and
+    of students that other plugins shaped, in the same folder."""
+    options = {**attrs.asdict(arm), "student": student, "artifact": artifact, **({"shaped": shaped} if shaped else {})}
     name = sha256_of(canonical(options))[:12]
     return Task("evaluate", f"evaluate-{arm.set}-{arm.labels}-{student}-{name}", 1, index=student, options=options)
 
@@ -86,9 +130,11 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
     """How to train on the artifact: what its manifest says, as JSON values, for people without ddcore too."""
     name = (run.config.protocol or ("auto",))[0]
     recipe = fitted(protocol(auto_of(run, labels, rate) if name == "auto" else name, run.hooks), labels)
+    shaped = student_identity(run)
     return {
         "protocol": recipe.name,
-        "network": run.network_name,
+        "network": student_network(shaped, run.network_name),
+        **({"students": {"name": student_name(shaped), **shaped}} if shaped else {}),
         "epochs": recipe.epochs_run,
         "optimizer": recipe.optimizer,
         "rate": student_rate(recipe, rate)[0],
@@ -98,10 +144,10 @@ def recipe_for(run: Run, labels: Labels, rate: float | None) -> dict[str, Any]:
         "weight_decay": recipe.weight_decay,
         **({} if recipe.decay_biases else {"weight_decay_of": "tensors of two axes and more"}),
         "batch": recipe.batch,
+        **({} if recipe.probe is None else {"probe": attrs.asdict(recipe.probe)}),
         **({} if recipe.group is None else {"batch_norm_group": recipe.group}),
         **_rates(recipe),
         **_changes(recipe, run, labels),
-        **({} if recipe.transfer is None else {"transfer": attrs.asdict(recipe.transfer)}),
         "labels": dict(labels.recipe),
     }
 
@@ -139,37 +185,78 @@ def fitted(recipe: Protocol, labels: Labels) -> Protocol:
 
 def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     """The rows to be, in the order of the table."""
-    more = [name for name in run.config.baseline if name not in CORE_SETS]
-    pairs = [(name, HARD) for name in (DISTILLED, RANDOM, KCENTER, *more, RANDOM_BYTES, FULL)]
-    if artifact.labels.kind != HARD:
-        soft = [(DISTILLED, SOFT)]
-        if run.labeller == HARD:
-            run.warn("no rule gives real images the set's soft labels, so random and kcenter have hard labels only")
-        else:
-            soft += [(name, SOFT) for name in (RANDOM, KCENTER, *more)]
-        pairs = [*soft, *pairs]
+    soft = artifact.labels.kind != HARD
+    real = real_rows(run)
+    if soft and run.labeller == HARD and real:
+        few = " and ".join([", ".join(real[:-1]), real[-1]] if real[1:] else real)
+        run.warn(f"no rule gives real images the set's soft labels, so {few} have hard labels only")
     networks, protocols = run.config.eval_network or (run.network_name,), resolved_protocols(run)
-    scored = [
-        [pair for pair in pairs if pair[1] == HARD or artifact.labels.of_classes or recipe.transfer is not None]
-        for recipe in protocols
-    ]
-    for recipe, left in zip(protocols, scored, strict=True):
-        if len(left) < len(pairs):
+    scored = [pairs_of(run, recipe, soft=soft and tells(artifact.labels, recipe)) for recipe in protocols]
+    for recipe in protocols:
+        if not tells(artifact.labels, recipe):
             run.warn(
                 f"students that learn {artifact.labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as "
-                f"they are, so that its rows have hard labels only: choose one that goes on to a probe, such as {PROBED}"
+                f"they are, so that its rows have hard labels only: choose one that goes on to a probe, such as {PRETRAIN}"
             )
-    every = zip(protocols, scored, strict=True)
-    return [Arm(*pair, p.name, network) for p, left in every for network in networks for pair in left]
+    return [
+        Arm(*pair, recipe.name, network)
+        for recipe, pairs in zip(protocols, scored, strict=True)
+        for network in networks
+        for pair in pairs
+    ]
+
+
+def real_rows(run: Run) -> list[str]:
+    """The chosen rows that a rule can label as it labels the set."""
+    names = chosen_rows(run.config)
+    return [name for name in names if name in (RANDOM, *BASELINES, *initialisers_among(names, run.plugins))]
+
+
+def pairs_of(run: Run, recipe: Protocol, *, soft: bool) -> list[tuple[str, str]]:
+    """Sets and labels of the rows of a protocol and a network.
+
+    Args:
+        soft: whether the set's labels are other than hard ones: those that can have such come first under them.
+    """
+    names = chosen_rows(run.config, probed=recipe.probe is not None)
+    able = (DISTILLED, *(() if run.labeller == HARD else real_rows(run))) if soft else ()
+    return [*((name, SOFT) for name in names if name in able), *((name, HARD) for name in names)]
 
 
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:
     """One line of ``scores.json`` from its seeds' results."""
     labels = artifact.labels.kind if arm.labels == SOFT else HARD
+    if LABELS in results[0]:
+        labels = bytes(results[0][LABELS].tolist()).decode()
+    shaped = student_identity(run)
+    network = student_network(shaped, arm.network)
     used = measured(
-        results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=arm.network, labels=labels
+        results, ("images", "rate"), run, set=arm.set, protocol=arm.protocol, network=network, labels=labels
     )
-    return attrs.evolve(used, note="; ".join(notes_on(run, artifact, arm, results)))
+    said, more = "; ".join(notes_on(run, artifact, arm, results)), {**used.extra, **probe_of(run, results)}
+    return by_student(attrs.evolve(used, note=said, extra=more), student_name(shaped))
+
+
+def by_student(row: Row, name: str) -> Row:
+    """A row that says under ``student`` who shaped its students; of plain ones as it is."""
+    return attrs.evolve(row, extra={**row.extra, "student": name}) if name else row
+
+
+def probe_of(run: Run, results: Sequence[Result]) -> dict[str, Any]:
+    """What a row's probe was trained on and for how long, which is part of no set; nothing where there was none."""
+    if f"{PROBE}images" not in results[0]:
+        return {}
+    images, steps = (int(results[0][f"{PROBE}{name}"]) for name in ("images", "steps"))
+    return {"probe": {"images": images, "steps": steps, "bytes": images * bytes_of_a_pair(run)}}
+
+
+def elsewhere(row: Row, results: Sequence[Result], number: int, name: str) -> Row:
+    """The same students' row on other test data: of the run's ``elsewhere`` the one of a number."""
+    of = f"{ELSEWHERE}{number}."
+    there = [{n.removeprefix(of): value for n, value in result.items() if n.startswith(of)} for result in results]
+    mine = ("images", "rate", "probe", "student")
+    kept = {n: value for n, value in row.extra.items() if n in mine} | extras(there) | {"on": name}
+    return attrs.evolve(row, values=tuple(float(each["accuracy"]) for each in there), extra=kept)
 
 
 def measured(results: Sequence[Result], more: Sequence[str], run: Run, **said: Any) -> Row:
@@ -234,20 +321,31 @@ def divergence(results: Sequence[Result]) -> str:
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
     recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
-    if arm.set == KCENTER:
-        on_features = _flag(run, selection_task(identify(artifact)))
-        notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
-    if arm.set in run.config.baseline and arm.set not in CORE_SETS:
-        notes.append("images of this initialiser, each counted as one of uint8")
+    if arm.set in BASELINES:
+        notes.append(f"chosen on {'features of expert 0' if sees_features(run) else 'normalised pixels'}")
+    if initialisers_among([arm.set], run.plugins):
+        notes.append(f"images of this initialiser, each counted as a real one of {stored_as(run)}")
     if arm.set == RANDOM_BYTES:
-        notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+        notes.append(f"as many {stored_as(run)} images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+    if arm.set == UNTRAINED:
+        notes.append("the network as initialised, trained on nothing")
+    if arm.set not in (DISTILLED, RANDOM_BYTES, FULL, UNTRAINED) and (taken := taken_of_short(run, artifact, results)):
+        notes.append(taken)
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
+        few = epochs < (run.config.full_epochs or recipe.full_epochs)
+        less = f", as many as {FULL_IMAGES:,} images make" if few else ""
+        notes.append(f"all real images, {epochs} epoch{'s' * (epochs != 1)} of its own{less} (--full-epochs)")
+    if recipe.probe is not None and (used := probe_of(run, results).get("probe")):
         notes.append(
-            f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
+            f"a linear probe on its frozen features answers, after {used['steps']:,} of the steps on {used['images']:,} real "
+            f"images ({used['bytes']:,} bytes that are not the set's)"
         )
-    if recipe.transfer is not None:
-        notes.append(recipe.transfer.sentence(len(run.real.train)))
+    if arm.set == DISTILLED and artifact.real_count:
+        unchanged = ", unchanged" if artifact.manifest["real"]["unchanged"] else ""
+        notes.append(
+            f"{artifact.real_count} of its {len(artifact)} images are real ones, chosen from the train part{unchanged}"
+        )
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
     if own and changes_batches(recipe, run):
         notes.append("the labels' own crops, mirrors and mixes stand in for the protocol's augmentation")
@@ -260,33 +358,53 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     return notes
 
 
+def taken_of_short(run: Run, artifact: Artifact, results: Sequence[Result]) -> str:
+    """How many real images of each class a row has that has all there are of some; nothing where it has as many as the
+    set."""
+    wanted = class_counts(run, artifact)
+    there = at_most(wanted, run.real.counts())
+    if int(results[0]["images"]) != sum(there) or there == wanted:
+        return ""
+    return f"all there are of classes that have fewer than the set: {listed([str(count) for count in there])}"
+
+
 # ---- one task --------------------------------------------------------------------------------------------------------
 
 
 def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
-    """Train and test one student, or choose the k-center images that students share.
+    """Train and test one student.
 
     Returns:
         ``accuracy``, ``calibration_error``, ``loss``, ``rate``, ``seconds``, 0-d float64; ``class_accuracy`` (K,)
         float64; ``steps``, ``images``, ``diverged``, ``bytes.*``, 0-d int64; ``watched.*`` (E,) where a validation part
-        is; ``examined.PLUGIN.NAME``. Of a selection: ``index`` (N,) int64 into the train split and ``on_features``.
+        is; ``probe.*`` where a probe answers; ``elsewhere.N.*`` of other test data; ``examined.PLUGIN.NAME``; and of a
+        plugin's set ``labels``, their kind's name in UTF-8, uint8.
     """
     options = dict(task.options)
-    if options.get("what") == SELECT:
-        index, on_features = kcenter_index(run, artifact_of(run))
-        return {"index": index, **whole({"on_features": int(on_features)})}
     arm = Arm(*(options[name] for name in ("set", "labels", "protocol", "network")))
     student, artifact = int(options["student"]), artifact_of(run)
     recipe = fitted(protocol(arm.protocol, run.hooks), artifact.labels)
     schedule = recipe.schedule(visited(run.plugins, len(artifact)))
     if arm.set == FULL:
-        return full(run, arm, student, recipe, schedule, task.key)
-    data = data_for(run, arm, student, artifact, options["artifact"])
+        return full(run, arm, student, recipe, task.key)
+    if arm.set == UNTRAINED:
+        return untrained(run, arm, student, recipe, task.key)
+    data = data_for(run, arm, student, artifact)
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
     look = partial(examined, run, arm, student, data)
     result = train_and_test(run, Course(arm.network, recipe, schedule, rate), data, generator, task.key, examine=look)
-    return {**result, **sizes_of(data)}
+    kind = {LABELS: torch.tensor(list(str(data.labels.kind).encode()), dtype=torch.uint8)}
+    return {**result, **sizes_of(data), **(kind if arm.set in sets_of(run.plugins) else {})}
+
+
+def untrained(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
+    """The network that all rows of a seed begin with, trained on no image; a probe is trained all the same."""
+    none = run.real.train.inputs(torch.arange(1))[:0]
+    data = StudentData(none, hard_labels(torch.zeros(0, dtype=torch.int64), run), dict.fromkeys(PARTS, 0))
+    course = Course(arm.network, recipe, Schedule(0), recipe.rate, plain=True)
+    generator = partial(run.generator, "evaluate", student)
+    return {**train_and_test(run, course, data, generator, key), **sizes_of(data)}
 
 
 def examined(
@@ -303,7 +421,7 @@ def examined(
 # ---- what students are trained on ------------------------------------------------------------------------------------
 
 
-def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str) -> StudentData:
+def data_for(run: Run, arm: Arm, student: int, artifact: Artifact) -> StudentData:
     """The images and labels of every set but ``full``."""
     if arm.set == DISTILLED:
         labels = artifact.labels if arm.labels == SOFT else hard_labels(artifact.labels.classes, run)
@@ -312,25 +430,17 @@ def data_for(run: Run, arm: Arm, student: int, artifact: Artifact, identity: str
             sizes["labels"], sizes["models"] = labels.payload_bytes, 0
             sizes["total"] = sizes["images"] + sizes["labels"]
         return StudentData(artifact.images().to(run.device, run.dtype), labels, sizes)
-    if arm.set not in CORE_SETS and (given := offered(run, arm.set, student)) is not None:
+    if arm.set in sets_of(run.plugins) and (given := offered(run, arm.set, student)) is not None:
         return attrs.evolve(given, bytes=given.bytes or real_bytes(run, len(given.images), given.labels))
-    if arm.set not in CORE_SETS:
-        classes = artifact.labels.classes.cpu()
-        images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
-        labels = run.label(images, classes.to(run.device)) if arm.labels == SOFT else hard_labels(classes, run)
-        return StudentData(images, labels, real_bytes(run, len(classes), labels))
-    if arm.set == KCENTER:
-        index = run.checkpoints.result(selection_task(identity).key)["index"]
-    else:
+    if arm.set in (RANDOM, RANDOM_BYTES):
         index = random_index(run, artifact, student, by_bytes=arm.set == RANDOM_BYTES)
-    images, classes = run.real.train.inputs(index), run.real.train.labels[index]
+        images, classes = run.real.train.inputs(index), run.real.train.labels[index]
+    else:
+        classes = artifact.labels.classes.cpu() if arm.set == NOISE else baseline_classes(run, artifact)
+        images = run.initialize(classes, Task("evaluate", arm.set, 1, slot=student, classes=classes), arm.set)
+        classes = classes.to(run.device)
     labels = run.label(images, classes) if arm.labels == SOFT else hard_labels(classes, run)
-    return StudentData(images, labels, real_bytes(run, len(index), labels))
-
-
-def selection_task(identity: str) -> Task:
-    """Choosing the k-center images, once for all students."""
-    return Task("evaluate", f"evaluate-{KCENTER}-{identity}", 1, options={"what": SELECT, "artifact": identity})
+    return StudentData(images, labels, real_bytes(run, len(classes), labels))
 
 
 # ---- full data, cached between runs ----------------------------------------------------------------------------------
@@ -338,7 +448,7 @@ def selection_task(identity: str) -> Task:
 
 def offered(run: Run, name: str, student: int) -> StudentData | None:
     """What the student of a number is trained on in a plugin's set; None where no selected plugin offers such a set."""
-    if not any(name in plugin.student_sets for plugin in run.plugins.values()):
+    if name not in sets_of(run.plugins):
         return None
     with torch.no_grad():
         found = run.hooks.student_data(name, student, run)
@@ -350,16 +460,23 @@ def offered(run: Run, name: str, student: int) -> StudentData | None:
 def full_epochs(run: Run, recipe: Protocol) -> int:
     """``--full-epochs``, else the protocol's, but no more than make ``FULL_IMAGES`` images:
     big data take hours on a CPU."""
-    within = FULL_IMAGES // max(1, len(run.real.train))
+    within = FULL_IMAGES // max(1, len(run.source.train))
     return int(run.config.full_epochs or max(1, min(recipe.full_epochs, within)))
 
 
-def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key: str) -> dict[str, Tensor]:
-    """All real images, for as many steps as the others make or ``full_epochs`` epochs, whichever is more."""
+def full_schedule(run: Run, recipe: Protocol) -> Schedule:
+    """The protocol's rates on all real images, over ``full_epochs`` epochs: a matter of data and protocol alone."""
+    count = len(run.source.train)
+    return recipe.schedule(count).scaled(recipe.steps_of(full_epochs(run, recipe), count))
+
+
+def full(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[str, Tensor]:
+    """All real images, for epochs of their own; see ``full_epochs``."""
     count = len(run.real.train)
-    schedule = base.stretched(recipe.steps_of(full_epochs(run, recipe), count))
+    schedule = full_schedule(run, recipe)
     labels = hard_labels(run.real.train.labels, run)
     data = StudentData(run.real.train, labels, real_bytes(run, count, labels))
+    identity = student_identity(run)
     who = [impl.plugin_name for impl in run.hooks.providers("ddcore_examine")]
     shaped = {
         "version": VERSION,
@@ -370,8 +487,9 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, base: Schedule, key
         "network": arm.network,
         "student": student,
         "machine": machine(run.device, run.dtype),
-        "plugins": [[name, attrs.asdict(plugin), run.seed] for name, plugin in student_shapers(run.plugins)],
-        **({"teachers": run.teachers.identity()} if taught(run) else {}),
+        "plugins": [[name, values, run.seed] for name, values in identity.get("plugins", {}).items()],
+        **({"teachers": identity["teachers"]} if "teachers" in identity else {}),
+        **({"elsewhere": [other.source.fingerprint for other in run.elsewhere]} if run.elsewhere else {}),
         **({"examined": [[name, attrs.asdict(run.plugins[name]), run.seed] for name in who]} if who else {}),
     }
 
@@ -401,10 +519,6 @@ def artifact_of(run: Run) -> Artifact:
 def identify(artifact: Artifact) -> str:
     """Twelve letters that tell this artifact from others."""
     return sha256_of(canonical(artifact.manifest))[:12]
-
-
-def _flag(run: Run, selected: Task) -> bool:
-    return bool(run.checkpoints.result(selected.key)["on_features"])
 
 
 def hard_labels(classes: Tensor, run: Run) -> HardLabels:

@@ -2,7 +2,8 @@
 
     from ddcore import load_artifact
     distilled = load_artifact("runs/mine/artifact")
-    for images, targets in distilled.loader(batch_size=64, seed=0): ...
+    for images, targets in distilled.loader(batch_size=64, seed=0):
+        distilled.loss(network(images), targets).backward()
 
 The manifest is written last, so a folder without it is not an artifact; it holds a checksum of every other file.
 Nothing in a folder is executed when it is read, and nothing is a pickle. Shape letters: N samples, B of a batch, C H W
@@ -18,7 +19,6 @@ from typing import Any, NotRequired, TypedDict, Unpack, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ddcore import randomness
@@ -27,14 +27,25 @@ from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
 from ddcore.labels import Labels, View, smallest_type
-from ddcore.labels.losses import needed
+from ddcore.labels.losses import as_told, loss_of_told, needed
 from ddcore.sets.brought import label_class
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
+from ddcore.sets.exact import exact_only, exact_tensors
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
-from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, bytes_of, provider, read_manifest
+from ddcore.sets.manifest import (
+    AGAIN,
+    KIND,
+    MANIFEST,
+    SCHEMA,
+    SCHEMA_OF_REAL,
+    altered_files,
+    bytes_of,
+    provider,
+    read_manifest,
+)
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source
+from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
 
 IMAGES, LABELS, NORMALISATION = "images.safetensors", "labels.safetensors", "normalisation.safetensors"
 MODELS = "models.safetensors"
@@ -45,19 +56,31 @@ OPTIONAL = (MODELS, NORMALISATION)
 FLOATS = {"float32": torch.float32, "float16": torch.float16}
 UINT8 = "uint8"
 CHECKED_AT_ONCE = 2**22
+REPEATED = ("network", "optimizer", "rate", "epochs", "batch")
+"""What of a recipe a set says of itself in a line."""
+OF_SOURCE = (*SAID_OF_DATA, "stored", "mirror_symmetric", "mirror", "resize_mode", "notes")
+"""What a manifest says of the real data, of their ``summary()``."""
+Told = Tensor | dict[str, Tensor]
+"""Targets of a batch: class ids, probabilities, or tensors by name."""
 
 
 @final
-class Artifact(Dataset[tuple[Tensor, Tensor]]):
-    """A distilled set, loaded. As a ``Dataset`` it gives pairs (image, target) that
-    ``torch.nn.functional.cross_entropy`` takes: images float32, normalised as training wants them; targets class ids
-    under hard labels, and under soft ones class probabilities (K,), softened by the labels' temperature.
+class Artifact(Dataset[tuple[Tensor, Told]]):
+    """A distilled set, loaded: what a network is trained on, how, and what is known of it.
+
+        for epoch in range(300):
+            for images, targets in artifact.loader(batch_size=64, seed=0):
+                artifact.loss(network(images), targets).backward()
+
+    Images are float32 (B, C, H, W), normalised as training wants them; ``normalisation.apply`` brings test pixels in
+    [0, 1] to the same space, and ``manifest["recipe"]`` says network, optimiser, rate and epochs. Targets are what the
+    labels' loss needs: class ids (B,) under hard labels; class probabilities (B, K), softened by the labels'
+    temperature, where labels are logits; vectors (B, D) where they are no classes; else tensors by name. ``loss`` knows
+    which loss that is.
 
     Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in
-    their order and size, with images changed as they say, and class probabilities: the teacher's, or of two-distance
-    labels the mixed classes' (``labels`` has the distances, ``ddcore.labels.student_loss`` the loss). Labels that are
-    no classes give what their loss needs, such as vectors (B, D). A single item is the clean image, with its class id
-    if the labels say nothing about clean images.
+    their order and size, with images changed as they say. Where nothing is known of single images, ``artifact[i]`` and
+    so ``DataLoader(artifact)`` are refused; ``DataLoader(artifact.batches(...), batch_size=None)`` has the batches.
 
     Attributes:
         place: where it lies.
@@ -81,16 +104,44 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         self.labels, self.normalisation = labels, normalisation
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.decoder = Decoder(manifest["decoder"])
+        self._begun: dict[int, int] = {}
+
+    def __repr__(self) -> str:
+        """What it is, how to train on it, and how to test what was trained: three lines."""
+        shape, recipe = " x ".join(map(str, self.manifest["shape"])), self.manifest["recipe"]
+        of = self.manifest["source"].get("name", "unnamed data")
+        named = ", ".join(f"{key} {recipe[key]}" for key in REPEATED if recipe.get(key) is not None)
+        return "\n".join(
+            (
+                f"<Artifact: {len(self)} images of {len(self.classes)} classes, {shape}, {self.labels.kind} labels, "
+                f"by {self.method} from {of}",
+                "  for images, targets in artifact.loader(batch_size=64, seed=0): artifact.loss(network(images), targets)",
+                f"  {named or 'no recipe is given'}; test images: artifact.normalisation.apply(pixels in [0, 1])>",
+            )
+        )
 
     def __len__(self) -> int:
         return self.decoder.count(self.tensors)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, at: int) -> tuple[Tensor, Told]:
+        """A clean image (C, H, W) and its target.
+
+        Raises:
+            InputError: the labels are of views and say nothing of clean images.
+        """
         if not -len(self) <= at < len(self):
             raise IndexError(f"sample {at} of {len(self)}")
         index = torch.tensor([at % len(self)])
         images = self.images(index)
-        return images[0], self._answers(View(index), images)[0]
+        targets = self.labels.targets(View(index), images)
+        if (need := needed(self.labels.recipe)) not in targets:
+            raise InputError(
+                f"{self.labels.kind} labels are of views of whole batches, and no single image has its {need}: train on "
+                "artifact.loader(), or on DataLoader(artifact.batches(epochs=300), batch_size=None); artifact.images() and "
+                "artifact.labels.classes are the clean images and their classes"
+            )
+        target = self._told(targets)
+        return images[0], target[0] if isinstance(target, Tensor) else {n: value[0] for n, value in target.items()}
 
     def images(self, index: Tensor | None = None) -> Tensor:
         """Normalised images (B, C, H, W) float32 at ``index`` (B,) int64; all of them without it."""
@@ -101,39 +152,68 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         """The same images without normalisation, clipped to [0, 1]: to be looked at."""
         return self.normalisation.inverse(self.images(index)).clamp(0, 1)
 
-    def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Loader:
-        """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
+    def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1, first: int | None = None) -> Loader:
+        """Shuffled batches of (images, targets), in new epochs each time that it is gone through.
+
+        Epoch n of a seed has the same batches on every machine. Each ``for`` goes on with the epochs after those that
+        this artifact's loaders of the same seed have begun, whether over one loader or over a new one each time; so a
+        loop over epochs does what it says, and a loaded artifact begins with epoch 0.
 
         Args:
             batch_size: images of a batch; the last of an epoch may be short. Of no effect on labels that were stored
                 for batches of their own.
             epochs: how many of them one iteration goes through.
+            first: the epoch that this loader begins with, to repeat some or to go on with a training; its later
+                iterations follow it. None: as above.
         """
-        return Loader(self, batch_size, seed, epochs)
+        return Loader(self, batch_size, seed, epochs, first)
 
-    def batches(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Batches:
-        """The same batches by number, for workers of a ``torch.utils.data.DataLoader``; see ``Batches``."""
-        return Batches(self, batch_size, seed, epochs)
+    def batches(self, batch_size: int = 64, seed: int = 0, epochs: int = 1, first: int = 0) -> Batches:
+        """The batches of ``epochs`` epochs from ``first`` on, by number, for workers of a
+        ``torch.utils.data.DataLoader``; see ``Batches``. Going through them again gives the same ones: ask for as many
+        epochs as a training has, or for ``epochs=1, first=epoch`` in a loop over epochs."""
+        return Batches(self, batch_size, seed, epochs, first)
 
-    def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def loss(self, outputs: Tensor, targets: Told) -> Tensor:
+        """The labels' loss, as ddcore's own students are trained with it: mean over the batch, a scalar.
+
+        Cross entropy with class ids; for logits cross entropy or KL divergence at their temperature, times its square
+        where the labels say so; mean squared error of logits or vectors, or gaps of distances, with mixed cross entropy.
+
+        Args:
+            outputs: a network's logits (B, K) for images of the loader, before any softmax; (B, D) under vectors.
+            targets: as the loader gives them with the images, on any device.
+
+        Raises:
+            InputError: outputs of another width than ``labels.width``, or targets that are not the loader's.
+        """
+        if outputs.dim() != 2 or outputs.shape[1] != self.labels.width:
+            due = (
+                "classes) is due: give logits"
+                if self.labels.of_classes
+                else "numbers) is due: give what the network says"
+            )
+            raise InputError(f"outputs have shape {tuple(outputs.shape)} where (batch, {self.labels.width} {due}")
+        wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        return loss_of_told(wide, targets, self.labels.recipe)
+
+    def begin_epochs(self, seed: int, count: int) -> int:
+        """The first of the next ``count`` epochs of a seed, which are then begun."""
+        first = self._begun.get(seed, 0)
+        self._begun[seed] = first + count
+        return first
+
+    def epoch(self, number: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Told]]:
         """The batches of one epoch in the labels' order."""
         yield from map(self.batch, self.labels.views(number, len(self), batch_size, generator))
 
-    def batch(self, view: View) -> tuple[Tensor, Tensor]:
+    def batch(self, view: View) -> tuple[Tensor, Told]:
         """The images and targets of one of the labels' views."""
         images = self.labels.changed(view, self.images(view.fetched))
-        return images, self._answers(view, images)
+        return images, self._told(self.labels.targets(view, images))
 
-    def _answers(self, view: View, images: Tensor) -> Tensor:
-        targets = self.labels.targets(view, images)
-        if not self.labels.of_classes:
-            return targets[needed(self.labels.recipe)]
-        if "logits" in targets:
-            return (targets["logits"] / float(self.labels.recipe["temperature"])).softmax(1)
-        if "mixed" in targets:
-            own, mixed = (F.one_hot(targets[name], self.labels.class_count).float() for name in ("class", "mixed"))
-            return targets["lam"][:, None] * own + (1 - targets["lam"][:, None]) * mixed
-        return targets["class"]
+    def _told(self, targets: Mapping[str, Tensor]) -> Told:
+        return as_told(targets, self.labels.recipe, of_classes=self.labels.of_classes)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -154,9 +234,21 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def equivalent_ipc(self) -> float:
-        """Real images per class, uint8 with a hard label each, that cost as many bytes."""
-        real: int = math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
+        """Real images per class, as the data hold them with a hard label each, that cost as many bytes."""
+        value = 4 if self.manifest["source"].get("stored") == "float32" else 1
+        real: int = value * math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
         return self.nbytes["total"] / real / len(self.classes)
+
+    @property
+    def source_rows(self) -> Tensor:
+        """(N,) int64: the row of the data's train part that a sample is, -1 for those that are synthetic."""
+        real = self.manifest.get("real")
+        return torch.full((len(self),), -1) if real is None else torch.tensor(real["rows"], dtype=torch.int64)
+
+    @property
+    def real_count(self) -> int:
+        """How many of its images are real ones."""
+        return int((self.source_rows >= 0).sum())
 
     @property
     def learned_rate(self) -> float | None:
@@ -177,45 +269,47 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
 @final
 class Loader:
-    """What ``Artifact.loader`` gives. Each iteration goes on with the epochs after those of the iteration before."""
+    """What ``Artifact.loader`` gives: each iteration has the next epochs of its seed."""
 
-    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int, first: int | None) -> None:
+        _check_counts(batch_size, epochs, first or 0)
         self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
-        self._following = 0
+        self._following = first
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        first, self._following = self._following, self._following + self._epochs
+    def __iter__(self) -> Iterator[tuple[Tensor, Told]]:
+        if self._following is None:
+            first = self._artifact.begin_epochs(self._seed, self._epochs)
+        else:
+            first, self._following = self._following, self._following + self._epochs
         for number in range(first, first + self._epochs):
             generator = randomness.generator(self._seed, "order", number)
             yield from self._artifact.epoch(number, self._batch_size, generator)
 
 
 @final
-class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """The batches that ``Artifact.loader`` gives, each an item, so that workers make them and samplers share them out:
+class Batches(Dataset[tuple[Tensor, Told]]):
+    """Batches of an artifact by number, each an item, so that workers make them and samplers share them out:
 
         DataLoader(artifact.batches(epochs=300), batch_size=None, num_workers=4)
 
     A worker reads and decodes only the samples and labels of its own batches.
     """
 
-    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int) -> None:
-        if min(batch_size, epochs) < 1:
-            raise ValueError(f"batch_size is {batch_size} and epochs is {epochs}: give at least 1")
+    def __init__(self, artifact: Artifact, batch_size: int, seed: int, epochs: int, first: int = 0) -> None:
+        _check_counts(batch_size, epochs, first)
         self._artifact, self._batch_size, self._seed, self._epochs = artifact, batch_size, seed, epochs
-        self._number, self._views = 0, self._epoch(0)
+        self._first, self._number, self._views = first, first, self._epoch(first)
 
     def __len__(self) -> int:
         return self._epochs * len(self._views)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, at: int) -> tuple[Tensor, Told]:
         if not -len(self) <= at < len(self):
             raise IndexError(f"batch {at} of {len(self)}")
         number, at = divmod(at % len(self), len(self._views))
-        if number != self._number:
-            self._number, self._views = number, self._epoch(number)
+        if self._first + number != self._number:
+            self._number = self._first + number
+            self._views = self._epoch(self._number)
         return self._artifact.batch(self._views[at])
 
     def _epoch(self, number: int) -> list[View]:
@@ -223,12 +317,20 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         return list(self._artifact.labels.views(number, len(self._artifact), self._batch_size, generator))
 
 
+def _check_counts(batch_size: int, epochs: int, first: int) -> None:
+    if min(batch_size, epochs) < 1 or first < 0:
+        raise ValueError(
+            f"batch_size is {batch_size}, epochs is {epochs} and first is {first}: give at least 1, 1 and 0"
+        )
+
+
 class Contents(TypedDict):
     """What an artifact is made of.
 
     ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
-    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
+    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``real`` says which samples
+    are real images, see ``ddcore.sets.manifest``.
     """
 
     tensors: Mapping[str, Tensor]
@@ -241,6 +343,7 @@ class Contents(TypedDict):
     source: Mapping[str, Any]
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
+    real: NotRequired[Mapping[str, Any] | None]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -256,19 +359,18 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
     storage_dtype = contents.get("storage_dtype", "float32")
     stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
     manifest: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": SCHEMA_OF_REAL if contents.get("real") else SCHEMA,
         "kind": KIND,
         "classes": list(contents["classes"]),
-        "storage_dtype": stored_type(operations, storage_dtype),
+        "storage_dtype": _type_of(stored, operations, storage_dtype),
         "normalisation": normalisation.header(),
         "decoder": operations,
         "labels": _said_of(labels),
         "recipe": dict(contents["recipe"]),
         "provenance": published(contents["provenance"]),
-        "source": published_source(
-            {k: v for k, v in contents["source"].items() if k in ("name", "origin", "licence", "fingerprint", "train")}
-        ),
-        "notes": list(contents.get("notes", ())),
+        "source": published_source({k: v for k, v in contents["source"].items() if k in OF_SOURCE and v != []}),
+        "notes": [told(note) for note in contents.get("notes", ())],
+        **({"real": dict(real)} if (real := contents.get("real")) else {}),
     }
     artifact = Artifact(place, manifest, stored, labels, normalisation)
     if len(artifact) != len(labels):
@@ -308,7 +410,7 @@ def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
     """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
     place = artifact.place
     place.make_folder()
-    place.remove_unfinished()
+    place.remove_abandoned()
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)
     manifest["bytes"] = bytes_of(files, PARTS)
@@ -362,8 +464,9 @@ def as_stored(
     if storage_dtype not in (*FLOATS, UINT8):
         raise InputError(f"no storage type is named {storage_dtype!r}: {near(storage_dtype, (*FLOATS, UINT8))}")
     kept = {name: _finite(name, t.detach().cpu()) for name, t in tensors.items()}
-    if storage_dtype in FLOATS or are_levels(operations):
-        dtype, exact = FLOATS.get(storage_dtype, torch.float32), exact_names(operations)
+    if storage_dtype in FLOATS or are_levels(operations) or exact_only(operations):
+        exact = exact_names(operations) | exact_tensors(operations)
+        dtype = FLOATS.get(storage_dtype, torch.float32)
         small = {n: t.to(dtype) if t.is_floating_point() and n not in exact else t for n, t in kept.items()}
         return {name: _finite(name, t, storage_dtype) for name, t in small.items()}, operations
     try:
@@ -372,6 +475,13 @@ def as_stored(
         raise InputError(
             "storage type uint8 needs images that the decoder reads as rows or sums: use float16 or float32"
         ) from error
+
+
+def _type_of(tensors: Mapping[str, Tensor], decoder: Sequence[Mapping[str, Any]], otherwise: str) -> str:
+    """The name of the type that pixels are stored in; of real ones that of the data."""
+    if exact_only(decoder):
+        return str(tensors[decoder[0]["tensor"]].dtype).removeprefix("torch.")
+    return stored_type(decoder, otherwise)
 
 
 def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
@@ -450,6 +560,8 @@ def _try_out(artifact: Artifact) -> None:
     manifest, labels, count = artifact.manifest, artifact.labels, len(artifact)
     if not count == len(labels) > 0:
         raise ValueError(f"{count} samples, {len(labels)} labels")
+    if "real" in manifest and len(manifest["real"]["rows"]) != count:
+        raise ValueError(f"{len(manifest['real']['rows'])} rows of the source for {count} samples")
     if len(artifact.classes) != labels.class_count:
         raise ValueError(f"{len(artifact.classes)} names for the {labels.class_count} classes of the labels")
     if labels.size is not None and list(labels.size) != manifest["shape"][1:]:
@@ -460,7 +572,9 @@ def _try_out(artifact: Artifact) -> None:
         parts = torch.split(tensor.flatten(), CHECKED_AT_ONCE)
         if tensor.is_complex() or not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ValueError(f"tensor {name!r} has values that are no finite real numbers")
-    image = artifact.images(torch.tensor([count - 1]))[0] if labels.elsewhere else artifact[count - 1][0]
+    image = artifact.images(torch.tensor([count - 1]))[0]
+    if not labels.elsewhere:
+        labels.targets(View(torch.tensor([count - 1])), image[None])
     artifact.pixels(torch.tensor([0]))
     if list(image.shape) != manifest["shape"] or not bool(torch.isfinite(image).all()):
         raise ValueError(f"samples of shape {tuple(image.shape)} where finite ones of {manifest['shape']} are due")

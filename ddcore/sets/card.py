@@ -18,13 +18,14 @@ CARD = """\
 
 ![The images in class rows](preview.png)
 
-{count} synthetic images of {classes} classes, shape {shape}, with {labels} labels.
+{what} of {classes} classes, shape {shape}, with {labels} labels.
 
 ## Load
 
     from ddcore import load_artifact
     distilled = load_artifact("PATH OR URL OF THIS FOLDER")
-    for images, targets in distilled.loader(batch_size=64, seed=0): ...
+    for images, targets in distilled.loader(batch_size=64, seed=0):    # each loop over it is a new epoch
+        loss = distilled.loss(network(images), targets)                # the labels' own, at their temperature
 
 Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, and `manifest.json` says how to read them.
 
@@ -32,7 +33,7 @@ Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors,
 
 {source}, from {origin}. Fingerprint: `{fingerprint}`.
 
-Licence: {licence}. What may be done with the synthetic images depends on it.
+Licence: {licence}. {bound}
 
 ## Method
 
@@ -54,19 +55,18 @@ Licence: {licence}. What may be done with the synthetic images depends on it.
 | --- | --- |
 {sizes}
 
-The total buys {equivalent:.1f} real images per class, stored as uint8 with a hard label each. Not counted: the
+The total buys {equivalent:.1f} real images per class, stored as {stored} with a hard label each. Not counted: the
 normalisation, which real images need as well.
 
 ## Intended use
 
-Training small networks quickly, comparing methods, learning under a byte budget. The images are learned to train networks,
-not to look like their classes.
+Training small networks quickly, comparing methods, learning under a byte budget. {meant}
 
 ## Known gaps
 
 {gaps}
 - It was made with one network: others may learn less from it.
-- The images may show traits of the real ones and give no guarantee of privacy.
+- {privacy}
 - Pixels span {low:.2f} to {high:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at.
 """
 
@@ -82,6 +82,9 @@ class Described(Protocol):
 
     @property
     def method(self) -> str: ...
+
+    @property
+    def real_count(self) -> int: ...
 
     @property
     def ipc(self) -> float: ...
@@ -102,7 +105,8 @@ def card(artifact: Described) -> str:
     return CARD.format(
         head=_head(title, source, len(artifact)),
         title=title,
-        count=len(artifact),
+        **_nature(artifact),
+        stored=source.get("stored", "uint8"),
         classes=len(artifact.classes),
         shape=" x ".join(map(str, manifest["shape"])),
         labels=manifest["labels"]["kind"],
@@ -122,6 +126,32 @@ def card(artifact: Described) -> str:
         low=low,
         high=high,
     )
+
+
+def _nature(artifact: Described) -> dict[str, str]:
+    """What the images are: learned, real, or both; and what follows for who uses them."""
+    count, real = len(artifact), artifact.real_count
+    traits = "The images may show traits of the real ones and give no guarantee of privacy."
+    learned = "The images are learned to train networks,\nnot to look like their classes."
+    if not real:
+        bound = "What may be done with the synthetic images depends on it."
+        return {"what": f"{count} synthetic images", "bound": bound, "meant": learned, "privacy": traits}
+    whole = artifact.manifest["real"]["unchanged"]
+    held = "unchanged" if whole else "with pixels rounded by how they are stored"
+    shown = f"{real} of the images are real ones of the source: whoever is in them can be seen."
+    if real == count:
+        return {
+            "what": f"{count} real images, chosen from the train part of the source and {held}; none is synthetic,",
+            "bound": "It is the licence of these images: they are the source's own.",
+            "meant": "The images were chosen, not learned.",
+            "privacy": shown,
+        }
+    return {
+        "what": f"{count} images, {count - real} synthetic and {real} real ones of the train part of the source, {held};",
+        "bound": f"It is the licence of the {real} real images, and what may be done with the others depends on it.",
+        "meant": learned,
+        "privacy": f"{shown} The others may show traits of them.",
+    }
 
 
 def _head(title: str, source: Mapping[str, Any], count: int) -> str:

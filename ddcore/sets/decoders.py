@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from ddcore.api.types import VECTORS, Synthetic
+from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, near
 from ddcore.images.tiles import LARGEST_FACTOR, tile, tile_count
 from ddcore.sets.brought import brought
 from ddcore.sets.levels import quantise, unpack
-from ddcore.sets.manifest import provider
+from ddcore.sets.manifest import AGAIN, provider
+from ddcore.storage.documents import is_count
 
 __all__ = [
     "DECODERS",
@@ -89,6 +91,46 @@ class Dequantise:
         return _from_levels(tensor[index.to(tensor.device)], tensors, spec)
 
 
+class Normalise:
+    """``{"op": "normalise", "tensor": NAME, "mean": [...], "std": [...]}``: (row - mean_c) / std_c in channel c.
+
+    Rows (N, C, H, W) are real ones as their data hold them: float32 in [0, 1], or uint8, which stands for row / 255,
+    or with ``"white": 16`` for row / 16. So the images are those of the data, bit for bit. With ``"at": NAME`` behind
+    another operation, for sets that are real in part: sample i is row ``at[i]`` of (N,) whole numbers, or where that
+    is below 0 sample ``-1 - at[i]`` of the operation before.
+    """
+
+    def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
+        """Rows, or numbers in ``at``."""
+        return len(stored(tensors, spec, "at" if "at" in spec else "tensor"))
+
+    def sample(self, tensors: Tensors, spec: Spec, index: Tensor, before: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Images (B, C, H, W) float32."""
+        if "at" not in spec:
+            return _normalised(stored(tensors, spec, "tensor")[index], spec)
+        if before is None:
+            raise InputError("the decoder begins with real rows among others, and there are no others: " + AGAIN)
+        at = stored(tensors, spec, "at")[index].long()
+        real = _normalised(stored(tensors, spec, "tensor")[at.clamp(min=0)], spec)
+        others = torch.where(at < 0, -1 - at, 0)
+        return (
+            torch.where((at < 0)[:, None, None, None], before(others).to(real), real) if bool((at < 0).any()) else real
+        )
+
+
+def _normalised(rows: Tensor, spec: Spec, of: str = "") -> Tensor:
+    """Images (B, C, H, W) float32 of rows as the data hold them; ``of`` begins the keys of mean and deviation."""
+    if rows.dim() != 4 or rows.dtype not in (torch.uint8, torch.float32):
+        raise InputError(
+            f"stored real rows are {rows.dtype} {_shape(rows)} where uint8 or float32 images are due: {AGAIN}"
+        )
+    white = spec.get(f"{of}white", 255)
+    if not is_count(white, least=1) or white > 255:
+        raise InputError(f"the decoder's {of}white is {white!r} where a whole number up to 255 is due: {AGAIN}")
+    unit = rows.float() / white if rows.dtype == torch.uint8 else rows
+    return MeanStd(spec[f"{of}mean"], spec[f"{of}std"]).apply(unit)
+
+
 class Sum:
     """``{"op": "sum", "bases": NAME, "added": NAME, "pairs": NAME, "least": NAME, "most": NAME}``: base + added,
     clamped.
@@ -97,7 +139,7 @@ class Sum:
     it is where that is -1; pixels stay within ``least`` and ``most`` (C,). INFER's sets (arXiv:2408.06927), where a few
     additive images serve all classes. Bases and added may be levels, as of ``dequantise``: then ``bases_scale``,
     ``bases_offset``, ``added_scale`` and ``added_offset`` name their tensors, and ``bases_bits`` and the like say how
-    they are packed.
+    they are packed; or real rows, as of ``normalise``: then ``bases_mean`` and ``bases_std`` are lists of numbers.
     """
 
     def count(self, tensors: Tensors, spec: Spec, before: int | None) -> int:
@@ -169,12 +211,15 @@ def several(synthetic: Synthetic, operation: Spec, count: int) -> Synthetic:
     tensors = {n: t.repeat_interleave(count, 0) if n in labels else t for n, t in synthetic.tensors.items()}
     decoder = [*synthetic.decoder, dict(operation)]
     classes = synthetic.classes.repeat_interleave(count)
-    return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, classes=classes)
+    none = None if synthetic.source_rows is None else torch.full_like(classes, -1)
+    return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, classes=classes, source_rows=none)
 
 
 def _rows(tensors: Tensors, spec: Spec, key: str, index: Tensor) -> Tensor:
     """Rows of a stored tensor, back from levels where they are such."""
     rows = stored(tensors, spec, key)[index]
+    if f"{key}_mean" in spec:
+        return _normalised(rows, spec, f"{key}_")
     return _from_levels(rows, tensors, spec, f"{key}_") if f"{key}_scale" in spec else rows
 
 
@@ -200,7 +245,13 @@ def _shape(tensor: Tensor) -> str:
     return f"of shape {tuple(tensor.shape)}"
 
 
-OPERATIONS: dict[str, Operation] = {"rows": Rows(), "dequantise": Dequantise(), "sum": Sum(), "tiles": Tiles()}
+OPERATIONS: dict[str, Operation] = {
+    "rows": Rows(),
+    "dequantise": Dequantise(),
+    "normalise": Normalise(),
+    "sum": Sum(),
+    "tiles": Tiles(),
+}
 
 
 class Decoder:

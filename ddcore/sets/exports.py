@@ -4,53 +4,71 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from ddcore.data.normalisation import Identity, MeanStd
 from ddcore.errors import InputError, near
-from ddcore.labels import SoftLabels, StaticMixedLabels
+from ddcore.labels import HardLabels, Labels, SoftLabels, StaticMixedLabels
+from ddcore.labels.losses import as_told
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.printing import printable_line
 
-LOSSY = (
-    "8-bit images without normalisation; what lies outside [0, 1] is clipped, so students learn a little less from them"
-)
 PER_SAMPLE = (SoftLabels, StaticMixedLabels)
-"""Labels with logits for each sample. Those for views of samples fit ``pt`` only; other forms get the class ids."""
+"""Labels with logits for each sample. Those for views of samples fit ``pt`` only."""
+OWN, HARD = "own", "hard"
+LABELS = (OWN, HARD)
+"""What an export holds: the set's own labels, or the class of each image in their place."""
+FACTS, ARRAYS = "labels.json", "training.npz"
+FORMULAS: Mapping[str, str] = {
+    "mean-std": "(png / 255 - mean) / std, channel by channel in float32",
+    "none": "png / 255",
+    "zca": f"(png / 255 - mean) @ whiten of flattened images; the arrays are in {ARRAYS}",
+}
+"""How pictures, and test images, become what networks are trained on."""
 BEGUN = ".export.part"
 """What is being written into a folder, until all of it is there: the same command goes on with it."""
 MOST_LETTERS = 60
 MOST_COUNTS = 10
 
 
-def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Place) -> Place:
-    """Write a set for other tools; what is not images fits ``pt`` only, as the tensors that its plugin stored.
-
-    Labels for views of samples (per-view and its kin) go into ``pt`` whole; the other forms get the class ids.
+def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Place, labels: str = OWN) -> Place:
+    """Write a set for other tools, so that they can train on it as on what ``load_artifact`` gives.
 
     Args:
-        to: ``folder``: class folders of PNG files beside labels.json. ``parquet``: Hugging Face's image layout.
-            ``pt``: a dict of tensors and texts that ``torch.load(weights_only=True)`` reads, and that loses nothing.
+        to: ``folder``: class folders of PNG files; ``labels.json`` with class names as they are, normalisation, recipe
+            and licence; ``training.npz`` with ``targets``, and with ``images`` (N, C, H, W) float32, normalised,
+            wherever those of the PNG files, normalised, would be others. ``parquet``: Hugging Face's image layout, the
+            same in columns ``target`` and ``pixels`` and under ``ddcore`` in the file's metadata. ``pt``: a dict of
+            tensors and texts that ``torch.load(weights_only=True)`` reads, and that has labels of every kind whole.
+            What is not images fits ``pt`` only, as the tensors that its plugin stored.
         out: a new folder, or one in which the same export was stopped; for the latter two a new file instead if it ends
             in .parquet, .pt or .pth.
+        labels: ``own``, or ``hard``, which leaves them out and has classes in their place.
 
     Returns:
-        The folder or file written.
+        The folder or file written; ``left_out`` says what it lacks.
 
     Raises:
-        InputError: the place is taken, a format that is not known or not for what the set holds, images that PNG cannot
-            hold, or no pyarrow.
+        InputError: the place is taken, a format that is not known or not for what the set holds (labels of views,
+            images that PNG cannot hold), or no pyarrow.
     """
     place = Place.at(out)
     if to not in FORMATS:
         raise InputError(f"no export format is named {to!r}: {near(to, FORMATS)}")
-    if place.exists() and (not place.is_folder() or (place.names() and not _was_begun(artifact, to, place))):
+    if labels not in LABELS:
+        raise InputError(f"an export has labels 'own' or 'hard', not {labels!r}")
+    if place.exists() and (not place.is_folder() or (place.names() and not _was_begun(artifact, to, labels, place))):
         raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
     if isinstance(artifact, Packed):
         if to != "pt":
@@ -58,42 +76,111 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
                 f"{to} is a format of images, and {artifact.place.url} holds {artifact.kind}: export --to pt"
             )
         return _packed_to_pt(artifact, place)
-    return FORMATS[to](artifact, place)
+    return FORMATS[to](artifact, _labels(artifact, to, labels), place)
 
 
-def _about(artifact: Artifact | Packed, to: str) -> dict[str, Any]:
-    return {"to": to, "set": sha256_of(canonical(artifact.manifest))}
+def left_out(artifact: Artifact | Packed, to: str, labels: str = OWN) -> list[str]:
+    """What an export of a set lacks, or says in another way than one would think, a sentence each."""
+    if isinstance(artifact, Packed):
+        return ["what decodes the tensors: the plugin that made them reads them"]
+    kind, lacking = artifact.labels.kind, []
+    if labels == HARD and kind != HARD:
+        lacking.append(
+            f"the {kind} labels are left out: each image has its class instead, and cross entropy as its loss"
+        )
+    elif isinstance(artifact.labels, StaticMixedLabels):
+        lacking.append(
+            "the shifts, mirrors and mixes that a loader draws anew in each epoch are not made: the recipe says which"
+        )
+    if to != "pt" and not _is_png_exact(artifact):
+        pixels = artifact.normalisation.inverse(artifact.images())
+        outside = float(((pixels < 0) | (pixels > 1)).float().mean())
+        where = f"images in {ARRAYS}" if to == "folder" else "the column pixels"
+        clipped = f" and {outside:.1%} of these lie outside black to white and are clipped" if outside else ""
+        lacking.append(
+            f"the PNG pictures are to be looked at: 8 bits round their values{clipped}; train on {where}, which has them whole"
+        )
+    if to == "folder" and folder_names(artifact.classes) != list(artifact.classes):
+        lacking.append(
+            f"folders have numbers before names, which sort otherwise or are no names of folders; {FACTS} has the names"
+        )
+    return lacking
 
 
-def _was_begun(artifact: Artifact | Packed, to: str, place: Place) -> bool:
+def _labels(artifact: Artifact, to: str, labels: str) -> Labels:
+    """The labels that are written.
+
+    Raises:
+        InputError: they are of views, which the format does not hold.
+    """
+    own = artifact.labels
+    if labels == HARD:
+        return HardLabels(own.classes, own.class_count)
+    if to != "pt" and not isinstance(own, (HardLabels, *PER_SAMPLE)):
+        raise InputError(
+            f"{own.kind} labels are of views of images, crops and mixes, which {to} does not hold: export --to pt, which has "
+            "them whole, or leave them out by --labels hard"
+        )
+    return own
+
+
+def _about(artifact: Artifact | Packed, to: str, labels: str) -> dict[str, Any]:
+    return {"to": to, "labels": labels, "set": sha256_of(canonical(artifact.manifest))}
+
+
+def _was_begun(artifact: Artifact | Packed, to: str, labels: str, place: Place) -> bool:
     """Whether a folder holds what the same export had written when it was stopped."""
     try:
-        return bool((place / BEGUN).read_json() == _about(artifact, to))
+        return bool((place / BEGUN).read_json() == _about(artifact, to, labels))
     except InputError:
         return False
 
 
-def _to_folder(artifact: Artifact, place: Place) -> Place:
+def _choice(artifact: Artifact, labels: Labels) -> str:
+    return OWN if labels is artifact.labels else HARD
+
+
+def _facts(artifact: Artifact, labels: Labels, to: str) -> dict[str, Any]:
+    """What a training needs to know besides images and targets."""
+    manifest, exact = artifact.manifest, _is_png_exact(artifact)
+    return {
+        "classes": list(artifact.classes),
+        "shape": manifest["shape"],
+        "images": "png" if exact else ARRAYS if to == "folder" else "pixels",
+        "normalisation": {"formula": FORMULAS[artifact.normalisation.kind], **artifact.normalisation.header()},
+        "labels": {"kind": labels.kind, **labels.recipe},
+        "recipe": {**manifest["recipe"], "labels": labels.recipe},
+        "licence": str(manifest["source"].get("licence", "")),
+        "source": str(manifest["source"].get("name", "")),
+        "method": artifact.method,
+        **({"real": manifest["real"]} if "real" in manifest else {}),
+        "left_out": left_out(artifact, to, _choice(artifact, labels)),
+    }
+
+
+def _to_folder(artifact: Artifact, labels: Labels, place: Place) -> Place:
     folders, classes = folder_names(artifact.classes), artifact.labels.classes.tolist()
-    (place / BEGUN).write_json(_about(artifact, "folder"))
+    pictures = _pngs(artifact)
+    (place / BEGUN).write_json(_about(artifact, "folder", _choice(artifact, labels)))
     samples = []
-    for at, (picture, cls) in enumerate(zip(_pngs(artifact), classes, strict=True)):
+    for at, (picture, cls) in enumerate(zip(pictures, classes, strict=True)):
         name = f"{folders[cls]}/{at:06d}.png"
         (place / name).write_bytes(picture)
-        samples.append({"file": name, "class": cls, **_logits(artifact, at)})
-    facts = {
-        "classes": list(artifact.classes),
-        "folders": folders,
-        "note": LOSSY,
-        "recipe": artifact.manifest["recipe"],
-    }
-    (place / "labels.json").write_json({**facts, "samples": samples})
-    place.remove_unfinished()
+        samples.append({"file": name, "class": cls, **_logits(labels, at)})
+    arrays = {"targets": _targets(labels), "class": labels.classes}
+    if not _is_png_exact(artifact):
+        arrays["images"] = artifact.images()
+    arrays |= {f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()}
+    held = io.BytesIO()
+    np.savez(held, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    (place / ARRAYS).write_bytes(held.getvalue())
+    (place / FACTS).write_json({**_facts(artifact, labels, "folder"), "folders": folders, "samples": samples})
+    place.remove_abandoned(below=True)
     (place / BEGUN).remove()
     return place
 
 
-def _to_parquet(artifact: Artifact, place: Place) -> Place:
+def _to_parquet(artifact: Artifact, labels: Labels, place: Place) -> Place:
     try:
         import pyarrow  # an extra
         import pyarrow.parquet
@@ -102,32 +189,36 @@ def _to_parquet(artifact: Artifact, place: Place) -> Place:
             "parquet needs pyarrow, which is not installed: pip install 'ddcore-torch[parquet]'"
         ) from error
     images = [{"bytes": picture, "path": f"{at:06d}.png"} for at, picture in enumerate(_pngs(artifact))]
-    columns: dict[str, Any] = {"image": images, "label": artifact.labels.classes.tolist()}
+    columns: dict[str, Any] = {"image": images, "label": labels.classes.tolist()}
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
         "label": {"names": list(artifact.classes), "_type": "ClassLabel"},
     }
-    if isinstance(artifact.labels, PER_SAMPLE):
-        rows = artifact.labels.logits.float().tolist()
-        columns["logits"] = pyarrow.array(rows, pyarrow.list_(pyarrow.float32()))
-        features["logits"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    about = {"features": features, "license": str(artifact.manifest["source"].get("licence", ""))}
-    table = pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": about})})
+    floats = {"logits": labels.logits, "target": _targets(labels)} if isinstance(labels, PER_SAMPLE) else {}
+    if not _is_png_exact(artifact):
+        floats["pixels"] = artifact.images().flatten(1)
+    for name, values in floats.items():
+        columns[name] = pyarrow.array(values.float().tolist(), pyarrow.list_(pyarrow.float32()))
+        features[name] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    facts = _facts(artifact, labels, "parquet")
+    about = {"huggingface": {"info": {"features": features, "license": facts["licence"]}}, "ddcore": facts}
+    table = pyarrow.table(columns).replace_schema_metadata({name: json.dumps(said) for name, said in about.items()})
     held = io.BytesIO()
     pyarrow.parquet.write_table(table, held)
     return _written(place, (".parquet",), "train.parquet", held.getvalue())
 
 
-def _to_pt(artifact: Artifact, place: Place) -> Place:
+def _to_pt(artifact: Artifact, labels: Labels, place: Place) -> Place:
     content: dict[str, Any] = {
         "images": artifact.images(),
-        **{f"labels.{name}": tensor for name, tensor in artifact.labels.tensors().items()},
-        **{f"labels.{name}": tensor for name, tensor in artifact.labels.models().items()},
-        "labels": artifact.labels.classes,
-        "labels.header": json.dumps({"kind": artifact.labels.kind, **artifact.labels.header()}),
+        **{f"labels.{name}": tensor for name, tensor in labels.tensors().items()},
+        **{f"labels.{name}": tensor for name, tensor in labels.models().items()},
+        "labels": labels.classes,
+        "labels.header": json.dumps({"kind": labels.kind, **labels.header()}),
         **{f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()},
         "normalisation": json.dumps(artifact.normalisation.header()),
-        "recipe": json.dumps(artifact.manifest["recipe"]),
+        "recipe": json.dumps({**artifact.manifest["recipe"], "labels": labels.recipe}),
+        "licence": str(artifact.manifest["source"].get("licence", "")),
         "classes": list(artifact.classes),
     }
     return _saved(content, place)
@@ -149,29 +240,39 @@ def _saved(content: Mapping[str, Any], place: Place) -> Place:
     return _written(place, (".pt", ".pth"), "distilled.pt", held.getvalue())
 
 
-FORMATS: Mapping[str, Callable[[Artifact, Place], Place]] = {
+FORMATS: Mapping[str, Callable[[Artifact, Labels, Place], Place]] = {
     "folder": _to_folder,
     "parquet": _to_parquet,
     "pt": _to_pt,
 }
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]|^[ .~-]|[ .]$')
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|labels\.json|training\.npz", re.IGNORECASE)
+"""Names that are no folders on some system, or are other files of an export."""
 
 
 def folder_names(classes: tuple[str, ...]) -> list[str]:
-    """Class names as names of folders that sort in the order of the classes.
+    """Names of folders that sort in the order of the classes: their own wherever these do and are safe on every system,
+    else numbered ones.
 
-    >>> folder_names(("cat", "dog/wolf"))
-    ['0-cat', '1-dog_wolf']
+    >>> folder_names(("Katze", "Straße")), folder_names(("cat", "dog/wolf")), folder_names(("b", "a"))
+    (['Katze', 'Straße'], ['0-cat', '1-dog_wolf'], ['0-b', '1-a'])
     """
+    if all(map(_is_safe, classes)) and list(classes) == sorted({name.casefold(): name for name in classes}.values()):
+        return list(classes)
     digits = len(str(len(classes) - 1))
     plain = ["".join(letter if letter.isalnum() or letter in "-_ " else "_" for letter in name) for name in classes]
     return [f"{at:0{digits}d}-{name[:MOST_LETTERS].strip()}" for at, name in enumerate(plain)]
 
 
+def _is_safe(name: str) -> bool:
+    short = 0 < len(name.encode()) <= 2 * MOST_LETTERS and name.isprintable()
+    whole = unicodedata.normalize("NFC", name) == name
+    return short and whole and not UNSAFE.search(name) and not RESERVED.fullmatch(name)
+
+
 def _pngs(artifact: Artifact) -> list[bytes]:
-    pixels, made = artifact.pixels(), []
-    if pixels.shape[1] not in (1, 3):
-        raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")
-    for levels in (pixels * 255).round().to(torch.uint8):
+    made = []
+    for levels in _levels(artifact):
         array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
         held = io.BytesIO()
         Image.fromarray(array).save(held, format="PNG")
@@ -179,8 +280,35 @@ def _pngs(artifact: Artifact) -> list[bytes]:
     return made
 
 
-def _logits(artifact: Artifact, at: int) -> dict[str, list[float]]:
-    labels = artifact.labels
+def _levels(artifact: Artifact) -> Tensor:
+    """The images (N, C, H, W) uint8 as pictures show them."""
+    pixels = artifact.pixels()
+    if pixels.shape[1] not in (1, 3):
+        raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def _is_png_exact(artifact: Artifact) -> bool:
+    """Whether pictures of 8 bits, normalised by numpy, are the images bit for bit."""
+    normalisation = artifact.normalisation
+    if not isinstance(normalisation, MeanStd | Identity):
+        return False
+    unit = _levels(artifact).numpy().astype(np.float32) / np.float32(255)
+    if isinstance(normalisation, MeanStd):
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (normalisation.mean, normalisation.std))
+        unit = (unit - mean) / std
+    return bool(np.array_equal(unit, artifact.images().numpy()))
+
+
+def _targets(labels: Labels) -> Tensor:
+    """What ``artifact[i]`` gives beside each image: class ids (N,) int64, or probabilities (N, K) float32."""
+    logits = {"logits": labels.logits.float()} if isinstance(labels, PER_SAMPLE) else {}
+    told = as_told({"class": labels.classes, **logits}, labels.recipe)
+    assert isinstance(told, Tensor)
+    return told
+
+
+def _logits(labels: Labels, at: int) -> dict[str, list[float]]:
     return {"logits": labels.logits[at].float().tolist()} if isinstance(labels, PER_SAMPLE) else {}
 
 
@@ -234,17 +362,25 @@ def describe(artifact: Artifact | Packed) -> str:
     each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
     facts = {
         "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",
+        "real": _real(artifact),
         "classes": _few(artifact.classes),
         "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes without the file's header",
         "pixels": f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
-        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real uint8 images per class",
+        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real {manifest['source'].get('stored', 'uint8')} images per class",
         "method": ", ".join([artifact.method, *_known(manifest["provenance"], ("steps", "seed", "network", "ddcore"))]),
         "relabelled": ", ".join(f"{d['was']} to {d['labels']}" for d in manifest["provenance"].get("relabelled", ())),
         "source": _origin(manifest),
         "train with": ", ".join(_known(manifest["recipe"], ("protocol", "rate", "epochs", "batch", "momentum"))),
+        "students": _students(manifest["recipe"]),
         "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
     return _lines(facts, manifest["notes"])
+
+
+def _students(recipe: Mapping[str, Any]) -> str:
+    """Who shaped those that its rows are of, and what they are; nothing of plain ones."""
+    told = recipe.get("students")
+    return f"{told.get('name')}, {recipe.get('network')}" if isinstance(told, Mapping) else ""
 
 
 def _describe_packed(packed: Packed) -> str:
@@ -262,6 +398,14 @@ def _describe_packed(packed: Packed) -> str:
         "altered": ", ".join(altered) + ": no longer as written" if altered else "",
     }
     return _lines(facts, manifest["notes"])
+
+
+def _real(artifact: Artifact) -> str:
+    if not artifact.real_count:
+        return ""
+    held = "unchanged" if artifact.manifest["real"]["unchanged"] else "rounded by how they are stored"
+    which = "all images are" if artifact.real_count == len(artifact) else f"{artifact.real_count} images are"
+    return f"{which} rows of the data's train part, {held}: its licence holds for them"
 
 
 def _lines(facts: Mapping[str, str], notes: list[str]) -> str:

@@ -1,11 +1,13 @@
 """``manifest.json``: what an artifact says of itself, checked before anything in it is believed.
 
 Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``classes``, names in the
-order of class ids; ``shape`` of a sample; ``storage_dtype``; ``value_range`` of the samples, normalised and as pixels;
-``normalisation``, with its exact inverse; ``decoder``, a list of operations; ``labels``, their kind and header;
-``recipe`` for training; ``provenance``; ``source``, the real data; ``notes``; ``bytes`` by part; ``files``, bytes and
-SHA-256 of every other file. A decoder operation and a label kind that the core lacks name the ``distribution`` that
-provides them.
+order of class ids; ``shape`` of a sample; ``storage_dtype``; ``value_range`` of the samples, normalised and as
+pixels; ``normalisation``, with its exact inverse; ``decoder``, a list of operations; ``labels``, their kind and
+header; ``recipe`` for training; ``provenance``; ``source``, the real data; ``notes``; ``bytes`` by part; ``files``,
+bytes and SHA-256 of every other file. Schema 2 is that of sets with real images among theirs: ``real`` has ``rows``,
+for each sample the row of the data's train part that it is, -1 for a synthetic one, and ``unchanged``, whether a
+reader gets their very pixels; their decoder reads them as the data hold them (``ddcore.sets.exact``). A decoder
+operation and a label kind that the core lacks name the ``distribution`` that provides them.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from ddcore.errors import InputError
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, sha256_of
 
-SCHEMA = 1
+SCHEMA, SCHEMA_OF_REAL = 1, 2
+NEWEST = SCHEMA_OF_REAL
 MANIFEST = "manifest.json"
 KIND = "images"
 AGAIN = "get the artifact again"
@@ -73,9 +76,9 @@ def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or not is_count(schema, least=1):
         raise InputError(f"{url} is no manifest of an artifact, it has no schema version: {AGAIN}")
-    if schema > SCHEMA:
+    if schema > NEWEST:
         upgrade = "pip install --upgrade ddcore-torch"
-        raise InputError(f"{place.url} has schema {schema}, and this ddcore reads schemas up to {SCHEMA}: {upgrade}")
+        raise InputError(f"{place.url} has schema {schema}, and this ddcore reads schemas up to {NEWEST}: {upgrade}")
     if wrong := next(filter(None, _wrongs(manifest)), ""):
         raise InputError(f"{url} is damaged, {wrong}: {AGAIN}")
     if (manifest["kind"] == KIND) != images:
@@ -140,7 +143,16 @@ def _wrongs_of_images(manifest: Mapping[str, Any]) -> list[str]:
         "" if isinstance(manifest["normalisation"].get("kind"), str) else "its normalisation has no kind",
         "" if rate is None or _finite(rate) else "its recipe's learned rate is no number",
         "" if ranged else "its 'value_range' is no range",
+        "" if _rows(manifest.get("real", NO_ROWS)) else "its 'real' names no rows of the data",
     ]
+
+
+NO_ROWS: Mapping[str, Any] = {"rows": [], "unchanged": True}
+
+
+def _rows(real: object) -> bool:
+    known = isinstance(real, Mapping) and isinstance(real.get("unchanged"), bool) and isinstance(real.get("rows"), list)
+    return known and all(row == -1 or (is_count(row) and row < 2**63) for row in real["rows"])  # type: ignore[index]
 
 
 def _wrongs_of_any(manifest: Mapping[str, Any]) -> list[str]:
@@ -195,5 +207,5 @@ def _no_artifact(place: Place) -> str:
     if (inside / MANIFEST).exists():
         return f"{place.url} is no artifact but the run that made one: give {inside.url}"
     if not place.exists():
-        return f"there is nothing at {place.url}: check the path or URL"
+        return f"{place.nothing_there}: check the path or URL"
     return f"{place.url} has no {MANIFEST}, so it is no finished artifact: give another folder, or finish the run that writes it"

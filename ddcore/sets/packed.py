@@ -20,7 +20,7 @@ from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
-from ddcore.storage.published import published, published_source
+from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
 
 PREVIEW, CARD = "preview.png", "README.md"
 ABOUT = """\
@@ -51,6 +51,16 @@ class Packed:
         """See ``load_packed`` and ``save_packed``, which make these."""
         self.place, self.manifest, self.tensors = place, manifest, dict(tensors)
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
+
+    def __repr__(self) -> str:
+        """What it is, what reads it, and how students are trained on it: three lines."""
+        of = self.manifest["source"].get("name", "unnamed data")
+        readers = ", ".join(f"{op.get('op')} of {op.get('distribution', 'ddcore')}" for op in self.manifest["decoder"])
+        return (
+            f"<Packed: {sum(self.samples_per_class)} samples as {self.kind} of {len(self.classes)} classes, by {self.method} from {of}\n"
+            f"  stored: {', '.join(self.tensors)}; read by {readers}\n"
+            f"  students are trained and tested on it by: ddcore evaluate {self.place.url}>"
+        )
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -92,7 +102,8 @@ def save_packed(
     place.make_folder()
     (place / MANIFEST).remove()
     nbytes = save_tensors(place / name, synthetic.tensors)
-    about = published_source({k: source.get(k, "") for k in ("name", "origin", "licence", "fingerprint", "train")})
+    said = {"notes": source["notes"]} if source.get("notes") else {}
+    about = published_source({k: source.get(k, "") for k in SAID_OF_DATA} | said)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": kind,
@@ -103,7 +114,7 @@ def save_packed(
         "recipe": {},
         "provenance": published(provenance),
         "source": about,
-        "notes": [*notes, *synthetic.notes],
+        "notes": [told(note) for note in (*notes, *synthetic.notes)],
         "bytes": {kind: nbytes, "total": nbytes},
         "samples_per_class": torch.bincount(synthetic.classes, minlength=len(classes)).tolist(),
     }

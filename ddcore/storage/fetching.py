@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from threading import Event, Thread
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -25,6 +25,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from attrs import frozen
 
 from ddcore.errors import InputError, StoreError
+from ddcore.storage.network import AGAIN, of_status, trouble
 from ddcore.storage.printing import printable, printable_line
 from ddcore.storage.secrecy import bare
 
@@ -192,26 +193,32 @@ def _patiently(target: Target, first: Target, most: int, trust: bool) -> bytes |
 
 def _asked(target: Target, first: Target, most: int, trust: bool) -> bytes | str:
     """A file's content, or the address that it is said to be at."""
-    connection = _Pinned(target, trust)
+    connection, closing = _Pinned(target, trust), ExitStack()
     watch = _Watch(connection)
     try:
         connection.request("GET", target.path, headers=_headers(target, first))
         answer = connection.getresponse()
+        closing.callback(answer.close)
         if answer.status in REDIRECTS:
             return urljoin(_base(target), answer.getheader("Location") or "")
         if answer.status != 200:
-            kind = Passing if answer.status in (429, 500, 502, 503, 504) else StoreError
-            raise kind(f"{target.url} cannot be read ({answer.status} {printable(answer.reason)[:60]}): {WAY_OUT}")
+            kind, way_out = Passing if answer.status in AGAIN else StoreError, of_status(answer.status).way_out
+            said = f"{answer.status} {printable(answer.reason)[:60]}"
+            raise kind(f"{target.url} cannot be read ({said}): {way_out}, or {WAY_OUT}")
         return _content(answer, target, most, watch)
     except UnicodeError:
         raise InputError(f"{target.url} is no address: {WAY_OUT}") from None
     except (OSError, HTTPException, ValueError) as error:
+        found = trouble(error)
         why = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or type(error).__name__
+        why = why if found is None else found.why
         kind = StoreError if watch.slow or isinstance(error, ssl.SSLError | ValueError) else Passing
         why = "it comes too slowly" if watch.slow else why
-        raise kind(f"{target.url} cannot be read ({why}): check the connection, or {WAY_OUT}") from None
+        way_out = "check the connection" if found is None else found.way_out
+        raise kind(f"{target.url} cannot be read ({why}): {way_out}, or {WAY_OUT}") from None
     finally:
         watch.stop()
+        closing.close()
         connection.close()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
-KINDS = ("experts", "teachers", "full", "normalisations", "decoded")
+KINDS = ("experts", "teachers", "full", "kcenter", "normalisations", "decoded")
 """Of the core; plugins have more."""
 BEFORE_TORCH = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 """Variables by which torch's libraries choose other kernels for the same processor."""
@@ -193,13 +193,14 @@ def wrong(place: Place, error: Exception) -> str:
 
 
 def short(place: Place) -> str:
-    """The end of a kept file's address.
+    """The end of a kept file's address, from its kind on.
 
     >>> short(Place.at("/home/me/.cache/ddcore/experts/0a1b/expert-000/epoch-001.safetensors"))
     'experts/0a1b/expert-000/epoch-001.safetensors'
     """
     parts = place.url.split("/")
-    return "/".join(parts[-4:]) if parts[-4:-3] in ([kind] for kind in KINDS) else "/".join(parts[-3:])
+    kind = max((at for at, part in enumerate(parts) if part in KINDS and at >= len(parts) - 4), default=len(parts) - 2)
+    return "/".join(parts[kind:])
 
 
 def make_folder(cache: Place, *names: str, note: Note) -> Place:

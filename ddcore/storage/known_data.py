@@ -15,7 +15,7 @@ from ddcore.storage.ownership import is_own, signed
 from ddcore.storage.places import Place
 from ddcore.storage.secrecy import clean
 
-WORDS = ("dataset", "data_root", "split", "resize")
+WORDS = ("dataset", "data_root", "split", "resize", "resize_mode", "skip_broken")
 """Shared options that say which data."""
 
 
@@ -42,7 +42,9 @@ def recall(cache: Place, fingerprint: object) -> dict[str, Any]:
 
 
 def _words(note: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: note[name] for name in WORDS if note.get(name) is not None}
+    words = {name: note[name] for name in WORDS if note.get(name) is not None}
+    mode = words.pop("resize_mode", "squash")  # which notes of before do not say
+    return {**words, "resize_mode": mode} if "resize" in words else words
 
 
 def _file(cache: Place, fingerprint: str) -> Place:

@@ -30,8 +30,9 @@ from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 from safetensors import SafetensorError, safe_open
 
-from ddcore.errors import MISFITS, InputError, NoSpace, StoreError, in_short, near
+from ddcore.errors import FULL, MISFITS, InputError, NoSpace, StoreError, in_short, near
 from ddcore.storage.documents import LONGEST, parse_json
+from ddcore.storage.network import trouble
 from ddcore.storage.printing import printable_line
 from ddcore.storage.secrecy import bare, shown, without
 
@@ -52,6 +53,9 @@ DRIVERS = {
 }
 """The distribution that brings each protocol's driver."""
 
+SILENT = frozenset(DRIVERS) - {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"}
+"""Protocols whose drivers say of any trouble that nothing is there."""
+
 UNFINISHED = ".part"
 LEFT = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})([0-9a-f]{8})?\.part", re.DOTALL)
 """Names of files that are still being written: of which process, and on which machine, if they say so."""
@@ -71,8 +75,6 @@ LASTING: tuple[type[Exception], ...] = (
     *(ImportError, NotImplementedError, TypeError, ValueError, InputError),
 )
 """What trying again does not mend."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 LONGEST_HEADER = 10_000_000
 """Bytes, a tenth of what safetensors allows: memory takes many times as much, and a thousand tensors need 100 kB."""
 OPEN_SEAL = b"0" * 64
@@ -153,11 +155,32 @@ class Place:
 
     def is_remote(self) -> bool:
         """Whether it lies behind a network, by its outermost or any inner protocol."""
-        return any(link.partition("://")[0] in DRIVERS for link in self.address.split("::") if "://" in link)
+        return bool(self._protocols() & set(DRIVERS))
+
+    def _protocols(self) -> set[str]:
+        return {link.partition("://")[0] for link in self.address.split("::") if "://" in link}
 
     def exists(self) -> bool:
         """Whether there is a file or folder here now."""
-        return bool(self._do("looked up", lambda fs, path: fs.exists(path), fresh=True))
+
+        def there(fs: Any, path: str) -> bool:
+            if not self._protocols() & SILENT:
+                return bool(fs.exists(path))
+            try:
+                fs.info(path)
+            except FileNotFoundError as error:
+                if trouble(error) is not None:
+                    raise
+                return False
+            return True
+
+        return self._do("looked up", there, fresh=True)
+
+    @property
+    def nothing_there(self) -> str:
+        """The beginning of a sentence that says so."""
+        answer = " (its server answers 404 Not Found)" if self._protocols() & {"http", "https"} else ""
+        return f"there is nothing at {self.url}{answer}"
 
     def is_folder(self) -> bool:
         """Whether there is a folder here now."""
@@ -294,12 +317,16 @@ class Place:
                     with suppress(OSError):
                         Path(above, name).unlink()
 
-    def remove_abandoned(self) -> None:
+    def remove_abandoned(self, *, below: bool = False) -> None:
         """Remove what was begun in this local folder, in which others may be writing, by processes that are gone,
-        or long ago."""
+        or long ago.
+
+        Args:
+            below: in the folders in it too.
+        """
         local = self.local_path()
         with suppress(OSError):
-            for path in () if local is None else local.iterdir():
+            for path in () if local is None else local.rglob(".*") if below else local.iterdir():
                 if (found := LEFT.fullmatch(path.name)) and is_abandoned(
                     path, int(found[1]), found[2] if found[3] else ""
                 ):
@@ -344,7 +371,9 @@ class Place:
                 return action(fs, path)
             except Exception as error:  # drivers raise anything
                 last = attempt + 1 == ATTEMPTS or time.monotonic() - began > PATIENCE
-                if last or not self.is_remote() or isinstance(error, LASTING):
+                found = trouble(error) if self.is_remote() else None
+                lasting = isinstance(error, LASTING) if found is None else found.lasting
+                if last or not self.is_remote() or lasting:
                     raise self._sentence(done, error, attempt + 1, size) from error
             time.sleep(FIRST_WAIT * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -360,8 +389,12 @@ class Place:
         """What a driver raises, as one sentence."""
         if isinstance(error, InputError):
             return error
+        found = trouble(error) if self.is_remote() else None
+        tried = f" in {attempts} attempts" if attempts > 1 else ""
+        if found is not None:
+            return StoreError(f"{self.url} cannot be {done}{tried}, {found.why}: {found.way_out}")
         if isinstance(error, FileNotFoundError):
-            return InputError(f"there is nothing at {self.url}: check the path or URL")
+            return InputError(f"{self.nothing_there}: check the path or URL")
         if isinstance(error, ImportError):
             return InputError(_missing_driver(self))
         if getattr(error, "errno", None) in FULL:
@@ -373,7 +406,6 @@ class Place:
             return InputError(f"no file system is called {protocol!r} in {self.url}: {known}")
         why = without(getattr(error, "strerror", None) or str(error), self.address)
         why = " ".join(f"{type(error).__name__}: {why}".split()) if why else type(error).__name__
-        tried = f" in {attempts} attempts" if attempts > 1 else ""
         way_out = "check the connection, then try again" if attempts > 1 else "check access, credentials and space"
         return StoreError(f"{self.url} cannot be {done}{tried} ({why}): {way_out}")
 
@@ -449,7 +481,7 @@ def load_whole(
     try:
         if mapped:
             return _mapped(place), read_metadata(place)
-        return load(data), _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return load(data), metadata_in(data)
     except (SafetensorError, *MISFITS) as error:
         raise InputError(_damaged(place, in_short(error))) from error
 
@@ -516,6 +548,11 @@ def read_metadata(place: Place) -> dict[str, str]:
         return _metadata(place.read_bytes(8, 8 + _header_bytes(place, place.read_bytes(0, 8))))
     except (ValueError, AttributeError) as error:
         raise InputError(_damaged(place, "no valid header")) from error
+
+
+def metadata_in(content: bytes) -> dict[str, str]:
+    """The same of the bytes of a file that ``tensors_in`` has read."""
+    return _metadata(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
 def length_said(place: Place) -> int:

@@ -22,6 +22,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ddcore.errors import MISFITS, InputError, in_short
+from ddcore.storage.wrappers import state_within, without_heads
 
 MOST_WORDS = 1_000_000
 """Of one pickle; a tensor takes about thirty."""
@@ -32,8 +33,6 @@ MOST_DIRECTORY = 2**23
 MOST_AXES = 16
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """What a file of before torch 1.6 begins with."""
-WRAPPERS = ("state_dict", "model", "net")
-"""Keys under which training scripts keep the state dict."""
 DTYPES = {
     **{"Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16},
     **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
@@ -85,8 +84,8 @@ class View:
 def state_of(content: bytes, name: str) -> dict[str, Tensor]:
     """The state dict in a file that ``torch.save`` wrote, by tensor name, on the CPU.
 
-    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen
-    through. Tensors that share numbers in the file share memory.
+    Dicts that hold it, and the words of torch's wrappers before names, such as ``module.``, are seen through, see
+    ``ddcore.storage.wrappers``. Tensors that share numbers in the file share memory.
 
     Args:
         content: the file.
@@ -106,16 +105,14 @@ def state_of(content: bytes, name: str) -> dict[str, Tensor]:
     except (*MISFITS, zipfile.BadZipFile, struct.error, EOFError) as error:
         why = str(error) if isinstance(error, ValueError) else in_short(error)
         raise InputError(
-            f"{name} cannot be read as tensors alone ({' '.join(why.split())[:160]}): save the state_dict of the network, "
+            f"{name} cannot be read as tensors alone ({' '.join(why.split())[:200]}): save the state_dict of the network, "
             "best as safetensors"
         ) from error
-    return {key.removeprefix("module."): tensor for key, tensor in made.items()}
+    return {new: made[old] for new, old in without_heads(made).items()}
 
 
 def _state_dict(held: Any, name: str) -> dict[str, View]:
-    for key in WRAPPERS:
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
+    held = state_within(held, View, name)
     if not isinstance(held, dict):
         raise InputError(f"{name} holds no state dict: save network.state_dict()")
     for key, value in held.items():
@@ -258,7 +255,7 @@ class _Machine:
 
     PLAIN = frozenset(
         {"BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-        | {"BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"}
+        | {"BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINUNICODE8", "BINBYTES8", "UNICODE"}
     )
     CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
     PUT = frozenset({"BINPUT", "LONG_BINPUT", "PUT"})
@@ -277,16 +274,18 @@ class _Machine:
             stack.append(value)
         elif word in self.CONSTANTS:
             stack.append(self.CONSTANTS[word])
-        elif word in self.PUT:
-            self._memory[value] = stack[-1]
+        elif word in self.PUT or word == "MEMOIZE":
+            self._memory[len(self._memory) if word == "MEMOIZE" else value] = stack[-1]
         elif word in self.GET:
             stack.append(self._memory[value])
         elif word in self.TUPLES:
             stack.append(tuple(self._last(self.TUPLES[word])))
-        elif word in ("EMPTY_DICT", "EMPTY_LIST"):
+        elif word in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET"):
             stack.append({} if word == "EMPTY_DICT" else [])
         elif word == "GLOBAL":
             stack.append(_known(Name(value)))
+        elif word == "STACK_GLOBAL":
+            stack.append(_known(_named(self._last(2))))
         elif word == "MARK":
             self._marks.append(len(stack))
         else:
@@ -299,7 +298,7 @@ class _Machine:
         elif word in ("SETITEM", "SETITEMS"):
             pairs = self._last(2) if word == "SETITEM" else self._marked()
             _set(pairs, stack[-1])
-        elif word in ("APPEND", "APPENDS"):
+        elif word in ("APPEND", "APPENDS", "ADDITEMS"):
             self._append(self._last(1) if word == "APPEND" else self._marked())
         elif word == "REDUCE":
             name, values = self._last(2)
@@ -338,6 +337,12 @@ def _set(pairs: Sequence[Any], into: Any) -> None:
         into[key] = value
 
 
+def _named(words: Sequence[Any]) -> Name:
+    if not all(type(word) is str for word in words):
+        raise ValueError("its pickle is damaged")
+    return Name(" ".join(words))
+
+
 def _known(name: Name) -> Name:
     """A name that is not called, or whose call is known.
 
@@ -349,7 +354,9 @@ def _known(name: Name) -> Name:
     for part, kind in KINDS.items():
         if name.text.startswith("torch") and part in name.text:
             raise ValueError(f"it holds {kind} tensors")
-    raise ValueError(f"it wants {name.text.replace(' ', '.')[:80]} to be run")
+    raise ValueError(
+        f"it wants {name.text.replace(' ', '.')[:80]} to be run, and nothing that a file names is run here"
+    )
 
 
 def _called(name: Any, values: Any) -> Any:

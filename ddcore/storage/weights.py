@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ddcore.errors import InputError, near
 from ddcore.storage.fetching import check_sha256, fetched
-from ddcore.storage.places import Place, load_tensors, save_tensors, tensors_in
+from ddcore.storage.places import Place, load_whole, metadata_in, save_tensors, tensors_in
 from ddcore.storage.torch_files import state_of
+from ddcore.storage.wrappers import COUNTER, fitted, without_heads
 
 SAFE = ".safetensors"
 
@@ -22,20 +24,24 @@ def save_weights(place: Place, network: nn.Module, facts: Mapping[str, str]) -> 
     save_tensors(place, tensors, facts, sealed=True)
 
 
-def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> None:
+def load_weights(place: Place, network: nn.Module, *, trust: bool = False) -> dict[str, str]:
     """Put weights and buffers from a file into a network.
+
+    Returns:
+        The metadata of a safetensors file.
 
     Raises:
         InputError: see ``read_state``; a state dict of another network.
     """
-    fill(network, read_state(place, trust=trust), place.url)
+    state, facts = read_with_facts(place, trust=trust)
+    fill(network, state, place.url)
+    return facts
 
 
 def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
     """A state dict from safetensors, or from torch's format without running anything that is stored in it.
 
-    A dict that holds it under ``state_dict``, ``model`` or ``net``, and the prefix ``module.`` of wrappers, are seen
-    through.
+    Dicts that hold it, and the words of torch's wrappers before names, such as ``module.``, are seen through.
 
     Args:
         place: one that the user named: a local file, an ``https`` address (see ``ddcore.storage.fetching``), or what
@@ -47,12 +53,20 @@ def read_state(place: Place, *, trust: bool = False, sha256: str | None = None) 
         InputError: no such file; not a state dict; one that only unpickling would read; weights that are not finite, or
             complex.
     """
-    local = place.local_path()
-    if local is not None and place.name.endswith(SAFE) and sha256 is None:
-        return checked(load_tensors(place), place.url)
+    return read_with_facts(place, trust=trust, sha256=sha256)[0]
+
+
+def read_with_facts(
+    place: Place, *, trust: bool = False, sha256: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """``read_state``, and the metadata of a safetensors file; of torch's format there are none."""
+    safe = place.name.endswith(SAFE)
+    if place.local_path() is not None and safe and sha256 is None:
+        tensors, facts = load_whole(place)
+        return checked(_headless(tensors), place.url), facts
     content = content_of(place, trust=trust)
     check_sha256(content, sha256, place.url)
-    return state_in(content, place.name, place.url)
+    return state_in(content, place.name, place.url), metadata_in(content) if safe else {}
 
 
 def content_of(place: Place, *, trust: bool = False) -> bytes:
@@ -76,7 +90,11 @@ def state_in(content: bytes, name: str, url: str) -> dict[str, Tensor]:
         name: of the file, whose end tells the format.
         url: for messages.
     """
-    return checked(tensors_in(content, url) if name.endswith(SAFE) else state_of(content, url), url)
+    return checked(_headless(tensors_in(content, url)) if name.endswith(SAFE) else state_of(content, url), url)
+
+
+def _headless(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {new: state[old] for new, old in without_heads(state).items()}
 
 
 def checked(state: dict[str, Tensor], url: str) -> dict[str, Tensor]:
@@ -105,6 +123,9 @@ def _is_finite(tensor: Tensor) -> bool:
 def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Put a state dict into a network; a wrapper's may be its inner network's.
 
+    Other words before its names are seen through (``ddcore.storage.wrappers``), and counters of batches may be missing:
+    they are 0 then.
+
     Raises:
         InputError: tensors that the network does not have, has not got, or has in another shape.
     """
@@ -112,6 +133,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     own = network.state_dict()
     if isinstance(inner, nn.Module) and not set(own) & set(state):
         network, own = inner, inner.state_dict()
+    state = fitted(state, own, f"the file of {name}")
+    state = {key: torch.zeros_like(tensor) for key, tensor in own.items() if key.endswith(COUNTER)} | state
     if lacking := sorted(set(own) - set(state)):
         raise InputError(
             f"the weights of {name} lack {lacking[0]!r}: {near(lacking[0], state)}; is it this architecture?"

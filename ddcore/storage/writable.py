@@ -11,8 +11,13 @@ from ddcore.storage.places import Place
 PROBE = ".ddcore-probe"
 
 
-def unwritable(place: Place) -> str | None:
-    """Why nothing can be written where a folder is, or will be; None: it can. Nothing is left there."""
+def unwritable(place: Place, *, write: bool = False) -> str | None:
+    """Why nothing can be written where a folder is, or will be; None: it can, as far as is known.
+
+    Args:
+        write: try it on this machine too, by a file that has no name; a remote store is always tried, by one that is
+            removed.
+    """
     path = place.local_path()
     if path is None:
         probe = place / f"{PROBE}-{os.getpid()}"
@@ -25,9 +30,14 @@ def unwritable(place: Place) -> str | None:
     there = path.absolute()
     while not there.exists():
         there = there.parent
+    if not there.is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to (no permission, or a file system that is read only)"
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        if write:
+            with tempfile.TemporaryFile(dir=there):
+                pass
     except OSError as error:
         return f"{there} cannot be written to ({error.strerror})"
     return None

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ddcore.training.teachers import recipe as teacher_recipe
     from ddcore.training.teaching import EMBEDDING, STAGES, Teaching, last_linear, seen_of, tapped
     from ddcore.training.trajectory import UnrollOptions, choose_segment, trajectory_loss
-    from ddcore.training.transfer import Transfer
 
 __all__ = [
     "Changes",
@@ -44,7 +43,6 @@ __all__ = [
     "STAGES",
     "TRAINED_HERE",
     "Teaching",
-    "Transfer",
     "UnrollOptions",
     "accuracy",
     "choose_segment",
@@ -100,7 +98,6 @@ __getattr__ = later(
             "teacher_recipe": "recipe",
         },
         "teaching": ("EMBEDDING", "STAGES", "Teaching", "last_linear", "seen_of", "tapped"),
-        "transfer": ("Transfer",),
         "trajectory": ("UnrollOptions", "choose_segment", "trajectory_loss"),
     },
     once="loop",

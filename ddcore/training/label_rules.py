@@ -15,19 +15,8 @@ from torch import Tensor, nn
 
 from ddcore.composing.recipes import AVERAGED, OF_VIEWS, PER_VIEW, STATIC_MIXED, TOP_K, TWO_DISTANCES, ViewOptions
 from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
-from ddcore.labels import (
-    Labels,
-    PerView,
-    StaticMixedLabels,
-    ViewRecord,
-    agreement,
-    draw_views,
-    make_averaged,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-)
+from ddcore.labels import Labels, PerView, StaticMixedLabels, ViewRecord, agreement, draw_views, make_per_view
+from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
 from ddcore.training.protocols import Protocol, resolved_protocols
 
 if TYPE_CHECKING:

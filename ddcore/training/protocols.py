@@ -1,8 +1,8 @@
 """Named evaluation recipes: how a fresh network is trained on a finished set before it is tested.
 
 They differ, and the recipe alone moves random real images by ten points and more: a score means something only beside
-the name of its protocol. The last epoch's accuracy counts; nothing is chosen on the test set. Two families share one loop,
-in which an epoch is shuffled and its last short batch kept.
+the name of its protocol. The last epoch's accuracy counts; nothing is chosen on the test set. Two families share one
+loop, in which an epoch is shuffled and its last short batch kept.
 
 Of matched sets (DC, DSA and DM, MTT and its kin), as the field's code has it:
 
@@ -14,8 +14,9 @@ Of sets whose images and labels come from teachers (SRe2L, RDED, CV-DD, INFER):
 
 * E epochs are run; the rate follows a cosine from epoch to epoch, half of one in some papers;
 * AdamW, betas (0.9, 0.999), weight decay 0.01 on tensors of two axes and more, but not on biases and norms;
-* hard labels, and soft ones of the clean image, are cropped, mirrored and mixed as that paper's labels of views are, and
-  follow the mix: lam CE(own) + (1 - lam) CE(mixed), or mixed logits. Labels of views bring their own views and batches.
+* hard labels, and soft ones of the clean image, are cropped, mirrored and mixed as that paper's labels of views are,
+  and follow the mix: lam CE(own) + (1 - lam) CE(mixed), or mixed logits. Labels of views bring their own views and
+  batches.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import asdict, evolve, field, frozen
-from attrs.validators import ge, gt, in_, instance_of, optional
+from attrs.validators import ge, gt, in_, instance_of, le, optional
 
 from ddcore.api.types import VECTORS, Subject
 from ddcore.composing import answers, discovery
@@ -32,7 +33,6 @@ from ddcore.composing.recipes import OF_VIEWS
 from ddcore.errors import OptionError, PluginError, near
 from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
 from ddcore.training.loop import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
-from ddcore.training.transfer import Transfer
 
 if TYPE_CHECKING:
     from ddcore.api.plugin import Plugin
@@ -45,8 +45,12 @@ AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "operation", "geometric", "ji
 FIELD_RATE = 0.01
 BARE = "bare-"
 """Before a protocol's name: the same without augmentation."""
+PROBED = "probed-"
+"""Before a protocol's name: the same, and then a linear probe."""
+FEW_FULL = 20
+"""Epochs on all real images of a protocol that was cut short."""
 HARD, MIXED = "hard", "static-mixed"
-PROBED = "pretrain-probe"
+PRETRAIN = "pretrain-probe"
 
 
 @frozen
@@ -67,13 +71,54 @@ class Schedule:
     warmup: int = 0
     drops: tuple[int, ...] = ()
 
-    def stretched(self, steps: int) -> Schedule:
-        """The same shape over at least ``steps`` steps."""
-        if steps <= self.steps:
-            return self
-        drop_at, epoch = (None if n is None else round(n * steps / self.steps) for n in (self.drop_at, self.epoch))
-        drops = tuple(round(n * steps / self.steps) for n in self.drops)
-        return Schedule(steps, drop_at, epoch, round(self.warmup * steps / self.steps), drops)
+    def scaled(self, steps: int) -> Schedule:
+        """The same shape over ``steps`` steps."""
+        if steps == self.steps or not self.steps:
+            return evolve(self, steps=steps)
+        share = steps / self.steps
+        drop_at = None if self.drop_at is None else round(self.drop_at * share)
+        epoch = None if self.epoch is None else max(1, round(self.epoch * share))
+        return Schedule(steps, drop_at, epoch, round(self.warmup * share), tuple(round(n * share) for n in self.drops))
+
+
+@frozen(kw_only=True)
+class Probe:
+    """A linear classifier on a network's frozen features, as what scores the network.
+
+    After a student was trained on a row's set it is frozen, in eval mode; its features (``embed``) of real train images
+    are standardised, each by its mean and deviation over these images; a linear layer that begins at zero learns their
+    classes by cross entropy, with Adam, the rate falling to 0 as a half cosine from step to step; and that answers for
+    test images. All rows and seeds are probed on the same real images.
+
+    Attributes:
+        epochs: passes over those images.
+        rate: of Adam, a step; at the start.
+        batch: images a step.
+        share: of the train images of each class, in (0, 1]: round(share n), at least one.
+        weight_decay: added to the gradient.
+    """
+
+    epochs: int = field(default=100, validator=[instance_of(int), ge(1)])
+    rate: float = field(default=1e-3, validator=gt(0))
+    batch: int = field(default=256, validator=ge(1))
+    share: float = field(default=1.0, validator=[gt(0), le(1)])
+    weight_decay: float = field(default=0.0, validator=ge(0))
+
+    def images(self, counts: Iterable[int]) -> list[int]:
+        """Of each class how many train images it is trained on, of so many.
+
+        >>> Probe(share=0.1).images([100, 4, 0])
+        [10, 1, 0]
+        """
+        return [min(count, max(1, round(self.share * count))) for count in counts]
+
+    def steps(self, images: int) -> int:
+        """Of all epochs, the last short batch of each included."""
+        return self.epochs * -(-images // self.batch)
+
+
+def _probe(given: Any) -> Any:
+    return Probe(**given) if isinstance(given, Mapping) else given
 
 
 @frozen(kw_only=True)
@@ -99,16 +144,17 @@ class Protocol:
         each_step: whether cosine and warm-up move every step; else from epoch to epoch.
         nesterov: whether SGD's momentum is Nesterov's.
         warmup: epochs of E, in which the rate rises linearly from a hundredth.
-        group: rows that pass through the network at once, gradients averaged over the batch; see ``ddcore.training.loop.Descent``.
-        augment: ``none``; ``operation``, one differentiable operation a mini-batch (colour, crop, cutout, mirror, scale or
-            rotation), its parameters drawn for each image; ``geometric``, one of shift by up to 4 px, scale by up to 0.2,
-            rotate by up to 45 degrees, for each image; ``jitter``, that shift or noise of deviation 0.001.
+        group: rows that pass through the network at once, gradients averaged over the batch; see
+            ``ddcore.training.loop.Descent``.
+        augment: ``none``; ``operation``, one differentiable operation a mini-batch (colour, crop, cutout, mirror, scale
+            or rotation), its parameters drawn for each image; ``geometric``, one of shift by up to 4 px, scale by up to
+            0.2, rotate by up to 45 degrees, for each image; ``jitter``, that shift or noise of deviation 0.001.
             Mirroring is left out where it changes the class.
         flip_first: whether, under ``operation``, a mirror image (p = 0.5) always comes first.
         views: crops, mirrors and mixes of each batch, after ``augment``; None: none.
-        transfer: what follows when a student has been trained on a set: a probe of it, or fine-tuning, on the real data; see
-            ``ddcore.training.transfer``. None: it is scored as it is, which labels that are no classes do not allow.
-        full_epochs: epochs of the row ``full``, which gets at least as many steps as every other row; see ``evaluate.full_epochs``.
+        full_epochs: epochs of the row ``full``, if they make no more images than ``evaluate.FULL_IMAGES``.
+        probe: what scores students in the place of their own last layer, a ``Probe`` or its numbers by name, such as
+            ``{"epochs": 20, "share": 0.5}``; None: nothing.
     """
 
     name: str
@@ -122,7 +168,7 @@ class Protocol:
     drop: float = field(default=0.1, validator=gt(0))
     augment: Augmentation = field(default="operation", validator=in_(AUGMENTATIONS))
     flip_first: bool = field(default=False, validator=instance_of(bool))
-    full_epochs: int = field(default=20, validator=ge(1))
+    full_epochs: int = field(default=100, validator=ge(1))
     extra_epoch: bool = field(default=True, validator=instance_of(bool))
     optimizer: OptimizerName = field(default="sgd", validator=in_(OPTIMIZERS))
     decay_biases: bool = field(default=True, validator=instance_of(bool))
@@ -135,7 +181,7 @@ class Protocol:
     floor: float = field(default=0.0, validator=ge(0))
     each_step: bool = field(default=False, validator=instance_of(bool))
     nesterov: bool = field(default=False, validator=instance_of(bool))
-    transfer: Transfer | None = field(default=None, validator=optional(instance_of(Transfer)))
+    probe: Probe | None = field(default=None, converter=_probe, validator=optional(instance_of(Probe)))
 
     @property
     def epochs_run(self) -> int:
@@ -164,9 +210,10 @@ class Protocol:
         return epochs * -(-images // self.batch)
 
     def for_epochs(self, epochs: int) -> Protocol:
-        """The same recipe for another E, its warm-up with it."""
-        warmup = round(self.warmup * epochs / max(1, self.epochs))
-        return evolve(self, name=f"{self.name}-{epochs}", epochs=epochs, warmup=warmup)
+        """The same recipe for another E, its warm-up with it; all real images get no more epochs than that, or
+        ``FEW_FULL``."""
+        warmup, full = round(self.warmup * epochs / max(1, self.epochs)), min(self.full_epochs, max(FEW_FULL, epochs))
+        return evolve(self, name=f"{self.name}-{epochs}", epochs=epochs, warmup=warmup, full_epochs=full)
 
     def as_json(self) -> dict[str, Any]:
         """Every number, as plain values."""
@@ -221,15 +268,15 @@ _EVERY = (
         views=evolve(SHIFTED, mix="none"),
     ),
     Protocol(
-        name=PROBED,
-        summary="pretraining without augmentation, 300 epochs; then a linear probe on the real data",
+        name=PRETRAIN,
+        summary="pretraining without augmentation, 300 epochs; then a linear probe on real images",
         epochs=300,
         extra_epoch=False,
         rate=0.1,
         weight_decay=1e-3,
         schedule_name="cosine",
         augment="none",
-        transfer=Transfer(),
+        probe=Probe(),
     ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
@@ -237,7 +284,8 @@ PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
 
 
 def protocol(name: str, hooks: Hooks | None = None) -> Protocol:
-    """A protocol by name, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes.
+    """A protocol by name, ``NAME-EPOCHS`` for another E, ``bare-NAME`` without augmentation, views and mixes,
+    ``probed-NAME`` with a linear probe after it.
 
     The core's and those of selected plugins come first, then what an installed plugin brings by an entry point
     ``ddcore.protocols``; it need not be selected, and is asked with its defaults.
@@ -260,6 +308,9 @@ def protocol(name: str, hooks: Hooks | None = None) -> Protocol:
     if name.startswith(BARE):
         plain = protocol(name.removeprefix(BARE), hooks)
         return evolve(plain, name=f"{BARE}{plain.name}", augment="none", views=None)
+    if name.startswith(PROBED):
+        plain = protocol(name.removeprefix(PROBED), hooks)
+        return evolve(plain, name=f"{PROBED}{plain.name}", probe=plain.probe or Probe())
     found = PROTOCOLS.get(name) if hooks is None else hooks.protocol(name)
     found = found or installed_protocol(name)
     if found is None:
@@ -279,7 +330,7 @@ def stem_of(name: str) -> str:
     """
     while True:
         stem, _, number = name.rpartition("-")
-        shorter = stem if number.isdecimal() and stem else name.removeprefix(BARE)
+        shorter = stem if number.isdecimal() and stem else name.removeprefix(BARE).removeprefix(PROBED)
         if shorter == name:
             return name
         name = shorter
@@ -309,7 +360,7 @@ def _unknown(name: str, hooks: Hooks | None) -> str:
 
 
 def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
-    """What ``--protocol auto`` means: what the first of the selected plugins suggests, in the order of the command line; else
+    """What ``--protocol auto`` means: what the first of the selected plugins suggests, in command-line order; else
 
     * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
     * for vectors ``pretrain-probe``;
@@ -323,7 +374,7 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
     if subject.of_views or subject.labels == MIXED:
         return "views" if subject.size >= LARGE else "views-small"
     if subject.labels == VECTORS:
-        return PROBED
+        return PRETRAIN
     if subject.tiny:
         return "quick"
     return "learned-rate" if subject.learned_rate else "augmented"

@@ -1,4 +1,5 @@
-"""What plugins make of one student's training: the network around it, the rows it visits, its loss, what is trained beside it."""
+"""What plugins make of one student's training: the network around it, the rows it visits, its loss, what is trained
+beside it."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from ddcore.composing import answers
 from ddcore.composing.dispatch import PerPlugin
 from ddcore.composing.plan import STUDENT_SHAPING, TEACHERS, offers, student_shapers
 from ddcore.errors import InputError
+from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.loop import Beside, Choose, Generators, Reshape
 from ddcore.training.teaching import Found, Teaching, seen_of, tapped
 
@@ -71,6 +73,38 @@ def taught(run: Run) -> bool:
     return any(
         TEACHERS in plugin.assets(None) for _, plugin in student_shapers(run.plugins) if offers(plugin) & OF_TEACHERS
     )
+
+
+def student_identity(run: Run) -> dict[str, Any]:
+    """What plugins make of students, as JSON values: ``plugins``, what ``Plugin.student_identity`` says of each, and
+    ``teachers``, hashes of their weights where they have a say; empty where students are plain."""
+    said = {name: plugin.student_identity(run) for name, plugin in student_shapers(run.plugins) if not _neutral(plugin)}
+    shaped = {name: dict(values) for name, values in said.items() if values is not None}
+    if not shaped:
+        return {}
+    return {"plugins": shaped, **({"teachers": run.teachers.identity()} if taught(run) else {})}
+
+
+def _neutral(plugin: Any) -> bool:
+    return bool(plugin.neutral) and all(getattr(plugin, name) == value for name, value in plugin.neutral.items())
+
+
+def student_name(identity: Mapping[str, Any]) -> str:
+    """Whose students they are, in a word for columns: the plugins, and eight letters for all that they depend on; empty
+    for plain ones.
+
+    >>> student_name({}), student_name({"plugins": {"kd": {"temperature": 4.0}}})
+    ('', 'kd #8fe288ab')
+    """
+    if not identity:
+        return ""
+    return f"{' + '.join(identity['plugins'])} #{sha256_of(canonical(identity))[:8]}"
+
+
+def student_network(identity: Mapping[str, Any], network: str) -> str:
+    """What is trained: ``network``, or what plugins train in its place."""
+    named = [values["network"] for values in identity.get("plugins", {}).values() if values.get("network")]
+    return str(named[-1]) if named else network
 
 
 def visited(plugins: Mapping[str, Any], count: int) -> int:

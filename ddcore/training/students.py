@@ -1,7 +1,7 @@
 """One student by a protocol: its training, what changes its batches, its test.
 
-Recipes are in ``ddcore.training.protocols``, the descent itself in ``ddcore.training.loop``; who is trained on what is up to ``ddcore.scoring.evaluate`` and
-``ddcore.commands.train``.
+Recipes are in ``ddcore.training.protocols``, the descent itself in ``ddcore.training.loop``; who is trained on what is
+up to ``ddcore.scoring.evaluate`` and ``ddcore.commands.train``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from ddcore.training.loop import (
     is_finite,
     train_student,
 )
-from ddcore.training.protocols import FIELD_RATE, PROBED, Protocol, Schedule
+from ddcore.training.probing import probed
+from ddcore.training.protocols import FIELD_RATE, PRETRAIN, Protocol, Schedule
 from ddcore.training.scores import calibration_error, class_accuracy
 from ddcore.training.shaping import Shape, shaped
-from ddcore.training.transfer import transferred
 from ddcore.training.watching import Watch
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 CURVE = 50
 """Points of a student's curve in the log."""
+PROBE, ELSEWHERE = "probe.", "elsewhere."
+"""Before what a result says of a probe, and of the run's other test data by number: ``elsewhere.0.accuracy``."""
 
 
 @frozen(eq=False)
@@ -91,23 +93,32 @@ def train_and_test(
     network = run.network(generator("init"), course.network, **({"classes": data.labels.width} if wide else {}))
     if start is not None:
         start(network)
-    tested = run.source.carved and course.recipe.transfer is None
-    watched = Watch(run.real.test, course.schedule.steps) if tested else None
+    of_itself = run.source.carved and course.recipe.probe is None
+    watched = Watch(run.real.test, course.schedule.steps) if of_itself else None
     began = time.perf_counter()
     network, last = _trained(run, course, data, generator, key, network, watched)
-    if course.recipe.transfer is not None:
-        network = transferred(run, network, course.network, course.recipe.transfer, generator, key)
-    seconds = watched.kept["total"] if watched else time.perf_counter() - began
     if keep is not None:
         keep(network)
-    found = answers_of(network, run.real.test)
-    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
-    numbers |= {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
     counts = {"steps": course.schedule.steps, "diverged": int(not is_finite(network))}
+    if course.recipe.probe is not None:
+        given = len(run.source.classes), course.recipe.probe, generator, run.check_stop
+        network, used = probed(network, run.real.train, *given)
+        counts |= {"steps": counts["steps"] + used["steps"]} | {f"{PROBE}{name}": n for name, n in used.items()}
+    seconds = watched.kept["total"] if watched else time.perf_counter() - began
+    found = answers_of(network, run.real.test)
+    numbers = {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
     result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
-    result["class_accuracy"] = class_accuracy(found.classes, found.labels, len(run.source.classes))
+    result |= scored(found, len(run.source.classes))
     result |= watched.tensors() if watched and watched.kept["steps"] else {}
+    for number, other in enumerate(run.elsewhere):
+        answered = scored(answers_of(network, other.samples), len(run.source.classes))
+        result |= {f"{ELSEWHERE}{number}.{name}": value for name, value in answered.items()}
     return {**result, **(examine(network, found) if examine else {})}
+
+
+def tells(labels: Labels, recipe: Protocol) -> bool:
+    """Whether a student that was taught these labels tells classes in the end: of itself, or by a probe."""
+    return labels.of_classes or recipe.probe is not None
 
 
 def refuse_unscored(labels: Labels, recipe: Protocol) -> None:
@@ -116,11 +127,18 @@ def refuse_unscored(labels: Labels, recipe: Protocol) -> None:
     Raises:
         InputError: the labels are no classes, and the protocol ends with them.
     """
-    if not labels.of_classes and recipe.transfer is None:
+    if not tells(labels, recipe):
         raise InputError(
             f"students that learn {labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as they are: "
-            f"choose one that goes on to a probe, such as --protocol {PROBED}"
+            f"choose one that goes on to a probe, such as --protocol {PRETRAIN}"
         )
+
+
+def scored(found: Answers, classes: int) -> dict[str, Tensor]:
+    """``accuracy`` and ``calibration_error``, 0-d float64, and ``class_accuracy`` (K,) float64 of some answers."""
+    numbers = {"accuracy": found.accuracy, "calibration_error": calibration_error(found.confidence, found.right)}
+    of_class = {"class_accuracy": class_accuracy(found.classes, found.labels, classes)}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()} | of_class
 
 
 def _trained(
@@ -166,7 +184,8 @@ def _trained(
 
 
 def curve(run: Run, of: int, **words: str) -> Callable[..., None]:
-    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing of the test set.
+    """What writes about ``CURVE`` epochs of a training to the run's log: their losses and what else is given, nothing
+    of the test set.
 
     Args:
         of: steps in all.
@@ -216,7 +235,8 @@ def student_rate(recipe: Protocol, learned: float | None) -> tuple[float, str]:
 
 
 def strategy_of(recipe: Protocol, run: Run) -> tuple[str, ...]:
-    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other data than images."""
+    """The protocol's augmentations for these data: mirroring is left out where it changes the class; none for other
+    data than images."""
     if recipe.augment == "none" or not run.of_images:
         return ()
     if recipe.augment == "geometric":

@@ -26,13 +26,14 @@ from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, NonFiniteLoss, StoreError
 from ddcore.images.views import LARGE, Draw, transform
 from ddcore.labels import HardLabels
+from ddcore.networks.outside import weights_url
 from ddcore.networks.passes import lay_out
-from ddcore.networks.vision import torchvision_url
 from ddcore.networks.zoo import CONVNET
 from ddcore.storage.checkpoints import Checkpoints, afresh
 from ddcore.storage.keeping import Found, describe, digest_of, load, machine, make_folder, save, wrong
 from ddcore.storage.places import Place, sha256_of
-from ddcore.storage.weights import fill, hash_in_name, read_state
+from ddcore.storage.weights import fill, hash_in_name, read_with_facts
+from ddcore.training.class_order import facts_of, names_in, put_in_order, refuse_other_order
 from ddcore.training.experts import sole_trainer
 from ddcore.training.loop import Changes, Descent, Epoch, Keeper, accuracy, is_finite, train_student
 
@@ -46,6 +47,7 @@ DONE, WEIGHTS = "teacher", "weights"
 TRAINED_HERE = "train"
 PROBE = 1000
 """Training images, evenly spaced, that a teacher is looked over with."""
+NO_CHECK = "; --teachers.no-check goes on all the same"
 IMAGENET = MeanStd((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -167,6 +169,8 @@ def committee(run: Run) -> Committee:
     found = Committee(run, members)
     if run.options["teachers"].check:
         for member, score in zip(members, found.accuracies, strict=True):
+            if member.weights != TRAINED_HERE:
+                refuse_other_order(found.network(member.number), run, f"the teacher {member.name}", NO_CHECK)
             refuse_chance(member.name, score, len(run.source.classes), min(PROBE, len(run.real.train)))
     return found
 
@@ -218,7 +222,7 @@ def refuse_chance(name: str, score: float, classes: int, images: int) -> None:
         raise InputError(
             f"the teacher {name} is right on {score:.1%} of {images} training images, where chance is {chance:.1%}: its classes "
             "are in another order than the data's, or it wants images normalised otherwise (--teachers.normalise), or it "
-            "needs more --teachers.epochs; --teachers.no-check goes on all the same"
+            f"needs more --teachers.epochs{NO_CHECK}"
         )
 
 
@@ -376,7 +380,7 @@ def _fresh(member: Member, run: Run) -> nn.Module:
 
 def _keep(part: str, network: nn.Module, facts: dict[str, str], member: Member, run: Run) -> None:
     place = folder(member, run) / f"{part}.safetensors"
-    save(place, network.state_dict(), recipe(member, run), part, facts)
+    save(place, network.state_dict(), recipe(member, run), part, {**facts, **facts_of(run.source.classes)})
 
 
 def draw_for(options: Any, run: Run) -> Draw:
@@ -440,9 +444,12 @@ def loaded(member: Member, run: Run) -> nn.Module:
         InputError: nothing there, no state dict, or one of another network.
     """
     network = run.network(run.generator("teacher", "loaded"), member.network)
-    hub = torchvision_url(member.network, member.weights)
+    hub = weights_url(member.network, member.weights)
     place, due = Place.at(hub or member.weights), hash_in_name(hub) if hub else None
-    fill(network, read_state(place, trust=getattr(run, "trusted", False), sha256=due), member.name)
+    state, facts = read_with_facts(place, trust=getattr(run, "trusted", False), sha256=due)
+    fill(network, state, member.name)
+    if (names := names_in(facts)) is not None:
+        put_in_order(network, names, run, f"the teacher {member.name}")
     if run.options["teachers"].normalise == "imagenet":
         return Renormalised(lay_out(network), run.normalisation, IMAGENET)
     return network

@@ -19,7 +19,8 @@ import numpy as np
 from records import machine, write
 
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
 from ddcore.storage import Place

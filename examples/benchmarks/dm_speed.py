@@ -20,7 +20,8 @@ from records import machine, write
 from ddcore.composing.selection import select, setup_from
 from ddcore.images import DSA_COLOUR, draw
 from ddcore.networks import build
-from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage import Place
 

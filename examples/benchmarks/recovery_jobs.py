@@ -21,9 +21,9 @@ from records import machine, write
 
 from ddcore.composing.selection import select, setup_from
 from ddcore.runs.assembly import claim
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble
 from ddcore.runs.executors import EXECUTORS
-from ddcore.runs.loop import distillation_tasks
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
 from ddcore.storage import Place, sha256_of

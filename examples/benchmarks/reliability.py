@@ -1,7 +1,7 @@
 """Does it survive? Kills and stops of every command, a store that fails, hostile files, bombs, and work in other processes.
 
 ``kills``, ``others``, ``stops``: commands that are ended at random moments and changes of files, gone on with, and compared bit for bit
-with uninterrupted ones. ``workers``: the same of runs whose workers are killed. ``full disks``: commands that run out of room. ``stores``: runs on an S3 server of this machine, of whose requests a share fails. ``fuzz``: altered files of every kind
+with uninterrupted ones. ``workers``: the same of runs whose workers are killed. ``full disks``: commands whose disk fills up, at every stage of them. ``stores``: runs on an S3 server of this machine, of whose requests a share fails. ``fuzz``: altered files of every kind
 that is read. ``bombs``: files that would take all memory, and the peak of a process that reads each. ``rates``: tasks of recovery done
 per second by one worker and two, of processes and of ray. The record is ``reliability.json``, part by part.
 
@@ -69,11 +69,11 @@ def workers(tiny: bool) -> dict[str, Any]:
 
 
 def full_disks(tiny: bool) -> dict[str, Any]:
-    """Commands on small disks, which are made larger once they are full; for who may mount."""
-    from reliability.disks import measure
+    """Commands on small disks that fill up at each stage, and then have room again; for who may mount."""
+    from reliability.disks import STAGES, measure
 
     with tempfile.TemporaryDirectory() as folder:
-        return measure(3 if tiny else 20, Path(folder))
+        return measure(Path(folder), tuple(STAGES)[:: 9 if tiny else 1])
 
 
 def stops(tiny: bool) -> dict[str, Any]:

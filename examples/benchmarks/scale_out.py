@@ -25,7 +25,7 @@ from records import machine, write
 
 from ddcore.composing.selection import select, setup_from
 from ddcore.runs.assembly import claim
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
 from ddcore.storage import Place

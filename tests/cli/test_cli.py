@@ -180,7 +180,6 @@ def test_a_config_file_does_what_the_command_line_does(ddcore, tmp_path):
         (["--plugin", "pull", "--pull.rate", "-1"], ["--pull.rate", "-1"]),
         (["--plugin", "pull", "--pull.rate", "fast"], ["--pull.rate", "'fast'", "a number"]),
         (["--plugin", "pull", "--ipc", "0"], ["--ipc", "0"]),
-        (["--plugin", "pull", "--ipc", "1000"], ["--ipc 1000", "class"]),
         (["--plugin", "pull", "--init", "rael"], ["--init 'rael'", "did you mean 'real'"]),
         (["--plugin", "pull", "--preset", "pull/digit-ipc1"], ["--preset", "pull/digits-ipc1"]),
         (["--plugin", "pull", "--plugin", "pull"], ["'pull'", "twice"]),

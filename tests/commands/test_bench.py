@@ -13,6 +13,7 @@ from ddcore.pages.leaderboard import board, html, markdown
 from ddcore.storage.places import Place
 from ddcore.testing import PROBE, ddcore_cli  # noqa: F401  fixture
 
+pytestmark = pytest.mark.usefixtures("probes")
 SUITE = """
 name = "two on digits"
 ipc = [1]
@@ -24,22 +25,22 @@ protocol = ["quick-3"]
 eval_seeds = 1
 full_epochs = 1
 threads = 1
-plugin.dm.lr_img = 5.0
+plugin.pull.rate = 0.25
 
 [[data]]
 name = "digits"
 dataset = "digits"
 
 [[method]]
-name = "dm"
-plugins = ["dm"]
+name = "pull"
+plugins = ["pull"]
 steps = 2
 
 [[method]]
-name = "dm, 4 bits"
-plugins = ["dm", "quantize"]
+name = "pull, 4 bits"
+plugins = ["pull", "coarse"]
 steps = 2
-plugin.quantize.bits = 4
+plugin.coarse.bits = 4
 """
 
 
@@ -59,23 +60,27 @@ def test_a_suite_is_every_method_on_all_data_at_every_size_and_seed():
     suite = suite_of(changed(ipc=[1, 10], data=[{"name": "a"}, {"name": "b", "resize": 4}]), "s")
     cells = suite.cells()
     assert len(cells) == 2 * 2 * 2 * 2 and len({cell.key for cell in cells}) == len(cells)
-    assert cells[0].plugins == ("dm",) and cells[0].tables["ipc"] == 1 and cells[0].tables["steps"] == 2
+    assert cells[0].plugins == ("pull",) and cells[0].tables["ipc"] == 1 and cells[0].tables["steps"] == 2
     assert {cell.tables.get("resize") for cell in cells if cell.data == "b"} == {4}
 
 
 def test_what_a_method_says_counts_over_its_data_and_that_over_what_all_share():
-    found = changed(run={"steps": 1, "threads": 1, "plugin": {"dm": {"lr_img": 5.0, "batch_real": 8}}})
+    found = changed(run={"steps": 1, "threads": 1, "plugin": {"pull": {"rate": 5.0, "other": 8}}})
     found["data"] = [{"name": "d", "steps": 2, "threads": 2}]
-    found["method"] = [{"name": "m", "plugins": ["dm"], "steps": 3, "plugin": {"dm": {"lr_img": 1.0}}}]
+    found["method"] = [{"name": "m", "plugins": ["pull"], "steps": 3, "plugin": {"pull": {"rate": 1.0}}}]
     tables = suite_of(found, "s").cells()[0].tables
-    assert (tables["steps"], tables["threads"], tables["plugin"]) == (3, 2, {"dm": {"lr_img": 1.0, "batch_real": 8}})
+    assert (tables["steps"], tables["threads"], tables["plugin"]) == (3, 2, {"pull": {"rate": 1.0, "other": 8}})
     assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2} and merged({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
 def test_a_run_is_named_by_all_its_options():
-    one = Cell("m", "d", 1, 0, ("dm",), {"steps": 1})
-    assert one.key.startswith("m-d-ipc1-seed0-") and one.key == Cell("m", "d", 1, 0, ("dm",), {"steps": 1}).key
-    assert one.key != Cell("m", "d", 1, 0, ("dm",), {"steps": 2}).key != Cell("m", "d", 1, 0, ("dc",), {"steps": 2}).key
+    one = Cell("m", "d", 1, 0, ("pull",), {"steps": 1})
+    assert one.key.startswith("m-d-ipc1-seed0-") and one.key == Cell("m", "d", 1, 0, ("pull",), {"steps": 1}).key
+    assert (
+        one.key
+        != Cell("m", "d", 1, 0, ("pull",), {"steps": 2}).key
+        != Cell("m", "d", 1, 0, ("other",), {"steps": 2}).key
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,10 +89,10 @@ def test_a_run_is_named_by_all_its_options():
         ({"methods": []}, "unknown key 'methods': did you mean 'method'"),
         ({"data": []}, r"no data: write a \[\[data\]\]"),
         ({"method": [{"name": "a"}]}, "'a' .* names no plugins"),
-        ({"method": [{"name": "a b", "plugins": ["dm"]}, {"name": "A b", "plugins": ["dm"]}]}, "name of its own"),
+        ({"method": [{"name": "a b", "plugins": ["pull"]}, {"name": "A b", "plugins": ["pull"]}]}, "name of its own"),
         ({"seeds": [0, 0]}, "different whole numbers"),
         ({"ipc": 1}, "different whole numbers"),
-        ({"run": {"plugin": {"dsa": {"mode": "all"}}}}, "options of plugin 'dsa', which no method uses"),
+        ({"run": {"plugin": {"shake": {"strength": 1.0}}}}, "options of plugin 'shake', which no method uses"),
     ],
 )
 def test_what_is_no_suite_is_refused_in_one_sentence(changes, words):
@@ -103,11 +108,11 @@ def test_what_is_not_toml_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ({"plugins": ["dsa"]}, "no selected plugin is a matcher"),
+        ({"plugins": ["shake"]}, "no selected plugin is a matcher"),
         ({"plugins": ["nothing-like-it"]}, "no plugin named"),
-        ({"plugins": ["dm"], "step": 1}, "unknown key 'step'"),
-        ({"plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}, "'dm' has no option 'lr'"),
-        ({"plugins": ["dm"], "steps": -1}, "out of range"),
+        ({"plugins": ["pull"], "step": 1}, "unknown key 'step'"),
+        ({"plugins": ["pull"], "plugin": {"pull": {"lr": 1.0}}}, "'pull' has no option 'lr'"),
+        ({"plugins": ["pull"], "steps": -1}, "out of range"),
     ],
 )
 def test_a_method_that_cannot_be_run_is_found_before_any_work(method, words, ddcore_cli, tmp_path):  # noqa: F811
@@ -118,7 +123,7 @@ def test_a_method_that_cannot_be_run_is_found_before_any_work(method, words, ddc
 
 
 def test_a_method_and_data_that_cannot_be_run_do_not_hold_up_the_others(ddcore_cli, tmp_path):  # noqa: F811
-    bad = {"name": "bad", "plugins": ["dm"], "plugin": {"dm": {"lr": 1.0}}}
+    bad = {"name": "bad", "plugins": ["pull"], "plugin": {"pull": {"lr": 1.0}}}
     gone = {"name": "gone", "dataset": "npz:nowhere.npz"}
     found = changed(seeds=[0])
     document = {**found, "method": [found["method"][0], bad], "data": [*found["data"], gone]}
@@ -128,8 +133,8 @@ def test_a_method_and_data_that_cannot_be_run_do_not_hold_up_the_others(ddcore_c
     answer = ddcore_cli("bench", suite, "--out", out, "--json")
     assert answer.code == 2 and answer.json["left"] == [] and len(results(out)) == 1, answer.err
     failed = {key.partition("-ipc")[0]: why for key, why in answer.json["failed"].items()}
-    assert {*failed} == {"bad-digits", "bad-gone", "dm-gone"}
-    assert "'dm' has no option 'lr'" in failed["bad-digits"] and "data 'gone' cannot be read" in failed["dm-gone"]
+    assert {*failed} == {"bad-digits", "bad-gone", "pull-gone"}
+    assert "'pull' has no option 'lr'" in failed["bad-digits"] and "data 'gone' cannot be read" in failed["pull-gone"]
 
 
 def test_methods_of_plugin_files_are_found_from_the_suites_folder_and_done_again_when_the_file_changes(
@@ -180,9 +185,16 @@ def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tm
     assert answer.code == 0 and answer.json["left"] == [] and answer.json["failed"] == {}, answer.err
     assert set(results(out)) == set(listed) and before.items() <= results(out).items()
     names = [row["name"] for row in answer.json["rows"]]
-    assert {"dm", "dm, 4 bits"} <= {*names} and names[-1].startswith("all real images, ")
+    assert {"pull", "pull, 4 bits"} <= {*names} and names[-1].startswith("all real images, ")
     (column,) = answer.json["columns"]
-    assert column == {"data": "digits", "ipc": 1, "protocol": "quick-3", "network": "convnet2-w4"}
+    assert column == {
+        "data": "digits",
+        "ipc": 1,
+        "protocol": "quick-3",
+        "network": "convnet2-w4",
+        "student": "",
+        "on": "test",
+    }
     for row in answer.json["rows"]:
         cell = row["cells"]["0"]
         assert cell["seeds"] == [0, 1] and cell["mean"] == pytest.approx(sum(cell["values"]) / len(cell["values"]))
@@ -190,9 +202,9 @@ def test_a_suite_gives_a_leaderboard_and_goes_on_where_it_stopped(ddcore_cli, tm
         assert [r["run"] for r in record["runs"]] == cell["runs"] and all((out / r).is_dir() for r in cell["runs"])
         assert str(tmp_path) not in json.dumps(record)
     cost = {row["name"]: row["cells"]["0"]["bytes"] for row in answer.json["rows"]}
-    assert cost["dm, 4 bits"] < cost["dm"]
+    assert cost["pull, 4 bits"] < cost["pull"]
     text = (out / "leaderboard.md").read_text()
-    assert "](records/dm-digits-ipc1.json)" in text and "quick-3" in text
+    assert "](records/pull-digits-ipc1.json)" in text and "quick-3" in text
     assert json.loads((out / "leaderboard.json").read_text())["rows"] == answer.json["rows"]
 
 
@@ -201,13 +213,13 @@ def test_only_what_changed_is_done_again_and_a_run_that_was_cut_goes_on(ddcore_c
     out = tmp_path / "out"
     assert ddcore_cli("bench", write(tmp_path, one), "--out", out).code == 0
     before = results(out)
-    cut = next(name for name in before if name.startswith("dm-digits"))
+    cut = next(name for name in before if name.startswith("pull-digits"))
     (out / "runs" / cut / "report.html").unlink()
     other = one.replace("bits = 4", "bits = 2")
     answer = ddcore_cli("bench", write(tmp_path, other), "--out", out, "--json")
     assert answer.code == 0 and len(results(out)) == 3, answer.err
     assert all(results(out)[name] == time for name, time in before.items() if name != cut)
-    assert {row["name"] for row in answer.json["rows"]} >= {"dm", "dm, 4 bits"}
+    assert {row["name"] for row in answer.json["rows"]} >= {"pull", "pull, 4 bits"}
 
 
 EXECUTOR = """
@@ -242,10 +254,20 @@ def test_the_executor_of_an_installed_plugin_does_the_runs_with_options_of_the_e
     site.put("not-called-like-it", EXECUTOR)
     monkeypatch.setenv("DDCORE_NOT_CALLED_LIKE_IT__NOTES", str(tmp_path / "notes"))
     monkeypatch.setenv("DDCORE_IPC", "7")
-    words = ("--out", tmp_path / "out", "--only", "dm-digits-ipc1-seed0", "--jobs", 3, "--executor", "noting", "--json")
+    words = (
+        "--out",
+        tmp_path / "out",
+        "--only",
+        "pull-digits-ipc1-seed0",
+        "--jobs",
+        3,
+        "--executor",
+        "noting",
+        "--json",
+    )
     answer = ddcore_cli("bench", write(tmp_path), *words)
     assert answer.code == 0 and len(results(tmp_path / "out")) == 1, answer.err
-    assert (tmp_path / "notes").read_text().startswith("dm-digits-ipc1-seed0-") and " 3" in (
+    assert (tmp_path / "notes").read_text().startswith("pull-digits-ipc1-seed0-") and " 3" in (
         tmp_path / "notes"
     ).read_text()
 
@@ -263,15 +285,26 @@ def test_worker_processes_give_the_same_scores(ddcore_cli, tmp_path):  # noqa: F
     assert one["rows"] == two["rows"]
 
 
-def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, tmp_path):  # noqa: F811
+def test_a_run_that_is_refused_is_said_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
+    from ddcore.errors import InputError
+    from ddcore.runs import distil
+
+    real = distil.check_data_aloud
+
+    def picky(run):
+        if run.config.ipc == 2:
+            raise InputError("--ipc 2 asks for more images than this test likes: lower it")
+        real(run)
+
+    monkeypatch.setattr(distil, "check_data_aloud", picky)
     suite, out = (
-        write(tmp_path, SUITE.replace("ipc = [1]", "ipc = [1, 500]").replace("[0, 1]", "[0]")),
+        write(tmp_path, SUITE.replace("ipc = [1]", "ipc = [1, 2]").replace("[0, 1]", "[0]")),
         tmp_path / "out",
     )
     answer = ddcore_cli("bench", suite, "--out", out, "--json")
     assert answer.code == 2 and len(answer.json["failed"]) == 2 and answer.json["left"] == []
-    assert all("--ipc 500 asks for more images" in why for why in answer.json["failed"].values())
-    assert len(results(out)) == 2 and "Failed: dm-digits-ipc500" in (out / "leaderboard.md").read_text()
+    assert all("--ipc 2 asks for more images" in why for why in answer.json["failed"].values())
+    assert len(results(out)) == 2 and "Failed: pull-digits-ipc2" in (out / "leaderboard.md").read_text()
 
 
 def test_a_bug_in_one_run_is_kept_with_its_traceback_and_does_not_stop_the_others(ddcore_cli, tmp_path, monkeypatch):  # noqa: F811
@@ -280,7 +313,7 @@ def test_a_bug_in_one_run_is_kept_with_its_traceback_and_does_not_stop_the_other
     real = distil.assemble
 
     def broken(run, tasks):
-        if "quantize" in run.plugins:
+        if "coarse" in run.plugins:
             raise IndexError("seven")
         return real(run, tasks)
 
@@ -307,7 +340,7 @@ def put(tmp_path):
     """Writes the scores of a run and returns its cell."""
 
     def put(method, seed, *rows, data="d"):
-        cell = Cell(method, data, 1, seed, ("dm",), {})
+        cell = Cell(method, data, 1, seed, ("pull",), {})
         folder = Place.at(tmp_path) / "runs" / cell.key
         (folder / "scores.json").write_json({"rows": list(rows)})
         (folder / "report.html").write_bytes(b"")
@@ -367,6 +400,14 @@ def test_other_protocols_and_networks_are_other_columns_and_other_steps_other_ro
     by_name = {r["name"]: {n: c["mean"] for n, c in r["cells"].items()} for r in found["rows"]}
     assert by_name["b"] == {"1": 0.8, "0": 0.7} and by_name["a"] == {"0": 0.9}
     assert by_name["random real images, 5 steps"] == {"0": 0.5} and by_name["random real images, 9 steps"] == {"0": 0.4}
+
+
+def test_students_that_plugins_shaped_stand_in_columns_of_their_own_and_are_named(put, tmp_path):
+    taught = [row(name, 0.9, student="heed #0a0b") for name in ("distilled", "random")]
+    found = made(tmp_path, [put("a", 0, row("distilled", 0.5), row("random", 0.4)), put("b", 0, *taught)])
+    assert [c["student"] for c in found["columns"]] == ["", "heed #0a0b"]
+    assert [len(r["cells"]) for r in found["rows"] if r["name"] in ("a", "b")] == [1, 1]
+    assert "1 image a class, students of heed #0a0b" in markdown(found)
 
 
 def test_a_set_counts_under_its_own_labels_and_real_images_under_hard_ones(put, tmp_path):

@@ -28,6 +28,14 @@ VIEWS = ["--views.epochs", "3", "--views.batch", "8"]
 N, K, E, B = 20, 10, 3, 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_cache_of_the_environment():
+    """``DDCORE_CACHE`` counts more than the run's own cache for ``relabel``."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("DDCORE_CACHE", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, probes) -> Path:
     """A run with hard labels, stored in uint8, and its cache."""
@@ -103,7 +111,7 @@ def test_a_run_labels_the_images_it_stores_not_those_it_learned(finished, tmp_pa
 def test_evaluate_works_on_the_result_and_labels_random_images_by_the_same_rule(finished, tmp_path, capsys):
     assert relabel(finished, tmp_path / "new", "two-distances") == 0
     capsys.readouterr()
-    words = ["--eval-seeds", "1", "--protocol", "sre2l-cifar-3", "--full-epochs", "1", "--json"]
+    words = ["--eval-seeds", "1", "--protocol", "views-small-3", "--full-epochs", "1", "--json"]
     words += ["--cache", str(finished / "cache"), "--threads", "1"]
     assert invoke(["evaluate", str(tmp_path / "new"), *words]) == 0
     rows = {(r["set"], r["labels"]): r for r in json.loads(capsys.readouterr().out)["rows"]}

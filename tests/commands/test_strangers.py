@@ -1,7 +1,6 @@
 """Sets and run folders of other people: they are data. Nothing in them says what is read, written, asked or imported here."""
 
 import json
-import platform
 import random
 import shutil
 import stat
@@ -19,6 +18,7 @@ from reliability.fuzz import hostile
 from reliability.guard import Listener, guarded
 
 import ddcore.commands.taken
+import ddcore.commands.train
 from ddcore.cli.app import invoke
 from ddcore.commands.bench import _opened
 from ddcore.composing.selection import select, setup_from
@@ -27,7 +27,7 @@ from ddcore.data.sources import open_source
 from ddcore.errors import InputError
 from ddcore.labels import HardLabels, SoftLabels
 from ddcore.sets.artifact import load_artifact, save_artifact
-from ddcore.storage import ownership
+from ddcore.storage import known_data, ownership
 from ddcore.storage.documents import parse_json
 from ddcore.storage.ownership import KEY, is_own, key_file, signed
 from ddcore.storage.places import Place
@@ -69,7 +69,6 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "work")
-    platform.processor()  # Python asks a program of the system, once
     return tmp_path / "home"
 
 
@@ -334,7 +333,7 @@ def check_fuzz(cases, command, canary, home, listener, tmp_path, capsys):
 def read_once(monkeypatch):
     """The embedded data are read once: a thousand manifests ask for their fingerprint."""
     kept = lru_cache(maxsize=4)(lambda resize: open_source("digits", resize=resize))
-    monkeypatch.setattr(ddcore.commands.taken, "open_source", lambda name, resize=None: kept(resize))
+    monkeypatch.setattr(ddcore.commands.taken, "open_source", lambda name, resize=None, **_: kept(resize))
     monkeypatch.setattr(
         "ddcore.runs.builtin.open_source", lambda name, **options: kept(options.get("resize")), raising=False
     )
@@ -468,6 +467,20 @@ def test_a_suite_is_looked_at_without_asking_for_its_data_or_importing_other_plu
     quiet(home, listener, seen)
 
 
+def test_a_suite_names_no_plugin_file_outside_its_methods(canary, home, tmp_path, capsys):
+    evil = tmp_path / "evil.py"
+    evil.write_text(dedent(CANARY).format(marker=str(canary)))
+    text = f'ipc = [1]\nseeds = [0]\n[run]\nplugin_path = ["{evil}"]\n[[data]]\nname = "d"\ndataset = "digits"\n'
+    (tmp_path / "suite.toml").write_text(text + '[[method]]\nname = "dm"\nplugins = ["dm"]\n')
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 2 and not canary.exists()
+    assert "outside its methods" in capsys.readouterr().err
+    text = text.replace("plugin_path", "#")
+    file = text + '[[method]]\nname = "x"\nplugins = ["' + str(evil) + '"]\n'
+    (tmp_path / "suite.toml").write_text(file)
+    assert invoke(["bench", str(tmp_path / "suite.toml"), "--plan-only"]) == 2 and not canary.exists()
+    assert "no plugin named" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["report", "{run}"], ["compare", "{run}", "{run}"], ["inspect", "{run}/artifact"]])
 def test_reading_a_strangers_run_executes_and_asks_nothing(words, canary, finished, home, listener, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "work" / "run")
@@ -523,6 +536,40 @@ def test_a_set_is_still_evaluated_by_what_its_manifest_may_say(home, tmp_path):
     source = ddcore.commands.taken.taken(plain.manifest, plain.place, trust=False)
     kept = source.config({}, len(plain))
     assert kept == {"normalise": "none", "validation": 0.25, "seed": 3, "dtype": "float32", "ipc": 1} | {
+        "mirror": "auto",
         "network": "convnet2-w4",
         "labels": "averaged",
     }
+
+
+def older(made, **config):
+    """The record of a run of before there were ``--resize-mode`` and ``--mirror``."""
+    kept = {name: value for name, value in made["config"].items() if name not in ("resize_mode", "mirror")}
+    return {**made, "config": {**kept, **config}}
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_set_of_before_means_squashed_images_and_the_symmetry_that_it_says(home, tmp_path, trust):
+    made = artifact(tmp_path / "set", older(record(dataset="digits"), resize=8))
+    plain = load_artifact(made)
+    kept = ddcore.commands.taken.taken(plain.manifest, plain.place, trust=trust).config({}, len(plain))
+    assert (kept["resize"], kept["resize_mode"], kept["mirror"]) == (8, "squash", "no")
+
+
+def test_a_set_says_how_its_images_were_resized_and_whether_they_are_mirrored(home, tmp_path):
+    said = {"resize": 8, "resize_mode": "pad", "mirror": "yes"}
+    plain = load_artifact(artifact(tmp_path / "set", record(dataset="digits", **said)))
+    kept = ddcore.commands.taken.taken(plain.manifest, plain.place, trust=False).config({}, len(plain))
+    assert {name: kept[name] for name in said} == said
+    given = ddcore.commands.train.of_artifact(str(tmp_path / "set"), {"dataset": "digits"}, {})
+    assert {name: given[name] for name in said} == said
+
+
+def test_a_note_of_before_means_squashed_images(home, tmp_path):
+    cache, words = Place.at(tmp_path / "cache"), {"dataset": "folder:x", "resize": 8}
+    known_data.remember(cache, "abc", words)
+    assert known_data.recall(cache, "abc") == {**words, "resize_mode": "squash"}
+    known_data.remember(cache, "abc", {**words, "resize_mode": "pad"})
+    assert known_data.recall(cache, "abc") == {**words, "resize_mode": "pad"}
+    known_data.remember(cache, "abd", {"dataset": "digits", "resize_mode": "crop"})
+    assert known_data.recall(cache, "abd") == {"dataset": "digits"}

@@ -7,7 +7,6 @@ import torch
 
 from ddcore.cli.app import invoke
 from ddcore.commands.train import TrainingRun, teacher_of
-from ddcore.composing.discovery import installed
 from ddcore.errors import InputError
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors, read_metadata, save_tensors
@@ -31,8 +30,8 @@ class Quiet(Plugin):
     def ddcore_student_loss(self, output):
         return Term("quiet", output.square().mean(), self.weight)
 """
-QUICK = ["--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=2", "--threads=1"]
-kd = pytest.mark.skipif("kd" not in installed(), reason="ddcore-kd is not installed")
+QUICK = ["--student=convnet2-w4", "--protocol=stepwise-3", "--eval-seeds=2", "--threads=1"]
+pytestmark = pytest.mark.usefixtures("probes")
 
 
 @pytest.fixture
@@ -86,6 +85,7 @@ def test_weights_are_kept_and_differ_by_what_the_plugin_does(tmp_path, cache, qu
     assert kept == ["student-0.safetensors", "student-1.safetensors"]
     facts = read_metadata(Place.at(tmp_path / "run" / "students" / kept[0]))
     assert json.loads(facts.pop("normalisation"))["kind"] == "mean-std"
+    assert json.loads(facts.pop("class_names")) == [str(n) for n in range(10)]
     assert facts == {"network": "convnet2-w4", "dataset": "digits", "classes": "10", "channels": "1", "size": "8"}
 
 
@@ -119,24 +119,22 @@ def test_a_stopped_training_goes_on_in_the_same_bits_and_two_jobs_give_them_too(
     assert all(torch.equal(tensor, cut[name]) for name, tensor in one.items())
 
 
-@kd
 def test_a_student_becomes_the_next_ones_teacher(tmp_path, cache):
     first = train(tmp_path, cache, name="first")
     file = tmp_path / "first" / "students" / "student-0.safetensors"
-    rows = train(tmp_path, cache, "--plugin=kd", f"--teacher={file}", "--teachers.no-check", name="second")
+    rows = train(tmp_path, cache, "--plugin=heed", f"--teacher={file}", "--teachers.no-check", name="second")
     assert rows["teacher"]["accuracy"]["values"] == first["student"]["accuracy"]["values"][:1]
     second = load_tensors(Place.at(tmp_path / "second" / "students" / "student-0.safetensors"))
     assert any(not torch.equal(tensor, second[name]) for name, tensor in load_tensors(Place.at(file)).items())
 
 
-@kd
 def test_labels_by_teachers_are_made_for_real_images_too(tmp_path, cache):
     words = [
         "--teacher=convnet1-bn-w4",
         "--teachers.epochs=2",
         "--teachers.no-check",
         "--labels=averaged",
-        "--plugin=kd",
+        "--plugin=heed",
     ]
     rows = train(tmp_path, cache, *words)
     assert rows["student"]["labels"] == rows["plain"]["labels"] == "averaged"
@@ -149,7 +147,7 @@ def test_labels_by_teachers_are_made_for_real_images_too(tmp_path, cache):
         (["--teacher=resnet8"], "no plugin asks teachers"),
         (["--per-class=9999"], "--per-class 9999 asks for more images than class"),
         (["--student=resnet21"], "no network is named 'resnet21'"),
-        (["--protocol=nd"], "no protocol is named 'nd'"),
+        (["--protocol=qick"], "no protocol is named 'qick'"),
         (["--data=digitz"], "no data set is named 'digitz'"),
         (["--ipc=3"], "No such option '--ipc'"),
     ],
@@ -161,10 +159,9 @@ def test_what_cannot_work_is_one_sentence(tmp_path, cache, words, sentence, caps
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed")
 def test_a_matcher_does_nothing_for_a_student_and_is_refused(tmp_path, cache, capsys):
-    assert invoke(["train", "--data=digits", *QUICK, "--plugin=dm", f"--out={tmp_path / 'o'}"]) == 2
-    assert "does nothing where a student is trained: leave out --plugin dm" in capsys.readouterr().err
+    assert invoke(["train", "--data=digits", *QUICK, "--plugin=pull", f"--out={tmp_path / 'o'}"]) == 2
+    assert "does nothing where a student is trained: leave out --plugin pull" in capsys.readouterr().err
 
 
 def test_teachers_are_names_files_or_both(tmp_path):
@@ -179,16 +176,15 @@ def test_teachers_are_names_files_or_both(tmp_path):
 
 
 def test_the_protocol_drops_the_rate_three_times_with_one_optimiser():
-    schedule = protocol("kd").schedule(50_000)
+    schedule = protocol("stepwise").schedule(50_000)
     a_pass = 782
     assert (schedule.steps, schedule.drops) == (240 * a_pass, (150 * a_pass, 180 * a_pass, 210 * a_pass))
     rates = [rate_at(t, 0.05, 240, schedule="steps", drops=(150, 180, 210)) for t in (0, 149, 150, 180, 210, 239)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 5e-4, 5e-5, 5e-5])
-    assert protocol("kd-8").schedule(640).drops == (50, 60, 70)
+    assert protocol("stepwise-8").schedule(640).drops == (50, 60, 70)
     assert TrainingRun.network_name.fget is not Run.network_name.fget
 
 
-@kd
 def test_the_example_of_ones_own_network_trains_by_its_own_command(tmp_path, cache):
     import re
     import shlex
@@ -196,7 +192,8 @@ def test_the_example_of_ones_own_network_trains_by_its_own_command(tmp_path, cac
 
     file = Path(__file__).parents[2] / "examples" / "own_network.py"
     (line,) = re.findall(r"ddcore (train .*)", file.read_text())
+    line = re.sub(r"--plugin \w+", "--plugin heed", line)
     words = shlex.split(line.replace("examples/own_network.py", str(file)))
-    quick = ["--teachers.epochs=3", "--protocol=kd-2", "--eval-seeds=1", "--per-class=20", "--threads=1"]
+    quick = ["--teachers.epochs=3", "--protocol=stepwise-2", "--eval-seeds=1", "--per-class=20", "--threads=1"]
     assert invoke([*words, *quick, f"--cache={cache}", f"--out={tmp_path / 'run'}"]) == 0
     assert set(rows_of(tmp_path / "run")) == {"teacher", "student", "plain"}

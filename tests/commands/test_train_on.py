@@ -10,7 +10,8 @@ from ddcore.cli.app import invoke
 from ddcore.commands.train import data_for
 from ddcore.runs.opening import open_run
 
-QUICK = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-2", "--eval-seeds=1", "--threads=1"]
+pytestmark = pytest.mark.usefixtures("probes")
+QUICK = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=stepwise-2", "--eval-seeds=1", "--threads=1"]
 TEACHER = ["--teacher=convnet2-bn-w4", "--teachers.epochs=1", "--teachers.no-check"]
 
 
@@ -29,7 +30,7 @@ def scores(out):
 
 def test_students_see_the_other_images_at_the_tasks_size_and_no_labels(tmp_path):
     on, out = written(tmp_path), tmp_path / "a"
-    words = ["--plugin=kd", "--kd.label-weight=0", *TEACHER, on, f"--cache={tmp_path / 'cache'}", f"--out={out}"]
+    words = ["--plugin=heed", "--heed.label-weight=0", *TEACHER, on, f"--cache={tmp_path / 'cache'}", f"--out={out}"]
     assert invoke([*QUICK, *words]) == 0
     rows, found = scores(out)
     assert set(rows) == {"teacher", "student"}
@@ -43,7 +44,7 @@ def test_students_see_the_other_images_at_the_tasks_size_and_no_labels(tmp_path)
 
 def test_teachers_may_label_them(tmp_path):
     on, out = written(tmp_path), tmp_path / "a"
-    words = ["--plugin=kd", "--labels=averaged", *TEACHER, on, f"--cache={tmp_path / 'cache'}", f"--out={out}"]
+    words = ["--plugin=heed", "--labels=averaged", *TEACHER, on, f"--cache={tmp_path / 'cache'}", f"--out={out}"]
     assert invoke([*QUICK, *words]) == 0
     rows, _ = scores(out)
     assert set(rows) == {"teacher", "student", "plain"}
@@ -53,8 +54,8 @@ def test_teachers_may_label_them(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--plugin=kd", *TEACHER], "and students would learn them"),
-        (["--plugin=kd", "--kd.label-weight=0", *TEACHER, "--per-class=5"], "leave out --per-class"),
+        (["--plugin=heed", *TEACHER], "and students would learn them"),
+        (["--plugin=heed", "--heed.label-weight=0", *TEACHER, "--per-class=5"], "leave out --per-class"),
     ],
 )
 def test_labels_of_another_task_are_refused(tmp_path, capsys, words, said):
@@ -64,6 +65,6 @@ def test_labels_of_another_task_are_refused(tmp_path, capsys, words, said):
 
 
 def test_other_channels_are_refused(tmp_path, capsys):
-    words = ["--plugin=kd", "--kd.label-weight=0", *TEACHER, written(tmp_path, 3), f"--out={tmp_path / 'a'}"]
+    words = ["--plugin=heed", "--heed.label-weight=0", *TEACHER, written(tmp_path, 3), f"--out={tmp_path / 'a'}"]
     assert invoke([*QUICK, *words]) == 2
     assert "holds images of 3 channels, and 'digits' images of 1" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_an_options_three_names():
         "--plugin",
     )
     assert (variable("fyi", "flip_prob"), variable("", "ipc")) == ("DDCORE_FYI__FLIP_PROB", "DDCORE_IPC")
-    assert variable("cv-dd", "rate") == "DDCORE_CV_DD__RATE"
+    assert variable("to-be", "rate") == "DDCORE_TO_BE__RATE"
 
 
 def test_each_source_gives_way_to_the_one_above_it(toml):
@@ -113,9 +113,9 @@ def test_each_source_gives_way_to_the_one_above_it(toml):
 
 
 def test_shared_options_stand_at_the_top_of_a_file_and_core_groups_in_a_table(toml):
-    file = toml("ipc = 10\nprotocol = ['dsa', 'mtt']\n[experts]\ncount = 5\n")
+    file = toml("ipc = 10\nprotocol = ['plain', 'quick']\n[experts]\ncount = 5\n")
     made = resolved({"experts": Experts}, files=[file])
-    assert (made.config.ipc, made.config.protocol, made.options["experts"].count) == (10, ("dsa", "mtt"), 5)
+    assert (made.config.ipc, made.config.protocol, made.options["experts"].count) == (10, ("plain", "quick"), 5)
 
 
 def test_the_defaults_of_a_run():
@@ -242,12 +242,12 @@ def test_click_gives_only_what_was_written():
 
 
 def test_a_plugins_name_may_have_hyphens(toml):
-    groups = {"cv-dd": Flip}
-    given = parsed(["--cv-dd.flip-prob", "0.25", "--cv-dd.no-both"], groups)
+    groups = {"to-be": Flip}
+    given = parsed(["--to-be.flip-prob", "0.25", "--to-be.no-both"], groups)
     made = resolved(groups, **given)
-    assert (made.options["cv-dd"].flip_prob, made.options["cv-dd"].both) == (0.25, False)
-    assert resolved(groups, files=[toml("[plugin.cv-dd]\ncount = 7\n")]).options["cv-dd"].count == 7
-    assert resolved(groups, environment={"DDCORE_CV_DD__COUNT": "8"}).options["cv-dd"].count == 8
+    assert (made.options["to-be"].flip_prob, made.options["to-be"].both) == (0.25, False)
+    assert resolved(groups, files=[toml("[plugin.to-be]\ncount = 7\n")]).options["to-be"].count == 7
+    assert resolved(groups, environment={"DDCORE_TO_BE__COUNT": "8"}).options["to-be"].count == 8
 
 
 def test_help_has_symbol_default_and_unit():

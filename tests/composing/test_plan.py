@@ -68,28 +68,28 @@ def planned(choices: Choices = ANY, **plugins: Plugin):
     for name, plugin in plugins.items():
         manager.register(plugin, name)
     hooks = Hooks(manager, {name: f"{name!r} (ddcore-{name} 1.0)" for name in plugins})
-    return resolve(hooks, plugins, choices, lambda: ["dm", "mtt"])
+    return resolve(hooks, plugins, choices, lambda: ["mine", "other"])
 
 
 def test_order_of_plugins_does_not_change_who_does_what():
-    one, other = planned(fyi=Mirror(), dm=Matcher()), planned(dm=Matcher(), fyi=Mirror())
+    one, other = planned(yours=Mirror(), mine=Matcher()), planned(mine=Matcher(), yours=Mirror())
     assert one == other
-    assert one.matcher == "dm"
+    assert one.matcher == "mine"
     match = next(stage for stage in one.stages if stage.name == "match")
-    assert (match.what, match.provider, match.changed_by) == ("10 steps", "dm", ("fyi",))
+    assert (match.what, match.provider, match.changed_by) == ("10 steps", "mine", ("yours",))
 
 
 def test_a_matcher_brings_its_initialiser_labels_and_assets():
-    plan = planned(datm=Trajectories())
+    plan = planned(paths=Trajectories())
     assert (plan.initializer, plan.labeller, plan.needs) == ("correct", "experts", ("trajectories",))
     assert [stage.name for stage in plan.stages][:3] == ["experts", "initialize", "match"]
     assert "learned, soft" in [stage.what for stage in plan.stages]
 
 
 def test_an_enhancement_that_suggests_an_initialiser_wins_over_the_matcher_and_the_flag_over_both():
-    assert planned(datm=Trajectories(), nrr=Patches()).initializer == "patches"
+    assert planned(paths=Trajectories(), nrr=Patches()).initializer == "patches"
     chosen = Choices(steps=None, network="convnet", init="real", labels=None)
-    assert planned(chosen, datm=Trajectories(), nrr=Patches()).initializer == "real"
+    assert planned(chosen, paths=Trajectories(), nrr=Patches()).initializer == "real"
 
 
 @frozen(kw_only=True, eq=False)
@@ -104,13 +104,13 @@ class Selects(Matcher):
 
 
 def test_a_matcher_that_gives_way_matches_alone_and_initialises_beside_another():
-    alone = planned(coresets=Selects())
-    assert (alone.matcher, alone.initializer, alone.steps) == ("coresets", "coreset", 0)
-    for pair in ({"dm": Matcher(), "coresets": Selects()}, {"coresets": Selects(), "dm": Matcher()}):
+    alone = planned(chooser=Selects())
+    assert (alone.matcher, alone.initializer, alone.steps) == ("chooser", "coreset", 0)
+    for pair in ({"mine": Matcher(), "chooser": Selects()}, {"chooser": Selects(), "mine": Matcher()}):
         plan = planned(**pair)
-        assert (plan.matcher, plan.initializer, plan.steps) == ("dm", "coreset", 10)
+        assert (plan.matcher, plan.initializer, plan.steps) == ("mine", "coreset", 10)
     with pytest.raises(PluginError, match="are both matchers"):
-        planned(coresets=Selects(), rded=Selects())
+        planned(chooser=Selects(), tiles=Selects())
 
 
 def test_a_matcher_without_a_matching_loss_takes_no_steps():
@@ -118,19 +118,28 @@ def test_a_matcher_without_a_matching_loss_takes_no_steps():
     class Chooses(Plugin):
         role, steps, learns = "matcher", 0, ("pixels",)
 
-    assert planned(coresets=Chooses()).steps == 0
+    assert planned(chooser=Chooses()).steps == 0
     with pytest.raises(PluginError, match="learns nothing step by step, and --steps asks for 2: leave it out"):
-        planned(attrs.evolve(ANY, steps=2), coresets=Chooses())
+        planned(attrs.evolve(ANY, steps=2), chooser=Chooses())
 
 
 def test_assets_follow_the_initialisers_that_are_used_baselines_included():
     def with_(**more):
-        return planned(attrs.evolve(ANY, **more), dm=Matcher(), coresets=Selects()).needs
+        return planned(attrs.evolve(ANY, **more), mine=Matcher(), chooser=Selects()).needs
 
     assert with_() == with_(init="real") == ()
     assert with_(init="scored") == with_(baselines=("noise", "scored")) == ("trajectories",)
     with pytest.raises(PluginError, match="--baseline 'scord'.*did you mean 'scored'"):
         with_(baselines=("scord",))
+
+
+def test_no_plugin_takes_the_name_of_an_initialiser_of_the_core():
+    @frozen(kw_only=True, eq=False)
+    class Own(Plugin):
+        role, initializers = "enhancement", ("own", "kcenter")
+
+    with pytest.raises(PluginError, match="own.* offers the initialiser 'kcenter', which is the core's: rename it"):
+        planned(mine=Matcher(), own=Own())
 
 
 def test_a_matcher_may_suggest_an_initialiser_of_the_core_or_another_of_its_own():
@@ -151,12 +160,12 @@ def test_a_matcher_may_suggest_an_initialiser_of_the_core_or_another_of_its_own(
         stage = next(s for s in planned(choices, **plugins).stages if s.name == "initialize")
         return stage.what, stage.provider
 
-    assert start(dc=FromNoise()) == ("noise", "core")
-    assert start(datm=FromItsSecond()) == ("wrong", "datm")
-    assert start(datm=FromTheCore()) == ("kcenter", "core")
-    assert start(dc=FromNoise(), rded=Patches()) == ("patches", "rded")
-    assert start(attrs.evolve(ANY, init="real"), dc=FromNoise()) == ("real", "core")
-    assert start(dc=Matcher()) == ("real", "core")
+    assert start(drag=FromNoise()) == ("noise", "core")
+    assert start(paths=FromItsSecond()) == ("wrong", "paths")
+    assert start(paths=FromTheCore()) == ("kcenter", "core")
+    assert start(drag=FromNoise(), tiles=Patches()) == ("patches", "tiles")
+    assert start(attrs.evolve(ANY, init="real"), drag=FromNoise()) == ("real", "core")
+    assert start(drag=Matcher()) == ("real", "core")
 
 
 def test_a_suggestion_that_nobody_offers_is_refused():
@@ -165,13 +174,13 @@ def test_a_suggestion_that_nobody_offers_is_refused():
         suggests = "nosie"
 
     with pytest.raises(
-        PluginError, match=r"'dc' .*suggests 'nosie', which neither it nor the core offers.*--init real"
+        PluginError, match=r"'drag' .*suggests 'nosie', which neither it nor the core offers.*--init real"
     ):
-        planned(dc=Wrong())
+        planned(drag=Wrong())
 
 
 def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
-    two = {"datm": Trajectories(), "a": Patches(), "b": Patches()}
+    two = {"paths": Trajectories(), "a": Patches(), "b": Patches()}
     with pytest.raises(
         PluginError, match=r"'a' \(ddcore-a 1.0\) and 'b' \(ddcore-b 1.0\) each suggest.*--init patches"
     ):
@@ -181,25 +190,26 @@ def test_two_enhancements_that_suggest_one_are_settled_by_the_flag():
 
 def test_an_unknown_initialiser_is_refused_with_a_near_match():
     with pytest.raises(PluginError, match="--init 'nois'.*did you mean 'noise'"):
-        planned(Choices(steps=None, network="convnet", init="nois", labels=None), dm=Matcher())
+        planned(Choices(steps=None, network="convnet", init="nois", labels=None), mine=Matcher())
 
 
 def test_two_matchers_are_refused_by_name():
-    with pytest.raises(PluginError, match=r"'dm' \(ddcore-dm 1.0\) and 'mtt' \(ddcore-mtt 1.0\)"):
-        planned(dm=Matcher(), mtt=Matcher())
+    with pytest.raises(PluginError, match=r"'mine' \(ddcore-mine 1.0\) and 'other' \(ddcore-other 1.0\)"):
+        planned(mine=Matcher(), other=Matcher())
 
 
 def test_no_matcher_is_refused_with_a_command_that_works():
     with pytest.raises(
-        PluginError, match=r"try ddcore run --plugin fyi --plugin dm \(for these data and plugins there are: dm, mtt\)"
+        PluginError,
+        match=r"try ddcore run --plugin yours --plugin mine \(for these data and plugins there are: mine, other\)",
     ):
-        planned(fyi=Mirror())
+        planned(yours=Mirror())
 
 
 def test_an_enhancement_that_the_matcher_would_never_ask_is_refused():
-    with pytest.raises(PluginError, match="'crops' changes setting:student_step.batch, none of which 'dm' asks for"):
-        planned(dm=Matcher(), crops=Crops())
-    planned(mtt=Trajectories(), crops=Crops())
+    with pytest.raises(PluginError, match="'crops' changes setting:student_step.batch, none of which 'mine' asks for"):
+        planned(mine=Matcher(), crops=Crops())
+    planned(other=Trajectories(), crops=Crops())
 
 
 def test_needs_that_the_matcher_does_not_offer_are_named():
@@ -207,15 +217,15 @@ def test_needs_that_the_matcher_does_not_offer_are_named():
     class Needy(Mirror):
         needs = ("teachers:match",)
 
-    assert "needs teachers:match, which 'dm' does not offer" in (refusal(Needy(), "needy", Matcher(), "dm") or "")
+    assert "needs teachers:match, which 'mine' does not offer" in (refusal(Needy(), "needy", Matcher(), "mine") or "")
 
 
 def test_a_declared_conflict_gives_its_reason_whichever_side_declares_it():
     @frozen(kw_only=True, eq=False)
     class Shy(Mirror):
-        conflicts = {"dm": "both mirror already"}
+        conflicts = {"mine": "both mirror already"}
 
-    for plugins in ({"dm": Matcher(), "shy": Shy()}, {"shy": Shy(), "dm": Matcher()}):
+    for plugins in ({"mine": Matcher(), "shy": Shy()}, {"shy": Shy(), "mine": Matcher()}):
         with pytest.raises(PluginError, match="both mirror already"):
             planned(**plugins)
 
@@ -225,18 +235,18 @@ def test_another_modality_is_refused():
     class Graphs(Matcher):
         modality = frozenset({"graphs"})
 
-    with pytest.raises(PluginError, match="'fyi' works on images, 'mirage' on graphs"):
-        planned(mirage=Graphs(), fyi=Mirror())
+    with pytest.raises(PluginError, match="'yours' works on images, 'trees' on graphs"):
+        planned(trees=Graphs(), yours=Mirror())
 
 
 def test_steps_on_the_command_line_win():
-    assert planned(Choices(steps=3, network="convnet", init=None, labels=None), dm=Matcher()).steps == 3
+    assert planned(Choices(steps=3, network="convnet", init=None, labels=None), mine=Matcher()).steps == 3
 
 
 def test_what_a_plugin_assumes_and_the_data_are_not_is_a_warning_with_its_reason():
-    assert data_warnings({"fyi": Mirror()}, {"mirror_symmetric": True}) == ()
-    (warning,) = data_warnings({"fyi": Mirror()}, {"mirror_symmetric": False})
-    assert "fyi assumes" in warning and "digits are not" in warning
+    assert data_warnings({"yours": Mirror()}, {"mirror_symmetric": True}) == ()
+    (warning,) = data_warnings({"yours": Mirror()}, {"mirror_symmetric": False})
+    assert "yours assumes" in warning and "digits are not" in warning
 
 
 @frozen(kw_only=True, eq=False)
@@ -263,28 +273,30 @@ class Steady(Plugin):
 
 
 def test_what_shapes_experts_and_what_goes_along_stand_in_the_plan():
-    stages = {stage.name: stage.changed_by for stage in planned(datm=Trajectories(), flat=Flat()).stages}
+    stages = {stage.name: stage.changed_by for stage in planned(paths=Trajectories(), flat=Flat()).stages}
     assert stages["experts"] == stages["companion"] == ("flat",)
-    assert "companion" not in {stage.name for stage in planned(datm=Trajectories()).stages}
+    assert "companion" not in {stage.name for stage in planned(paths=Trajectories()).stages}
 
 
 def test_what_shapes_experts_is_refused_without_experts():
-    with pytest.raises(PluginError, match="'flat' needs expert_optimizer, which 'dm' does not offer"):
-        planned(dm=Matcher(), flat=Flat())
+    with pytest.raises(PluginError, match="'flat' needs expert_optimizer, which 'mine' does not offer"):
+        planned(mine=Matcher(), flat=Flat())
 
 
 def test_segments_are_changed_only_under_matchers_that_ask_for_it():
     class Unrolls(Trajectories):
         asks = (*Trajectories.asks, "segment")
 
-    assert ("steady",) in [s.changed_by for s in planned(mtt=Unrolls(), steady=Steady()).stages if s.name == "segment"]
-    with pytest.raises(PluginError, match="'steady' changes segment, none of which 'datm' asks for"):
-        planned(datm=Trajectories(), steady=Steady())
+    assert ("steady",) in [
+        s.changed_by for s in planned(other=Unrolls(), steady=Steady()).stages if s.name == "segment"
+    ]
+    with pytest.raises(PluginError, match="'steady' changes segment, none of which 'paths' asks for"):
+        planned(paths=Trajectories(), steady=Steady())
 
 
 def test_two_optimisers_for_experts_are_refused():
     with pytest.raises(PluginError, match="both provide ddcore_expert_optimizer, of which a run has one"):
-        planned(datm=Trajectories(), flat=Flat(), flatter=Flat())
+        planned(paths=Trajectories(), flat=Flat(), flatter=Flat())
 
 
 @frozen(kw_only=True, eq=False)
@@ -302,14 +314,14 @@ class Both(Recipe):
 
 
 def test_a_protocol_is_nothing_that_is_done_to_a_set():
-    assert refusal(Recipe(), "recipe", Matcher(), "dm") is None
-    said = refusal(Both(), "both", Matcher(), "dm")
-    assert said == "'both' changes view:inner, none of which 'dm' asks for: it would do nothing"
+    assert refusal(Recipe(), "recipe", Matcher(), "mine") is None
+    said = refusal(Both(), "both", Matcher(), "mine")
+    assert said == "'both' changes view:inner, none of which 'mine' asks for: it would do nothing"
     assert recorded_order({"z": Recipe(), "a": Recipe(), "m": Matcher()}, "m") == ["m", "a", "z"]
 
 
 def test_who_brings_a_protocol_alone_is_not_idle():
     hooks = Hooks(pluggy.PluginManager("ddcore"), {})
-    refuse_idle(hooks, {"recipe": Recipe()}, "dm")
+    refuse_idle(hooks, {"recipe": Recipe()}, "mine")
     with pytest.raises(PluginError, match="was asked nothing in the first step: leave out --plugin both"):
-        refuse_idle(hooks, {"both": Both()}, "dm")
+        refuse_idle(hooks, {"both": Both()}, "mine")

@@ -49,7 +49,7 @@ def test_a_plugin_that_fails_on_import_is_one_sentence_with_its_distribution_ver
 
 def test_an_entry_point_to_nothing_says_so(site):
     site.put("void", "Y = 1")
-    with pytest.raises(PluginError, match=r"'void' \(ddcore-void 1.2\) points to .*:X, where there is no such thing"):
+    with pytest.raises(PluginError, match=r"'void' \(ddcore-void 1.2\) points to .*:X, and .* correct the entry point"):
         load_class("void")
     site.put("gone", "", value="module_not_here:X")
     with pytest.raises(PluginError, match="'gone'.*No module named 'module_not_here'"):

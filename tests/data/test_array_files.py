@@ -56,7 +56,7 @@ def test_a_torchvision_name_finds_its_idx_files_with_class_names(tmp_path):
     for part in ("train", "t10k"):
         labels = np.arange(20) % 10
         Place.at(tmp_path / f"KMNIST/raw/{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
-        images = np.zeros((20, 3, 3))
+        images = np.arange(180).reshape(20, 3, 3)
         Place.at(tmp_path / f"KMNIST/raw/{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
     source = open_source("kmnist", data_root=str(tmp_path))
     assert source.classes[:3] == ("o", "ki", "su") and not source.mirror_symmetric
@@ -142,7 +142,7 @@ def test_npz_floats_stay_floats(tmp_path):
     ("arrays", "sentence"),
     [
         ({"images": RAMP / 255 * np.nan, "labels": LABELS}, "hold NaN or infinite pixels"),
-        ({"images": RAMP.astype(np.float32), "labels": LABELS}, "reach from 0 to .* floats in"),
+        ({"images": RAMP / 255 - 0.5, "labels": LABELS}, "reach from -0.5 to .* floats in"),
         ({"images": RAMP.astype(np.int64) - 1, "labels": LABELS}, "holds int64 pixels"),
         (
             {"images": RAMP, "labels": LABELS / 2},

@@ -252,7 +252,7 @@ def test_a_plugins_rows_of_numbers_are_shown_and_checked(tmp_path, capsys, actio
     json.loads(capsys.readouterr().out)
 
 
-def test_a_run_warns_of_what_scores_do_not_say(tmp_path, capsys):
+def test_a_run_warns_of_what_scores_do_not_say(tmp_path, capsys, probes):
     train, test = images(40, 0, 8), images(24, 1, 8)
     test[5] = train[11]
     write_npz(tmp_path / "x.npz", source_of(train, test))
@@ -261,6 +261,6 @@ def test_a_run_warns_of_what_scores_do_not_say(tmp_path, capsys):
     assert "1 of 24 test images (4.2%) are train images too" in capsys.readouterr().err
     scores = json.loads((tmp_path / "r/scores.json").read_text())
     assert any("are train images too" in warning for warning in scores["warnings"])
-    plan = ["run", "--plugin=dm", f"--dataset=npz:{tmp_path}/x.npz", "--ipc=1", "--plan-only"]
+    plan = ["run", "--plugin=pull", f"--dataset=npz:{tmp_path}/x.npz", "--ipc=1", "--plan-only"]
     assert invoke(plan) == 0
     assert "1 of 24 test images (4.2%) are train images too" in capsys.readouterr().err

@@ -230,9 +230,9 @@ def test_bytes_are_text(tmp_path):
     cells = np.array([b"dog", b"cat", b"nan"])
     np.savez(
         tmp_path / "x.npz",
-        x_train=np.zeros((3, 4, 4), np.uint8),
+        x_train=np.arange(48, dtype=np.uint8).reshape(3, 4, 4),
         y_train=cells,
-        x_test=np.zeros((3, 4, 4), np.uint8),
+        x_test=np.arange(48, dtype=np.uint8).reshape(3, 4, 4),
         y_test=cells,
     )
     source = open_source(f"npz:{tmp_path}/x.npz")

@@ -14,6 +14,7 @@ from ddcore.testing import resume_to_end, stop_often
 
 pytestmark = [
     pytest.mark.cuda,
+    pytest.mark.usefixtures("probes"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
 

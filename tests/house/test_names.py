@@ -47,6 +47,6 @@ def test_no_protocol_of_a_plugin_stands_in_the_core():
 
 
 def test_a_name_is_found_wherever_code_says_it_and_not_in_a_docstring():
-    source = 'def f(x="mtt"):\n    """mtt"""\n    return x == "mtt" or "of mtt"\n'
-    assert [text for _, text in constants(source)].count("mtt") == 2
-    assert list(constants('class A:\n    "mtt"\n')) == []
+    source = 'def f(x="word"):\n    """word"""\n    return x == "word" or "of word"\n'
+    assert [text for _, text in constants(source)].count("word") == 2
+    assert list(constants('class A:\n    "word"\n')) == []

@@ -35,6 +35,8 @@ from ddcore.kit.contract.stand_in import Refused, StandIn, cutting_alike, standi
 from ddcore.randomness import drawing_from
 from ddcore.testing import PROBE, resume_to_end, stop_often, tiny_words
 
+pytestmark = pytest.mark.usefixtures("probes")
+
 
 @pytest.fixture
 def device():
@@ -329,7 +331,7 @@ def test_a_run_that_is_stopped_often_ends_in_the_same_bits(tmp_path, monkeypatch
 
 
 def test_a_training_that_is_stopped_often_ends_in_the_same_bits(tmp_path, monkeypatch):
-    words = ["train", "--student=convnet2-bn-w4", *TRAINED["kd"], *OF_DATA]
+    words = ["train", "--student=convnet2-bn-w4", *TRAINED["heed"], *OF_DATA]
     there, here = both(tmp_path, command(*words))
     stop_often(monkeypatch)
     with standing_in():

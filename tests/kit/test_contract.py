@@ -16,6 +16,7 @@ from ddcore.kit.contract.checks import ENTRIES
 from ddcore.kit.contract.probe import Probe
 from ddcore.kit.contract.stage import PROBE, TINY, first_party
 from ddcore.kit.contract.tiny import RENAMED, tiny_images
+from ddcore.pages import plots
 
 HEAD = """
     from collections.abc import Iterator, Mapping
@@ -207,6 +208,12 @@ BREAKS = {
     ),
     "neutral": (VIEW, "* self.strength", "* (self.strength + 0.1)", "on the probe with {'strength': 1.0}"),
     "composition": (VIEW, RETURN, "assert run.plan.matcher == 'probe'; " + RETURN, "AssertionError"),
+    "opens": (
+        MATCHER,
+        'fixed={"seen": []})',
+        'fixed={"seen": []}, decoder=[{"op": "own", "tensor": "pixels"}])',
+        "no decoder operation is named 'own'",
+    ),
     "whole-run": (EVALUATOR, '[Row("mine"', '[][:0] and [Row("mine"', "gave no row of its own"),
 }
 
@@ -259,6 +266,24 @@ def test_a_plugin_that_breaks_it_fails_the_check_with_reason_and_remedy(name, tm
     (result,) = examine(written(tmp_path, body.replace(old, new)), only=[name])
     assert result.status == "failed" and words in result.detail, result
     assert result.remedy
+
+
+def test_a_crash_says_so_and_where_in_the_plugin(tmp_path):
+    body = VIEW.replace(RETURN, "return batch.with_inputs(batch.inputs * self.nothing)")
+    (result,) = examine(written(tmp_path, body), only=["inputs"])
+    assert result.detail.startswith("it crashed in mine.py:") and "ddcore_view: AttributeError" in result.detail
+    assert result.remedy.startswith("mend it in mine.py:") and "write into" not in result.remedy
+
+
+def test_a_check_that_a_method_opts_out_of_is_listed_with_the_reason(tmp_path):
+    body, old, new, _ = BREAKS["class-names"]
+    exempt = body.replace(old, new).replace(
+        "steps = 4", 'steps = 4\n        exempt = {"class-names": "classes weigh by number"}'
+    )
+    (result,) = examine(written(tmp_path, exempt), only=["class-names"])
+    assert (result.status, result.detail) == ("skipped", "it opts out: classes weigh by number")
+    (result,) = examine(written(tmp_path, exempt.replace('"class-names"', '"seed"')), only=["declarations"])
+    assert result.status == "failed" and "only for row-order or class-names" in result.detail
 
 
 @pytest.mark.parametrize("name", PROTOCOL_BREAKS)
@@ -332,6 +357,14 @@ def test_what_works_on_data_of_no_matcher_here_is_told_so(tmp_path):
 def test_the_plugins_that_were_broken_above_keep_the_contract_as_they_stand(body, tmp_path):
     results = check_plugin(written(tmp_path, body), only=[e.name for e in ENTRIES if e.name != "workers"])
     assert sum(r.status == "passed" for r in results) >= 9
+
+
+@pytest.mark.skipif(not plots.available(), reason="matplotlib is not installed")
+def test_the_kits_whole_run_draws_the_plots_of_its_report(tmp_path, monkeypatch):
+    drawn, draw = [], plots._svg
+    monkeypatch.setattr(plots, "_svg", lambda *given: drawn.append(given[-1]) or draw(*given))
+    (result,) = examine(written(tmp_path, MATCHER), only=["whole-run"])
+    assert result.status == "passed" and "Matching loss over the steps" in drawn
 
 
 def checked_by_its_own_tests(name):

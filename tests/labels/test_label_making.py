@@ -9,20 +9,8 @@ from torch import Tensor, nn
 from ddcore import randomness
 from ddcore.errors import InputError
 from ddcore.images.views import Draw, View, changed
-from ddcore.labels import (
-    agreement,
-    answers,
-    asking,
-    draw_views,
-    label_bytes,
-    label_parts,
-    make_averaged,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-    mean_logits,
-)
+from ddcore.labels import agreement, answers, asking, draw_views, label_bytes, label_parts, make_per_view, mean_logits
+from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
 from ddcore.training.loop import batch_of
 
 N, K, E, B = 20, 4, 3, 16

@@ -8,7 +8,7 @@ from ddcore.errors import InputError
 from ddcore.images.views import View, mixup
 from ddcore.labels import KINDS, LOSSES, Prospect, VectorLabels, student_loss
 from ddcore.labels.labels import Labels
-from ddcore.labels.losses import NEEDED, needed
+from ddcore.labels.losses import NEEDED, as_told, loss_of_told, needed
 from ddcore.sets.brought import label_class
 from ddcore.storage.places import size_of
 
@@ -35,6 +35,21 @@ def test_the_loss_is_the_mean_squared_error():
     torch.testing.assert_close(loss, F.mse_loss(outputs, VECTORS[[4, 0]]))
     weighted = student_loss(outputs, {**told, "weight": torch.tensor([2.0, 0.0])}, vectors().recipe)
     torch.testing.assert_close(weighted, F.mse_loss(outputs[:1], VECTORS[[4]]))
+
+
+def test_a_loop_of_ones_own_gets_the_vectors_alone_and_the_same_loss():
+    labels, outputs = vectors(), torch.arange(8.0).view(2, 4)
+    given = labels.targets(View(torch.tensor([4, 0])))
+    told = as_told(given, labels.recipe, of_classes=labels.of_classes)
+    assert torch.equal(told, VECTORS[[4, 0]])
+    assert torch.equal(loss_of_told(outputs, told, labels.recipe), student_loss(outputs, given, labels.recipe))
+    with pytest.raises(InputError, match="was given targets"):
+        loss_of_told(outputs, told[:, :3], labels.recipe)
+    weighted = {**given, "weight": torch.tensor([2.0, 0.0])}
+    for more, recipe in ((weighted, labels.recipe), (given, {**labels.recipe, "hard": 0.5})):
+        assert as_told(more, recipe, of_classes=False).keys() == more.keys()
+    with pytest.raises(InputError, match="needs 'embedding'"):
+        as_told({"class": CLASSES}, labels.recipe, of_classes=False)
 
 
 def test_vectors_are_mixed_as_their_images_are():

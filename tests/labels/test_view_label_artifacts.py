@@ -4,6 +4,7 @@ import json
 import random
 from types import SimpleNamespace
 
+import attrs
 import pytest
 import torch
 from mutating import mutated
@@ -16,17 +17,8 @@ from ddcore.cli.app import invoke
 from ddcore.data.normalisation import MeanStd
 from ddcore.errors import DdcoreError, InputError
 from ddcore.images.views import changed
-from ddcore.labels import (
-    KINDS,
-    HardLabels,
-    Labels,
-    draw_views,
-    label_bytes,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-)
+from ddcore.labels import KINDS, HardLabels, Labels, SoftLabels, draw_views, label_bytes, make_per_view, student_loss
+from ddcore.labels.making import make_static_mixed, make_top_k, make_two_distances
 from ddcore.scoring import evaluate
 from ddcore.sets.artifact import Artifact, load_artifact, save_artifact
 from ddcore.sets.exports import describe, export, inspect
@@ -78,7 +70,7 @@ def save(place, labels: Labels, x: Tensor | None = None, **changes) -> Artifact:
         "classes": ("cat", "dog", "frog"),
         "normalisation": MeanStd((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
         "recipe": {"protocol": "quick", "learned_rate": None},
-        "provenance": {"method": "dm", "seed": 3},
+        "provenance": {"method": "pull", "seed": 3},
         "source": {"name": "pets", "licence": "CC0", "origin": "folder:pets"},
     }
     return save_artifact(place, **(contents | changes))
@@ -112,33 +104,59 @@ def test_the_loader_gives_the_views_that_the_labels_were_made_for(tmp_path, labe
     got = list(artifact.loader(batch_size=B, seed=5, epochs=2))
     views = [v for e in range(2) for v in labels.views(e, N, B, randomness.generator(5, "order", e))]
     for (x, targets), view in zip(got, views, strict=True):
-        assert torch.equal(x, changed(view, images()[view.index])) and targets.shape == (len(x), K)
-        torch.testing.assert_close(targets.sum(1), torch.ones(len(x)))
-        F.cross_entropy(torch.zeros(len(x), K), targets)
+        assert torch.equal(x, changed(view, images()[view.index]))
         told = labels.targets(view, x)
         if "logits" in told:
-            torch.testing.assert_close(targets, (told["logits"] / labels.recipe["temperature"]).softmax(1))
+            assert torch.equal(targets, (told["logits"] / labels.recipe["temperature"]).softmax(1))
+            F.cross_entropy(torch.zeros(len(x), K), targets)
+        else:
+            assert {*targets} == {"class", "mixed", "lam", "distance"}
+            assert all(torch.equal(targets[name], told[name]) for name in told)
 
 
-def test_the_loader_gives_mixed_classes_where_labels_are_two_distances(tmp_path):
-    labels = labels_of("two-distances", images(), CLASSES, K)
-    _, targets = next(iter(save(tmp_path, labels).loader(seed=0)))
-    told = labels.targets(next(labels.views(0, N, B, seeded())))
-    for row, own, mixed, lam in zip(targets, told["class"], told["mixed"], told["lam"], strict=True):
-        due = torch.zeros(K)
-        due[own] += lam
-        due[mixed] += 1 - lam
-        torch.testing.assert_close(row, due)
-
-
-def test_a_single_item_is_the_clean_image_and_what_is_known_of_it(tmp_path, labels):
+@pytest.mark.parametrize("kind", [*KIND_NAMES, "hard", "soft", "soft-squared", "kl-squared", "half"])
+def test_an_artifacts_loss_is_the_one_that_our_own_students_descend(tmp_path, kind):
+    labels = other_labels(kind) if kind not in KIND_NAMES else labels_of(kind, images(), CLASSES, K)
     artifact = save(tmp_path, labels)
-    ((x, targets),) = DataLoader(artifact, batch_size=N)
-    assert torch.equal(x, images())
+    outputs = 3 * torch.randn(N, K, generator=seeded(9))
+    views = labels.views(0, N, B, randomness.generator(0, "order", 0))
+    for (x, targets), view in zip(artifact.loader(batch_size=B), views, strict=True):
+        own = student_loss(outputs[: len(x)], labels.targets(view, x), labels.recipe)
+        assert torch.equal(artifact.loss(outputs[: len(x)], targets), own)
+        halved = artifact.loss(outputs[: len(x)].half(), targets)
+        torch.testing.assert_close(halved, own, rtol=2e-2, atol=2e-3)
+
+
+def other_labels(kind: str) -> Labels:
+    logits = 5 * torch.randn(N, K, generator=seeded(4))
+    if kind == "hard":
+        return HardLabels(CLASSES, K)
+    if kind == "kl-squared":
+        return attrs.evolve(labels_of("per-view", images(), CLASSES, K), temperature=4.0, tau_squared=True)
+    squared = {"temperature": 3.0, "tau_squared": True} if kind == "soft-squared" else {}
+    return SoftLabels(logits.half() if kind == "half" else logits, CLASSES, **squared)
+
+
+def test_a_loss_of_other_targets_than_the_loaders_is_refused(tmp_path):
+    softly, distances = save(tmp_path / "a", other_labels("soft")), labels_of("two-distances", images(), CLASSES, K)
+    with pytest.raises(
+        InputError, match=r"'soft-cross-entropy' of outputs \(6, 3\) was given targets int64.*loader gave"
+    ):
+        softly.loss(torch.zeros(N, K), CLASSES)
+    with pytest.raises(InputError, match="'two-distances'.*give those that the loader gave"):
+        save(tmp_path / "b", distances).loss(torch.zeros(N, K), torch.ones(N, K) / K)
+    with pytest.raises(InputError, match=r"outputs have shape \(6, 4\) where \(batch, 3 classes\) is due"):
+        softly.loss(torch.zeros(N, 4), CLASSES)
+
+
+def test_single_items_are_refused_where_labels_say_nothing_of_them(tmp_path, labels):
+    artifact = save(tmp_path, labels)
     if labels.kind == "static-mixed":
-        torch.testing.assert_close(targets, (labels.logits / 30).softmax(1))
-    else:
-        assert torch.equal(targets, CLASSES)
+        ((x, targets),) = DataLoader(artifact, batch_size=N)
+        assert torch.equal(x, images()) and torch.equal(targets, (labels.logits / 30).softmax(1))
+        return
+    with pytest.raises(InputError, match=f"{labels.kind} labels are of views of whole batches.*artifact.batches"):
+        list(DataLoader(artifact, batch_size=N))
 
 
 def test_labels_for_images_of_another_size_are_refused(tmp_path, labels):
@@ -166,17 +184,26 @@ def test_pt_holds_labels_whole_with_their_header(tmp_path, labels):
 
 
 @pytest.mark.parametrize("to", ["folder", "parquet"])
-def test_other_exports_hold_logits_where_each_sample_has_some_and_class_ids_else(tmp_path, labels, to):
-    out = export(save(tmp_path / "set", labels), to, tmp_path / "out")
+def test_other_exports_refuse_labels_of_views_or_leave_them_out_when_told_so(tmp_path, labels, to):
+    artifact = save(tmp_path / "set", labels)
+    if labels.kind == "static-mixed":
+        export(artifact, to, tmp_path / "out")
+        return
+    with pytest.raises(
+        InputError, match=f"{labels.kind} labels are of views.*--to pt.*or leave them out by --labels hard"
+    ):
+        export(artifact, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    out = export(artifact, to, tmp_path / "out", "hard")
     if to == "folder":
-        samples = json.loads((tmp_path / "out" / "labels.json").read_text())["samples"]
-        assert [s["class"] for s in samples] == CLASSES.tolist()
-        held = all("logits" in s for s in samples)
+        facts = json.loads((tmp_path / "out" / "labels.json").read_text())
+        assert [s["class"] for s in facts["samples"]] == CLASSES.tolist()
     else:
         import pyarrow.parquet
 
-        held = "logits" in pyarrow.parquet.read_table(out.address).column_names
-    assert held == (labels.kind == "static-mixed")
+        facts = json.loads(pyarrow.parquet.read_table(out.address).schema.metadata[b"ddcore"])
+    assert facts["recipe"]["labels"] == {"loss": "cross-entropy"} and facts["labels"]["kind"] == "hard"
+    assert facts["left_out"][0].startswith(f"the {labels.kind} labels are left out")
 
 
 # ---- fuzz ------------------------------------------------------------------------------------------------------------
@@ -206,7 +233,8 @@ def refused_or_read(folder) -> bool:
     try:
         artifact = load_artifact(folder)
         for x, targets in artifact.loader(batch_size=4, seed=0):
-            assert torch.isfinite(x).all() and len(x) == len(targets) and torch.isfinite(targets.float()).all()
+            told = list(targets.values()) if isinstance(targets, dict) else [targets]
+            assert torch.isfinite(x).all() and all(len(t) == len(x) and torch.isfinite(t.float()).all() for t in told)
     except DdcoreError as error:
         assert str(error) and "\n" not in str(error)
         return True
@@ -288,7 +316,7 @@ class Noise(Plugin):
 def test_a_plugin_that_changes_students_batches_is_refused_beside_labels_with_views():
     source = SimpleNamespace(mirror_symmetric=True)
     stand = SimpleNamespace(plugins={"noise": Noise()}, source=source, of_images=True)
-    given = protocol("dsa"), stand, seeded, 1
+    given = protocol("augmented"), stand, seeded, 1
     with pytest.raises(InputError, match="per-view labels were made for views that a plugin would change once more"):
         augmentation(*given, labels_of("per-view", images(), CLASSES, K))
     assert augmentation(*given, HardLabels(CLASSES, K)) is not None

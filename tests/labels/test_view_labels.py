@@ -27,15 +27,12 @@ from ddcore.labels import (
     draw_views,
     label_bytes,
     label_parts,
-    make_averaged,
     make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
     mean_logits,
     spread,
     student_loss,
 )
+from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
 from ddcore.storage.places import sha256_of
 from ddcore.training.loop import Descent, batch_of, train_student
 

@@ -5,15 +5,12 @@ import shutil
 
 import pytest
 
-from ddcore.composing.discovery import installed
-
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: it is part of the extra `dev`"
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium"),
-    pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed"),
 ]
 PAGES = ("distilled/report.html", "trained/report.html", "comparison.html")
 SIZES = {"desk": (1280, 900, "light"), "telephone": (390, 844, "dark")}

@@ -13,7 +13,7 @@ from ddcore.pages.compare import beaten, compare, comparison_text, render_compar
 ENVIRONMENT = {"ddcore": "0.1.0", "torch": "2.13.0", "device": "cpu: x", "threads": 1, "python": "3.11"}
 
 
-def row(name, mean, *, size=1000, protocol="dsa", network="convnet3", labels="hard", **more):
+def row(name, mean, *, size=1000, protocol="augmented", network="convnet3", labels="hard", **more):
     known = {"set": name, "protocol": protocol, "network": network, "labels": labels, "ipc": 1.0, "steps": 10}
     accuracy = {"mean": mean, "std": 0.01, "values": [mean - 0.01, mean + 0.01]}
     return {**known, "seconds": 1.0, "note": "", "bytes": {"total": size}, "accuracy": accuracy, **more}
@@ -29,7 +29,7 @@ def put(folder, rows, *, fingerprint="f" * 64, **config):
         "config": {"ipc": 1, "network": "convnet3", **config},
         "sources": dict.fromkeys(config, "command line"),
         "options": {},
-        "plugins": [{"name": "dm", "identity": "ddcore-dm 0.1.0"}],
+        "plugins": [{"name": "pull", "identity": "ddcore-pull 0.1.0"}],
         "environment": ENVIRONMENT,
         "data": data,
     }
@@ -78,18 +78,18 @@ def test_beaten_is_the_definition_as_loops(points):
 
 def test_only_equal_protocols_networks_and_metrics_share_a_column(tmp_path):
     one = put(tmp_path / "a", [row("distilled", 0.5), row("distilled", 0.6, network="mlp")])
-    two = put(tmp_path / "b", [row("distilled", 0.4, size=9), row("distilled", 0.9, size=9, protocol="dc")])
+    two = put(tmp_path / "b", [row("distilled", 0.4, size=9), row("distilled", 0.9, size=9, protocol="plain")])
     three = put(tmp_path / "c", [row("distilled", 0.7, metric="roc-auc")])
     four = put(tmp_path / "d", [row("distilled", 0.8)], validation=0.1)
     found = compare([one, two, three, four])
     columns = [tuple(column.values()) for column in found["columns"]]
     assert {column[-1] for column in columns} == {"larger"}
     assert [column[:-1] for column in columns] == [
-        ("dsa", "convnet3", "accuracy", "test"),
-        ("dsa", "mlp", "accuracy", "test"),
-        ("dc", "convnet3", "accuracy", "test"),
-        ("dsa", "convnet3", "roc-auc", "test"),
-        ("dsa", "convnet3", "accuracy", "validation, 0.1 of the train images"),
+        ("augmented", "convnet3", "accuracy", "test", ""),
+        ("augmented", "mlp", "accuracy", "test", ""),
+        ("plain", "convnet3", "accuracy", "test", ""),
+        ("augmented", "convnet3", "roc-auc", "test", ""),
+        ("augmented", "convnet3", "accuracy", "validation, 0.1 of the train images", ""),
     ]
     means = [[cell and cell["mean"] for cell in entry["cells"]] for entry in found["entries"]]
     assert means == [
@@ -165,12 +165,12 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page_without_secrets(tm
     out = tmp_path / "c.html"
     assert invoke(["compare", one, two, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "convnet3, protocol dsa" in printed and str(out) in printed and one in printed
+    assert "convnet3, protocol augmented" in printed and str(out) in printed and one in printed
     page = out.read_text()
     assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "secret" not in page and "s3://bucket/x" in page
     assert invoke(["compare", one, two, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["columns"][0]["protocol"] == "dsa"
+    assert json.loads(capsys.readouterr().out)["columns"][0]["protocol"] == "augmented"
     assert invoke(["compare", one]) == 2
     assert "two runs or more" in capsys.readouterr().err
 
@@ -180,3 +180,17 @@ def test_without_matplotlib_the_page_says_how_to_get_plots(tmp_path, monkeypatch
     monkeypatch.setattr("ddcore.pages.compare.available", lambda: False)
     page = render_comparison(compare(runs))
     assert "ddcore-torch[report]" in page and "<svg" not in page
+
+
+def test_students_that_a_plugin_shaped_have_a_column_of_their_own_and_are_no_rivals_of_plain_ones(tmp_path):
+    plain = put(tmp_path / "plain", [row("distilled", 0.5), row("random", 0.4)])
+    taught = put(
+        tmp_path / "taught", [row("distilled", 0.9, student="heed #0a0b"), row("random", 0.8, student="heed #0a0b")]
+    )
+    found = compare([plain, taught])
+    assert [column["student"] for column in found["columns"]] == ["", "heed #0a0b"]
+    assert not any(a and b for a, b in (entry["cells"] for entry in found["entries"]))
+    text = comparison_text(found)
+    assert "convnet3, protocol augmented, students of heed #0a0b" in text
+    assert "students were shaped by no plugin, heed #0a0b: one trained otherwise is no measure of the set" in text
+    assert not any("of taught" in said or "of plain" in said for said in found["verdicts"])

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from ddcore.cli.app import invoke
-from ddcore.composing.discovery import installed
 from ddcore.errors import InputError
 from ddcore.images.preview import sheet_png
 from ddcore.pages import report
@@ -23,7 +22,6 @@ from ddcore.sets.artifact import load_artifact
 from ddcore.storage.places import Place
 from ddcore.testing import PROBE
 
-pytestmark = pytest.mark.skipif("dm" not in installed(), reason="ddcore-dm is not installed")
 DISTILLED, LARGER, TRAINED = "distilled", "larger", "trained"
 
 
@@ -212,17 +210,17 @@ def test_addresses_lose_their_credentials_in_the_command_and_the_options():
     record = {
         "command": ["ddcore", "run", "--data-root", "s3://key:secret@bucket/a b"],
         "config": {"data_root": "s3://key:secret@bucket/a", "steps": 5},
-        "options": {"dm": {"lr_img": 1.0}},
-        "sources": {"data_root": "command line", "steps": "default", "dm.lr_img": "file x.toml"},
+        "options": {"pull": {"rate": 1.0}},
+        "sources": {"data_root": "command line", "steps": "default", "pull.rate": "file x.toml"},
     }
     assert command_text(record) == "ddcore run --data-root 's3://bucket/a b'"
     assert options_of(record) == {
-        "set": [("data_root", "s3://bucket/a", "command line"), ("dm.lr_img", 1.0, "file x.toml")],
+        "set": [("data_root", "s3://bucket/a", "command line"), ("pull.rate", 1.0, "file x.toml")],
         "default": [("steps", 5, "default")],
     }
 
 
-def row(name, network="convnet3", protocol="dsa", mean=0.5, **more):
+def row(name, network="convnet3", protocol="augmented", mean=0.5, **more):
     accuracy = {"mean": mean, "std": 0.0, "values": [mean]}
     return {"set": name, "labels": "hard", "network": network, "protocol": protocol, "accuracy": accuracy, **more}
 
@@ -230,13 +228,16 @@ def row(name, network="convnet3", protocol="dsa", mean=0.5, **more):
 def test_scores_have_a_plot_and_a_column_for_each_protocol_network_and_metric_with_the_teachers_in_each():
     rows = [row("teacher", "resnet", "its own"), row("distilled"), row("random"), row("distilled", "mlp", mean=0.25)]
     made = matrix(rows)
-    assert made["headings"] == ["convnet3, dsa", "mlp, dsa"]
+    assert made["headings"] == ["convnet3, augmented", "mlp, augmented"]
     cells = [(line["name"], [cell and cell["mean"] for cell in line["cells"]]) for line in made["lines"]]
     assert cells == [("distilled (hard)", [0.5, 0.25]), ("random (hard)", [0.5, None])]
     assert matrix(rows[:3]) is None
     pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
     plots = score_plots(rows)
-    assert [heading for heading, _ in plots] == ["accuracy: convnet3, protocol dsa", "accuracy: mlp, protocol dsa"]
+    assert [heading for heading, _ in plots] == [
+        "accuracy: convnet3, protocol augmented",
+        "accuracy: mlp, protocol augmented",
+    ]
     assert all("teacher (resnet)" in svg for _, svg in plots)
 
 
@@ -278,8 +279,14 @@ def test_scores_of_validation_images_say_so_and_their_accuracies_have_curves(run
     (run / "scores.json").write_json({**scores, "rows": [{**row, "on": said} for row in scores["rows"]]})
     assert f"Accuracy on {said}</h2>" in report.render(run)
     pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
-    epoch = {"event": "epoch", "task": "train-kd-student-0", "protocol": "kd", "network": "mlp", "loss": 1.0}
+    epoch = {
+        "event": "epoch",
+        "task": "train-stepwise-student-0",
+        "protocol": "stepwise",
+        "network": "mlp",
+        "loss": 1.0,
+    }
     log = [{**epoch, "steps": n, **({"validation": n / 9} if n > 1 else {})} for n in range(1, 5)]
     plots = student_plots(log)
-    assert [heading for heading, _ in plots] == ["mlp, protocol kd", "mlp, protocol kd, accuracy"]
+    assert [heading for heading, _ in plots] == ["mlp, protocol stepwise", "mlp, protocol stepwise, accuracy"]
     assert "validation accuracy" in plots[1][1] and "loss on the training rows" in plots[0][1]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ddcore.composing.discovery import installed
 from ddcore.kit.contract import stage
 from ddcore.kit.contract.stand_in import standing_in
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.training.trajectory import choose_segment, inner_indices
 
 FAR = {"rtol": 1e-6, "atol": 1e-9}

@@ -8,7 +8,8 @@ from ddcore.cli.app import invoke
 from ddcore.composing.discovery import FIRST_PARTY, add_packs, load_class
 from ddcore.composing.options import core_group, preparse, resolve
 from ddcore.composing.presets import choose_preset, every_preset, listed, published_text
-from ddcore.errors import OptionError, PluginError
+from ddcore.composing.source_text import source_file
+from ddcore.errors import OptionError
 from ddcore.training.protocols import protocol
 
 
@@ -135,15 +136,15 @@ def test_the_list_for_people(capsys):
 def test_a_broken_plugin_leaves_the_list_of_the_others(monkeypatch):
     import ddcore.composing.presets as module
 
-    def load(name: str):
-        if name == "dm":
-            raise PluginError("plugin 'dm' cannot be imported")
-        return load_class(name)
+    def source(name: str):
+        if name == "ddcore_dm":
+            raise ImportError("no module named 'ddcore_dm'")
+        return source_file(name)
 
-    monkeypatch.setattr(module, "load_class", load)
+    monkeypatch.setattr(module, "source_file", source)
     told: list[str] = []
     found = every_preset(told.append)
-    assert told == ["plugin 'dm' cannot be imported"]
+    assert len(told) == 1 and "plugin 'dm' (ddcore-dm 0.1.0) cannot be read (ImportError: no module named" in told[0]
     assert listed(found, None, "cifar10") and not any(p.name.startswith("dm/") for p in found)
 
 

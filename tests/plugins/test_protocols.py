@@ -116,8 +116,8 @@ def test_a_shorter_protocol_is_the_same_curve_in_fewer_epochs():
 
 def test_a_longer_cosine_warms_up_and_stands_still_for_the_same_shares_of_its_steps():
     base = Schedule(steps=100, epoch=10, warmup=5)
-    assert base.stretched(1000) == Schedule(1000, None, 100, 50)
-    assert base.stretched(100) == base
+    assert base.scaled(1000) == Schedule(1000, None, 100, 50)
+    assert base.scaled(100) == base
 
 
 def test_one_epoch_more_than_the_name_says_is_run():
@@ -139,8 +139,10 @@ def test_the_rate_drops_after_epoch_half_plus_one(epochs, full_rate_epochs):
 
 def test_a_longer_schedule_drops_at_the_same_share_of_its_steps():
     base = Schedule(steps=100, drop_at=60)
-    assert base.stretched(1000) == Schedule(1000, 600)
-    assert base.stretched(50) == base
+    assert base.scaled(1000) == Schedule(1000, 600)
+    assert base.scaled(50) == Schedule(50, 30)
+    assert Schedule(steps=100, epoch=10, drops=(40, 80)).scaled(4) == Schedule(4, None, 1, 0, (2, 3))
+    assert Schedule(steps=0).scaled(7) == Schedule(7)
 
 
 @pytest.mark.parametrize(

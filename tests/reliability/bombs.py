@@ -19,6 +19,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _npz_lying(folder: Path) -> None:
 
 
 def _idx(folder: Path) -> None:
-    fuzz.KINDS["idx"].make(folder)
+    fuzz.EVERY["idx"].make(folder)
     (folder / "train-images-idx3-ubyte").unlink()
     with (folder / "train-images-idx3-ubyte.gz").open("wb") as file:
         for part in zeros(6000, wbits=31):
@@ -152,7 +153,7 @@ def _manifest(kind: str, *path: str | int, value: Any) -> Callable[[Path], None]
     """An artifact whose manifest says something else at one place."""
 
     def make(folder: Path) -> None:
-        fuzz.KINDS[kind].make(folder)
+        fuzz.EVERY[kind].make(folder)
         manifest = json.loads((folder / "manifest.json").read_text())
         at = manifest
         for word in path[:-1]:
@@ -167,7 +168,7 @@ def _named(name: str) -> Callable[[Path], None]:
     """An artifact that lists a file by such a name, with the checksum of one that is there."""
 
     def make(folder: Path) -> None:
-        fuzz.KINDS["artifact, hard"].make(folder)
+        fuzz.EVERY["artifact, hard"].make(folder)
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["files"][name] = manifest["files"]["images.safetensors"]
         (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -183,7 +184,7 @@ def _spread(folder: Path) -> None:
     """Levels of one channel whose scales are of a million."""
     from ddcore.storage.places import Place, load_tensors, save_tensors
 
-    fuzz.KINDS["artifact, soft, uint8, zca"].make(folder)
+    fuzz.EVERY["artifact, soft, uint8, zca"].make(folder)
     place = Place.at(folder / "images.safetensors")
     import torch
 
@@ -199,13 +200,13 @@ def _spread(folder: Path) -> None:
 def _linked(folder: Path) -> None:
     inside = folder / "set"
     inside.mkdir()
-    fuzz.KINDS["artifact, hard"].make(inside)
+    fuzz.EVERY["artifact, hard"].make(inside)
     (inside / "images.safetensors").rename(folder / "secret")
     (inside / "images.safetensors").symlink_to(folder / "secret")
 
 
 def _pipe(folder: Path) -> None:
-    fuzz.KINDS["artifact, hard"].make(folder)
+    fuzz.EVERY["artifact, hard"].make(folder)
     (folder / "images.safetensors").unlink()
     os.mkfifo(folder / "images.safetensors")
 
@@ -219,7 +220,7 @@ def _circles(folder: Path) -> None:
 
 
 def _sparse_artifact(folder: Path, head: bytes) -> None:
-    fuzz.KINDS["artifact, hard"].make(folder)
+    fuzz.EVERY["artifact, hard"].make(folder)
     sparse(folder / "images.safetensors", head)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["images.safetensors"]["bytes"] = manifest["bytes"]["images"] = SPARSE
@@ -233,7 +234,7 @@ def _sparse_parquet(folder: Path) -> None:
 
 
 def _graphs(folder: Path) -> None:
-    fuzz.KINDS["tu"].make(folder)
+    fuzz.EVERY["tu"].make(folder)
     (folder / "X_graph_indicator.txt").write_text("\n".join(["1"] * 19 + [str(2 * 10**9)]))
 
 
@@ -243,7 +244,7 @@ def _trees(folder: Path) -> None:
 
     from ddcore.storage.places import Place, save_tensors
 
-    fuzz.KINDS["artifact, trees"].make(folder)
+    fuzz.EVERY["artifact, trees"].make(folder)
     count = 60
     tensors = {
         "node_rows": torch.tensor([[6, 1]]),
@@ -292,14 +293,14 @@ def _read_run(folder: Path) -> None:
 
 
 ARTIFACT, DRAWN = "artifact, hard", "artifact, top-k"
-NPZ, PARQUET, FOLDER = fuzz.KINDS["npz"].read, fuzz.KINDS["parquet"].read, fuzz.KINDS["folder"].read
+NPZ, PARQUET, FOLDER = fuzz.EVERY["npz"].read, fuzz.EVERY["parquet"].read, fuzz.EVERY["folder"].read
 SMALL = fuzz._reader("folder", resize="8")
 Pair = tuple[Callable[[Path], object], Callable[[Path], object]]
-BOMBS: dict[str, Pair] = {
+EVERY: dict[str, Pair] = {
     "npz of 4 GB of zeros": (lambda f: _npz(f, 4000, "(4194304000,)"), NPZ),
     "npz header of 3 TB": (_npz_shape, NPZ),
     "npz shorter in its directory": (_npz_lying, NPZ),
-    "gzip of 6 GB of zeros": (_idx, fuzz.KINDS["idx"].read),
+    "gzip of 6 GB of zeros": (_idx, fuzz.EVERY["idx"].read),
     "PNG of 60,000 x 60,000 in parquet": (lambda f: _parquet(f, [png(60_000, 60_000)] * 4), PARQUET),
     "PNG of 60,000 x 60,000 in a folder": (lambda f: _pictures(f, png(60_000, 60_000)), FOLDER),
     "PNG of 9,000 x 9,000": (lambda f: _pictures(f, png(9000, 9000, true=True), 1), SMALL),
@@ -335,19 +336,29 @@ BOMBS: dict[str, Pair] = {
     "5 GB of holes as npz": (lambda f: sparse(f / "data.npz", b"PK\3\4"), NPZ),
     "5 GB of holes as parquet": (_sparse_parquet, PARQUET),
     "5 GB of holes as idx": (
-        lambda f: (fuzz.KINDS["idx"].make(f), sparse(f / "train-images-idx3-ubyte")),
-        fuzz.KINDS["idx"].read,
+        lambda f: (fuzz.EVERY["idx"].make(f), sparse(f / "train-images-idx3-ubyte")),
+        fuzz.EVERY["idx"].read,
     ),
     "5 GB of holes as run.json": (lambda f: sparse(f / "run.json", b"{"), _read_run),
-    "5 GB of holes as SMILES": (lambda f: sparse(f / "m.csv", b"smiles,label\n"), fuzz.KINDS["smiles"].read),
-    "5 GB of holes as settings": (lambda f: sparse(f / "c.toml", b"a=1\n"), fuzz.KINDS["settings"].read),
+    "5 GB of holes as SMILES": (lambda f: sparse(f / "m.csv", b"smiles,label\n"), fuzz.EVERY["smiles"].read),
+    "5 GB of holes as settings": (lambda f: sparse(f / "c.toml", b"a=1\n"), fuzz.EVERY["settings"].read),
     "TOML key of 100,000 parts": (
         lambda f: (f / "c.toml").write_text("a." * 100_000 + "a=1"),
-        fuzz.KINDS["settings"].read,
+        fuzz.EVERY["settings"].read,
     ),
-    "graph 2,000,000,000": (_graphs, fuzz.KINDS["tu"].read),
-    "tree of 2^60 nodes": (_trees, fuzz.KINDS["artifact, trees"].read),
+    "graph 2,000,000,000": (_graphs, fuzz.EVERY["tu"].read),
+    "tree of 2^60 nodes": (_trees, fuzz.EVERY["artifact, trees"].read),
 }
+LIKE = {
+    "encoder of width 9,999": "artifact, projector",
+    "encoder for 10^6 pixels": "artifact, projector",
+    "5 GB of holes as SMILES": "smiles",
+    "graph 2,000,000,000": "tu",
+    "tree of 2^60 nodes": "artifact, trees",
+}
+"""The kinds of those that a plugin reads."""
+BOMBS = {name: pair for name, pair in EVERY.items() if name not in LIKE or LIKE[name] in fuzz.KINDS}
+"""What can be read here."""
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -401,7 +412,8 @@ def _read(read: Callable[[Path], object], folder: Path) -> dict[str, Any]:
 def _measure(names: list[str]) -> dict[str, dict[str, Any]]:
     import tempfile
 
-    import ddcore_graphs.sources  # noqa: F401
+    with suppress(ModuleNotFoundError):
+        import ddcore_graphs.sources  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch
 

@@ -26,6 +26,10 @@ import numpy as np
 import torch
 from attrs import frozen
 
+from ddcore.composing.discovery import installed
+
+PROBES = str(Path(__file__).parents[1] / "probes")
+"""The plugins of settings, suites and runs."""
 SECONDS = 20.0
 """After which a case counts as one that hangs, on a busy machine too."""
 READ, REFUSED, TRACEBACK, HANG, CODE, UNDETECTED = "read", "refused", "traceback", "hang", "code", "undetected"
@@ -343,7 +347,7 @@ def _artifact(labels: str, storage: str = "float32", bits: int = 8) -> Callable[
         made = {
             "config": {"dataset": "digits", "ipc": 2},
             "options": {},
-            "plugins": [{"name": "dm"}],
+            "plugins": [{"name": "pull"}],
             "plan": {"steps": 5},
         }
         save_artifact(
@@ -354,7 +358,7 @@ def _artifact(labels: str, storage: str = "float32", bits: int = 8) -> Callable[
             classes=("cat", "dog", "tree frog"),
             normalisation=normalisation,
             recipe={"protocol": "quick", "learned_rate": 0.02},
-            provenance={"method": "dm", "seed": 3, "relabelled": [{"labels": "soft", "was": "hard", **made}], **made},
+            provenance={"method": "pull", "seed": 3, "relabelled": [{"labels": "soft", "was": "hard", **made}], **made},
             source={"name": "pets", "origin": "folder:pets", "licence": "CC0", "fingerprint": "f" * 64, "train": 60},
             notes=("frogs look like cats",),
             storage_dtype=storage,
@@ -561,7 +565,7 @@ def _tu(folder: Path) -> None:
         (folder / f"X_{name}.txt").write_text("\n".join(map(str, lines)))
 
 
-SETTINGS = """plugins = ["dm", "fyi"]
+SETTINGS = """plugins = ["pull", "turn"]
 dataset = "digits"
 ipc = 2
 steps = 5
@@ -574,10 +578,10 @@ validation = 0.2
 cache = "cache"
 [teachers]
 networks = ["convnet2-w4"]
-[plugin.dm]
-lr_img = 0.5
-[plugin.fyi]
-halve_batch = true
+[plugin.pull]
+rate = 0.5
+[plugin.turn]
+both = false
 """
 SUITE = """name = "small"
 ipc = [1, 2]
@@ -589,10 +593,10 @@ network = "convnet2-w4"
 name = "digits"
 dataset = "digits"
 [[method]]
-name = "dm + fyi"
-plugins = ["dm", "fyi"]
+name = "pull + turn"
+plugins = ["pull", "turn"]
 steps = 2
-plugin.dm.lr_img = 1.0
+plugin.pull.rate = 1.0
 """
 
 
@@ -619,7 +623,7 @@ def _run(folder: Path) -> None:
     from ddcore.runs.assembly import begin
     from ddcore.storage.progress import Reporter
 
-    words = ["--plugin", "dm", "--plugin", "fyi"]
+    words = ["--plugin", "pull", "--plugin", "turn"]
     given = {"network": "convnet2-w4", "steps": 5, "protocol": ("quick-3",), "out": str(folder / "run"), "threads": 1}
     begin(setup_from(select(words, {}), given, {}), plan_only=False, command=["ddcore"], reporter=Reporter(quiet=True))
     for name in sorted((folder / "run").iterdir()):
@@ -693,7 +697,7 @@ def _read_weights(folder: Path) -> None:
 
 
 TENSORS = ("images.safetensors", "labels.safetensors", "models.safetensors", "normalisation.safetensors")
-KINDS: dict[str, Kind] = {
+EVERY: dict[str, Kind] = {
     "artifact, hard": Kind(_artifact("hard"), _read_artifact, TENSORS),
     "artifact, soft, uint8, zca": Kind(_artifact("soft", "uint8"), _read_artifact, TENSORS),
     "artifact, static-mixed, 4 bits": Kind(_artifact("static-mixed", bits=4), _read_artifact, TENSORS),
@@ -715,6 +719,16 @@ KINDS: dict[str, Kind] = {
     "checkpoint": Kind(_checkpoint, _read_checkpoint, ("a.safetensors", "b.done.safetensors")),
     "weights": Kind(_weights, _read_weights),
 }
+READ_BY = {
+    "artifact, projector": "hello",
+    "artifact, trees": "mirage",
+    "artifact, graphs": "graphs",
+    "smiles": "graphs",
+    "tu": "graphs",
+}
+"""Kinds of file that a plugin reads."""
+KINDS = {name: kind for name, kind in EVERY.items() if READ_BY.get(name) in (None, *installed())}
+"""What can be read here."""
 
 
 def _write(place: Path, text: str) -> None:
@@ -884,6 +898,8 @@ def measure(cases: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Outcomes of so many cases: in all, and by kind of file; and the process's peak of resident memory over its start."""
     import resource
 
+    if PROBES not in sys.path:
+        sys.path.append(PROBES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     failures = []

@@ -2,17 +2,20 @@
 
 A *parent* process imports torch and ddcore once and forks a child for every command, so that an attempt costs about what its
 command computes. A child is ended by SIGKILL in one of two ways: from outside, after so many seconds of its own CPU time; or by
-itself, before its n-th change of a file (``Saboteur``), or after it with the file that was written last cut in the middle.
+itself, before its n-th change of a file (``Saboteur``), or after it with the file that was written last cut in the middle. Or it
+lives, and has no room on its disk from the first file on whose name fits a pattern.
 
 ``measure`` is what benchmarks call; run as a script, this file is the parent.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,12 +26,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import ddcore
+
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "ddcore/kit/contract/tiny.py")
+TINY = str(Path(ddcore.__file__).parent / "kit/contract/tiny.py")
+PROBES = str(ROOT / "tests/probes")
 SECONDS = 240.0
 """No command of the harness takes so long, however busy the machine is."""
 HOLDER = ".holder.json"
@@ -42,10 +49,10 @@ HERE = f" --plugin-path {TINY} --threads 1 --cache cache --out run"
 STUDENTS = " --protocol quick-3 --eval-seeds 1 --full-epochs 1"
 DATA = " --dataset tiny --preset none --network convnet2-w4"
 TEACHERS = " --teachers.networks convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
-DATM = " --plugin datm --plugin fyi --plugin dsa --steps 4 --datm.student-steps 3 --datm.max-start-epoch 2"
-EXPERTS = " --datm.lr-img 10 --experts.count 2 --experts.epochs 3 --experts.batch 16"
-DM = " --plugin dm --plugin dsa --steps 4 --dm.batch-real 8 --labels per-view --views.epochs 3"
-KD = " --plugin kd --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
+RIVAL = " --plugin rival --plugin turn --plugin shake --steps 4"
+EXPERTS = " --experts.count 2 --experts.epochs 3 --experts.batch 16"
+PULL = " --plugin pull --plugin shake --steps 4 --labels per-view --views.epochs 3"
+HEED = " --plugin heed --teacher convnet2-bn-w4 --teachers.epochs 3 --teachers.no-check"
 PROJECTOR = " --plugin hello --hello.epochs 3 --hello.rank 1 --hello.head prototypes" + TEACHERS
 LESSON = " --data tiny --student convnet2-w4 --protocol quick-3 --eval-seeds 2"
 SUITE = """
@@ -63,11 +70,11 @@ steps = 2
 name = "digits"
 dataset = "digits"
 [[method]]
-name = "dm"
-plugins = ["dm"]
+name = "pull"
+plugins = ["pull"]
 [[method]]
 name = "noise"
-plugins = ["dm"]
+plugins = ["pull"]
 init = "noise"
 """
 
@@ -95,9 +102,9 @@ class Recipe:
 
 
 RECIPES = {
-    "experts": Recipe("run" + DATM + EXPERTS + DATA + STUDENTS + HERE),
-    "teachers": Recipe("run" + DM + TEACHERS + DATA + STUDENTS + HERE),
-    "train": Recipe("train" + KD + LESSON + HERE),
+    "experts": Recipe("run" + RIVAL + EXPERTS + DATA + STUDENTS + HERE),
+    "teachers": Recipe("run" + PULL + TEACHERS + DATA + STUDENTS + HERE),
+    "train": Recipe("train" + HEED + LESSON + HERE),
     "evaluate": Recipe("evaluate set --dataset tiny" + STUDENTS + HERE, needs=("set",)),
     "relabel": Recipe(
         "relabel set --dataset tiny --labels averaged" + TEACHERS + HERE, resumes=False, again=False, needs=("set",)
@@ -107,8 +114,17 @@ RECIPES = {
         "relabel set --dataset tiny --labels projector" + PROJECTOR + HERE, resumes=False, again=False, needs=("set",)
     ),
     "export": Recipe("export set --to folder --out run", resumes=False, again=False, needs=("set",)),
+    "export-pt": Recipe("export set --to pt --out run", resumes=False, needs=("set",)),
+    "export-parquet": Recipe("export set --to parquet --out run", resumes=False, needs=("set",)),
+    "compare": Recipe("compare run other --out run/comparison.html", resumes=False, needs=("run", "other")),
     "report": Recipe("report run", resumes=False, needs=("run",)),
 }
+
+
+def with_probes() -> dict[str, str]:
+    """This process's environment, in which the tests' own plugins are installed."""
+    there = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*({PROBES} - {*there}), *filter(None, there)])}
 
 
 # ---- a process that forks ---------------------------------------------------------------------------------------------
@@ -122,12 +138,18 @@ class Fault:
         after: seconds of its own CPU time after which it is sent ``number``; None: never.
         change: before which change of a file it ends itself, counted from 1; 0: never.
         torn: only files that are opened to be written are counted, and it ends itself after that, with the file cut in the middle.
+        full: pattern of the file, within its folder, before whose writing the disk fills up; empty: it never does.
+        removes: a file or folder that is removed then, instead.
+        filler: a file on that disk that takes all its room; empty: nothing more can be written, as if the disk were full.
     """
 
     after: float | None = None
     change: int = 0
     torn: bool = False
     number: int = signal.SIGKILL
+    full: str = ""
+    filler: str = ""
+    removes: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +186,7 @@ class Parent:
 
     def __enter__(self) -> Parent:
         words = [sys.executable, __file__, *(["--plots"] if self.plots else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0", **self.environment}
+        environment = {**with_probes(), "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0", **self.environment}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
         return self
@@ -181,6 +203,17 @@ class Parent:
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return End(**json.loads(self.process.stdout.readline()))
+
+    def watched(
+        self, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> tuple[End, list[tuple[str, str]], list[str]]:
+        """Do a command in a child with some variables: how it ended, all that it did (``guard.Watch``), modules that it imported."""
+        asked = {"words": list(words), "folder": str(folder), "environment": dict(environment)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        end, seen = End(**json.loads(self.process.stdout.readline())), folder / "seen.json"
+        found = json.loads(seen.read_text()) if seen.exists() else {"events": [], "modules": []}
+        return end, [tuple(event) for event in found["events"]], found["modules"]
 
     def race(self, lines: Sequence[Sequence[str]], folders: Sequence[Path]) -> list[End]:
         """Do commands at the same time, each in a folder of its own."""
@@ -215,6 +248,13 @@ def serve() -> None:
             answer: Any = {}
         elif "race" in asked:
             answer = raced(asked["race"], [Path(folder) for folder in asked["folders"]], ddcore.cli.invoke)
+        elif "environment" in asked:
+            folder = Path(asked["folder"])
+            answer = ended(
+                begun(asked["words"], folder, Fault(), partial(overlooked, ddcore.cli.invoke, asked["environment"])),
+                folder,
+                Fault(),
+            )
         else:
             answer = attended(asked["words"], Path(asked["folder"]), Fault(**asked["fault"]), ddcore.cli.invoke)
         answers.write(json.dumps(answer) + "\n")
@@ -230,6 +270,21 @@ def raced(lines: list[list[str]], folders: list[Path], invoke: Any) -> list[dict
     """Fork children that do commands at the same time."""
     pids = [begun(words, folder, Fault(), invoke) for words, folder in zip(lines, folders, strict=True)]
     return [ended(pid, folder, Fault()) for pid, folder in zip(pids, folders, strict=True)]
+
+
+def overlooked(invoke: Any, environment: Mapping[str, str], words: list[str]) -> int:
+    """Do a command, and write down all that it does and imports."""
+    from guard import Watch  # this file is run as a script
+
+    os.environ.update(environment)
+    before, watch = {*sys.modules}, Watch()
+    sys.addaudithook(watch.see)
+    try:
+        return int(invoke(words))
+    finally:
+        watch.idle = True
+        modules = sorted({*sys.modules} - before)
+        Path("seen.json").write_text(json.dumps({"events": list(watch.events), "modules": modules}))
 
 
 def begun(words: list[str], folder: Path, fault: Fault, invoke: Any) -> int:
@@ -300,12 +355,14 @@ class Saboteur:
 
     def __init__(self, folder: str, fault: Fault) -> None:
         self.folder, self.fault, self.idle = folder + os.sep, fault, False
-        self.changes, self.writes, self.appends = 0, [], False
+        self.changes, self.writes, self.appends, self.full = 0, [], False, False
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Python calls this before whatever it is that happens."""
         if self.idle or (changed := self.changed(event, arguments)) is None:
             return
+        if self.fault.full:
+            self.fill(event, changed, arguments)
         if self.fault.torn and len(self.writes) == self.fault.change:
             self.idle = True
             tear(self.folder + self.writes[-1], self.appends)
@@ -316,6 +373,20 @@ class Saboteur:
         if event == "open":
             self.writes.append(changed.removeprefix(self.folder))
             self.appends = bool(arguments[2] & os.O_APPEND)
+
+    def fill(self, event: str, path: str, arguments: tuple[Any, ...]) -> None:
+        """Leave no room from the file on that the fault is about; what is there can still be removed and renamed."""
+        if not self.full and re.search(self.fault.full, path.removeprefix(self.folder)):
+            self.full = True
+            if self.fault.removes:
+                removed = Path(self.folder, self.fault.removes)
+                shutil.rmtree(removed, ignore_errors=True) if removed.is_dir() else removed.unlink(missing_ok=True)
+            if self.fault.filler:
+                take_all(self.fault.filler)
+        grows = event in ("os.mkdir", "os.link", "os.symlink") or (event == "open" and not os.path.exists(path))
+        appends = event == "open" and arguments[2] & (os.O_APPEND | os.O_TRUNC)
+        if self.full and not self.fault.filler and not self.fault.removes and (grows or appends):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def changed(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         """The path in the folder that an event changes, if it changes one."""
@@ -328,6 +399,16 @@ class Saboteur:
             return None
         path = os.path.abspath(os.fsdecode(arguments[0]))
         return path if path.startswith(self.folder) else None
+
+
+def take_all(path: str) -> None:
+    """Write a file until its disk is full, to the last byte."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT)
+    for piece in (bytes(2**20), bytes(4096), b"0"):
+        with suppress(OSError):
+            while os.write(handle, piece):
+                pass
+    os.close(handle)
 
 
 def tear(path: str, appended: bool) -> None:
@@ -440,9 +521,10 @@ class Ground:
         place = self.folder / f"attempt-{self.number:04d}"
         place.mkdir()
         for name in recipe.needs:
-            if name in ("set", "run"):
-                self.whole("experts")
-                made = self.folder / "whole-experts/run"
+            if name in ("set", "run", "other"):
+                whole = "teachers" if name == "other" else "experts"
+                self.whole(whole)
+                made = self.folder / f"whole-{whole}/run"
                 shutil.copytree(made / "artifact" if name == "set" else made, place / name)
             else:
                 (place / name).write_text(SUITE)
@@ -596,7 +678,7 @@ LONG_LESSON += ["--threads", "1", "--cache", "cache", "--out", "run"]
 
 def started(words: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
     """A command in a process of its own, which may have workers; what it says is in ``said.txt``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
+    environment = {**with_probes(), "OMP_NUM_THREADS": "1", "DDCORE_CHECKPOINT_SECONDS": "0.2"}
     with open(place / "said.txt", "a") as said:
         command = [sys.executable, "-m", "ddcore", *words]
         return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)

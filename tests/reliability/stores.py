@@ -180,8 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 # ---- runs on it ------------------------------------------------------------------------------------------------------
 
-RUN = "run --plugin datm --plugin dsa --steps 8 --datm.student-steps 4 --datm.max-start-epoch 2 --datm.lr-img 10 --experts.count 2 "
-RUN += "--experts.epochs 4 --eval-seeds 1 --protocol quick-3 --network convnet2-w4 --preset none --threads 1 --full-epochs 1"
+RUN = "run --plugin rival --plugin shake --steps 8 --labels averaged --teachers.networks convnet2-bn-w4 --teachers.no-check --experts.count 2 "
+RUN += "--teachers.epochs 1 --experts.epochs 4 --eval-seeds 1 --protocol quick-3 --network convnet2-w4 --preset none --threads 1 --full-epochs 1"
 FILES = ("images.safetensors", "labels.safetensors", "preview.png")
 
 

@@ -11,14 +11,21 @@ from ddcore.data.source import Real
 from ddcore.data.sources import open_source
 from ddcore.labels import HardLabels
 from ddcore.runs.builtin import Core, for_each_class
+from ddcore.storage.places import Place
 
 NOTHING = {"data_root": None, "split": None, "resize": None}
 
 
 @pytest.fixture(scope="module")
-def run() -> SimpleNamespace:
+def run(tmp_path_factory) -> SimpleNamespace:
     source = open_source("digits")
-    return SimpleNamespace(real=Real(source, fit("mean-std", source)), plan=SimpleNamespace(needs=()), plugins={})
+    what = {
+        "source": source,
+        "real": Real(source, fit("mean-std", source)),
+        "cache": Place.at(tmp_path_factory.mktemp("cache")),
+    }
+    where = {"device": torch.device("cpu"), "dtype": torch.float32, "warn": pytest.fail}
+    return SimpleNamespace(**what, **where, plan=SimpleNamespace(needs=()), plugins={})
 
 
 def test_ddcore_data_knows_digits_and_leaves_other_names_alone():

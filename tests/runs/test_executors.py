@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
+from warm import context
 
 from ddcore.errors import DdcoreError
 from ddcore.runs.executors import ATTEMPTS, Processes
@@ -99,3 +101,15 @@ def test_a_task_whose_workers_always_die_is_named(monkeypatch):
     with pytest.raises(DdcoreError, match=f"died {ATTEMPTS} times on tasks c, d, e"):
         run()
     assert done == ["a", "b"]
+
+
+def test_workers_of_tests_get_the_environment_and_folder_of_now_and_import_plugins_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plugins = "[name for name in __import__('sys').modules if name.startswith('ddcore_')]"
+    for word in ("first", "second"):
+        monkeypatch.setenv("DDCORE_WORD", word)
+        with ProcessPoolExecutor(1, context("spawn")) as pool:
+            assert pool.submit(os.getenv, "DDCORE_WORD").result() == word
+            assert pool.submit(os.getcwd).result() == str(tmp_path)
+            assert pool.submit(os.getpid).result() != os.getpid()
+            assert pool.submit(eval, plugins).result() == []

@@ -82,6 +82,8 @@ class Stand:
     matcher_name = "'m'"
     plan = SimpleNamespace(matcher="m")
     device = torch.device("cpu")
+    config = SimpleNamespace(stop_diverged=True)
+    of_images = False
 
     def __init__(self, folder, stop_after=None, **plugins):
         self.plugins = {"m": Matcher(), **plugins}
@@ -92,6 +94,9 @@ class Stand:
 
     def log(self, event, *, step, **fields):
         self.stopping = step == self.stop_after
+
+    def warn(self, text):
+        self.warned = [*getattr(self, "warned", []), text]
 
     def check_stop(self):
         if self.stopping:

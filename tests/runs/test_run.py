@@ -114,7 +114,7 @@ def test_a_terminated_run_stops_cleanly_and_says_how_to_go_on(uninterrupted, tmp
     assert bits(run) == bits(uninterrupted["pull"])
 
 
-def test_worker_processes_give_the_same_bits(uninterrupted, tmp_path):
+def test_worker_processes_give_the_same_bits(uninterrupted, tmp_path, workers_are_spawned):
     words = ["run", *RIVAL, *COMMON, "--jobs", "2", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     assert invoke(words) == 0
     assert bits(tmp_path / "run") == bits(uninterrupted["rival"])

@@ -10,7 +10,7 @@ import pytest
 from ddcore.errors import DdcoreError, InputError, Interrupted, PluginError
 from ddcore.runs import opening
 from ddcore.runs import work as tasks
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opening import open_run
 from ddcore.runs.work import address_elsewhere, answer, describe, environment_elsewhere, needs, raise_answer
 from ddcore.storage.ownership import signed

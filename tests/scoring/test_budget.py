@@ -10,8 +10,8 @@ from ddcore import load_artifact
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
 from ddcore.labels.per_view import LARGEST_HEADER
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble, label, save
-from ddcore.runs.loop import distillation_tasks
 from ddcore.scoring.budget import budget_of, image_bytes, label_size, largest
 from ddcore.storage.places import Place, save_tensors, size_of
 from ddcore.storage.units import byte_count

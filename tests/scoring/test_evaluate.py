@@ -22,22 +22,13 @@ from ddcore.data.normalisation import fit
 from ddcore.data.source import Real, Split
 from ddcore.data.sources import open_source
 from ddcore.images.views import Draw, drawn
-from ddcore.labels import (
-    HardLabels,
-    SoftLabels,
-    draw_views,
-    make_averaged,
-    make_per_view,
-    make_static_mixed,
-    make_top_k,
-    make_two_distances,
-    student_loss,
-)
+from ddcore.labels import HardLabels, SoftLabels, draw_views, make_per_view, student_loss
+from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
 from ddcore.networks.passes import lay_out
 from ddcore.networks.zoo import build
 from ddcore.runs.builtin import Core
 from ddcore.scoring import evaluate
-from ddcore.scoring.baselines import kcenter_index, random_index, share_out
+from ddcore.scoring.baselines import kcenter_index, random_index, sees_features, share_out
 from ddcore.scoring.evaluate import evaluate_artifact, recipe_for, run_evaluation_task
 from ddcore.sets.artifact import save_artifact
 from ddcore.storage.checkpoints import Checkpoints
@@ -95,6 +86,7 @@ class Stand:
         self.source = DIGITS
         settings = {
             "protocol": protocols,
+            "rows": (),
             "baseline": (),
             "eval_network": (),
             "eval_seeds": seeds,
@@ -103,7 +95,7 @@ class Stand:
             "labels": None,
             "amp": False,
         }
-        self.of_images, self.plugins = True, {}
+        self.of_images, self.plugins, self.elsewhere = True, {}, ()
         self.config = SimpleNamespace(**settings)
         self.options = {"experts": Experts(count=1, epochs=2)}
         self.hooks = SimpleNamespace(providers=lambda hook: [], **PROTOCOLS_ALONE)
@@ -135,6 +127,9 @@ class Stand:
         if self.labeller in KINDS:
             return labels_of(self.labeller, images, classes)
         return SoftLabels(4 * F.one_hot(classes, 10).float(), classes)
+
+    def initialize(self, classes, task, name):
+        return Core().ddcore_initialize(name, classes, task, self.generator("initialize", name, task.slot), self)
 
     def say(self, text): ...
 
@@ -274,7 +269,7 @@ def test_random_subsets_are_redrawn_for_each_seed_and_nested(run):
 
 
 def test_kcenter_with_one_image_is_the_one_nearest_to_the_mean(run):
-    index = kcenter_index(run, run.artifact)[0]
+    index = kcenter_index(run, run.artifact.labels.classes)
     for c in range(10):
         rows = run.real.train.of_class(c)
         flat = run.real.train.inputs(rows).flatten(1)
@@ -286,26 +281,61 @@ def test_kcenter_says_what_its_features_are(run):
 
 
 def test_kcenter_uses_an_experts_features_when_there_is_one(run):
+    before = kcenter_index(run, CLASSES)
     trajectories(run)
     assert "features of expert 0" in of(evaluate_artifact(run), "kcenter").note
+    assert before.tolist() != kcenter_index(run, CLASSES).tolist()
 
 
 @pytest.mark.parametrize("on_features", [False, True])
 def test_kcenter_is_one_thing_as_a_row_and_as_an_initialiser(run, on_features):
     if on_features:
         trajectories(run)
-    index, used = kcenter_index(run, run.artifact)
     given = {"name": "kcenter", "classes": run.artifact.labels.classes, "task": Task("distil", "t", 1)}
     images = Core().ddcore_initialize(**given, generator=torch.Generator(), run=run)
-    assert used == on_features and torch.equal(images, run.real.train.inputs(index))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 1, run.artifact)
+    assert torch.equal(images, row.images) and torch.equal(row.labels.classes, run.artifact.labels.classes)
+    assert torch.equal(images, run.real.train.inputs(kcenter_index(run, run.artifact.labels.classes)))
+
+
+def test_the_row_kcenter_is_what_answers_to_that_name(run):
+    run.initialize = lambda classes, task, name: torch.full((len(classes), 1, 8, 8), float(name == "kcenter"))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 0, run.artifact)
+    assert row.images.min() == 1
+
+
+def test_kcenter_gives_images_in_the_order_of_the_classes_asked_for(run):
+    sorted_ = kcenter_index(run, torch.tensor([0, 0, 3, 3, 3, 7]))
+    mixed = kcenter_index(run, torch.tensor([3, 7, 0, 3, 3, 0]))
+    assert mixed.tolist() == sorted_[[2, 5, 0, 3, 4, 1]].tolist()
+    assert run.real.train.labels[mixed].tolist() == [3, 7, 0, 3, 3, 0]
+
+
+def test_kcenters_choices_are_kept_for_other_runs(run, tmp_path, monkeypatch):
+    first = kcenter_index(run, CLASSES)
+    monkeypatch.setattr("ddcore.scoring.baselines.kcenter", None)
+    other = with_artifact(Stand(tmp_path / "other", cache=tmp_path / "cache", seed=4))
+    assert torch.equal(kcenter_index(other, CLASSES), first)
+    with pytest.raises(TypeError):
+        kcenter_index(other, CLASSES.repeat(2))
+
+
+def test_an_initialisers_row_has_no_more_of_a_class_than_there_are(run):
+    there = run.real.counts()
+    asked = torch.cat([torch.zeros(there[0] + 5, dtype=torch.int64), CLASSES[1:]])
+    index = kcenter_index(run, asked)
+    assert torch.equal(index[-9:], kcenter_index(run, CLASSES)[1:])
+    assert len(index[: there[0]].unique()) == there[0] and torch.equal(index[there[0] : there[0] + 5], index[:5])
+    many = SimpleNamespace(labels=HardLabels(asked, 10))
+    row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 0, many)
+    assert torch.bincount(row.labels.classes).tolist() == [there[0], *[1] * 9]
 
 
 def test_kcenter_does_not_depend_on_experts_that_the_run_does_not_need(run):
-    before = kcenter_index(run, run.artifact)
+    before = kcenter_index(run, CLASSES)
     trajectories(run)
     run.plan = SimpleNamespace(needs=())
-    after = kcenter_index(run, run.artifact)
-    assert torch.equal(before[0], after[0]) and before[1] == after[1] is False
+    assert torch.equal(before, kcenter_index(run, CLASSES)) and not sees_features(run)
 
 
 def test_a_task_is_a_pure_function_of_its_options(run, tmp_path):
@@ -395,7 +425,7 @@ def test_no_student_tells_blank_images_apart(tmp_path):
     # equal images of ten classes get equal answers, whose mean cross-entropy is log 10 at least, whatever the network
     loss = {}
     for name, images in (("blank", torch.zeros(10, 1, 8, 8)), ("means", None)):
-        run = with_artifact(Stand(tmp_path / name, protocols=("dc-20",), seeds=1), images=images)
+        run = with_artifact(Stand(tmp_path / name, protocols=("plain-20",), seeds=1), images=images)
         (task,) = [
             evaluate.task_of(arm, 0, "x") for arm in evaluate.arms_of(run, run.artifact) if arm.set == "distilled"
         ]
@@ -404,14 +434,16 @@ def test_no_student_tells_blank_images_apart(tmp_path):
 
 
 def test_protocols_and_networks_multiply_the_rows(tmp_path):
-    run = with_artifact(Stand(tmp_path, protocols=("dc-0", "fyi-1"), seeds=1))
+    run = with_artifact(Stand(tmp_path, protocols=("plain-0", "turned-1"), seeds=1))
     run.config.eval_network = ("convnet-w8", "mlp")
     rows = evaluate_artifact(run)
-    assert {(r.protocol, r.network) for r in rows} == {(p, n) for p in ("dc-0", "fyi-1") for n in ("convnet-w8", "mlp")}
+    assert {(r.protocol, r.network) for r in rows} == {
+        (p, n) for p in ("plain-0", "turned-1") for n in ("convnet-w8", "mlp")
+    }
     assert len(rows) == 4 * 5
 
 
-@pytest.mark.parametrize("name", ["dc-2", "dc-mnist-2", "dsa-2", "fyi-2"])
+@pytest.mark.parametrize("name", ["plain-2", "each-image-2", "augmented-2", "turned-2"])
 def test_every_augmentation_trains(tmp_path, name):
     run = with_artifact(Stand(tmp_path, protocols=(name,)))
     task = evaluate.task_of(evaluate.arms_of(run, run.artifact)[0], 0, "x")
@@ -437,7 +469,7 @@ def test_the_recipe_says_how_to_train_without_ddcore(run):
 
 
 def test_class_means_and_full_data_beat_random_images(tmp_path):
-    run = with_artifact(Stand(tmp_path, protocols=("dc-60",), seeds=16))
+    run = with_artifact(Stand(tmp_path, protocols=("plain-60",), seeds=16))
     run.config.full_epochs = 20
     values = {row.set: torch.tensor(row.values) for row in evaluate_artifact(run)}
     for name in ("distilled", "full"):
@@ -457,7 +489,7 @@ def of_kind(folder, kind, protocols, **more):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_real_images_stand_beside_every_kind_of_labels_under_its_rule_and_its_steps(tmp_path, kind):
-    rows = evaluate_artifact(of_kind(tmp_path, kind, ("sre2l-cifar-2",), labeller=kind))
+    rows = evaluate_artifact(of_kind(tmp_path, kind, ("views-small-2",), labeller=kind))
     stored = "soft" if kind == "averaged" else kind
     same_rule = [(r.set, r.labels) for r in rows if r.labels == stored]
     assert same_rule == [("distilled", stored), ("random", stored), ("kcenter", stored)]
@@ -465,7 +497,7 @@ def test_random_real_images_stand_beside_every_kind_of_labels_under_its_rule_and
     # E = 2 epochs of 10 images: whole batches, or the labels' own of 4, 4 and 2
     due = 2 * 3 if kind in OF_VIEWS else 2
     assert {r.steps for r in rows if r.set != "full"} == {due}
-    assert {r.protocol for r in rows} == {"sre2l-cifar-2"}
+    assert {r.protocol for r in rows} == {"views-small-2"}
     assert of(rows, "random", stored).bytes["labels"] == of(rows, "distilled", stored).bytes["labels"] - header_bytes(
         tmp_path
     )
@@ -478,7 +510,7 @@ def header_bytes(folder):
 
 @pytest.mark.parametrize("kind", OF_VIEWS)
 def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, monkeypatch, kind):
-    run, batches = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind), []
+    run, batches = of_kind(tmp_path, kind, ("views-2",), labeller=kind), []
     train = students.train_student
 
     def watched(network, images, labels, descent, **more):
@@ -489,13 +521,13 @@ def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, mon
     evaluate_artifact(run)
     assert len(batches) == 8 and {b[1] for b in batches} == {4}
     assert {b[2:] for b in batches if b[0] < len(DIGITS.train.labels)} == {(6, 3)}
-    assert protocol("sre2l").batch == 1024
+    assert protocol("views").batch == 1024
 
 
 @pytest.mark.parametrize("kind", OF_VIEWS)
 def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path, kind):
-    run = of_kind(tmp_path, kind, ("sre2l-2",), labeller=kind)
-    given = protocol("rded"), run, run.generator, 6
+    run = of_kind(tmp_path, kind, ("views-2",), labeller=kind)
+    given = protocol("views"), run, run.generator, 6
     assert students.augmentation(*given, run.artifact.labels) is None
     assert students.augmentation(*given, HardLabels(CLASSES, 10)) is not None
     rows = evaluate_artifact(run)
@@ -503,7 +535,7 @@ def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path,
     assert "stand in" not in of(rows, "distilled").note
 
 
-@pytest.mark.parametrize("name", ["sre2l", "sre2l-cifar"])
+@pytest.mark.parametrize("name", ["views", "views-small"])
 def test_hard_labels_under_a_mix_are_both_cross_entropies_by_their_shares(run, name):
     recipe, labels, images = protocol(name), HardLabels(CLASSES, 10), run.artifact.images()
     draw = students.augmentation(recipe, run, run.generator, 9, labels)
@@ -523,9 +555,9 @@ def test_hard_labels_under_a_mix_are_both_cross_entropies_by_their_shares(run, n
 
 def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
     images, soft = run.artifact.images(), SoftLabels(torch.randn(10, 10, generator=randomness.generator(1)), CLASSES)
-    draw = students.augmentation(protocol("infer"), run, run.generator, 9, soft)
+    draw = students.augmentation(protocol("views-small"), run, run.generator, 9, soft)
     clean = batch_of(images, soft, next(soft.views(0, 10, 10, run.generator("order"))))
-    views = students.draw_of(protocol("infer"), run)
+    views = students.draw_of(protocol("views-small"), run)
     mixed, parameters = draw(10, 0)(clean), drawn(views, 10, (8, 8), run.generator("augment", 0))
     due = (
         parameters.share * clean.targets["logits"]
@@ -535,7 +567,7 @@ def test_soft_labels_of_the_clean_image_are_mixed_before_the_softmax(run):
 
 
 def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
-    recipe = attrs.evolve(protocol("rded"), views=Draw(crop="none", flip=0, mix="none", shuffle=2))
+    recipe = attrs.evolve(protocol("views"), views=Draw(crop="none", flip=0, mix="none", shuffle=2))
     ramp = torch.arange(128.0).view(2, 1, 8, 8)
     given = Batch(ramp, {"class": torch.zeros(2, dtype=torch.int64)}, torch.arange(2))
     draw = students.augmentation(recipe, run, run.generator, 9, HardLabels(CLASSES, 10))
@@ -551,13 +583,13 @@ def test_patches_are_shuffled_before_crops_by_the_protocol_that_says_so(run):
 def test_views_shift_by_the_published_pixels_but_never_by_more_than_an_eighth(run):
     for size, pad in ((8, 1), (32, 4), (224, 4)):
         run.source = SimpleNamespace(size=size, mirror_symmetric=True)
-        assert students.draw_of(protocol("sre2l-cifar"), run).pad == pad
+        assert students.draw_of(protocol("views-small"), run).pad == pad
 
 
 def test_views_never_mirror_digits(run):
     assert all(students.draw_of(p, run).flip == 0 for p in PROTOCOLS.values() if p.views)
     run.source = attrs.evolve(DIGITS, mirror_symmetric=True)
-    assert students.draw_of(protocol("sre2l"), run).flip == 0.5
+    assert students.draw_of(protocol("views"), run).flip == 0.5
 
 
 @pytest.mark.parametrize(
@@ -567,7 +599,8 @@ def test_every_recipe_of_a_decoupled_method_trains(tmp_path, name):
     run = with_artifact(Stand(tmp_path, protocols=(f"{name}-3",), network="convnet2-bn-w8"))
     task = evaluate.task_of(evaluate.arms_of(run, run.artifact)[0], 0, "x")
     one, two = run_evaluation_task(task, run), run_evaluation_task(attrs.evolve(task, key="again"), run)
-    assert int(one["steps"]) == 3 and not int(one["diverged"]) and float(one["loss"]) > 0
+    trained = int(one["steps"]) - int(one.get("probe.steps", 0))
+    assert trained == 3 and not int(one["diverged"]) and float(one["loss"]) > 0
     assert float(one["rate"]) == protocol(name).rate and torch.equal(one["loss"], two["loss"])
 
 
@@ -581,13 +614,13 @@ def test_auto_of_labels_with_views_is_decided_before_the_artifact_as_after_it(tm
 
 
 def test_the_recipe_of_a_decoupled_method_says_how_to_train_without_ddcore(tmp_path):
-    run = Stand(tmp_path, protocols=("sre2l-tiny-40",))
+    run = Stand(tmp_path, protocols=("warm-40",))
     recipe = recipe_for(run, HardLabels(CLASSES, 10), None)
     assert json.loads(json.dumps(recipe)) == recipe
     assert (recipe["epochs"], recipe["optimizer"], recipe["rate"], recipe["momentum"]) == (40, "sgd", 0.2, 0.9)
     assert recipe["warmup_epochs"] == 2 and recipe["views"]["mix"] == "none" and recipe["views"]["flip"] == 0
     assert recipe["schedule"].startswith("cosine") and not recipe.keys() & {"drop", "drop_after_epoch"}
-    run.config.protocol = ("cv-dd",)
+    run.config.protocol = ("grouped",)
     recipe = recipe_for(run, labels_of("per-view", torch.zeros(10, 1, 8, 8), CLASSES), None)
     assert (recipe["batch"], recipe["batch_norm_group"], recipe["stretch"]) == (4, 8, 2.0)
     assert recipe["betas"] == [0.9, 0.999] and "momentum" not in recipe and recipe["augment"] == []
@@ -602,7 +635,7 @@ def test_the_recipe_of_a_matched_set_says_what_it_always_said(run):
 
 
 def test_a_descent_holds_every_number_of_its_protocol():
-    tiny = students.descent_of(protocol("sre2l-tiny"), protocol("sre2l-tiny").schedule(1000), 0.3)
+    tiny = students.descent_of(protocol("warm"), protocol("warm").schedule(1000), 0.3)
     assert (tiny.steps, tiny.batch, tiny.rate, tiny.momentum, tiny.weight_decay) == (400, 256, 0.3, 0.9, 1e-4)
     assert (tiny.optimizer, tiny.schedule, tiny.per_epoch, tiny.warmup, tiny.decay_biases) == (
         "sgd",
@@ -611,10 +644,10 @@ def test_a_descent_holds_every_number_of_its_protocol():
         20,
         True,
     )
-    groups = students.descent_of(protocol("cv-dd"), protocol("cv-dd").schedule(32), 1e-3)
+    groups = students.descent_of(protocol("grouped"), protocol("grouped").schedule(32), 1e-3)
     assert (groups.optimizer, groups.group, groups.stretch, groups.per_epoch) == ("adamw", 8, 2.0, 2)
     assert groups.weight_decay == 0.01 and not groups.decay_biases and groups.drop_at is None
-    old = students.descent_of(protocol("dsa"), protocol("dsa").schedule(10), 0.01)
+    old = students.descent_of(protocol("augmented"), protocol("augmented").schedule(10), 0.01)
     assert (old.schedule, old.drop_at, old.drop, old.group, old.per_epoch) == ("drop", 502, 0.1, None, None)
 
 
@@ -666,7 +699,7 @@ def test_a_full_row_of_one_thread_is_none_of_two(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "symmetric", "first"), [("fyi", True, True), ("fyi", False, False), ("dsa", True, False)]
+    ("name", "symmetric", "first"), [("turned", True, True), ("turned", False, False), ("augmented", True, False)]
 )
 def test_a_mirror_image_comes_first_where_the_protocol_says_so_and_classes_allow_it(
     run, monkeypatch, name, symmetric, first

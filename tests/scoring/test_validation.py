@@ -20,7 +20,7 @@ from ddcore.training.loop import Epoch
 from ddcore.training.watching import LOOKS, Watch
 
 DIGITS = open_source("digits")
-TRAIN = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=kd-3", "--eval-seeds=1", "--threads=1"]
+TRAIN = ["train", "--data=digits", "--student=convnet2-w4", "--protocol=stepwise-3", "--eval-seeds=1", "--threads=1"]
 
 
 def numbered(*counts):

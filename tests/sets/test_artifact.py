@@ -44,7 +44,7 @@ def save(place, pixels: Tensor | None = None, labels: Labels | None = None, **ch
         "classes": NAMES,
         "normalisation": MEAN_STD,
         "recipe": {"protocol": "quick", "learned_rate": 0.02},
-        "provenance": {"method": "dm + fyi", "seed": 3},
+        "provenance": {"method": "pull + turn", "seed": 3},
         "source": SOURCE,
         "notes": ("frogs look like cats",),
     }
@@ -194,16 +194,43 @@ def test_targets_go_straight_into_torch_cross_entropy(tmp_path):
     torch.testing.assert_close(artifact[1][1], (labels.logits[1] / 2).softmax(0))
 
 
-def test_equal_seeds_give_equal_orders_and_every_iteration_a_new_one(tmp_path):
+def order(loader) -> list[float]:
+    return torch.cat([x for x, _ in loader]).flatten().tolist()
+
+
+def test_every_loop_over_a_loader_is_the_next_epoch_whether_it_is_made_once_or_each_time(tmp_path):
+    save(tmp_path)
+    ours, theirs, at_once, other = (load_artifact(tmp_path) for _ in range(4))
+    loader = ours.loader(batch_size=4, seed=0)
+    one = [order(loader) for _ in range(3)]
+    assert one == [order(theirs.loader(batch_size=4, seed=0)) for _ in range(3)]  # the obvious loop
+    assert len({tuple(epoch) for epoch in one}) == 3
+    assert order(at_once.loader(batch_size=4, seed=0, epochs=3)) == sum(one, [])
+    mixed = [order(other.loader(4)), order(other.loader(4, seed=1)), order(other.loader(4))]
+    assert mixed[0] == one[0] and mixed[2] == one[1] and mixed[1] != one[0]  # another seed is another sequence
+
+
+def test_epochs_can_be_asked_for_by_number(tmp_path):
     artifact = save(tmp_path)
+    one = [order(artifact.loader(4)) for _ in range(3)]
+    again = artifact.loader(4, first=1)
+    assert [order(again), order(again)] == one[1:] and order(artifact.loader(4, first=0)) == one[0]
+    assert [order(DataLoader(artifact.batches(4, first=n), batch_size=None)) for n in range(3)] == one
+    assert order(artifact.batches(4, epochs=2, first=1)) == one[1] + one[2]
+    with pytest.raises(ValueError, match="first is -1: give at least 1, 1 and 0"):
+        artifact.loader(first=-1)
 
-    def orders(loader, times):
-        return [torch.cat([x for x, _ in loader]).flatten().tolist() for _ in range(times)]
 
-    one = orders(artifact.loader(batch_size=4, seed=0), 2)
-    assert one == orders(artifact.loader(batch_size=4, seed=0), 2)
-    assert one[0] != one[1] and one[0] != orders(artifact.loader(batch_size=4, seed=1), 1)[0]
-    assert orders(artifact.loader(batch_size=4, seed=0, epochs=2), 1)[0] == one[0] + one[1]
+def test_an_artifact_says_what_it_is_and_what_to_do_next(tmp_path):
+    artifact = save(tmp_path, labels=soft())
+    what, how, then = repr(artifact).splitlines()
+    assert what == "<Artifact: 6 images of 3 classes, 3 x 2 x 2, soft labels, by pull + turn from pets"
+    assert "in artifact.loader(batch_size=64, seed=0): artifact.loss(network(images), targets)" in how
+    assert then == "  no recipe is given; test images: artifact.normalisation.apply(pixels in [0, 1])>"
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    for images, targets in artifact.loader(batch_size=64, seed=0):
+        artifact.loss(network(images), targets).backward()
+    assert network[1].weight.grad.abs().sum() > 0
 
 
 # ---- a folder that explains itself -----------------------------------------------------------------------------------
@@ -225,7 +252,7 @@ def test_the_card_names_source_licence_method_use_and_gaps(tmp_path):
     text = (tmp_path / "README.md").read_text()
     head, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert {k: json.loads(v) for k, _, v in (line.partition(": ") for line in head.splitlines())}["license"] == "cc0"
-    for words in ("pets", "folder:pets", "CC0", "dm + fyi", "tree frog", "Intended use", "frogs look like cats"):
+    for words in ("pets", "folder:pets", "CC0", "pull + turn", "tree frog", "Intended use", "frogs look like cats"):
         assert words in body
     with Image.open(tmp_path / "preview.png") as preview:
         preview.verify()
@@ -245,12 +272,15 @@ def test_a_card_that_somebody_edited_is_told_but_keeps_nobody_from_training(tmp_
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda m: m.update(schema=2), "schema 2, and this ddcore reads schemas up to 1: pip install --upgrade"),
+        (lambda m: m.update(schema=3), "schema 3, and this ddcore reads schemas up to 2: pip install --upgrade"),
         (lambda m: m.pop("schema"), "no schema version"),
         (lambda m: m.update(kind="graphs"), "holds graphs, and this ddcore reads images"),
         (lambda m: m["labels"].update(kind="riddles", distribution="ddcore-riddles"), "pip install ddcore-riddles"),
         (lambda m: m["labels"].update(kind="riddles"), "kind 'riddles', which this ddcore does not read"),
-        (lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-infer"}]), "pip install ddcore-infer"),
+        (
+            lambda m: m.update(decoder=[{"op": "add", "distribution": "ddcore-elsewhere"}]),
+            "pip install ddcore-elsewhere",
+        ),
         (
             lambda m: m["files"].update({"../x": m["files"]["README.md"]}),
             "lists '../x', which is no file of its folder",

@@ -101,7 +101,10 @@ def test_an_operation_may_ask_the_one_before_it_for_any_sample():
     [
         ([], "without operations"),
         ([{"op": "row", "tensor": "pixels"}], "named 'row': did you mean 'rows'"),
-        ([{"op": "mosaic", "distribution": "ddcore-rded"}], "'mosaic' of ddcore-rded.*pip install ddcore-rded"),
+        (
+            [{"op": "mosaic", "distribution": "ddcore-elsewhere"}],
+            "'mosaic' of ddcore-elsewhere.*pip install ddcore-elsewhere",
+        ),
         ([{"op": "rows", "tensor": "pixel"}], "'pixel', which is not stored: did you mean 'pixels'"),
         ([{"op": "rows"}], "'rows' names no tensor"),
         ([{"op": "dequantise", "tensor": "pixels", "scale": "pixels"}], "'dequantise' names no offset"),

@@ -20,6 +20,7 @@ from ddcore.data.readers import read_arrays
 from ddcore.data.source import Source, Split
 from ddcore.data.sources import open_source
 from ddcore.errors import MOST_KNOWN, DdcoreError, InputError, near
+from ddcore.images.framing import Resize
 from ddcore.images.pictures import AHEAD, decode, stack
 from ddcore.labels.encoders import Public
 from ddcore.runs.opening import open_run
@@ -148,7 +149,7 @@ def test_whatever_stands_in_a_manifest(artifact, data, value):
         ("suite", "s.toml"),
         ("weights", "new.pth"),
         ("weights", "w.safetensors"),
-        ("smiles", "m.csv"),
+        *([("smiles", "m.csv")] if "smiles" in fuzz.KINDS else []),
         ("run.json", "run/run.json"),
     ],
 )
@@ -175,7 +176,7 @@ def within_bounds(found):
 
 def test_small_files_that_stand_for_enormous_things_are_refused():
     named = tuple(name for name in bombs.BOMBS if name.startswith("file named"))
-    assert within_bounds(bombs.measure_bombs((*QUICK, *named))) == {}
+    assert within_bounds(bombs.measure_bombs(tuple(name for name in (*QUICK, *named) if name in bombs.BOMBS))) == {}
 
 
 @pytest.mark.slow
@@ -325,7 +326,7 @@ def test_a_long_word_takes_no_quadratic_time():
 
 def test_a_file_of_a_million_names_makes_a_short_sentence():
     said = near("x" * 10**6, [f"{n:06d}{'y' * 300 if n % 2 else ''}" for n in range(10**5)])
-    assert len(said) < 10 * MOST_KNOWN and said.endswith(f"and {10**5 - MOST_KNOWN // 2} more")
+    assert len(said) < 10 * MOST_KNOWN and said.endswith(f"and {10**5 - MOST_KNOWN} more")
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -440,7 +441,7 @@ def test_weights_are_not_asked_for_at_addresses_inside_the_own_network(monkeypat
         lambda m: m["provenance"].update(config=[1]),
         lambda m: m["provenance"].update(papers=None),
         lambda m: m["provenance"].update(plugins=[{}]),
-        lambda m: m["provenance"].update(options={"dm": 3}),
+        lambda m: m["provenance"].update(options={"pull": 3}),
         lambda m: m["bytes"].update(total="many"),
     ],
 )
@@ -568,9 +569,9 @@ def test_class_names_reach_no_terminal_as_commands(whole, capsys):
 
 def test_names_of_files_and_folders_reach_no_terminal_as_commands(tmp_path, capsys):
     for part in ("train", "test"):
-        for name in ("\x1b[2Jcat", "dog"):
+        for grey, name in enumerate(("\x1b[2Jcat", "dog")):
             (tmp_path / part / name).mkdir(parents=True)
-            (tmp_path / part / name / "1.png").write_bytes(fuzz.encoded(np.zeros((8, 8), np.uint8)))
+            (tmp_path / part / name / "1.png").write_bytes(fuzz.encoded(np.full((8, 8), grey, np.uint8)))
     assert invoke(["data", "show", f"folder:{tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "\\x1b[2Jcat" in out and not raw(out)
@@ -620,7 +621,7 @@ def test_images_that_no_memory_holds_are_refused_before_they_are_made(capsys, tm
     words = [*SHORT_RUN.split(), "--out", str(tmp_path / "run"), "--resize", "16384"]
     assert "do not fit the memory" in invoked(words, capsys)
     with pytest.raises(InputError, match="do not fit the memory"):
-        stack([bombs.png(4, 4, true=True)] * 3, 10**7, str, resize=8192)
+        stack([bombs.png(4, 4, true=True)] * 3, 10**7, str, resize=Resize(8192))
 
 
 def test_a_bench_of_a_billion_jobs_is_refused(capsys, tmp_path):

@@ -174,7 +174,7 @@ def test_no_secret_of_any_shape_is_in_what_commands_leave_or_say(address, tmp_pa
 
 def test_texts_lose_whole_addresses_secret_options_and_secrets_of_the_environment(monkeypatch):
     shown(FULL)
-    keep("fyi.token", "canary-option")
+    keep("turn.token", "canary-option")
     monkeypatch.setenv("HF_TOKEN", "canary-token")
     monkeypatch.setenv("MY_TOKEN", "short")
     monkeypatch.setenv("HOME_SWEET", "not-a-secret-at-all")
@@ -195,7 +195,7 @@ def test_what_is_withheld_from_a_document_is_named_and_put_back():
 
 def test_another_process_is_told_what_to_do_unless_it_was_handed_the_address(monkeypatch):
     kept = withhold({"config": {"dataset": FULL}, "options": {}}, "config")
-    keep("fyi.token", "canary with a space")
+    keep("turn.token", "canary with a space")
     hand_on()
     import os
 
@@ -207,7 +207,7 @@ def test_another_process_is_told_what_to_do_unless_it_was_handed_the_address(mon
         restore(kept)
     assert restore(kept, strict=False)["config"]["dataset"] == BARE
     monkeypatch.setenv(HANDED_ON, handed)
-    assert restore(kept)["config"]["dataset"] == FULL and secrecy.option("fyi.token") == "canary with a space"
+    assert restore(kept)["config"]["dataset"] == FULL and secrecy.option("turn.token") == "canary with a space"
 
 
 def test_nothing_to_hand_on_leaves_the_environment_alone(monkeypatch):

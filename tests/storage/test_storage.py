@@ -314,7 +314,7 @@ def test_what_keeps_failing_is_one_sentence_that_counts_the_attempts(remote):
     made, waits = remote
     system = made(*[TimeoutError("no answer\nfrom the store")] * 9)
     with pytest.raises(
-        InputError, match="s3://bucket/x cannot be read in 5 attempts .TimeoutError: no answer from the"
+        InputError, match="s3://bucket/x cannot be read in 5 attempts, it does not answer in time: check"
     ):
         Place.at("s3://k:secret@bucket/x").read_bytes()
     assert system.calls == storage.ATTEMPTS and waits == [0.5, 1.0, 2.0, 4.0]
@@ -333,7 +333,7 @@ def test_after_a_long_wait_nothing_is_tried_again(remote, monkeypatch):
     made, waits = remote
     monkeypatch.setattr(storage, "PATIENCE", -1.0)
     made(TimeoutError("slow"))
-    with pytest.raises(InputError, match="TimeoutError"):
+    with pytest.raises(InputError, match="does not answer in time"):
         Place.at("s3://bucket/x").read_bytes()
     assert waits == []
 

@@ -331,12 +331,15 @@ def test_small_files_of_weights_take_little_memory(tmp_path):
         assert ALONE in said and grown < MOST, (name, said, grown)
 
 
+@pytest.mark.usefixtures("probes")
 def test_the_command_line_says_one_sentence(tmp_path, capsys):
     (tmp_path / "w.pt").write_bytes(packed({0: torch.ones(1)}))
     words = [
         "run",
         "--plugin",
-        "sre2l",
+        "pull",
+        "--labels",
+        "averaged",
         "--network",
         "convnet2-w4",
         "--preset",

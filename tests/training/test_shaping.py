@@ -1,6 +1,7 @@
 """What plugins make of a student: which rows an epoch visits, the network around it, modules with a rate of their own."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ddcore.networks.zoo import build
 from ddcore.storage.places import Place, load_tensors, read_metadata
 from ddcore.testing import resume_to_end, stop_often
 from ddcore.training.loop import Beside, Changes, Descent, train_student
+from ddcore.training.shaping import student_identity, student_name, student_network
 
 HALF = """
 from typing import ClassVar
@@ -78,7 +80,14 @@ class Wrapping(Plugin):
 """
 LOST = AROUND.replace("return Around(network, seen.logits.shape[1])", "return type(network)(nn.Flatten(), 64, 10)")
 FAR = HALF.replace("return rows[torch", "return rows + 1 if self.share == 0.75 else rows[torch")
-QUICK = ["--student=convnet2-w4", "--protocol=kd-4", "--eval-seeds=1", "--threads=1", "--data=digits", "--per-class=9"]
+QUICK = [
+    "--student=convnet2-w4",
+    "--protocol=stepwise-4",
+    "--eval-seeds=1",
+    "--threads=1",
+    "--data=digits",
+    "--per-class=9",
+]
 
 
 @pytest.fixture
@@ -145,9 +154,9 @@ def test_a_network_without_the_student_is_refused(tmp_path, plugin, capsys):
 
 
 def test_students_begin_with_weights_from_a_file_the_plain_ones_too(tmp_path, plugin, capsys):
-    assert train(tmp_path / "a", "--protocol=kd-1") == 0
+    assert train(tmp_path / "a", "--protocol=stepwise-1") == 0
     file = tmp_path / "a" / "students" / "student-0.safetensors"
-    assert train(tmp_path / "b", "--protocol=kd-0", f"--from={file}") == 0
+    assert train(tmp_path / "b", "--protocol=stepwise-0", f"--from={file}") == 0
     begun = load_tensors(Place.at(tmp_path / "b" / "students" / "student-0.safetensors"))
     assert all(torch.equal(tensor, begun[name]) for name, tensor in load_tensors(Place.at(file)).items())
     assert train(tmp_path / "c", "--student=mlp", f"--from={file}") == 2
@@ -179,11 +188,59 @@ def test_modules_keep_a_rate_of_their_own_under_the_students_schedule():
 
 
 def test_passes_in_mixed_precision_train_and_say_so(tmp_path):
-    assert train(tmp_path / "a", "--amp", "--protocol=kd-20") == 0
-    assert train(tmp_path / "b", "--protocol=kd-20") == 0
+    assert train(tmp_path / "a", "--amp", "--protocol=stepwise-20") == 0
+    assert train(tmp_path / "b", "--protocol=stepwise-20") == 0
     record = json.loads((tmp_path / "a" / "run.json").read_text())
     assert record["config"]["amp"] is True
     weights = [load_tensors(Place.at(tmp_path / n / "students" / "student-0.safetensors")) for n in ("a", "b")]
     assert all(tensor.dtype == weights[1][name].dtype for name, tensor in weights[0].items())
     assert any(not torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert read_metadata(Place.at(tmp_path / "a" / "students" / "student-0.safetensors"))["network"] == "convnet2-w4"
+
+
+def test_a_trained_row_says_whose_students_it_is_of_and_plain_ones_do_not(tmp_path, plugin):
+    half = plugin(HALF.replace("(20, 5)", "(45,)"))
+    assert train(tmp_path / "a", *half) == 0
+    assert train(tmp_path / "b", *half, "--half.rate=0.25") == 0
+    first, second = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
+    assert first["student"]["student"].startswith("half #") and "student" not in first["plain"]
+    assert first["student"]["student"] != second["student"]["student"]
+
+
+def test_scores_recipe_and_cached_rows_tell_students_of_other_plugins_apart(tmp_path, plugin, probes, capsys):
+    half = plugin(HALF.replace("in (20, 5)", "> 0"))
+    words = ["--plugin=pull", "--dataset=digits", "--ipc=1", "--steps=1", "--network=mlp", "--protocol=stepwise-2"]
+    words += ["--eval-seeds=1", "--threads=1", "--full-epochs=1", f"--cache={tmp_path / 'cache'}"]
+    found = {}
+    for name, more in (("plain", []), ("half", half), ("more", [*half, "--half.rate=0.25"])):
+        assert invoke(["run", *words, *more, f"--out={tmp_path / name}"]) == 0, capsys.readouterr().err
+        recipe = json.loads((tmp_path / name / "artifact" / "manifest.json").read_text())["recipe"]
+        found[name] = rows_of(tmp_path / name), recipe, len(list((tmp_path / "cache" / "full").iterdir()))
+    assert "student" not in found["plain"][0]["full"] and "students" not in found["plain"][1]
+    names = {n: {row["student"] for row in found[n][0].values()} for n in ("half", "more")}
+    assert all(len(of) == 1 for of in names.values()) and names["half"] != names["more"]
+    students = found["half"][1]["students"]
+    assert {students["name"]} == names["half"] and students["plugins"] == {"half": {"share": 0.5, "rate": 0.5}}
+    assert [found[n][2] for n in ("plain", "half", "more")] == [1, 2, 3], "none was taken for another's"
+
+
+def test_an_identity_has_no_secrets_no_neutral_plugins_and_names_what_stands_in_for_the_network():
+    from attrs import frozen
+
+    from ddcore import Plugin, hookimpl, option
+
+    @frozen(kw_only=True, eq=False)
+    class Lending(Plugin):
+        neutral = {"weight": 0.0}
+        weight: float = option(0.5, help="x")
+        token: str = option("hidden", help="x", secret=True)
+
+        @hookimpl
+        def ddcore_adapt_student(self, network):
+            return network
+
+    run = SimpleNamespace(plugins={"lending": Lending()})
+    assert student_identity(run) == {"plugins": {"lending": {"weight": 0.5}}}
+    assert student_identity(SimpleNamespace(plugins={"lending": Lending(weight=0.0)})) == {}
+    assert student_name({}) == "" and student_network(student_identity(run), "mlp") == "mlp"
+    assert student_network({"plugins": {"lending": {"network": "an encoder"}}}, "mlp") == "an encoder"

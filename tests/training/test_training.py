@@ -37,7 +37,7 @@ def a_network(dtype=torch.float64):
 
 
 def descent(epochs=6, batch=4, rate=0.05, images=10, **changes):
-    p = protocol(f"dsa-{epochs}")
+    p = protocol(f"augmented-{epochs}")
     steps, drop_at = (epochs + 1) * -(-images // batch), (epochs // 2 + 2) * -(-images // batch)
     settings = {"momentum": p.momentum, "weight_decay": p.weight_decay, "drop_at": drop_at, **changes}
     return Descent(steps=steps, batch=batch, rate=rate, **settings)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Literal
 
 from attrs import asdict, frozen
 
-from ddcore.errors import near
+from ddcore.errors import DdcoreError, near
 from ddcore.kit.contract import behaviour  # noqa: F401  adds its checks to the list
-from ddcore.kit.contract.checks import ENTRIES, Broken, Entry
-from ddcore.kit.contract.stage import Skipped, find_subject
+from ddcore.kit.contract.checks import ENTRIES, MAY_OPT_OUT, Broken, Entry
+from ddcore.kit.contract.stage import Skipped, Subject, find_subject
+from ddcore.kit.contract.stand_in import Refused
 
 
 @frozen
@@ -94,21 +97,51 @@ def results_text(name: str, results: Sequence[Result]) -> str:
     return "\n".join([*lines, f"{name}: {passed} passed, {failed} failed, {skipped} do not concern it"])
 
 
-def _result(entry: object, subject: object) -> Result:
-    assert isinstance(entry, Entry)
+def _result(entry: Entry, subject: Subject) -> Result:
     began = time.perf_counter()
-    status: Literal["passed", "failed", "skipped"] = "passed"
+    status: Literal["passed", "failed", "skipped"] = "failed"
+    remedy = entry.remedy.replace("WORDS", _as_typed(subject))
     try:
-        detail = entry.function(subject) or ""  # type: ignore[arg-type]
+        if entry.name in MAY_OPT_OUT and (why := subject.cls.exempt.get(entry.name)):
+            raise Skipped(f"it opts out: {why}")
+        detail, status = entry.function(subject) or "", "passed"
     except Skipped as reason:
-        status, detail = "skipped", str(reason)
+        detail, status = str(reason), "skipped"
     except Broken as reason:
-        status, detail = "failed", str(reason)
+        detail = str(reason)
+    except Refused as error:  # what the device check is there to find
+        detail = f"{_said(error)}{_place(error, subject.cls)}"
+    except DdcoreError as error:
+        detail, remedy = _said(error), "do what the sentence says, or see where the plugin brings it about"
     except (Exception, SystemExit) as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        status, detail = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{notes}"
-    remedy = entry.remedy if status == "failed" else ""
-    return Result(entry.name, status, detail, remedy, round(time.perf_counter() - began, 3))
+        where = _place(error, subject.cls)
+        detail = f"it crashed{where}: {type(error).__name__}: {_said(error)}"
+        there = f"mend it{where}" if where else "read its traceback, from the same words in a run of your own"
+        remedy = f"{there}; what this check looks at was not seen"
+    left = remedy if status == "failed" else ""
+    return Result(entry.name, status, detail, left, round(time.perf_counter() - began, 3))
+
+
+def _said(error: BaseException) -> str:
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{' '.join(str(error).split())[:500]}{notes}"
+
+
+def _place(error: BaseException, cls: type) -> str:
+    """Where in the plugin's own files an error came from: its last frame there, or nothing if there is none."""
+    file = Path(inspect.getfile(cls)).resolve()
+    home = file.parent if file.name == "__init__.py" else file
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path == file or home in path.parents:
+            return f" in {path.name}:{frame.lineno}, {frame.name}"
+    return ""
+
+
+def _as_typed(subject: Subject) -> str:
+    """How a run of one's own selects the plugin; one that is no matcher needs one beside it."""
+    beside = () if subject.is_matcher else ("--plugin", "MATCHER")
+    return " ".join((*beside, *subject.words))
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
 from ddcore import devices
-from ddcore.api.types import Batch, Learn, Progress, Task
+from ddcore.api.types import Batch, Learn, Progress, Row, Task
 from ddcore.composing.plan import only_protocols, refusal
 from ddcore.errors import near
 from ddcore.kit.contract.checks import Broken, check
@@ -29,10 +32,12 @@ from ddcore.kit.contract.stage import (
 from ddcore.kit.contract.stand_in import cutting_alike, standing_in
 from ddcore.kit.contract.tiny import CLASSES, RENAMED
 from ddcore.networks.unroll import flat_weights
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import distil
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
-from ddcore.scoring.evaluate import CORE_SETS, DISTILLED
+from ddcore.scoring.rows import CORE_SETS, DEFAULT, DISTILLED
+from ddcore.sets.decoders import OPERATIONS
 from ddcore.training.experts import Trajectories
 
 STEPS = 2
@@ -215,7 +220,8 @@ class _Renamed(_Given):
     """A run on the same data with classes renamed: the last layer of every network follows."""
 
     def network(self, generator: torch.Generator, name: str | None = None, **other: int) -> nn.Module:
-        return _renamed(super().network(generator, name, **other), len(self.source.classes))
+        count, made = len(self.source.classes), super().network(generator, name, **other)
+        return _renamed(made, count) if other.get("classes", count) == count else made
 
 
 @attrs.frozen(eq=False)
@@ -228,7 +234,10 @@ class _RenamedTrajectories(Trajectories):
 
 
 def _renamed(network: nn.Module, classes: int) -> nn.Module:
-    last = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes][-1]
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    if not linear:
+        raise Skipped("its network has no linear layer of as many outputs as classes, to call them otherwise")
+    last = linear[-1]
     order = torch.tensor(RENAMED).argsort()
     with torch.no_grad():
         for parameter in last.parameters():
@@ -266,7 +275,7 @@ def _far(one: Tensor, other: Tensor) -> bool:
     return not torch.allclose(one.detach(), other.detach(), rtol=1e-6, atol=1e-8)
 
 
-@check("row-order", "find rows by targets['class'], never by position")
+@check("row-order", "find rows by targets['class'], never by position; if the method has to, say why in exempt")
 def the_order_of_rows_does_not_matter(subject: Subject) -> None:
     _stepwise(subject)
     run, classes, images = _start(subject)
@@ -281,7 +290,11 @@ def the_order_of_rows_does_not_matter(subject: Subject) -> None:
             raise Broken(f"tensor {name!r} depends on the order of the synthetic rows")
 
 
-@check("class-names", "treat classes alike: what a class is called, its number, must not change what is learned")
+@check(
+    "class-names",
+    "treat classes alike: what a class is called, its number, must not change what is learned; if the method draws batches that "
+    "mix classes by number, say so in exempt",
+)
 def renaming_classes_renames_the_result(subject: Subject) -> None:
     _stepwise(subject)
     run, classes, images = _start(subject)
@@ -399,10 +412,9 @@ def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
     return ", ".join(partners)
 
 
-@check("whole-run", "run `ddcore run --plugin-path FILE.py --steps 2` and read what it says")
+@check("whole-run", "run `ddcore run WORDS --dataset digits --steps 2` and read what it says")
 def a_whole_run_ends_in_an_artifact_and_scores(subject: Subject) -> str:
-    run = subject.run(steps=STEPS)
-    rows = distil(run)
+    run, rows = _whole(subject)
     sets = {row.set for row in rows}
     more = sorted(sets - set(CORE_SETS))
     if hasattr(subject.cls, "ddcore_evaluate") and run.of_images and not more:
@@ -414,3 +426,47 @@ def a_whole_run_ends_in_an_artifact_and_scores(subject: Subject) -> str:
     if not run.hooks.asked[subject.name] and not only_protocols(subject.cls):
         raise Broken("nothing in a whole run asked it anything")
     return f"{len(rows)} rows" + (f", its own: {', '.join(more)}" if more else "")
+
+
+def _whole(subject: Subject) -> tuple[Run, Sequence[Row]]:
+    """One run to its end, done once for all checks that look at one."""
+    if "whole" not in subject.kept:
+        brought = () if hasattr(subject.cls, "ddcore_evaluate") else subject.cls.student_sets
+        given: dict[str, Any] = {"rows": (DEFAULT, *brought)} if brought else {}
+        run = subject.run(steps=STEPS, **given)
+        subject.kept["whole"] = run, distil(run)
+    return subject.kept["whole"]  # type: ignore[no-any-return]
+
+
+READ = """
+import sys
+from ddcore import load_artifact
+from ddcore.cli import invoke
+if sys.argv[2] == "images":
+    load_artifact(sys.argv[1]).images()
+sys.exit(invoke(["inspect", sys.argv[1]]))
+"""
+
+
+@check(
+    "opens",
+    "give every operation of a decoder and kind of labels of yours an entry point, ddcore.decoders or ddcore.labels, and install it; "
+    "its description says your distribution",
+)
+def the_set_opens_in_a_process_that_selects_nothing(subject: Subject) -> str:
+    run, _ = _whole(subject)
+    place = run.place / "artifact"
+    manifest = (place / "manifest.json").read_json()
+    labels = manifest["labels"]
+    foreign = [str(op.get("op")) for op in manifest["decoder"] if op.get("op") not in OPERATIONS]
+    foreign += [labels["kind"]] * ("distribution" in labels)
+    if not foreign:
+        return "ddcore alone reads it"
+    path, modality = place.local_path(), run.source.modality
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if os.path.isabs(p))}
+    words = [sys.executable, "-c", READ, str(path), modality]
+    done = subprocess.run(words, env=environment, cwd=subject.folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
+        raise Broken(f"a set with {', '.join(foreign)} does not open in a process that selects no plugin: {said[0]}")
+    return f"{', '.join(foreign)} found by entry point"

@@ -33,6 +33,8 @@ from ddcore.training.protocols import PROTOCOLS, Protocol, stem_of
 
 VIEW_PHASES = PHASES[:3]
 Check = Callable[[Subject], str | None]
+MAY_OPT_OUT = ("row-order", "class-names")
+"""Checks that do not hold for every method: a plugin's class says in ``exempt`` why one does not for it."""
 
 
 class Broken(Exception):
@@ -41,7 +43,7 @@ class Broken(Exception):
 
 @attrs.frozen
 class Entry:
-    """A check with its name and what to do when it fails."""
+    """A check with its name and what to do when it fails; ``WORDS`` in that are those that select the plugin."""
 
     name: str
     remedy: str
@@ -133,6 +135,9 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:
             raise Broken(f"{attribute} names {sorted(strange)}, which are no options of it")
+    for name, why in cls.exempt.items():
+        if name not in MAY_OPT_OUT or not why:
+            raise Broken(f"exempt says {name!r}: {why!r}; give a reason, and only for {' or '.join(MAY_OPT_OUT)}")
 
 
 @check("protocols", "answer every name of protocols, and suggest one of them or of the core's: see ddcore_protocol")

@@ -23,8 +23,8 @@ from ddcore.composing.plan import OF_STUDENTS, offers
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import DdcoreError, Interrupted, PluginError
 from ddcore.runs.assembly import claim
-from ddcore.runs.distil import assemble, distil
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.distil import distil, joined
 from ddcore.runs.opening import open_distillation
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
@@ -59,6 +59,7 @@ class Subject:
     Attributes:
         words: how a command line selects it.
         folder: scratch; runs of one subject share a cache in it.
+        kept: what several checks look at.
     """
 
     cls: Any
@@ -66,6 +67,7 @@ class Subject:
     words: tuple[str, ...]
     folder: Path
     numbers: Iterator[int] = field(factory=itertools.count)
+    kept: dict[str, Any] = field(factory=dict)
 
     @property
     def name(self) -> str:
@@ -180,10 +182,11 @@ def silent() -> Reporter:
 
 
 def distilled(run: Run) -> dict[str, Tensor]:
-    """What its distillation tasks learned, put together."""
+    """What its distillation tasks learned, together and as plugins store it; real images among them as floats too."""
     tasks = distillation_tasks(run)
     run.map(tasks)
-    return dict(assemble(run, tasks).tensors)
+    with torch.no_grad():
+        return dict(run.hooks.store(joined(run, tasks), run).tensors)
 
 
 def outcome(run: Run) -> dict[str, Tensor]:

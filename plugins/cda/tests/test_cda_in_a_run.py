@@ -7,7 +7,7 @@ from ddcore_cda import crop_scale
 from ddcore.api.types import Progress
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors
 

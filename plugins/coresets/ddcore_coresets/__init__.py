@@ -15,7 +15,7 @@ from attrs import frozen
 from attrs.validators import ge, gt, lt, optional
 from torch import Generator, Tensor
 
-from ddcore import InputError, Learn, Plugin, Task, hookimpl, option
+from ddcore import Learn, Plugin, Task, hookimpl, option
 from ddcore.images import random_choice
 from ddcore.networks import features, logits
 from ddcore.runs import for_each_class
@@ -80,6 +80,7 @@ class Coresets(Plugin):
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("trajectories",)
     initializers: ClassVar[tuple[str, ...]] = (CORESET, *(method for method in METHODS if method != "k-center"))
+    of_real: ClassVar[Mapping[str, str]] = dict.fromkeys(initializers, "unchanged")
     presets: ClassVar[str | None] = "presets.toml"
 
     method: Method = option("herding", help="how images are chosen; what --init coreset means")
@@ -131,7 +132,8 @@ class Coresets(Plugin):
     def ddcore_initialize(
         self, name: str, classes: Tensor, task: Task, generator: Generator, run: "Run"
     ) -> Tensor | None:
-        """The images that a method picks: as many of each class as ``classes`` asks for, in pick order."""
+        """The images that a method picks: as many of each class as ``classes`` asks for, in pick order; the same ones
+        again where a class has fewer."""
         method = self.named(name)
         if method is None:
             return None
@@ -139,8 +141,8 @@ class Coresets(Plugin):
 
         def images(cls: int, count: int) -> Tensor:
             rows = run.real.train.of_class(cls)
-            _refuse_too_many(count, len(rows), run.real.classes[cls])
-            return run.real.train.inputs(rows[picks(rows, count)])
+            chosen = rows[picks(rows, min(count, len(rows))).to(rows.device)]
+            return run.real.train.inputs(chosen[torch.arange(count) % len(chosen)])
 
         return for_each_class(classes, images)
 
@@ -214,8 +216,3 @@ class Coresets(Plugin):
     def _expert(self, slot: int, run: "Run") -> torch.nn.Module:
         found = run.trajectories
         return found.network(run, slot % found.count, known_epoch(run, self.epoch, "epoch"))
-
-
-def _refuse_too_many(count: int, there: int, name: str) -> None:
-    if count > there:
-        raise InputError(f"{count} different images of class {name!r} are asked for and there are {there}: lower --ipc")

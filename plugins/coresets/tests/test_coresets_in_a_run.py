@@ -7,12 +7,14 @@ import pytest
 import torch
 from ddcore_coresets import METHODS, Coresets, dynamics, scores
 
+from ddcore import load_artifact
 from ddcore.api.types import Task
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.errors import InputError, OptionError
+from ddcore.errors import OptionError
 from ddcore.networks.passes import features, logits
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, read_metadata
@@ -206,11 +208,12 @@ def test_an_epoch_past_the_experts_is_refused_with_a_way_out(cache, tmp_path):
         chosen(opened(cache, tmp_path / "b", coresets__epoch=6), "herding")
 
 
-def test_more_images_than_a_class_has_are_refused(cache, tmp_path):
-    with pytest.raises(
-        InputError, match="400 different images of class '0' are asked for and there are .*: lower --ipc"
-    ):
-        chosen(opened(cache, tmp_path / "run"), "random", torch.zeros(400, dtype=torch.int64))
+def test_of_more_images_than_a_class_has_the_same_ones_are_chosen_again(cache, tmp_path):
+    run = opened(cache, tmp_path / "run")
+    there = run.real.counts()[0]
+    images = run.initialize(torch.zeros(there + 3, dtype=torch.int64), distillation_task(run), "random")
+    assert torch.equal(images[:3], images[there:])
+    assert len(images[:there].unique(dim=0)) == len(run.real.train.inputs(run.real.train.of_class(0)).unique(dim=0))
 
 
 # ---- experts only where they are needed ------------------------------------------------------------------------------
@@ -276,3 +279,21 @@ def test_what_is_learned_is_the_images_with_no_optimiser(cache, tmp_path):
     learn = begin(distillation_task(run), run)
     assert learn.optimizers == {} and list(learn.tensors) == ["pixels"]
     assert not learn.tensors["pixels"].requires_grad
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "k-center", "el2n"])
+def test_the_set_is_known_as_real_and_stored_in_the_bytes_of_its_data(cache, tmp_path, method):
+    words = ["run", "--plugin=coresets", *WORDS, "--ipc=1", f"--cache={cache}", f"--coresets.method={method}"]
+    assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
+    artifact, run = load_artifact(tmp_path / "run" / "artifact"), open_run(str(tmp_path / "run"))
+    assert artifact.real_count == 10 and artifact.payload_bytes == 10 * 65
+    assert torch.equal(artifact.images(), run.real.train.inputs(artifact.source_rows))
+    card = (tmp_path / "run" / "artifact" / "README.md").read_text()
+    assert "10 real images, chosen from the train part of the source and unchanged" in card
+    assert "It is the licence of these images" in card and 'license: "cc-by-4.0"' in card
+
+
+def test_bytes_buy_coresets_at_the_price_of_real_images(cache, tmp_path):
+    words = ["run", "--plugin=coresets", *WORDS, "--bytes=2000", f"--cache={cache}", "--coresets.method=random"]
+    assert invoke([*words, f"--out={tmp_path / 'run'}"]) == 0
+    assert load_artifact(tmp_path / "run" / "artifact").ipc == 2

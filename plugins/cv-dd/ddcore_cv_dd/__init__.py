@@ -72,6 +72,7 @@ class CVDD(Plugin):
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (MEDIUM,)
+    of_real: ClassVar[Mapping[str, str]] = {MEDIUM: "patches cut out of real images, resized and stitched"}
     labellers: ClassVar[tuple[str, ...]] = (BSSL,)
     label_kinds: ClassVar[Mapping[str, str]] = {BSSL: PER_VIEW}
     neutral: ClassVar[Mapping[str, object]] = {"members": None, "prior": "equal"}
@@ -220,12 +221,13 @@ class CVDD(Plugin):
 
     def _found(self, cls: int, total: int, run: "Run") -> dict[str, Tensor]:
         size, factor, there = run.source.size, self.patches_a_side(run), run.real.counts()[cls]
-        pool, needed = min(self.pool, there), total * factor**2
+        needed = total * factor**2
+        pool = min(self.pool, max(there, needed))  # a class of fewer images gives several patches of each
         if pool < needed:
-            way_out = f"raise --cv-dd.pool, which is {self.pool}, or " if self.pool < there else ""
             raise InputError(
                 f"{total} images of {factor} x {factor} patches take {needed} images of class {run.real.classes[cls]!r}, one a patch, "
-                f"and {pool} of {there} are looked at: {way_out}lower --ipc or --cv-dd.factor, or give --init real"
+                f"and {pool} of {there} are looked at: raise --cv-dd.pool, which is {self.pool}, or lower --ipc or "
+                "--cv-dd.factor, or give --init real"
             )
         rows = run.real.choose(cls, pool, run.generator("cv-dd", "pool", cls))
         boxes = crop_boxes(pool, self.crops, (size, size), SCALE, run.generator("cv-dd", "crops", cls))

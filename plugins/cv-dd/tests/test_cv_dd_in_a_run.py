@@ -18,7 +18,8 @@ from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.labels import answers, mean_logits
 from ddcore.networks.batch_statistics import capture, statistics_loss
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact

@@ -77,6 +77,7 @@ class DATM(UnrollOptions):
     steps: ClassVar[int | None] = 10000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "labels", "rate")
     initializers: ClassVar[tuple[str, ...]] = ("correct",)
+    of_real: ClassVar[Mapping[str, str]] = {"correct": "unchanged"}
     labellers: ClassVar[tuple[str, ...]] = ("experts",)
     tiny: ClassVar[Mapping[str, object]] = {**UnrollOptions.tiny, "threshold": 100.0}
     presets: ClassVar[str | None] = "presets.toml"
@@ -182,7 +183,7 @@ def expert_logits(run: "Run", images: Tensor, classes: Tensor) -> Tensor:
 def correct_images(run: "Run", cls: int, count: int, generator: Generator) -> Tensor:
     """The first ``count`` shuffled images of a class that an expert gets right: the first expert's, then the next's.
 
-    Images that no expert gets right fill up what is missing, with a warning.
+    Images that no expert gets right fill up what is missing, with a warning; then the same ones again.
 
     Returns:
         (count, C, H, W) on the CPU.
@@ -201,4 +202,5 @@ def correct_images(run: "Run", cls: int, count: int, generator: Generator) -> Te
         f"the experts get only {len(chosen)} images of class {run.real.classes[cls]!r} right: others fill up the {count}"
     )
     rest = [i for i in index.tolist() if i not in set(chosen)]
-    return run.real.train.inputs(torch.tensor((chosen + rest)[:count])).cpu()
+    every = chosen + rest
+    return run.real.train.inputs(torch.tensor([every[i % len(every)] for i in range(count)])).cpu()

@@ -7,7 +7,8 @@ from ddcore_datm import expert_logits, final_networks
 from ddcore.api.types import Unroll
 from ddcore.composing.selection import select, setup_from
 from ddcore.networks.passes import logits
-from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.training.trajectory import student_batches

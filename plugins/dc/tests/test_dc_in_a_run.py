@@ -17,7 +17,8 @@ from ddcore import Batch, InputError
 from ddcore.api.types import Progress
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 from ddcore.testing import check_whole_steps

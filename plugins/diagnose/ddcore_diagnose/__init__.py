@@ -176,6 +176,7 @@ class Diagnose(Plugin):
     @staticmethod
     def _random(run: "Run", what: str, student: int, counts: Sequence[int], soft: bool = False) -> StudentData:
         drawn = run.generator("diagnose", what, student)
+        counts = [min(count, there) for count, there in zip(counts, run.real.counts(), strict=True)]
         index = torch.cat([run.real.choose(cls, count, drawn) for cls, count in enumerate(counts) if count])
         images, classes = run.real.train.inputs(index), run.real.train.labels[index]
         if soft and run.labeller != HARD:

@@ -12,7 +12,8 @@ from ddcore.composing.selection import select, setup_from
 from ddcore.errors import Interrupted
 from ddcore.networks.unroll import flat_weights
 from ddcore.runs.assembly import claim
-from ddcore.runs.loop import begin, distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin
 from ddcore.runs.opening import open_run
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run

@@ -5,7 +5,8 @@ import torch
 from ddcore_fyi import mirrored
 
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place
 

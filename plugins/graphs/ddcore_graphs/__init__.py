@@ -19,6 +19,7 @@ from ddcore_graphs.sources import GRAPHS, PYG, RINGS, SMILES, TU
 
 if TYPE_CHECKING:
     from ddcore.data import Source
+    from ddcore.storage import Place
 
 OPERATION = "graphs"
 NETWORKS = ("gin", "gcn", "gat", "sage")
@@ -68,6 +69,12 @@ class GraphPack(Plugin):
         from ddcore_graphs.sources import options_of, read
 
         return read(options_of(name, rest, options), self.label_column) if name in self.datasets else None
+
+    def recognises(self, place: "Place") -> str | None:
+        """``tu`` where ``NAME_A.txt`` and its companions lie, ``smiles`` for a table with a column of that name."""
+        from ddcore_graphs.sources import recognised
+
+        return recognised(place)
 
     @hookimpl
     def ddcore_network(

@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore import InputError, randomness
-from ddcore.data import Source, Split, Wanted, classes_of, is_missing
+from ddcore.data import Source, Split, Wanted, classes_of, is_missing, visible
 from ddcore.errors import in_short, near
 from ddcore.storage import Place
 from ddcore_graphs.graphs import Graphs, starts_of
@@ -24,6 +24,8 @@ from ddcore_graphs.graphs import Graphs, starts_of
 MOST_BYTES = 2**28
 """Of a file of text; memory takes several times as much."""
 GRAPHS = "graphs"
+EDGES = "_A.txt"
+"""End of the name of the file of edges in the TU collection."""
 PARTS = (("train", "test"), ("train", "validation"))
 """Of molecules."""
 RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
@@ -170,10 +172,13 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
     Raises:
         InputError: a file is missing, or its lines do not fit the others.
     """
-    names = place.names()
-    name = next((n.removesuffix("_A.txt") for n in sorted(names) if n.endswith("_A.txt")), None)
-    if name is None:
+    names = visible(place.names())
+    sets = sorted(name.removesuffix(EDGES) for name in names if name.endswith(EDGES))
+    if not sets:
         raise InputError(f"{place.url} holds no NAME_A.txt: give a folder in the text format of the TU collection")
+    if len(sets) > 1:
+        raise InputError(f"{place.url} holds {len(sets)} sets, {', '.join(sets[:5])}: give each a folder of its own")
+    name = sets[0]
     ends = _numbers(place, f"{name}_A.txt")
     graph_of = _numbers(place, f"{name}_graph_indicator.txt")[:, 0] - 1
     graph_label = _graph_labels(place / f"{name}_graph_labels.txt")
@@ -340,6 +345,17 @@ def _cut(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
         train += rows[order[: max(1, round(share * len(rows)))]].tolist()
     chosen = set(train)
     return sorted(chosen), [at for at in range(len(labels)) if at not in chosen]
+
+
+def recognised(place: Place) -> str | None:
+    """Which data of this pack lie at a place: ``tu``, ``smiles`` or none."""
+    if place.is_folder():
+        return TU if any(name.endswith(EDGES) for name in visible(place.names())) else None
+    if not place.name.lower().endswith(".csv"):
+        return None
+    head = place.read_bytes(0, 2**16).decode("utf-8-sig", errors="replace").partition("\n")[0]
+    columns = next(csv.reader([head.strip()]), [])
+    return SMILES if any(column.strip().lower() == SMILES for column in columns) else None
 
 
 def options_of(name: str, rest: str, options: Mapping[str, Any]) -> Wanted:

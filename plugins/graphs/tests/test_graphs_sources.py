@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
-from ddcore_graphs.sources import read
+from ddcore_graphs.sources import read, recognised
 
 from ddcore import InputError
 from ddcore.data.checking import examine
 from ddcore.data.parts import Wanted
 from ddcore.data.repeats import repeats
+from ddcore.storage import Place
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 
@@ -170,6 +171,23 @@ def test_tu_files_by_hand(tmp_path):
     assert sorted(graphs.edge_starts.diff().tolist()) == [4, 4, 6, 6]
     labels = torch.where(graphs.edge_starts.diff() == 6, 1, 0)
     assert torch.equal(labels, source.train.labels)
+
+
+def test_leftovers_are_no_sets_and_two_sets_are_refused(tmp_path):
+    folder = write_tu(tmp_path / "TOY")
+    (folder / "._TOY_A.txt").write_bytes(b"\0\5\x16\7")
+    assert len(read(wanted(folder, "tu")).train) == 4
+    (folder / "AAA_A.txt").write_text("1, 2\n")
+    with pytest.raises(InputError, match="holds 2 sets, AAA, TOY: give each a folder of its own"):
+        read(wanted(folder, "tu"))
+
+
+def test_the_pack_recognises_what_it_reads(tmp_path):
+    folder = write_tu(tmp_path / "TOY")
+    for name, text in {"a.csv": "id,SMILES,y\n", "b.csv": "id,text\n", "c.txt": "smiles\n", "d.csv": ""}.items():
+        (tmp_path / name).write_text(text)
+    found = [recognised(Place.at(tmp_path / name)) for name in ("TOY", "a.csv", "b.csv", "c.txt", "d.csv", ".")]
+    assert found == ["tu", "smiles", None, None, None, None] and recognised(Place.at(folder / "TOY_A.txt")) is None
 
 
 def test_tu_nodes_without_labels_are_labelled_by_degree(tmp_path):

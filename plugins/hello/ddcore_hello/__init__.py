@@ -53,6 +53,7 @@ class HeLlO(Plugin):
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     labellers: ClassVar[tuple[str, ...]] = (NAME,)
     initializers: ClassVar[tuple[str, ...]] = (PATCHES,)
+    of_real: ClassVar[Mapping[str, str]] = {PATCHES: "patches cut out of real images and resized"}
     suggests: ClassVar[str | None] = ""
     tiny: ClassVar[Mapping[str, object]] = {"epochs": 2, "rank": 2, "head_rank": 2, "crops": 2, "pool": 8, "update": 1}
     presets: ClassVar[str | None] = "presets.toml"
@@ -156,7 +157,8 @@ class HeLlO(Plugin):
     def _images(self, cls: int, count: int, task: Task, run: "Run") -> Tensor:
         size = run.source.size
         factor = patches_a_side(self.factor, size, "--hello.factor")
-        side, due, there = size // factor, count * factor**2, min(self.pool, run.real.counts()[cls])
+        side, due = size // factor, count * factor**2
+        there = min(self.pool, max(due, run.real.counts()[cls]))  # a class of fewer gives several patches of each
         if not side or there < due:
             raise InputError(
                 f"{count} images of {factor} x {factor} patches take {due} images of class {run.real.classes[cls]!r} of at least "

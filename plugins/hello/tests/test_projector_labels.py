@@ -396,10 +396,18 @@ def test_a_loaded_artifact_answers_with_the_same_bits(tmp_path, loss):
     assert {n: t.dtype for n, t in loaded.tensors().items()} == {n: t.dtype for n, t in made.tensors().items()}
 
 
-def test_a_loader_gives_the_projectors_probabilities(tmp_path):
-    made, artifact = labels(), save(tmp_path, labels())
+@pytest.mark.parametrize("loss", [{}, {"loss": "kl", "temperature": 3.0}])
+def test_a_loader_gives_what_the_projectors_loss_needs(tmp_path, loss):
+    made = labels(**loss)
+    artifact = save(tmp_path, made)
     for shown, told in artifact.loader(batch_size=4):
-        torch.testing.assert_close(told, made.logits(shown).softmax(1))
+        own, outputs = made.logits(shown), noise(len(shown), K)
+        due = {"logits": own, "class": told["class"]} if not loss else {"logits": own}
+        if loss:
+            torch.testing.assert_close(told, (own / 3.0).softmax(1))
+        else:
+            torch.testing.assert_close(told["logits"], own)
+        torch.testing.assert_close(artifact.loss(outputs, told), student_loss(outputs, due, made.recipe))
 
 
 def test_it_loads_and_trains_where_its_plugin_is_installed_and_not_selected(tmp_path):

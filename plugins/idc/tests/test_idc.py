@@ -9,8 +9,9 @@ from ddcore import Batch
 from ddcore.composing.selection import select, setup_from
 from ddcore.images import formed, tile_count, tiled
 from ddcore.runs import assembly
+from ddcore.runs.cutting import distillation_task
 from ddcore.runs.distil import assemble, distil
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.run import Run
 from ddcore.sets import load_artifact
 from ddcore.storage.places import Place

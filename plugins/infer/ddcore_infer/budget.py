@@ -68,21 +68,26 @@ def decoded_classes(bases: int, classes: int, networks: int) -> Tensor:
     return torch.arange(classes).repeat_interleave(bases * (1 + networks))
 
 
-def stored_bytes(bases: int, classes: int, networks: int, shape: Sequence[int], value: int = 4) -> int:
+def stored_bytes(
+    bases: int, classes: int, networks: int, shape: Sequence[int], value: int = 4, base: int | None = None
+) -> int:
     """Bytes that images are decoded from: stored images, pairs, and the least and largest value of each channel.
 
     Args:
         shape: (C, H, W) of an image.
         value: bytes of a number: 4 in float32, 2 in float16, 1 in uint8, whose levels have a scale and an offset for
             each channel.
+        base: bytes of a number of a base that is a real image, stored as its data hold it; None: as the others.
 
     >>> stored_bytes(7, 10, 4, (3, 32, 32)) - 4 * 98 * 3 * 32 * 32
     724
     """
-    images = stored_count(bases, classes, networks) * math.prod(shape) * value
+    each = classes * (value if base is None else base) + networks * value
+    images = bases * each * math.prod(shape)
     index = 2 * decoded_count(bases, classes, networks) * _type(bases, classes, networks).itemsize
     limits = 2 * shape[0] * (value if value > 1 else 4)
-    return images + index + limits + (4 * shape[0] * 4 if value == 1 else 0)
+    scales = 2 * shape[0] * 4 * (2 if base is None else 1)
+    return images + index + limits + (scales if value == 1 else 0)
 
 
 def _type(bases: int, classes: int, networks: int) -> torch.dtype:

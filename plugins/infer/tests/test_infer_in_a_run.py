@@ -15,7 +15,8 @@ from ddcore.kit.contract.stage import distilled, staged
 from ddcore.labels import StaticMixedLabels, label_bytes
 from ddcore.networks.batch_statistics import capture
 from ddcore.networks.passes import logits
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.opening import open_run
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact
@@ -189,7 +190,7 @@ def test_what_is_stored_fits_the_budget_and_its_bytes_are_the_formulas(finished)
     stored = len(artifact.tensors["bases"]) + len(artifact.tensors["compensators"])
     assert stored == stored_count(SLOTS, CLASSES, 2) == 24 <= 30
     assert len(artifact) == decoded_count(SLOTS, CLASSES, 2) == 60
-    due = stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8))
+    due = stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), base=1)  # real digits are levels of a byte
     images = sum(t.numel() * t.element_size() for t in artifact.tensors.values())
     assert images == due
     assert artifact.payload_bytes == due + label_bytes("static-mixed", 60, 10)
@@ -199,13 +200,13 @@ def test_what_is_stored_fits_the_budget_and_its_bytes_are_the_formulas(finished)
 def test_half_precision_halves_the_images(cache, tmp_path):
     artifact = artifact_of(cache, tmp_path / "run", "--storage-dtype=float16")
     images = sum(t.numel() * t.element_size() for t in artifact.tensors.values())
-    assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 2)
+    assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 2, base=1)
 
 
 def test_levels_take_a_byte_a_number_and_keep_images_within_a_level(cache, tmp_path, finished):
     artifact, whole = artifact_of(cache, tmp_path / "run", "--storage-dtype=uint8"), finished[0]
     images = sum(t.numel() * t.element_size() for t in artifact.tensors.values())
-    assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 1)
+    assert images == stored_bytes(SLOTS, CLASSES, 2, (1, 8, 8), 1, base=1)
     levels = max(float(scale.max()) for name, scale in artifact.tensors.items() if name.endswith(".scale"))
     assert float((artifact.images() - whole.images()).abs().max()) <= 1.01 * levels
 
@@ -277,6 +278,16 @@ def test_rows_make_equal_steps_and_random_ones_at_equal_bytes_follow_what_is_sto
     assert own["bytes"]["images"] == artifact.nbytes["images"]
     assert own["bytes"]["total"] == artifact.nbytes["total"]
     assert by["random-bytes", "hard"]["images"] == artifact.nbytes["total"] // (PIXELS + 1)
+
+
+def test_bases_are_known_as_real_and_stored_as_their_data_hold_them(finished):
+    artifact, out = finished
+    run = open_run(str(out))
+    rows = artifact.source_rows
+    assert (rows >= 0).tolist() == [True, False, False] * (SLOTS * CLASSES)  # a bare base, then its sums
+    assert torch.equal(artifact.images()[rows >= 0], run.real.train.inputs(rows[rows >= 0]))
+    assert artifact.tensors["bases"].dtype == torch.uint8 and artifact.manifest["real"]["unchanged"]
+    assert "60 images, 40 synthetic and 20 real ones" in (out / "artifact" / "README.md").read_text()
 
 
 def test_labels_of_views_are_the_dynamic_variant(cache, tmp_path):

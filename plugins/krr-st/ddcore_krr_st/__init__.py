@@ -23,7 +23,7 @@ from ddcore.images import SHIFTED, transform
 from ddcore.labels import Labels, VectorLabels
 from ddcore.networks import embed, features
 from ddcore.randomness import drawing_from
-from ddcore.training import Protocol, Transfer
+from ddcore.training import Protocol
 from ddcore_krr_st.ridge import aged, due_rate, krr_loss
 from ddcore_krr_st.target import target_network, width_of
 
@@ -32,26 +32,18 @@ if TYPE_CHECKING:
 
 NAME = "krr-st"
 VIEWS = evolve(SHIFTED, mix="none")
-PRETRAIN = Protocol(
-    name=NAME,
-    summary="KRR-ST's: 1000 epochs of regression at a constant rate, then 10 000 steps of fine-tuning",
+PROBED = Protocol(
+    name="krr-st-probe",
+    summary="KRR-ST's pretraining, 1000 epochs of regression at a constant rate, then a linear probe",
     epochs=1000,
     extra_epoch=False,
     rate=0.1,
     weight_decay=1e-3,
     schedule_name="steps",
     augment="none",
-    transfer=Transfer(kind="finetune", steps=10_000, rate=0.01, weight_decay=5e-4, batch=256, views=VIEWS),
+    probe={"epochs": 51, "batch": 512},
 )
-PROTOCOLS = {
-    NAME: PRETRAIN,
-    "krr-st-probe": evolve(
-        PRETRAIN,
-        name="krr-st-probe",
-        summary="KRR-ST's pretraining, then a linear probe of 5 000 steps",
-        transfer=Transfer(kind="probe", steps=5000, rate=0.2, batch=512),
-    ),
-}
+PROTOCOLS = {PROBED.name: PROBED}
 
 
 class Member(nn.Module):
@@ -140,12 +132,12 @@ class KrrSt(Plugin):
         return {"width": width_of(self, run)}
 
     def suggests_protocol(self, subject: Subject) -> str | None:
-        """The paper's, but for demonstrations."""
-        return NAME if subject.labels == VectorLabels.kind and not subject.tiny else None
+        """The paper's pretraining and a probe, but for demonstrations."""
+        return PROBED.name if subject.labels == VectorLabels.kind and not subject.tiny else None
 
     @hookimpl
     def ddcore_protocol(self, name: str) -> Protocol | None:
-        """The paper's recipes."""
+        """The paper's pretraining, then a probe."""
         return PROTOCOLS.get(name)
 
     @hookimpl

@@ -124,9 +124,8 @@ def test_a_pools_step_is_torchs_sgd_on_the_mean_squared_error():
     assert not any(p.requires_grad for p in member.parameters())
 
 
-def test_the_papers_recipes():
-    recipe = PROTOCOLS["krr-st"]
+def test_the_papers_pretraining_and_a_probe_of_as_many_steps():
+    recipe = PROTOCOLS["krr-st-probe"]
     schedule = recipe.schedule(1000)
     assert schedule.steps == 1000 * 4 and schedule.drops == () and schedule.drop_at is None
-    assert (recipe.transfer.steps, recipe.transfer.batch, recipe.transfer.rate) == (10_000, 256, 0.01)
-    assert PROTOCOLS["krr-st-probe"].transfer.kind == "probe"
+    assert recipe.probe.steps(50_000) == pytest.approx(5000, rel=0.01) and recipe.probe.share == 1

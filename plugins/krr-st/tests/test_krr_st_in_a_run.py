@@ -9,9 +9,11 @@ from ddcore_krr_st.target import target_network
 from torch.nn import functional as F
 
 from ddcore import load_artifact
+from ddcore.errors import InputError
 from ddcore.labels import VectorLabels
 from ddcore.networks import features
-from ddcore.runs.loop import begin, distillation_task, outer_step
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin, outer_step
 from ddcore.scoring.budget import budget_of
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
 
@@ -93,6 +95,10 @@ def test_a_run_stores_vectors_and_scores_probes_beside_real_images_with_their_ta
     assert isinstance(artifact.labels, VectorLabels)
     images, target = artifact[0]
     assert target.shape == (artifact.labels.width,) and torch.isfinite(target).all()
+    _, targets = next(iter(artifact.loader(batch_size=2)))
+    assert artifact.loss(targets, targets) == 0
+    with pytest.raises(InputError, match="numbers\\) is due"):
+        artifact.loss(targets[:, :3], targets)
     rows = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     kinds = {(row["set"], row["labels"]) for row in rows}
     assert {("distilled", "vectors"), ("random", "vectors"), ("random", "hard"), ("full", "hard")} <= kinds

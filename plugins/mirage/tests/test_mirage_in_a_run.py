@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ddcore import InputError, PluginError
 from ddcore.cli.app import invoke as invoked
-from ddcore.runs.loop import distillation_tasks
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opening import reopen
 from ddcore.sets.packed import load_packed
 from ddcore.storage.ownership import signed
@@ -98,6 +98,7 @@ def renumbered(graph, generator):
     return one_graph(graph.nodes[order], torch.argsort(order)[graph.edges][:, edges], graph.bonds[edges])
 
 
+PLOTS = True
 HOW = {"hops": 2, "threshold": 0.3, "most": 5000, "degrees": True}
 
 

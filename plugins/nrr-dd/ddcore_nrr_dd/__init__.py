@@ -147,6 +147,7 @@ class NRRDD(Plugin):
     role: ClassVar[str] = "enhancement"
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (NAME,)
+    of_real: ClassVar[Mapping[str, str]] = {NAME: "patches cut out of real images and resized"}
     tiny: ClassVar[Mapping[str, object]] = {"pool": 8, "crops": 2}
     presets: ClassVar[str | None] = "presets.toml"
 
@@ -245,6 +246,8 @@ class NRRDD(Plugin):
     def _discover(self, cls: int, total: int, slot: int, run: "Run") -> dict[str, Tensor]:
         factor, size = self.patches_a_side(run), run.source.size
         there, count = min(self.pool, run.real.counts()[cls]), total * factor**2
+        least = -(-count // self.keep)
+        there = max(there, min(least, self.pool))  # a class of fewer images gives more patches of each
         self._check(cls, there, total, factor, run)
         rows = run.real.choose(cls, there, run.generator(NAME, "pool", slot, cls))
         area = (self.scale, 1.0)

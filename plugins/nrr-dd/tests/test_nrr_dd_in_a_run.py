@@ -16,7 +16,8 @@ from ddcore.images.patches import stitch, unstitch
 from ddcore.kit.contract import check_plugin
 from ddcore.kit.contract.stage import distilled, outcome_in_pieces, same_bits
 from ddcore.networks.passes import logits
-from ddcore.runs.loop import begin, distil_task, distillation_tasks, outer_step
+from ddcore.runs.cutting import distillation_tasks
+from ddcore.runs.loop import begin, distil_task, outer_step
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact

@@ -8,8 +8,8 @@ from ddcore_quantize import error_of
 
 from ddcore import load_artifact
 from ddcore.data.normalisation import Identity
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble, label
-from ddcore.runs.loop import distillation_tasks
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import to_levels
 from ddcore.testing import check_plugin, ddcore_cli, tiny_run  # noqa: F401  fixtures

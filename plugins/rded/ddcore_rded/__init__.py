@@ -147,6 +147,7 @@ class RDED(Plugin):
     asks: ClassVar[tuple[str, ...]] = ("initialize",)
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     initializers: ClassVar[tuple[str, ...]] = (NAME,)
+    of_real: ClassVar[Mapping[str, str]] = {NAME: "patches cut out of real images, resized and stitched"}
     suggests_labels: ClassVar[str | None] = "per-view"
     tiny: ClassVar[Mapping[str, object]] = {"crops": 2, "pool": 12}
     presets: ClassVar[str | None] = "presets.toml"
@@ -234,6 +235,7 @@ class RDED(Plugin):
         size, factor = run.source.size, self.patches_a_side(run)
         count, there = total * factor**2, min(self.pool, run.real.counts()[cls])
         drawn = {what: run.generator(NAME, what, task.slot, cls) for what in ("pool", "crops")}
+        there = max(there, count)  # a class of fewer images gives several patches of each
         rows = run.real.choose(cls, there, drawn["pool"])
         boxes = crop_boxes(there, self.crops, (size, size), (self.scale, 1.0), drawn["crops"])
         if self.pick == "random":
@@ -249,17 +251,15 @@ class RDED(Plugin):
         return images_of(found, run.real.train.inputs, total, which, size // self.patches_a_side(run), size)
 
     def _refuse_small_pools(self, classes: Sequence[int], total: int, run: "Run") -> None:
-        factor, counts = self.patches_a_side(run), run.real.counts()
+        factor = self.patches_a_side(run)
         needed = total * factor**2
         for cls in classes:
-            if min(self.pool, counts[cls]) >= needed:
+            if self.pool >= needed:
                 continue
-            why = f"there are {counts[cls]}: lower"
-            if counts[cls] >= needed:
-                why = f"the pool holds {self.pool}: raise --rded.pool to {needed} at least, or lower"
             raise InputError(
                 f"{total} images of {factor} x {factor} patches take {needed} images of class {run.real.classes[cls]!r}, "
-                f"one a patch, and {why} --ipc or --rded.factor"
+                f"one a patch, and the pool holds {self.pool}: raise --rded.pool to {needed} at least, or lower --ipc or "
+                "--rded.factor"
             )
 
     def _tell_of_short_classes(self, classes: Sequence[int], run: "Run") -> None:

@@ -25,7 +25,7 @@ from attrs.validators import and_, ge, lt
 from torch import Generator, Tensor, nn
 
 from ddcore import Batch, Plugin, Progress, Segment, Task, hookimpl, option
-from ddcore.errors import InputError, OptionError
+from ddcore.errors import OptionError
 from ddcore.networks import logits, weights_view
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class Smooth(Plugin):
     role: ClassVar[str] = "enhancement"
     needs: ClassVar[tuple[str, ...]] = ("segment", "expert_loss")
     initializers: ClassVar[tuple[str, ...]] = ("representative",)
+    of_real: ClassVar[Mapping[str, str]] = {"representative": "unchanged"}
     presets: ClassVar[str | None] = "presets.toml"
 
     ramp_epochs: int = option(
@@ -295,17 +296,11 @@ def shaken(flat_P: Tensor, network: nn.Module, strength: float, generator: Gener
 
 
 def representative(run: "Run", network: nn.Module, cls: int, count: int, generator: Generator) -> Tensor:
-    """The indices of ``count`` different images of a class: those nearest to the k-means centres of their logits.
-
-    Raises:
-        InputError: the class has fewer.
-    """
+    """The indices of ``count`` different images of a class: those nearest to the k-means centres of their logits; where
+    the class has fewer the same ones again."""
     index = run.real.train.of_class(cls)
     if count > len(index):
-        name = run.real.classes[cls]
-        raise InputError(
-            f"{count} different images of class {name!r} are asked for and there are {len(index)}: lower --ipc"
-        )
+        return index[torch.arange(count) % len(index)]
     points_NK = torch.cat([logits(network, run.real.train.inputs(rows)) for rows in index.split(BLOCK)]).cpu().double()
     return index[nearest_distinct(points_NK, kmeans(points_NK, count, generator))]
 

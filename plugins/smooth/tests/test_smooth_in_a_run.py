@@ -6,10 +6,10 @@ import pytest
 import torch
 from ddcore_smooth import Smooth, representative
 
-from ddcore import InputError
 from ddcore.cli.app import invoke
 from ddcore.composing.selection import select, setup_from
-from ddcore.runs.loop import begin, distillation_task
+from ddcore.runs.cutting import distillation_task
+from ddcore.runs.loop import begin
 from ddcore.runs.run import Run
 from ddcore.storage.places import Place, load_tensors
 from ddcore.training import experts
@@ -128,13 +128,12 @@ def test_check_representative_images_are_distinct_and_of_their_class(tmp_path):
     assert torch.equal(run.initialize(task.classes, task), images)
 
 
-def test_more_representative_images_than_a_class_has_are_refused(tmp_path):
+def test_of_more_representative_images_than_a_class_has_all_come_and_then_again(tmp_path):
     run = opened(tmp_path / "cache", tmp_path / "run", "mtt", "smooth")
     network = run.network(run.generator("test"))
-    with pytest.raises(
-        InputError, match="400 different images of class '0' are asked for and there are .*: lower --ipc"
-    ):
-        representative(run, network, 0, 400, run.generator("test"))
+    rows = representative(run, network, 0, 400, run.generator("test"))
+    every = run.real.train.of_class(0)
+    assert torch.equal(rows[: len(every)], every) and torch.equal(rows[len(every) :], rows[: 400 - len(every)])
 
 
 def test_the_exact_gradients_agree_with_every_switch_on(tmp_path):

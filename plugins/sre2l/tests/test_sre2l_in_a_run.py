@@ -8,8 +8,9 @@ from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
 from ddcore.kit.contract import check_plugin
 from ddcore.networks.passes import logits
+from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble
-from ddcore.runs.loop import begin, distillation_tasks, outer_step
+from ddcore.runs.loop import begin, outer_step
 from ddcore.runs.run import Run
 from ddcore.sets.artifact import load_artifact
 from ddcore.storage.checkpoints import Checkpoints

@@ -20,7 +20,7 @@ from attrs.validators import ge
 from torch import Generator, Tensor, nn
 
 from ddcore import InputError, Plugin, Subject, hookimpl, option
-from ddcore.data import TEXT, Source, Split, Wanted, classes_of
+from ddcore.data import TEXT, Source, Split, Wanted, classes_of, part_of, visible
 from ddcore.errors import near
 from ddcore.storage import Place
 from ddcore.training import Protocol
@@ -30,6 +30,7 @@ EMPTY, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = 3
 TRANSFORMER = re.compile(r"transformer(?P<layers>\d+)(-w(?P<width>\d+))?(-h(?P<heads>\d+))?")
 WIDTH, HEADS = 128, 4
+TABLES = (".tsv", ".csv")
 PARTS = (("train", "train"), ("test", "dev"), ("test", "test"), ("test", "validation"))
 
 
@@ -136,12 +137,14 @@ class Text(Plugin):
             return None
         wanted = Wanted(name, rest, options.get("data_root"), options.get("split"))
         place = wanted.place()
-        train, test, file = tables(place, wanted.named)
+        skipped: list[str] = []
+        train, test, file = tables(place, wanted.named, skipped if options.get("skip_broken") else None)
         found = classes_of([label for _, label in (*train, *test)], f"the labels of {place.url}")
         numbers = iter(found.numbers.tolist())
         kept = iter(found.labelled.tolist())
         seen, unseen = ([(text, next(numbers)) for text, _ in part if next(kept)] for part in (train, test))
-        return self._source(place.name, seen, unseen, found.names or (), (f"tested on {file}", *found.notes))
+        notes = (f"tested on {file}", *found.notes, *skipped)
+        return self._source(place.name, seen, unseen, found.names or (), notes)
 
     def _source(
         self,
@@ -166,6 +169,16 @@ class Text(Plugin):
             origin=name,
             notes=notes,
         )
+
+    def recognises(self, place: Place) -> str | None:
+        """``text`` for a folder with a table of sentences that is named after a part."""
+        names = visible(place.names()) if place.is_folder() else []
+        stems = {name.rpartition(".")[0]: name for name in names if name.lower().endswith(TABLES)}
+        first = next((stems[stem] for stem in sorted(stems) if part_of(stem) is not None), None)
+        if first is None:
+            return None
+        head = (place / first).read_bytes(0, 2**16).decode("utf-8-sig", errors="replace").partition("\n")[0]
+        return "text" if {"sentence", "text"} & {column.strip() for column in re.split("[\t,]", head)} else None
 
     @hookimpl
     def ddcore_network(
@@ -199,7 +212,7 @@ def computed(count: int, seed: int) -> list[tuple[str, int]]:
 Rows = list[tuple[str, str]]
 
 
-def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str]:
+def tables(place: Place, named: tuple[str, str] | None, skipped: list[str] | None = None) -> tuple[Rows, Rows, str]:
     """Sentences and labels of a folder's training and test tables, ``.tsv`` or ``.csv`` with a header, and the latter's
     name.
 
@@ -209,31 +222,44 @@ def tables(place: Place, named: tuple[str, str] | None) -> tuple[Rows, Rows, str
     """
     if not place.is_folder():
         raise InputError(f"{place.url} is no folder: give text: and a folder with train.tsv and dev.tsv")
-    files = {name.rpartition(".")[0]: name for name in place.names() if name.endswith((".tsv", ".csv"))}
+    files = {name.rpartition(".")[0]: name for name in visible(place.names()) if name.lower().endswith(TABLES)}
     found: dict[str, str] = {}
-    for part, stem in PARTS if named is None else zip(("train", "test"), named, strict=True):
-        if stem in files:
-            found.setdefault(part, files[stem])
+    for part, said in PARTS if named is None else zip(("train", "test"), named, strict=True):
+        fitting = [stem for stem in files if (_says(stem, said) if named is None else stem.lower() == said.lower())]
+        if len(fitting) > 1 and part not in found:
+            several = ", ".join(sorted(files[stem] for stem in fitting))
+            raise InputError(f"{place.url} has several {part} tables, {several}: say which by --split TRAIN:TEST")
+        if fitting:
+            found.setdefault(part, files[fitting[0]])
     for part in ("train", "test"):
         if part not in found:
             raise InputError(
                 f"{place.url} has no {part} table among {', '.join(sorted(files.values())) or 'no tables'}: name the parts by --split TRAIN:TEST"
             )
-    others = [stem for part, stem in PARTS if part == "test" and stem in files and files[stem] != found["test"]]
+    tested = [stem for part, said in PARTS for stem in files if part == "test" and _says(stem, said)]
+    others = [stem for stem in tested if files[stem] != found["test"]]
     way_out = f"give --split {found['train'].rpartition('.')[0]}:{others[0]}" if others else "add its labels"
-    read = {part: table(place / found[part], way_out if part == "test" else "") for part in ("train", "test")}
-    for part, rows in read.items():
+    train = table(place / found["train"], skipped=skipped)
+    test = table(place / found["test"], way_out, skipped)
+    for part, rows in (("train", train), ("test", test)):
         if classes_of([label for _, label in rows], "the labels").names in (None, ("-1",)):
             what = f"the labels of {(place / found[part]).url} are all missing or -1"
             raise InputError(f"{what}: {way_out if part == 'test' else 'add them'}")
-    return read["train"], read["test"], found["test"]
+    return train, test, found["test"]
 
 
-def table(place: Place, without_labels: str = "") -> Rows:
+def _says(stem: str, part: str) -> bool:
+    """Whether a file's name speaks of a part: ``sst2_train``, ``Dev``."""
+    return "dev" in re.split(r"[\W_]+", stem.lower()) if part == "dev" else part_of(stem) == part
+
+
+def table(place: Place, without_labels: str = "", skipped: list[str] | None = None) -> Rows:
     """Rows (sentence, label) of one table; a label may say that there is none, as ``classes_of`` understands it.
 
     Args:
         without_labels: what to do where there is no column of labels.
+        skipped: takes a note of lines that end before their sentence or label, which are left out; None: they are
+            refused.
 
     Raises:
         InputError: columns or cells are missing; text that is not UTF-8.
@@ -242,7 +268,7 @@ def table(place: Place, without_labels: str = "") -> Rows:
         text = place.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{place.url} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
-    tabs = place.name.endswith(".tsv")
+    tabs = place.name.lower().endswith(".tsv")
     lines = io.StringIO(text, newline="")
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines)
     columns = [str(name) for name in reader.fieldnames or ()]
@@ -251,11 +277,18 @@ def table(place: Place, without_labels: str = "") -> Rows:
         if column not in columns:
             way_out = without_labels if column == "label" and without_labels else near(column, columns)
             raise InputError(f"{place.url} has no column {column!r}: {way_out}")
-    rows = []
+    rows, broken = [], []
     for number, row in enumerate(reader, 2):
         if row[named] is None or row["label"] is None:
-            raise InputError(f"{place.url}, line {number}, has no sentence or no label: repair or drop it")
+            broken.append(number)
+            continue
         rows.append((row[named], row["label"]))
+    if broken:
+        which = ", ".join(map(str, broken[:10])) + (f" and {len(broken) - 10} more" if len(broken) > 10 else "")
+        what = f"line{'s' if len(broken) > 1 else ''} {which}, ha{'ve' if len(broken) > 1 else 's'} no sentence or no label"
+        if skipped is None:
+            raise InputError(f"{place.url}, {what}: repair or drop what is broken, or leave it out by --skip-broken")
+        skipped.append(f"{len(broken)} left out as broken (--skip-broken): {place.name}, {what}")
     if not rows:
         raise InputError(f"{place.url} has a header and no sentences: add some")
     return rows

@@ -10,6 +10,7 @@ from ddcore_text import CLS, EMPTY, UNKNOWN, Text, Transformer, encode, vocabula
 from ddcore import InputError
 from ddcore.cli.app import invoke
 from ddcore.kit.contract import check_plugin
+from ddcore.storage import Place
 
 SST2 = Path("../shared/data/sst2")
 LINES = 'sentence\tlabel\na fine film\t1\na bad " film\t0\na fine , fine day\t1\nbad bad\t0\n'
@@ -94,6 +95,27 @@ def test_students_learn_computed_sentences_and_two_runs_are_the_same_bits(tmp_pa
 def test_bad_tables_are_one_sentence(folder, change, sentence):
     change(folder)
     with pytest.raises(InputError, match=sentence):
+        Text().ddcore_data("text", str(folder), {})
+
+
+def test_broken_lines_are_listed_at_once_and_can_be_left_out(folder):
+    (folder / "train.tsv").write_text("sentence\tlabel\nfine\t1\nx\nbad\t0\ny\nz\t\n")
+    with pytest.raises(InputError, match="lines 3, 5, have no sentence or no label.*--skip-broken"):
+        Text().ddcore_data("text", str(folder), {})
+    source = Text().ddcore_data("text", str(folder), {"skip_broken": True})
+    assert len(source.train) == 2 and "2 left out as broken (--skip-broken): train.tsv, lines 3, 5" in source.notes[2]
+    assert source.notes[1].startswith("1 of 5 labels are missing")
+
+
+def test_parts_are_told_by_a_word_in_any_case_and_leftovers_are_left_alone(folder):
+    for old, new in (("train", "SST2_Train"), ("dev", "sst2-Dev")):
+        (folder / f"{old}.tsv").rename(folder / f"{new}.TSV")
+    (folder / "._train.tsv").write_bytes(b"\0\5\x16\7")
+    source = Text().ddcore_data("text", str(folder), {})
+    assert (len(source.train), len(source.test), source.notes) == (4, 2, ("tested on sst2-Dev.TSV",))
+    assert Text().recognises(Place.at(folder)) == "text" and Text().recognises(Place.at(folder / "x.csv")) is None
+    (folder / "other_train.tsv").write_text(LINES)
+    with pytest.raises(InputError, match="several train tables, SST2_Train.TSV, other_train.tsv.* --split TRAIN:TEST"):
         Text().ddcore_data("text", str(folder), {})
 
 

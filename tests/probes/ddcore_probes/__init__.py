@@ -6,11 +6,30 @@ from typing import ClassVar
 import attrs
 import torch
 from attrs import frozen
-from attrs.validators import gt
+from attrs.validators import ge, gt
 
-from ddcore import Batch, Learn, Loss, Plugin, Progress, Sequential, Transform, hookimpl, option
+from ddcore import Batch, Learn, Loss, Plugin, Progress, Seen, Sequential, Term, Transform, hookimpl, option
+from ddcore.images import Draw
 from ddcore.kit.contract.probe import Probe
 from ddcore.sets import to_levels
+from ddcore.training import Protocol, Teaching
+
+VIEWS = Draw(crop="resized", flip=0.5, mix="none", beta=1.0)
+COSINE = {"extra_epoch": False, "schedule_name": "cosine", "augment": "none"}
+SMALL = {**COSINE, "rate": 1e-3, "momentum": 0.0, "weight_decay": 0.01, "decay_biases": False, "optimizer": "adamw"}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Protocol(name="turned", summary="a mirror image first", learned_rate=True, flip_first=True),
+        Protocol(name="each-image", summary="each image moved on its own", augment="geometric"),
+        Protocol(
+            name="warm", summary="a warm-up", epochs=100, rate=0.2, weight_decay=1e-4, warmup=5, views=VIEWS, **COSINE
+        ),
+        Protocol(
+            name="grouped", summary="rows in groups", epochs=300, batch=16, group=8, stretch=2.0, views=VIEWS, **SMALL
+        ),
+    )
+}
 
 
 @frozen(kw_only=True, eq=False)
@@ -54,6 +73,7 @@ class Rival(Probe):
 
     summary: ClassVar[str] = "asks enhancements for everything, for tests"
     paper: ClassVar[str] = "none, arXiv:2401.00002"
+    presets: ClassVar[str | None] = "rival.toml"
 
     experts: bool = option(True, help="train experts, and let their weights shape the loss")
 
@@ -113,3 +133,36 @@ class Coarse(Plugin):
         """Levels instead of floats."""
         tensors, decoder = to_levels(synthetic.tensors, synthetic.decoder, run.normalisation, self.bits)
         return attrs.evolve(synthetic, tensors=tensors, decoder=decoder)
+
+
+@frozen(kw_only=True, eq=False)
+class Heed(Plugin):
+    """Have students answer as teachers do."""
+
+    summary: ClassVar[str] = "students near their teachers, for tests"
+    paper: ClassVar[str] = "none, arXiv:2401.00007"
+    role: ClassVar[str] = "student"
+    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
+
+    weight: float = option(0.9, help="of the distance to the teachers' logits", validator=ge(0))
+    label_weight: float = option(0.1, help="of the labels' own loss", validator=ge(0))
+
+    @hookimpl
+    def ddcore_student_loss(self, seen: Seen, teachers: Teaching) -> Term:
+        """Squared distance of logits."""
+        return Term("heed", self.weight * (seen.logits - teachers.logits).square().mean(), labels=self.label_weight)
+
+
+@frozen(kw_only=True, eq=False)
+class Recipes(Plugin):
+    """Bring recipes that use what the core's own do not."""
+
+    summary: ClassVar[str] = "recipes of students, for tests"
+    paper: ClassVar[str] = "none, arXiv:2401.00006"
+    protocols: ClassVar[tuple[str, ...]] = tuple(RECIPES)
+
+    @hookimpl
+    def ddcore_protocol(self, name: str) -> Protocol | None:
+        """One of them."""
+        return RECIPES.get(name)

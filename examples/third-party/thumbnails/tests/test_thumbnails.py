@@ -15,7 +15,7 @@ def test_targets_are_shares_of_white():
 
 def test_bytes_buy_what_they_say_and_the_set_opens(ddcore_cli, tmp_path):
     words = [word for word in ddcore_cli.tiny if word not in ("--ipc", "2")]
-    words += ["--plugin", "dm", "--plugin", "thumbnails", "--labels", "thumbnails", "--steps=1", "--bytes=7kB"]
+    words += ["--plugin", "low-rank", "--plugin", "thumbnails", "--labels", "thumbnails", "--steps=1", "--bytes=7kB"]
     answer = ddcore_cli("run", *words, "--protocol=pretrain-probe-2", "--out", tmp_path / "run", "--json")
     assert answer.code == 0, answer.err
     artifact = load_artifact(tmp_path / "run" / "artifact")
