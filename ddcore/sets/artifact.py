@@ -178,7 +178,8 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
         """The labels' loss, as ddcore's own students are trained with it: mean over the batch, a scalar.
 
         Cross entropy with class ids; for logits cross entropy or KL divergence at their temperature, times its square
-        where the labels say so; mean squared error of logits or vectors, or gaps of distances, with mixed cross entropy.
+        where the labels say so; mean squared error of logits or vectors; or gaps of distances, with mixed
+        cross entropy.
 
         Args:
             outputs: a network's logits (B, K) for images of the loader, before any softmax; (B, D) under vectors.
