@@ -96,6 +96,10 @@ class Plugin:
         """
         return tuple(asset for asset in self.needs if asset in ASSETS)
 
+    def label_sizes(self, run: Any) -> Mapping[str, Any]:
+        """What the price of labels that it makes or learns depends on, by the words of their kind: ``width`` of ``vectors``."""
+        return {}
+
     def suggests_protocol(self, subject: Subject) -> str | None:
         """The name of the protocol, of this plugin or the core, that fits such a set and such labels: what ``--protocol auto`` takes.
 

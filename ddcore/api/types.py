@@ -27,7 +27,8 @@ TARGETS = ("class", "logits", "mixed", "lam", "distance", "embedding", "weight")
 """The vocabulary of ``Batch.targets``, each with leading axis B: class (B,) int64; logits (B, K) before the softmax;
 mixed (B,) int64 second class and lam (B,) share of the first; distance (B, 2); embedding (B, D); weight (B,)."""
 
-ROLES = ("pixels", "labels", "rate")
+VECTORS = "vectors"
+ROLES = ("pixels", "labels", "rate", VECTORS)
 """What a learned tensor is, whatever its name: enhancements address roles."""
 
 
@@ -152,8 +153,7 @@ class Learn:
         fixed: what this function can make again (initial networks, teachers), not saved.
         decoder: how stored tensors become samples, a list of operations (see ``ddcore.sets.decoders``).
 
-    A tensor of role ``labels`` is logits (N, K) and is saved as soft labels; one of role ``rate`` is the student's
-    learning rate (scalar), saved for evaluation.
+    ``labels`` are logits (N, K), saved as soft labels; ``vectors`` (N, D), saved as that label kind; ``rate`` is the student's.
     """
 
     tensors: dict[str, Tensor]
@@ -404,11 +404,7 @@ class Answers:
 
 @frozen(eq=False)
 class Row:
-    """One line of ``scores.json``; ``values`` are accuracies, or what ``metric`` says, in [0, 1].
-
-    Attributes:
-        better: whether larger or smaller values are, where rows of several runs are compared.
-    """
+    """One line of ``scores.json``; ``values`` are accuracies, or what ``metric`` says, in [0, 1], the ``better`` the larger or smaller."""
 
     set: str
     protocol: str

@@ -16,7 +16,20 @@ from torch.optim import Optimizer
 
 from ddcore import devices
 from ddcore.api.services import StudentData
-from ddcore.api.types import Batch, Companion, Learn, Loss, Row, Segment, Synthetic, Task, Term, Transform, Vote
+from ddcore.api.types import (
+    VECTORS,
+    Batch,
+    Companion,
+    Learn,
+    Loss,
+    Row,
+    Segment,
+    Synthetic,
+    Task,
+    Term,
+    Transform,
+    Vote,
+)
 from ddcore.data.source import Source
 from ddcore.errors import NonFiniteLoss, PluginError
 from ddcore.labels import Labels
@@ -311,10 +324,10 @@ def stored(answer: object, before: Synthetic, who: str) -> Synthetic:
             f"{who} returned samples of other classes than it was given: keep them and their order, and where one becomes "
             "several, let them follow each other (ddcore.sets.several)"
         )
-    labels = found.of_role("labels")
-    if labels is not None and len(labels) != len(found.classes):
+    learned = [t for role in ("labels", VECTORS) if (t := found.of_role(role)) is not None]
+    if labels := [each for each in learned if len(each) != len(found.classes)]:
         raise PluginError(
-            f"{who} made {len(found.classes)} samples, and {len(labels)} have learned labels: repeat them alike (ddcore.sets.several)"
+            f"{who} made {len(found.classes)} samples, and {len(labels[0])} have learned labels: repeat them alike (ddcore.sets.several)"
         )
     return found
 

@@ -49,6 +49,7 @@ FIRST_PARTY += (
     "kd",
     "kd-pruning",
     "kd3",
+    "krr-st",
     "lgm",
     "meal-v2",
     "mi-alpha",

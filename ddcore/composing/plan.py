@@ -185,7 +185,7 @@ def resolve(
         _chosen("initializers", baseline, plugins, name, "real", "--baseline", hooks)
     initializer, init_by = _chosen("initializers", choices.init, plugins, name, "real", "--init", hooks)
     labeller, label_by = _chosen("labellers", choices.labels, plugins, name, "hard", "--labels", hooks)
-    learns_labels = "labels" in matcher.learns and choices.labels is None
+    learned = [said for role, said in LEARNED_LABELS.items() if role in matcher.learns and choices.labels is None]
     steps = choices.steps if choices.steps is not None else matcher.steps
     if steps is None:
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
@@ -195,9 +195,13 @@ def resolve(
     if IMAGES not in matcher.modality:
         stages = _stages_of_its_own(name, plugins, steps)
         return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
-    label = ("learned, soft", name) if learns_labels else (labeller, label_by)
+    label = (learned[0], name) if learned else (labeller, label_by)
     stages = _stages_of_images(name, plugins, steps, needs, (initializer, init_by), label)
     return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
+
+
+LEARNED_LABELS = {"labels": "learned, soft", "vectors": "learned, vectors"}
+"""Roles of learned labels, and what a plan says of them."""
 
 
 def _stages_of_images(

@@ -10,6 +10,7 @@ from ddcore.images.views import View
 from ddcore.labels.encoders import CLIP_IMAGES, Encoder, Prompts, Public, feature_tensors, last_layer, resized
 from ddcore.labels.labels import (
     Labels,
+    Prospect,
     as_ids,
     at_rows,
     check_ids,
@@ -19,6 +20,7 @@ from ddcore.labels.labels import (
     stored,
 )
 from ddcore.labels.losses import (
+    LOSSES,
     distance_gap,
     distances,
     kl_divergence,
@@ -37,6 +39,7 @@ from ddcore.labels.making import (
 from ddcore.labels.per_image import HardLabels, SoftLabels, StaticMixedLabels, check_temperature
 from ddcore.labels.per_view import PerView, PerViewLabels, TopKLabels, TwoDistanceLabels, densified, spread, top_k
 from ddcore.labels.sizes import label_bytes, label_parts
+from ddcore.labels.vectors import VectorLabels
 from ddcore.labels.view_records import DrawnViews, StoredViews, ViewRecord, batches_of
 
 LABEL_KINDS = "ddcore.labels"
@@ -51,6 +54,7 @@ KINDS: dict[str, type[Labels]] = {
         PerViewLabels,
         TopKLabels,
         TwoDistanceLabels,
+        VectorLabels,
     )
 }
 
@@ -58,6 +62,7 @@ __all__ = [
     "CLIP_IMAGES",
     "KINDS",
     "LABEL_KINDS",
+    "LOSSES",
     "DrawnViews",
     "Encoder",
     "HardLabels",
@@ -65,12 +70,14 @@ __all__ = [
     "PerView",
     "PerViewLabels",
     "Prompts",
+    "Prospect",
     "Public",
     "SoftLabels",
     "StaticMixedLabels",
     "StoredViews",
     "TopKLabels",
     "TwoDistanceLabels",
+    "VectorLabels",
     "View",
     "ViewRecord",
     "agreement",

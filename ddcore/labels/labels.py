@@ -7,11 +7,43 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
+from attrs import field, frozen
 from torch import Tensor
 
 from ddcore.api.types import Batch
 from ddcore.errors import InputError, near
 from ddcore.images.views import View, changed
+from ddcore.storage.places import size_of
+
+
+@frozen(eq=False)
+class Prospect:
+    """Labels that are to be made, as far as their price depends on it.
+
+    Attributes:
+        ids: (N,) int64, the class of each sample.
+        classes: K.
+        how: what the plugin that makes them says of their size (``Plugin.label_sizes``), or the core of its own.
+        run: that will make them: its data and options, for kinds that ask more; None: none is at hand.
+    """
+
+    ids: Tensor
+    classes: int
+    how: Mapping[str, Any] = field(factory=dict)
+    run: Any = None
+
+    def number(self, name: str, kind: str) -> int:
+        """A whole number of ``how``, at least 1.
+
+        Raises:
+            InputError: nobody says it.
+        """
+        value = self.how.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"the price of {kind} labels depends on {name!r}, which nobody says before they are made: give --ipc instead of --bytes"
+            )
+        return value
 
 
 class Labels(ABC):
@@ -23,18 +55,25 @@ class Labels(ABC):
             name.
         classes: (N,) int64 on the CPU: the class each sample is of.
         class_count: K.
+        of_classes: whether a student that has learned them tells classes by its outputs.
         size: (H, W) of the images that its views are drawn for; None if it leaves crops, mirrors and mixes to the
             protocol.
     """
 
     kind: ClassVar[str]
     distribution: ClassVar[str] = ""
+    of_classes: ClassVar[bool] = True
     classes: Tensor
     class_count: int
     size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @property
+    def width(self) -> int:
+        """Outputs that a student of theirs needs: K, unless a kind says otherwise."""
+        return self.class_count
 
     @property
     def own_views(self) -> bool:
@@ -93,6 +132,25 @@ class Labels(ABC):
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Labels:
         """The inverse of ``tensors``, ``models`` and ``header``."""
 
+    @classmethod
+    def blank(cls, prospect: Prospect) -> Labels:
+        """Labels of the samples to be that say nothing yet, of the size that theirs will have: what ``price`` weighs.
+
+        Raises:
+            InputError: their size is not known before they are made, which is so unless a kind says otherwise.
+        """
+        raise InputError(f"what {cls.kind} labels cost does not follow the images alone: give --ipc instead of --bytes")
+
+    @classmethod
+    def price(cls, prospect: Prospect) -> int:
+        """Bytes of the files that such labels will take, headers included: never less, for ``--bytes``.
+
+        Raises:
+            InputError: as ``blank``.
+        """
+        made = cls.blank(prospect)
+        return sum(size_of(part) for part in (made.tensors(), made.models()) if part)
+
     @property
     def payload_bytes(self) -> int:
         """Bytes of what is stored; the file adds its container's header."""
@@ -116,6 +174,11 @@ def smallest_type(classes: int) -> torch.dtype:
     (torch.uint8, torch.int16)
     """
     return torch.uint8 if classes <= 256 else torch.int16 if classes <= 32768 else torch.int32
+
+
+def id_type(classes: int) -> torch.dtype:
+    """The type of the kept classes' ids."""
+    return torch.int16 if classes <= 32768 else torch.int32
 
 
 def as_ids(classes: Tensor) -> Tensor:

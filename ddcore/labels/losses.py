@@ -1,7 +1,8 @@
 """What a student loses by labels: pure functions of its logits and of what it was told, every one a mean over the
 batch.
 
-Shape letters: B of a batch, K classes.
+``LOSSES`` lists what a recipe may ask for. A recipe is a mapping of JSON values: ``loss``, a name of these, and its
+numbers. Shape letters: B of a batch, K classes, D numbers of a vector.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from torch.nn import functional as F
 from ddcore.errors import InputError
 
 LARGEST_HALF = 65504.0
+LOSSES: Mapping[str, str] = {
+    "cross-entropy": "cross entropy with ``class``; where samples are mixed, of both classes by their shares",
+    "soft-cross-entropy": "cross entropy with softmax(``logits`` / temperature); times its square if tau_squared",
+    "kl": "KL divergence from softmax(``logits`` / temperature); times its square if tau_squared",
+    "mse": "mean squared gap to the target that ``of`` names (``logits`` unless it says ``embedding``), plus ``hard`` "
+    "times the cross entropy where that is not 0",
+    "two-distances": "cross entropy, plus ``weight`` times the gap of two ``distance`` values under ``norm``",
+}
+"""Every loss that a label kind's ``recipe`` may name, and what it computes: mean over the batch."""
 NEEDED: Mapping[str, str] = {
     "cross-entropy": "class",
     "soft-cross-entropy": "logits",
@@ -23,14 +33,23 @@ NEEDED: Mapping[str, str] = {
     "mse": "logits",
     "two-distances": "distance",
 }
-"""The target that each loss cannot do without."""
+"""The target that each loss cannot do without, unless the recipe's ``of`` names another."""
+
+
+def needed(recipe: Mapping[str, Any]) -> str:
+    """The target that a recipe's loss cannot do without.
+
+    >>> needed({"loss": "kl"}), needed({"loss": "mse", "of": "embedding"})
+    ('logits', 'embedding')
+    """
+    return str(recipe.get("of", NEEDED.get(str(recipe["loss"]), "class")))
 
 
 def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:
     """The label's own loss, mean over the batch; a target ``weight`` (B,) multiplies rows, and the mean stays over B.
 
     Args:
-        logits: the student's, (B, K) float.
+        logits: the student's, (B, K) float; under vectors its D outputs.
         targets: as a label kind gives them.
         recipe: that kind's.
 
@@ -54,20 +73,25 @@ def student_loss(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[
         return _mean(_by_logits(logits, targets, recipe), targets)
     if loss == "two-distances":
         return _mean(_by_distances(logits, targets, recipe), targets)
-    raise InputError(f"labels ask for the loss {loss!r}, which this ddcore does not know: upgrade ddcore-torch")
+    raise InputError(
+        f"labels ask for the loss {loss!r}, which this ddcore does not know ({', '.join(LOSSES)}): upgrade ddcore-torch"
+    )
 
 
-def as_told(targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor | dict[str, Tensor]:
+def as_told(
+    targets: Mapping[str, Tensor], recipe: Mapping[str, Any], *, of_classes: bool = True
+) -> Tensor | dict[str, Tensor]:
     """Targets as somebody else's loop gets them: in one tensor if it holds all that the loss needs, else all by name.
 
     Returns:
         Class ids (B,) int64 for cross entropy; probabilities (B, K), softened by the temperature, for soft labels
-        without weights; else the targets as they are.
+        without weights; what an ``mse`` without ``hard`` and weights compares outputs with, (B, D), where labels are no
+        classes; else the targets as they are.
 
     Raises:
         InputError: the loss needs a target that is not among them.
     """
-    need = NEEDED.get(str(recipe["loss"]), "class")
+    need = needed(recipe)
     if need not in targets:
         raise InputError(
             f"the loss {recipe['loss']!r} needs {need!r}, and there is none for single images: take batches"
@@ -76,7 +100,13 @@ def as_told(targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor 
         return targets["class"]
     if recipe["loss"] in ("soft-cross-entropy", "kl") and "weight" not in targets:
         return softened(targets["logits"], recipe)
+    if not of_classes and "weight" not in targets and _gap_alone(recipe):
+        return targets[need]
     return dict(targets)
+
+
+def _gap_alone(recipe: Mapping[str, Any]) -> bool:
+    return recipe["loss"] == "mse" and not float(recipe.get("hard", 0))
 
 
 def softened(logits: Tensor, recipe: Mapping[str, Any]) -> Tensor:
@@ -96,6 +126,8 @@ def loss_of_told(outputs: Tensor, targets: Tensor | Mapping[str, Tensor], recipe
     targets, loss = targets.to(outputs.device), recipe["loss"]
     if loss == "cross-entropy" and targets.dim() == 1 and not targets.is_floating_point():
         return student_loss(outputs, {"class": targets.long()}, recipe)
+    if _gap_alone(recipe) and targets.shape == outputs.shape:
+        return student_loss(outputs, {needed(recipe): targets}, recipe)
     if loss not in ("soft-cross-entropy", "kl") or targets.shape != outputs.shape:
         got = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
         raise InputError(
@@ -193,14 +225,23 @@ def distance_gap(student: Tensor, teacher: Tensor, norm: str = "squared") -> Ten
 
 
 def logit_gap(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Mean over the classes of (f - z)^2 of each row, (B,); both are (B, K)."""
+    """Mean over the classes, or the numbers of a vector, of (f - z)^2 of each row, (B,); both are (B, K) or (B, D).
+
+    Raises:
+        InputError: they differ in width.
+    """
+    if logits.shape != target_logits.shape:
+        raise InputError(
+            f"outputs of shape {tuple(logits.shape)} are compared with targets of shape {tuple(target_logits.shape)}: "
+            "give the network as many outputs as the labels are wide"
+        )
     return (logits - target_logits).square().mean(1)
 
 
 def _by_logits(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:
-    """MSE of logits + beta CE (HeLlO, arXiv:2408.08201, step 5)."""
-    gap = logit_gap(logits, targets["logits"].to(logits))
-    return gap + float(recipe["hard"]) * mixed_cross_entropy(logits, targets) if recipe["hard"] else gap
+    """MSE of logits + beta CE (HeLlO, arXiv:2408.08201, step 5); of vectors without CE."""
+    gap, hard = logit_gap(logits, targets[needed(recipe)].to(logits)), float(recipe.get("hard", 0))
+    return gap + hard * mixed_cross_entropy(logits, targets) if hard else gap
 
 
 def _by_distances(logits: Tensor, targets: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Tensor:

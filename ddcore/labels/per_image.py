@@ -12,7 +12,17 @@ from torch import Tensor
 
 from ddcore.errors import InputError
 from ddcore.images.views import SHIFTED, Draw, View, drawn, mixup
-from ddcore.labels.labels import Labels, as_ids, at_rows, check_ids, float32_or_16, mixed_classes, smallest_type, stored
+from ddcore.labels.labels import (
+    Labels,
+    Prospect,
+    as_ids,
+    at_rows,
+    check_ids,
+    float32_or_16,
+    mixed_classes,
+    smallest_type,
+    stored,
+)
 from ddcore.storage.documents import is_count
 
 
@@ -50,6 +60,11 @@ class HardLabels(Labels):
     def tensors(self) -> dict[str, Tensor]:
         """``class`` (N,) in the smallest type that holds K."""
         return {"class": self.classes.to(smallest_type(self.class_count))}
+
+    @classmethod
+    def blank(cls, prospect: Prospect) -> HardLabels:
+        """The classes themselves."""
+        return cls(prospect.ids, prospect.classes)
 
     @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HardLabels:
@@ -119,6 +134,11 @@ class SoftLabels(OneVector):
         return {"logits": at_rows(self.logits, view.index), "class": self.classes[view.index]}
 
     @classmethod
+    def blank(cls, prospect: Prospect) -> SoftLabels:
+        """Logits of 0."""
+        return cls(_no_logits(prospect), prospect.ids)
+
+    @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftLabels:
         """From an artifact."""
         temperature, tau_squared = float(header["temperature"]), bool(header["tau_squared"])
@@ -165,6 +185,11 @@ class StaticMixedLabels(OneVector):
         return {**super().header(), "size": list(self.size), "draw": self.draw.header()}
 
     @classmethod
+    def blank(cls, prospect: Prospect) -> StaticMixedLabels:
+        """Logits of 0."""
+        return cls(_no_logits(prospect), prospect.ids, (1, 1))
+
+    @classmethod
     def load(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StaticMixedLabels:
         """From an artifact."""
         return cls(
@@ -175,6 +200,11 @@ class StaticMixedLabels(OneVector):
             float(header["temperature"]),
             bool(header["tau_squared"]),
         )
+
+
+def _no_logits(prospect: Prospect) -> Tensor:
+    dtype = torch.float16 if prospect.how.get("float_bytes") == 2 else torch.float32
+    return torch.zeros(len(prospect.ids), prospect.classes, dtype=dtype)
 
 
 def check_logits(logits: Tensor, classes: Tensor, temperature: float) -> None:

@@ -18,12 +18,26 @@ from torch import Tensor
 
 from ddcore.errors import InputError
 from ddcore.images.views import View
-from ddcore.labels.labels import Labels, as_ids, at_rows, check_ids, float32_or_16, mixed_classes, smallest_type, stored
+from ddcore.labels.labels import (
+    Labels,
+    Prospect,
+    as_ids,
+    at_rows,
+    check_ids,
+    float32_or_16,
+    id_type,
+    mixed_classes,
+    smallest_type,
+    stored,
+)
 from ddcore.labels.losses import LARGEST_HALF
 from ddcore.labels.per_image import check_temperature
+from ddcore.labels.sizes import label_bytes
 from ddcore.labels.view_records import DrawnViews, ViewRecord, load_record
 
 Rest = ("zero", "least")
+LARGEST_HEADER = 2048
+"""Bytes that the header of a file of labels of views may take; of other labels it is counted."""
 
 
 class PerView(Labels):
@@ -54,6 +68,11 @@ class PerView(Labels):
         ``class``."""
         classes = mixed_classes(self.classes, view)
         return classes if view.rows is None else {**self.told(view.rows), **classes}
+
+    @classmethod
+    def price(cls, prospect: Prospect) -> int:
+        """By formula, with room for the header; ``how`` is in the words of ``label_bytes``."""
+        return LARGEST_HEADER + label_bytes(cls.kind, len(prospect.ids), prospect.classes, **prospect.how)
 
     @abstractmethod
     def told(self, rows: Tensor) -> dict[str, Tensor]:
@@ -195,11 +214,6 @@ def densified(values: Tensor, ids: Tensor, classes: int, rest: str = "shared") -
     missing = missing if rest == "shared" else torch.zeros_like(missing)
     full = missing.repeat(*[1] * (values.dim() - 1), classes).scatter(-1, ids.long(), values)
     return full / full.sum(-1, keepdim=True)
-
-
-def id_type(classes: int) -> torch.dtype:
-    """The type of the kept classes' ids."""
-    return torch.int16 if classes <= 32768 else torch.int32
 
 
 @final

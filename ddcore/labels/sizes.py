@@ -8,13 +8,12 @@ from typing import TypedDict, Unpack
 import torch
 
 from ddcore.errors import InputError, near
-from ddcore.labels.labels import smallest_type
-from ddcore.labels.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, id_type
+from ddcore.labels.labels import id_type, smallest_type
 from ddcore.labels.view_records import batches_of, kept_batches
 
 ALSO_CALLED = {"averaged": "soft", "pruned": "per-view", "seeded": "per-view"}
 PER_IMAGE = ("hard", "soft", "static-mixed", "dense")
-OF_VIEWS = (PerViewLabels.kind, TopKLabels.kind, TwoDistanceLabels.kind)
+OF_VIEWS = ("per-view", "top-k", "two-distances")
 KNOWN = (*PER_IMAGE, *OF_VIEWS)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ddcore.api.types import Synthetic
-from ddcore.labels import Labels, SoftLabels
+from ddcore.api.types import VECTORS, Synthetic
+from ddcore.labels import Labels, SoftLabels, VectorLabels
 from ddcore.runs.provenance import provenance
 from ddcore.runs.refusals import warnings_of
 from ddcore.runs.tracing import note_on_real, said_of_real
@@ -29,6 +29,9 @@ def label(run: Run, synthetic: Synthetic) -> Labels:
     learned = synthetic.of_role("labels")
     if learned is not None and run.config.labels is None:
         return SoftLabels(learned, synthetic.classes)
+    vectors = synthetic.of_role(VECTORS)
+    if vectors is not None and run.config.labels is None:
+        return VectorLabels(vectors, synthetic.classes, len(run.source.classes))
     tensors, operations = as_stored(
         pixels_of(synthetic), synthetic.decoder, run.config.storage_dtype, run.normalisation
     )

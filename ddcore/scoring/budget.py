@@ -2,7 +2,7 @@
 bytes.
 
 Images are sized by writing blank ones the way the set will be stored (storage type, plugins that store otherwise),
-headers included; labels by their kind's formula (``ddcore.labels.label_parts``).
+headers included; labels by what their kind says that they cost (``ddcore.labels.Labels.price``), a plugin's kind too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import torch
 from attrs import asdict, frozen
 from torch import Tensor
 
-from ddcore.api.types import Synthetic
+from ddcore.api.types import VECTORS, Synthetic
 from ddcore.composing.recipes import OF_VIEWS
 from ddcore.errors import InputError
-from ddcore.labels import HardLabels, Labels, SoftLabels, label_bytes
+from ddcore.labels import Prospect
+from ddcore.labels.sizes import ALSO_CALLED
 from ddcore.sets.artifact import as_stored
+from ddcore.sets.brought import label_class
 from ddcore.sets.exact import stored_exactly
 from ddcore.sets.packed import pixels_of
 from ddcore.storage.places import size_of
@@ -29,8 +31,6 @@ from ddcore.training.protocols import resolved_protocols
 if TYPE_CHECKING:
     from ddcore.composing.host import Host as Run
 
-LARGEST_HEADER = 2048
-"""Bytes that the header of a file of labels of views may take; of other labels it is counted."""
 UNCHANGED = "unchanged"
 """What ``Plugin.of_real`` says of initialisers whose images are real ones as they are."""
 UNCHANGED_OF_CORE = ("real", "kcenter")
@@ -133,39 +133,37 @@ def class_by_class(run: Run, ipc: int) -> Tensor:
 
 
 def label_size(run: Run) -> Callable[[int], int]:
-    """From samples a class to the bytes of their labels' file.
+    """From samples a class to the bytes of their labels' files, by what their kind says: ``Labels.price``.
 
     Raises:
-        InputError: labels whose bytes do not follow the number of images, or are not known by formula.
+        InputError: labels of no known kind, or of one whose bytes do not follow the number of images.
     """
-    classes = len(run.source.classes)
     kind, how = kind_and_storage(run)
-    if kind in OF_VIEWS:
-        return lambda ipc: LARGEST_HEADER + label_bytes(kind, classes * ipc, classes, **how)
-    if kind not in ("hard", "soft", "averaged", "static-mixed"):
+    found = label_class(kind)
+    if found is None:
         raise InputError(
             f"what labels by {run.labeller!r} cost does not follow the images alone: give --ipc instead of --bytes"
         )
-
-    def made(ipc: int) -> Labels:
-        ids = class_by_class(run, ipc)
-        dtype = torch.float16 if how.get("float_bytes") == 2 else torch.float32
-        return (
-            HardLabels(ids, classes) if kind == "hard" else SoftLabels(torch.zeros(len(ids), classes, dtype=dtype), ids)
-        )
-
-    return lambda ipc: size_of(made(ipc).tensors())
+    classes = len(run.source.classes)
+    return lambda ipc: found.price(Prospect(class_by_class(run, ipc), classes, how, run))
 
 
 def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
-    """The kind of labels that the run makes, and how they are stored, in the words of ``ddcore.labels.label_bytes``."""
-    if "labels" in run.matcher.learns and run.config.labels is None:
+    """The kind of labels that the run makes, and what is known of their size: of the core's rules in the words of
+    ``ddcore.labels.label_bytes``, else what the plugin's ``label_sizes`` says."""
+    if run.config.labels is None and VECTORS in run.matcher.learns:
+        return VECTORS, run.matcher.label_sizes(run)
+    if run.config.labels is None and "labels" in run.matcher.learns:
         return "soft", {}
-    kind, options = run.label_kind(run.labeller), run.options.get("views")
+    rule = run.labeller
+    kind, options = run.label_kind(rule), run.options.get("views")
+    makers = [plugin for plugin in run.plugins.values() if rule in plugin.labellers]
+    if makers and kind not in OF_VIEWS:
+        return kind, makers[0].label_sizes(run)
     if options is None or kind not in (*OF_VIEWS, "averaged", "static-mixed"):
-        return kind, {}
+        return ALSO_CALLED.get(kind, kind), {}
     if kind not in OF_VIEWS:
-        return kind, {"float_bytes": 2 if options.half else 4}
+        return ALSO_CALLED.get(kind, kind), {"float_bytes": 2 if options.half else 4}
     protocols = resolved_protocols(run)
     epochs, batch = extent(options, protocols, run)
     return kind, {

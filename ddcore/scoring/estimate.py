@@ -12,7 +12,7 @@ import torch
 from attrs import frozen
 
 from ddcore import devices
-from ddcore.api.types import Cost
+from ddcore.api.types import VECTORS, Cost
 from ddcore.composing.plan import TRAJECTORIES
 from ddcore.networks.passes import CHUNK, logits
 from ddcore.randomness import drawing_from
@@ -106,7 +106,7 @@ def evaluation_images(run: Run, rows: int) -> float:
     Args:
         rows: images of the set.
     """
-    soft = run.labeller != HARD or ("labels" in run.matcher.learns and run.config.labels is None)
+    soft = run.labeller != HARD or (bool({"labels", VECTORS} & set(run.matcher.learns)) and run.config.labels is None)
     tested = len(run.real.test) + sum(len(other.samples) for other in run.elsewhere)
     once = 0.0
     for recipe in resolved_protocols(run):

@@ -55,7 +55,7 @@ from ddcore.storage.keeping import kept, machine
 from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.class_order import listed
 from ddcore.training.loop import WARM
-from ddcore.training.protocols import HARD, Protocol, Schedule, auto_of, protocol, resolved_protocols
+from ddcore.training.protocols import HARD, PRETRAIN, Protocol, Schedule, auto_of, protocol, resolved_protocols
 from ddcore.training.scores import Arrival, arrival
 from ddcore.training.shaping import student_identity, student_name, student_network, visited
 from ddcore.training.students import (
@@ -66,6 +66,7 @@ from ddcore.training.students import (
     draw_of,
     strategy_of,
     student_rate,
+    tells,
     train_and_test,
     whole,
 )
@@ -189,12 +190,19 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
     if soft and run.labeller == HARD and real:
         few = " and ".join([", ".join(real[:-1]), real[-1]] if real[1:] else real)
         run.warn(f"no rule gives real images the set's soft labels, so {few} have hard labels only")
-    networks = run.config.eval_network or (run.network_name,)
+    networks, protocols = run.config.eval_network or (run.network_name,), resolved_protocols(run)
+    scored = [pairs_of(run, recipe, soft=soft and tells(artifact.labels, recipe)) for recipe in protocols]
+    for recipe in protocols:
+        if not tells(artifact.labels, recipe):
+            run.warn(
+                f"students that learn {artifact.labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as "
+                f"they are, so that its rows have hard labels only: choose one that goes on to a probe, such as {PRETRAIN}"
+            )
     return [
         Arm(*pair, recipe.name, network)
-        for recipe in resolved_protocols(run)
+        for recipe, pairs in zip(protocols, scored, strict=True)
         for network in networks
-        for pair in pairs_of(run, recipe, soft=soft)
+        for pair in pairs
     ]
 
 

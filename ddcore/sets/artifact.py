@@ -26,9 +26,9 @@ from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
 from ddcore.images.preview import preview_png
-from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
-from ddcore.labels.losses import NEEDED, as_told, loss_of_told
-from ddcore.sets.brought import brought
+from ddcore.labels import Labels, View, smallest_type
+from ddcore.labels.losses import as_told, loss_of_told, needed
+from ddcore.sets.brought import label_class
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.exact import exact_only, exact_tensors
@@ -75,7 +75,8 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
     Images are float32 (B, C, H, W), normalised as training wants them; ``normalisation.apply`` brings test pixels in
     [0, 1] to the same space, and ``manifest["recipe"]`` says network, optimiser, rate and epochs. Targets are what the
     labels' loss needs: class ids (B,) under hard labels; class probabilities (B, K), softened by the labels'
-    temperature, where labels are logits; else tensors by name. ``loss`` knows which loss that is.
+    temperature, where labels are logits; vectors (B, D) where they are no classes; else tensors by name. ``loss`` knows
+    which loss that is.
 
     Labels that were made for views (crops, mirrors, mixes) speak of whole batches: ``loader`` gives their batches, in
     their order and size, with images changed as they say. Where nothing is known of single images, ``artifact[i]`` and
@@ -133,13 +134,13 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
         index = torch.tensor([at % len(self)])
         images = self.images(index)
         targets = self.labels.targets(View(index), images)
-        if (need := NEEDED.get(str(self.labels.recipe["loss"]), "class")) not in targets:
+        if (need := needed(self.labels.recipe)) not in targets:
             raise InputError(
                 f"{self.labels.kind} labels are of views of whole batches, and no single image has its {need}: train on "
                 "artifact.loader(), or on DataLoader(artifact.batches(epochs=300), batch_size=None); artifact.images() and "
                 "artifact.labels.classes are the clean images and their classes"
             )
-        target = as_told(targets, self.labels.recipe)
+        target = self._told(targets)
         return images[0], target[0] if isinstance(target, Tensor) else {n: value[0] for n, value in target.items()}
 
     def images(self, index: Tensor | None = None) -> Tensor:
@@ -177,19 +178,23 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
         """The labels' loss, as ddcore's own students are trained with it: mean over the batch, a scalar.
 
         Cross entropy with class ids; for logits cross entropy or KL divergence at their temperature, times its square
-        where the labels say so; mean squared error of logits, or gaps of distances, with mixed cross entropy.
+        where the labels say so; mean squared error of logits or vectors; or gaps of distances, with mixed
+        cross entropy.
 
         Args:
-            outputs: a network's logits (B, K) for images of the loader, before any softmax.
+            outputs: a network's logits (B, K) for images of the loader, before any softmax; (B, D) under vectors.
             targets: as the loader gives them with the images, on any device.
 
         Raises:
-            InputError: outputs of another number of classes, or targets that are not the loader's.
+            InputError: outputs of another width than ``labels.width``, or targets that are not the loader's.
         """
-        if outputs.dim() != 2 or outputs.shape[1] != len(self.classes):
-            raise InputError(
-                f"outputs have shape {tuple(outputs.shape)} where (batch, {len(self.classes)} classes) is due: give logits"
+        if outputs.dim() != 2 or outputs.shape[1] != self.labels.width:
+            due = (
+                "classes) is due: give logits"
+                if self.labels.of_classes
+                else "numbers) is due: give what the network says"
             )
+            raise InputError(f"outputs have shape {tuple(outputs.shape)} where (batch, {self.labels.width} {due}")
         wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         return loss_of_told(wide, targets, self.labels.recipe)
 
@@ -206,7 +211,10 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
     def batch(self, view: View) -> tuple[Tensor, Told]:
         """The images and targets of one of the labels' views."""
         images = self.labels.changed(view, self.images(view.fetched))
-        return images, as_told(self.labels.targets(view, images), self.labels.recipe)
+        return images, self._told(self.labels.targets(view, images))
+
+    def _told(self, targets: Mapping[str, Tensor]) -> Told:
+        return as_told(targets, self.labels.recipe, of_classes=self.labels.of_classes)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -533,10 +541,7 @@ def _said_of(labels: Labels) -> dict[str, Any]:
 
 def _label_class(manifest: Mapping[str, Any], place: Place) -> type[Labels]:
     kind, distribution = manifest["labels"]["kind"], provider(manifest["labels"])
-    if kind in KINDS:
-        return KINDS[kind]
-    found = brought(LABEL_KINDS, kind)
-    if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind:
+    if (found := label_class(kind)) is not None:
         return found
     if distribution:
         raise InputError(

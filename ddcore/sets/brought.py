@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from ddcore.errors import InputError
+from ddcore.labels import KINDS, LABEL_KINDS, Labels
 
 
 def brought(group: str, name: str) -> Any | None:
@@ -33,6 +34,16 @@ def brought(group: str, name: str) -> Any | None:
                 f"{name!r} of {group} is {value} of {owner}, which cannot be imported ({why}): upgrade or uninstall {owner}"
             ) from error
     return None
+
+
+def label_class(kind: str) -> type[Labels] | None:
+    """The class of a label kind: the core's, or what an installed distribution brings; None: nobody does.
+
+    Raises:
+        InputError: as ``brought``.
+    """
+    found = KINDS.get(kind) or brought(LABEL_KINDS, kind)
+    return found if isinstance(found, type) and issubclass(found, Labels) and found.kind == kind else None
 
 
 def _owner(point: metadata.EntryPoint) -> str:

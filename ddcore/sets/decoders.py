@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ddcore.api.types import Synthetic
+from ddcore.api.types import VECTORS, Synthetic
 from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, near
 from ddcore.images.tiles import LARGEST_FACTOR, tile, tile_count
@@ -207,7 +207,7 @@ def several(synthetic: Synthetic, operation: Spec, count: int) -> Synthetic:
     Args:
         operation: added to the decoder's end; sample i has to come from sample i // count before it.
     """
-    labels = {name for name, role in synthetic.roles.items() if role == "labels"}
+    labels = {name for name, role in synthetic.roles.items() if role in ("labels", VECTORS)}
     tensors = {n: t.repeat_interleave(count, 0) if n in labels else t for n, t in synthetic.tensors.items()}
     decoder = [*synthetic.decoder, dict(operation)]
     classes = synthetic.classes.repeat_interleave(count)

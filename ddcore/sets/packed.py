@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ddcore.api.types import Synthetic
+from ddcore.api.types import VECTORS, Synthetic
 from ddcore.errors import InputError
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
@@ -177,4 +177,6 @@ def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
 
 def pixels_of(synthetic: Synthetic) -> dict[str, Tensor]:
     """What images are decoded from."""
-    return {name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate")}
+    return {
+        name: t for name, t in synthetic.tensors.items() if synthetic.roles.get(name) not in ("labels", "rate", VECTORS)
+    }

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt, in_, instance_of, le, optional
 
-from ddcore.api.types import Subject
+from ddcore.api.types import VECTORS, Subject
 from ddcore.composing import answers, discovery
 from ddcore.composing.recipes import OF_VIEWS
 from ddcore.errors import OptionError, PluginError, near
@@ -50,6 +50,7 @@ PROBED = "probed-"
 FEW_FULL = 20
 """Epochs on all real images of a protocol that was cut short."""
 HARD, MIXED = "hard", "static-mixed"
+PRETRAIN = "pretrain-probe"
 
 
 @frozen
@@ -266,6 +267,17 @@ _EVERY = (
         augment="none",
         views=evolve(SHIFTED, mix="none"),
     ),
+    Protocol(
+        name=PRETRAIN,
+        summary="pretraining without augmentation, 300 epochs; then a linear probe on real images",
+        epochs=300,
+        extra_epoch=False,
+        rate=0.1,
+        weight_decay=1e-3,
+        schedule_name="cosine",
+        augment="none",
+        probe=Probe(),
+    ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in _EVERY}
 """The core's own, named after what they do. Papers' protocols come with their plugins."""
@@ -351,6 +363,7 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
     """What ``--protocol auto`` means: what the first of the selected plugins suggests, in command-line order; else
 
     * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
+    * for vectors ``pretrain-probe``;
     * for images under ``SMALL`` pixels ``quick``: there is no published table to match;
     * for a learned rate ``learned-rate``;
     * else ``augmented``.
@@ -360,6 +373,8 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
             return said
     if subject.of_views or subject.labels == MIXED:
         return "views" if subject.size >= LARGE else "views-small"
+    if subject.labels == VECTORS:
+        return PRETRAIN
     if subject.tiny:
         return "quick"
     return "learned-rate" if subject.learned_rate else "augmented"
@@ -381,8 +396,8 @@ def _auto(run: Run) -> str:
     if run.artifact is not None:
         return auto_of(run, run.artifact.labels, run.artifact.learned_rate)
     learns = run.matcher.learns
-    learned = "labels" in learns and run.config.labels is None
-    kind = HARD if learned else run.label_kind(run.labeller)
+    learned = bool({"labels", VECTORS} & set(learns)) and run.config.labels is None
+    kind = VECTORS if learned and VECTORS in learns else HARD if learned else run.label_kind(run.labeller)
     subject = subject_of(run, kind, learned_rate="rate" in learns, learned_labels=learned)
     return auto_protocol(subject, run.plugins.values())
 

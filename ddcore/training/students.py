@@ -37,7 +37,7 @@ from ddcore.training.loop import (
     train_student,
 )
 from ddcore.training.probing import probed
-from ddcore.training.protocols import FIELD_RATE, Protocol, Schedule
+from ddcore.training.protocols import FIELD_RATE, PRETRAIN, Protocol, Schedule
 from ddcore.training.scores import calibration_error, class_accuracy
 from ddcore.training.shaping import Shape, shaped
 from ddcore.training.watching import Watch
@@ -88,7 +88,9 @@ def train_and_test(
         keep: handed the trained student.
         examine: handed it and its answers to the test images, for more of the result.
     """
-    network = run.network(generator("init"), course.network)
+    refuse_unscored(data.labels, course.recipe)
+    wide = data.labels.width != len(run.source.classes)
+    network = run.network(generator("init"), course.network, **({"classes": data.labels.width} if wide else {}))
     if start is not None:
         start(network)
     of_itself = run.source.carved and course.recipe.probe is None
@@ -112,6 +114,24 @@ def train_and_test(
         answered = scored(answers_of(network, other.samples), len(run.source.classes))
         result |= {f"{ELSEWHERE}{number}.{name}": value for name, value in answered.items()}
     return {**result, **(examine(network, found) if examine else {})}
+
+
+def tells(labels: Labels, recipe: Protocol) -> bool:
+    """Whether a student that was taught these labels tells classes in the end: of itself, or by a probe."""
+    return labels.of_classes or recipe.probe is not None
+
+
+def refuse_unscored(labels: Labels, recipe: Protocol) -> None:
+    """Refuse to score by classes what was taught none.
+
+    Raises:
+        InputError: the labels are no classes, and the protocol ends with them.
+    """
+    if not tells(labels, recipe):
+        raise InputError(
+            f"students that learn {labels.kind} labels tell no classes, and protocol {recipe.name!r} tests them as they are: "
+            f"choose one that goes on to a probe, such as --protocol {PRETRAIN}"
+        )
 
 
 def scored(found: Answers, classes: int) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import torch
 from ddcore import load_artifact
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import InputError
+from ddcore.labels.per_view import LARGEST_HEADER
 from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.distil import assemble, label, save
-from ddcore.scoring.budget import LARGEST_HEADER, budget_of, image_bytes, label_size, largest
+from ddcore.scoring.budget import budget_of, image_bytes, label_size, largest
 from ddcore.storage.places import Place, save_tensors, size_of
 from ddcore.storage.units import byte_count
 from ddcore.testing import ddcore_cli, tiny_run  # noqa: F401  fixtures
@@ -89,7 +90,7 @@ def test_labels_of_views_are_counted_by_their_formula_with_room_for_the_header(v
 def test_what_does_not_follow_the_images_a_class_is_refused(tiny_run):  # noqa: F811
     run = tiny_run(*PULL)
     run.config = attrs.evolve(run.config, labels="projector")
-    with pytest.raises(InputError, match="labels by 'projector' cost does not follow"):
+    with pytest.raises(InputError, match="projector labels cost does not follow"):
         budget_of(run, 10**6)
     run = tiny_run(*PULL)
     run.__dict__["plan"] = run.plan

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import randomness
+from ddcore.api.types import Subject
 from ddcore.cli.app import invoke
 from ddcore.data.normalisation import fit
 from ddcore.data.source import Part
@@ -18,7 +19,7 @@ from ddcore.networks.zoo import build
 from ddcore.training import probing
 from ddcore.training.loop import accuracy
 from ddcore.training.probing import Standardised, probe_rows, probed
-from ddcore.training.protocols import PROTOCOLS, Probe, protocol, stem_of
+from ddcore.training.protocols import PROTOCOLS, Probe, auto_protocol, protocol, stem_of
 
 DIGITS = open_source("digits")
 REAL = Part(DIGITS.train, fit("mean-std", DIGITS), torch.device("cpu"), torch.float32)
@@ -172,3 +173,8 @@ def test_a_set_says_that_a_probe_is_part_of_its_recipe_and_is_evaluated_by_it(tm
 def test_a_probe_of_nothing_that_is_known_is_refused():
     with pytest.raises(OptionError, match="no protocol is named 'quik'"):
         protocol("probed-quik")
+
+
+def test_vectors_are_pretrained_on_and_probed_unless_told_otherwise():
+    assert auto_protocol(Subject("images", 32, "vectors")) == "pretrain-probe"
+    assert protocol("pretrain-probe-7").probe == Probe() and protocol("probed-pretrain-probe").probe == Probe()
