@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 Shapes = Mapping[str, tuple[int, ...]]
+TRIES = 3
 KINDS = ("experts", "teachers", "full", "kcenter", "normalisations", "decoded")
 """Of the core; plugins have more."""
 BEFORE_TORCH = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
@@ -216,11 +217,22 @@ def make_folder(cache: Place, *names: str, note: Note) -> Place:
 
 
 def describe(folder: Place, key: Mapping[str, Any]) -> None:
-    """Put the key of a folder into its ``recipe.json``: for people; nothing reads it."""
+    """Put the key of a folder into its ``recipe.json``: for people; nothing reads it.
+
+    Raises:
+        StoreError: it cannot be written, but for what whoever works in the folder clears away meanwhile.
+    """
     file = folder / "recipe.json"
     if file.is_folder():
         file.set_aside()
-    file.write_json(clean(key))
+    for _ in range(TRIES):
+        try:
+            file.write_json(clean(key))
+            return
+        except StoreError:
+            raise
+        except InputError:  # half-written, it was taken for what a killed process left
+            continue
 
 
 def tidy(cache: Place) -> None:

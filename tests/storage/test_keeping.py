@@ -14,7 +14,7 @@ import torch
 from ddcore import devices
 from ddcore.data.normalisation import fit
 from ddcore.data.source import decoded_key, keep_decoded, load_decoded
-from ddcore.errors import InputError
+from ddcore.errors import InputError, StoreError
 from ddcore.kit.contract.tiny import tiny_images
 from ddcore.storage import keeping
 from ddcore.storage import places as storage
@@ -353,3 +353,19 @@ def test_the_same_pixels_under_other_facts_are_other_data(cache):
         found = load_decoded(cache, decoded_key(each.summary()), pytest.fail)
         assert found.mirror_symmetric == each.mirror_symmetric
     shutil.rmtree(cache.local_path())
+
+
+def test_a_description_that_another_process_cleared_away_half_written_is_written_again(tmp_path, monkeypatch):
+    real, left = Place.write_json, [InputError("there is nothing there")] * 2
+
+    def write(place, content):
+        if left:
+            raise left.pop()
+        real(place, content)
+
+    monkeypatch.setattr(Place, "write_json", write)
+    keeping.describe(Place.at(tmp_path), {"a": 1})
+    assert json.loads((tmp_path / "recipe.json").read_text()) == {"a": 1} and not left
+    left.append(StoreError("no room"))
+    with pytest.raises(StoreError):
+        keeping.describe(Place.at(tmp_path), {"a": 2})

@@ -71,6 +71,7 @@ def test_mirage_keeps_the_contract():
         "resume",
         "workers",
         "whole-run",
+        "opens",
     ]
 
 
