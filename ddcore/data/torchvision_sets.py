@@ -200,12 +200,19 @@ def _loaded(found: Any, where: str, resize: Resize | None) -> Loaded:
     if isinstance(pixels, np.ndarray | Tensor) and labels is not None:
         return Loaded(from_array(np.asarray(pixels), where, resize), whole_numbers(np.asarray(labels), where), names)
     numbers: list[int] = []
-    images = stack(_opened(found, numbers), len(found), lambda at: f"image {at} of {where}", resize)
-    return Loaded(images, whole_numbers(np.array(numbers), where), names)
+    broken: dict[int, str] = {}
+    images = stack(_opened(found, numbers), len(found), lambda at: f"image {at} of {where}", resize, broken=broken)
+    kept = np.delete(np.array(numbers), list(broken))
+    lost = tuple((f"image {at} of {where}", why) for at, why in broken.items())
+    return Loaded(images, whole_numbers(kept, where), names, broken=lost)
 
 
 def _opened(found: Any, numbers: list[int]) -> Iterator[Any]:
+    """Its pictures; no bytes in the place of one that cannot be opened."""
     for at in range(len(found)):
-        picture, number = found[at]
+        try:
+            picture, number = found[at]
+        except OSError:
+            picture, number = b"", 0
         numbers.append(int(number))
         yield picture

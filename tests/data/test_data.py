@@ -235,6 +235,22 @@ def test_a_torchvision_set_without_arrays_is_read_picture_by_picture(torchvision
     assert torch.equal(source.train.stored, ramp(4)) and source.test.labels.tolist() == [0, 1, 0, 1]
 
 
+def test_broken_pictures_of_a_torchvision_set_are_listed_at_once_or_left_out(torchvision_with, tmp_path):
+    images = ramp(4).permute(0, 2, 3, 1).numpy()
+
+    class Some(list):
+        def __getitem__(self, at):
+            if at in (1, 2):
+                raise OSError("cannot identify image file")
+            return super().__getitem__(at)
+
+    torchvision_with(lambda train, **_: Some((Image.fromarray(p), at % 2) for at, p in enumerate(images)))
+    with pytest.raises(InputError, match="4 pictures or files .*image 1 of the train part .*image 2 .*--skip-broken"):
+        open_source("cifar10", data_root=str(tmp_path))
+    source = open_source("cifar10", data_root=str(tmp_path), skip_broken=True)
+    assert source.train.labels.tolist() == [0, 1] and torch.equal(source.train.stored, ramp(4)[[0, 3]])
+
+
 def test_torchvision_sets_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.delenv("DDCORE_DOWNLOAD", raising=False)
     with pytest.raises(InputError, match="files of CIFAR10 are not in .*nothing is downloaded.*DDCORE_DOWNLOAD=1"):
