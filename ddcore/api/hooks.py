@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         Vote,
     )
 
-API_VERSION = "2.0"
+API_VERSION = "2.1"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 hookspec = pluggy.HookspecMarker("ddcore")
@@ -85,16 +85,20 @@ def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | No
 
 
 @_kind("by_name")
-def ddcore_network(name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:  # type: ignore[empty-body]
-    """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels.
+def ddcore_network(  # type: ignore[empty-body]
+    name: str, channels: int, size: int, classes: int, generator: Generator, shape: tuple[int, ...]
+) -> nn.Module | None:
+    """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels, or other samples.
 
     Called whenever a network is needed: often (dm builds one a step), so stay quick.
 
     Args:
         name: from ``--network`` or ``--eval-network``.
+        channels, size: of images; of rows (D,) they are D and 1, of (C, L) C and L, of token ids the vocabulary and L.
         generator: all randomness of the initialisation; torch's global one already draws from it during the call.
+        shape: of a sample: (C, H, W), or (D,), (C, L) or (L,). New in 2.1.
 
-    Returns: A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
+    Returns: A module on any device, float32, in train mode, that maps samples (B, *shape) to logits (B, K) and has ``embed`` giving the
         flattened input (B, D) of its last linear layer. None when the name is not yours.
     Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
     """

@@ -8,39 +8,47 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
-from ddcore.composing.plan import warnings
+from ddcore.api.plugin import PACK
+from ddcore.composing.plan import kinds_of, warnings
 from ddcore.data.repeats import warnings_about
 from ddcore.errors import InputError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
+from ddcore.training.label_rules import refuse_views
 
 if TYPE_CHECKING:
     from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
+OF_DATA = (PACK, "executor", "tracker")
+"""Roles that are not about samples."""
 OF_IMAGES = ("ipc", "bytes", "resize", "normalise", "init", "labels", "protocol", "baseline", "storage_dtype")
-"""Shared options that mean nothing for other data."""
+"""Shared options that mean nothing for data that are not dense."""
 
 
 def check_data(run: Run) -> None:
     """Refuse data that the plan cannot use.
 
     Raises:
-        InputError: a modality no plugin works on; more images a class asked for than there are; a class with none.
+        InputError: a modality that a plugin does not work on; labels of views of what has none; more images a class
+            asked for than there are; a class with none.
     """
     source, ipc = run.source, run.config.ipc
-    if source.modality not in run.matcher.modality:
-        raise InputError(
-            f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
-        )
+    for name, plugin in run.plugins.items():
+        if plugin.role not in OF_DATA and not plugin.modality & kinds_of(source):
+            works = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}"
+            way_out = "" if name == run.plan.matcher else f": leave out --plugin {name}"
+            raise InputError(f"{works}, and {run.config.dataset!r} holds {source.modality}{way_out}")
     if not run.of_images:
         refuse_options_of_images(run)
+        if run.dense:
+            refuse_views(run)
     counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     smallest = min(range(len(counts)), key=counts.__getitem__)
     if ipc > counts[smallest]:
         name = source.classes[smallest]
         raise InputError(
-            f"--ipc {ipc} asks for more images than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
+            f"--ipc {ipc} asks for more {source.samples} than class {name!r} of {run.config.dataset!r} has ({counts[smallest]}): lower --ipc"
         )
 
 
@@ -106,7 +114,7 @@ def refuse_options_of_images(run: Run) -> None:
         InputError: naming the option.
     """
     defaults = attrs.fields_dict(type(run.config))
-    for name in OF_IMAGES:
+    for name in ("resize",) if run.dense else OF_IMAGES:
         if getattr(run.config, name) != defaults[name].default:
             raise InputError(
                 f"--{name.replace('_', '-')} is of images, and {run.config.dataset!r} holds {run.source.modality}: leave it out "

@@ -52,6 +52,7 @@ def save(run: Run, synthetic: Synthetic, labels: Labels) -> Artifact:
         source=run.source.summary(),
         notes=[*warnings_of(run), *synthetic.notes],
         storage_dtype=run.config.storage_dtype,
+        preview=synthetic.preview,
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
     if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
@@ -67,7 +68,7 @@ def bytes_allowed(run: Run) -> int | None:
 
 
 def pack(run: Run, synthetic: Synthetic) -> Packed:
-    """Write the artifact of data that are not images, unless an earlier part of this run did."""
+    """Write the artifact of data that are not dense, unless an earlier part of this run did."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_packed(place)

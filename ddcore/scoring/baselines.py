@@ -70,9 +70,9 @@ def class_counts(run: Run, artifact: Artifact) -> list[int]:
 
 
 def count_for_bytes(run: Run, total: int) -> int:
-    """How many real images, uint8 with a hard label each, cost no more than ``total`` bytes; at least one a class."""
+    """How many real samples, each at its price with a hard label, cost no more than ``total`` bytes; at least one a class."""
     classes = len(run.real.classes)
-    return max(classes, total // (run.real.channels * run.real.size**2 + smallest_type(classes).itemsize))
+    return max(classes, total // (run.source.price + smallest_type(classes).itemsize))
 
 
 def share_out(total: int, available: Sequence[int]) -> list[int]:
@@ -93,7 +93,6 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 def real_bytes(run: Run, count: int, labels: Labels) -> dict[str, int]:
-    """What real images cost: uint8 pixels, and the payload of their labels and of networks that compute these; texts as stored."""
-    images = count * (run.real.channels * run.real.size**2 if run.of_images else run.source.train.stored[0].nbytes)
-    parts = {"images": images, "labels": labels.payload_bytes, "models": labels.model_bytes}
+    """What real samples cost: each its price (of images uint8 pixels), and the payload of their labels and of networks that compute these."""
+    parts = {"images": count * run.source.price, "labels": labels.payload_bytes, "models": labels.model_bytes}
     return {**parts, "total": sum(parts.values())}

@@ -222,17 +222,23 @@ def divergence(results: Sequence[Result]) -> str:
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
     recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
+    samples = run.source.samples
     if arm.set == KCENTER:
         on_features = _flag(run, selection_task(identify(artifact)))
-        notes.append("chosen on features of expert 0" if on_features else "chosen on normalised pixels")
+        notes.append(
+            "chosen on features of expert 0"
+            if on_features
+            else f"chosen on normalised {'pixels' if run.of_images else run.source.samples}"
+        )
     if arm.set in run.config.baseline and arm.set not in CORE_SETS:
-        notes.append("images of this initialiser, each counted as one of uint8")
+        notes.append(f"{samples} of this initialiser, each counted as a real one{' of uint8' if run.of_images else ''}")
     if arm.set == RANDOM_BYTES:
-        notes.append(f"as many uint8 images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+        each = "uint8 images" if run.of_images else f"{samples} of {run.source.price} bytes"
+        notes.append(f"as many {each} as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set == FULL:
         epochs = full_epochs(run, recipe)
         notes.append(
-            f"all real images, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
+            f"all real {samples}, {epochs} epochs or as many steps as the other rows, whichever is more (--full-epochs)"
         )
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
     if own and changes_batches(recipe, run):

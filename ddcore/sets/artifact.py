@@ -24,14 +24,16 @@ from torch.utils.data import Dataset
 from ddcore import randomness
 from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
+from ddcore.data.source import OF_ROWS
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
-from ddcore.images.preview import preview_png
+from ddcore.images.preview import in_grey, preview_png
 from ddcore.labels import KINDS, LABEL_KINDS, Labels, View, smallest_type
 from ddcore.sets.brought import brought
 from ddcore.sets.card import card
 from ddcore.sets.decoders import Decoder
 from ddcore.sets.levels import are_levels, exact_names, stored_type, to_levels
 from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, bytes_of, provider, read_manifest
+from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import published, published_source
 
@@ -96,8 +98,14 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         return self.decoder.sample(self.tensors, index).float()
 
     def pixels(self, index: Tensor | None = None) -> Tensor:
-        """The same images without normalisation, clipped to [0, 1]: to be looked at."""
-        return self.normalisation.inverse(self.images(index)).clamp(0, 1)
+        """The same images without normalisation, clipped to [0, 1]: to be looked at. Other rows are not clipped."""
+        pixels = self.normalisation.inverse(self.images(index))
+        return pixels.clamp(0, 1) if self.of_images else pixels
+
+    @property
+    def of_images(self) -> bool:
+        """Whether its samples are images; else rows of one shape, of the manifest's ``kind``."""
+        return bool(self.manifest["kind"] == KIND)
 
     def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1) -> Loader:
         """Shuffled batches of (images, targets); equal seeds give equal batches, on every machine.
@@ -150,8 +158,10 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def equivalent_ipc(self) -> float:
-        """Real images per class, uint8 with a hard label each, that cost as many bytes."""
-        real: int = math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
+        """Real images per class, uint8 with a hard label each, that cost as many bytes; other rows at their price."""
+        price = self.manifest.get("row_bytes")
+        sample: int = price if is_count(price, 1) else math.prod(self.manifest["shape"])
+        real = sample + smallest_type(len(self.classes)).itemsize
         return self.nbytes["total"] / real / len(self.classes)
 
     @property
@@ -224,7 +234,8 @@ class Contents(TypedDict):
 
     ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
-    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel.
+    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``preview`` is a PNG in the
+    place of the core's picture.
     """
 
     tensors: Mapping[str, Tensor]
@@ -237,6 +248,7 @@ class Contents(TypedDict):
     source: Mapping[str, Any]
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
+    preview: NotRequired[bytes]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -253,7 +265,8 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
     stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
-        "kind": KIND,
+        "kind": str(contents["source"].get("modality", KIND)),
+        **{name: contents["source"][name] for name in OF_ROWS if name in contents["source"]},
         "classes": list(contents["classes"]),
         "storage_dtype": stored_type(operations, storage_dtype),
         "normalisation": normalisation.header(),
@@ -272,7 +285,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
             f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
         )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
-    return _write(artifact, manifest)
+    return _write(artifact, manifest, contents.get("preview", b""))
 
 
 def relabelled(
@@ -297,10 +310,11 @@ def relabelled(
         "source": published_source(artifact.manifest["source"]),
     }
     manifest = {**artifact.manifest, **changes}
-    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest)
+    kept = b"" if artifact.of_images else (artifact.place / PREVIEW).read_bytes()
+    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest, kept)
 
 
-def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
+def _write(artifact: Artifact, manifest: dict[str, Any], preview: bytes) -> Artifact:
     """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
     place = artifact.place
     place.make_folder()
@@ -308,7 +322,7 @@ def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)
     manifest["bytes"] = bytes_of(files, PARTS)
-    for name, content in ((PREVIEW, preview_of(artifact)), (CARD, card(artifact).encode())):
+    for name, content in ((PREVIEW, preview or preview_of(artifact)), (CARD, card(artifact).encode())):
         (place / name).write_bytes(content)
         files[name] = {"bytes": len(content), "sha256": sha256_of(content)}
     (place / MANIFEST).write_json(manifest)
@@ -378,9 +392,10 @@ def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
 
 
 def preview_of(artifact: Artifact) -> bytes:
-    """``preview.png``: the images in class rows."""
+    """``preview.png``: the images in class rows; other rows in grey, see ``in_grey``."""
     title = f"{artifact.manifest['source'].get('name', 'data')}: {artifact.method}, {artifact.ipc:g} per class"
-    return preview_png(artifact.pixels(), artifact.labels.classes, artifact.classes, title)
+    pixels = artifact.pixels() if artifact.of_images else in_grey(artifact.pixels())
+    return preview_png(pixels, artifact.labels.classes, artifact.classes, title)
 
 
 def load_artifact(url: str | PathLike[str] | Place) -> Artifact:

@@ -16,15 +16,15 @@ CARD = """\
 ---
 # {title}
 
-![The images in class rows](preview.png)
+![The {samples} in class rows](preview.png)
 
-{count} synthetic images of {classes} classes, shape {shape}, with {labels} labels.
+{count} synthetic {samples} of {classes} classes, shape {shape}, with {labels} labels.
 
 ## Load
 
     from ddcore import load_artifact
     distilled = load_artifact("PATH OR URL OF THIS FOLDER")
-    for images, targets in distilled.loader(batch_size=64, seed=0): ...
+    for {samples}, targets in distilled.loader(batch_size=64, seed=0): ...
 
 Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, and `manifest.json` says how to read them.
 
@@ -32,7 +32,7 @@ Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors,
 
 {source}, from {origin}. Fingerprint: `{fingerprint}`.
 
-Licence: {licence}. What may be done with the synthetic images depends on it.
+Licence: {licence}. What may be done with the synthetic {samples} depends on it.
 
 ## Method
 
@@ -54,20 +54,20 @@ Licence: {licence}. What may be done with the synthetic images depends on it.
 | --- | --- |
 {sizes}
 
-The total buys {equivalent:.1f} real images per class, stored as uint8 with a hard label each. Not counted: the
-normalisation, which real images need as well.
+The total buys {equivalent:.1f} real {samples} per class, stored as {price} with a hard label each. Not counted: the
+normalisation, which real {samples} need as well.
 
 ## Intended use
 
-Training small networks quickly, comparing methods, learning under a byte budget. The images are learned to train networks,
+Training small networks quickly, comparing methods, learning under a byte budget. The {samples} are learned to train networks,
 not to look like their classes.
 
 ## Known gaps
 
 {gaps}
 - It was made with one network: others may learn less from it.
-- The images may show traits of the real ones and give no guarantee of privacy.
-- Pixels span {low:.2f} to {high:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at.
+- The {samples} may show traits of the real ones and give no guarantee of privacy.
+- {span}
 """
 
 
@@ -96,11 +96,17 @@ def card(artifact: Described) -> str:
     """Markdown with a YAML head, as data hubs read it."""
     manifest = artifact.manifest
     source, made, size = manifest["source"], manifest["provenance"], manifest["bytes"]
-    name = source.get("name", "unnamed data")
-    title = f"{name}, distilled by {artifact.method}: {artifact.ipc:g} {'image' if artifact.ipc == 1 else 'images'} per class"
+    name, kind = source.get("name", "unnamed data"), manifest["kind"]
+    samples = "images" if kind == "images" else "rows"
+    title = f"{name}, distilled by {artifact.method}: {artifact.ipc:g} {samples[:-1] if artifact.ipc == 1 else samples} per class"
     low, high = manifest["value_range"]["pixels"]
+    within = "Pixels span {:.2f} to {:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at."
+    span = within if kind == "images" else "Without normalisation their values lie between {:.4g} and {:.4g}."
     return CARD.format(
-        head=_head(title, source, len(artifact)),
+        head=_head(title, source, len(artifact), "image" if kind == "images" else kind),
+        samples=samples,
+        price="uint8" if kind == "images" else f"{manifest.get('row_bytes')} bytes",
+        span=span.format(low, high),
         title=title,
         count=len(artifact),
         classes=len(artifact.classes),
@@ -119,19 +125,17 @@ def card(artifact: Described) -> str:
         sizes="\n".join(f"| {part} | {size[part]:,} |" for part in ("images", "labels", "models", "total")),
         equivalent=artifact.equivalent_ipc,
         gaps=_listed(manifest["notes"], "- The method's own are in its paper."),
-        low=low,
-        high=high,
     )
 
 
-def _head(title: str, source: Mapping[str, Any], count: int) -> str:
+def _head(title: str, source: Mapping[str, Any], count: int, of: str) -> str:
     """YAML, whose values are JSON: that is YAML too, whatever is in the names."""
     licence = re.sub("[^a-z0-9.]+", "-", str(source.get("licence") or "unknown").partition("(")[0].lower()).strip("-")
     size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "n>100K"
     head = {
         "pretty_name": title,
         "license": licence if len(licence) <= LONGEST_LICENCE else "other",
-        "task_categories": ["image-classification"],
+        "task_categories": [f"{of}-classification"],
         "tags": ["dataset-distillation", "ddcore"],
         "size_categories": [size],
     }
