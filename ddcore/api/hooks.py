@@ -90,17 +90,13 @@ def ddcore_network(  # type: ignore[empty-body]
 ) -> nn.Module | None:
     """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels, or other samples.
 
-    Called whenever a network is needed: often (dm builds one a step), so stay quick.
-
     Args:
-        name: from ``--network`` or ``--eval-network``.
-        channels, size: of images; of rows (D,) they are D and 1, of (C, L) C and L, of token ids the vocabulary and L.
+        name: from ``--network`` or ``--eval-network``; asked often (dm builds one a step), so stay quick.
         generator: all randomness of the initialisation; torch's global one already draws from it during the call.
-        shape: of a sample: (C, H, W), or (D,), (C, L) or (L,). New in 2.1.
+        shape: of a sample: (C, H, W), (D,) with D channels and size 1, or (C, L) with size L; of text (L,). New in 2.1.
 
-    Returns: A module on any device, float32, in train mode, that maps samples (B, *shape) to logits (B, K) and has ``embed`` giving the
-        flattened input (B, D) of its last linear layer. None when the name is not yours.
-    Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
+    Returns: A module on any device, float32, in train mode, from samples (B, *shape) to logits (B, K); its ``embed`` gives the input
+        (B, D) of its last linear layer. None when the name is not yours. Implemented by the core (the field's zoo and torchvision's classifiers). New in 1.0.
     """
 
 

@@ -25,8 +25,7 @@ CORE_DISTRIBUTION = "ddcore-torch"
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 PACK = "data"
-DENSE = "dense"
-"""In ``Plugin.modality``: samples are rows of one shape in numbers, (D,), (C, L) or (C, H, W), whatever they are of."""
+DENSE = "dense"  # in ``Plugin.modality``: rows of one shape in numbers, (D,), (C, L) or (C, H, W), whatever of
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "executor", "tracker")
 
 
@@ -36,8 +35,9 @@ class Plugin:
     role: ClassVar[str] = "enhancement"  # one of ROLES; a run has exactly one matcher
     summary: ClassVar[str] = ""  # one line
     paper: ClassVar[str] = ""  # title, venue, arXiv id
-    # What the data may be: images, text, graphs, a pack's own; ``dense`` (``ddcore.DENSE``) stands for all rows of one shape.
-    modality: ClassVar[frozenset[str]] = frozenset({"images"})
+    modality: ClassVar[frozenset[str]] = frozenset(
+        {"images"}
+    )  # of data: images, text, a pack's own, or all that are DENSE
     api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
     presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing

@@ -424,10 +424,6 @@ class Run(Protocol):
         """The finished set of images, once there is one."""
 
     @property
-    def dense(self) -> bool:
-        """Whether samples are rows of one shape, images among them, which the core takes all the way to scores."""
-
-    @property
     def packed(self) -> Any:
         """The finished set of other data, once there is one."""
 

@@ -60,7 +60,8 @@ class Hooks(Dispatch):
 
     def initialize(self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:
         """Images of classes."""
-        due = (len(classes), *run.source.shape)
+        source: Any = run.source
+        due = (len(classes), *source.shape)
         given: dict[str, Any] = {"name": name, "classes": classes, "task": task, "generator": generator, "run": run}
         found = self.by_name("ddcore_initialize", check=lambda a, who: answers.images(a, who, due), **given)
         return found  # type: ignore[no-any-return]
