@@ -35,9 +35,7 @@ class Plugin:
     role: ClassVar[str] = "enhancement"  # one of ROLES; a run has exactly one matcher
     summary: ClassVar[str] = ""  # one line
     paper: ClassVar[str] = ""  # title, venue, arXiv id
-    modality: ClassVar[frozenset[str]] = frozenset(
-        {"images"}
-    )  # of data: images, text, a pack's own, or all that are DENSE
+    modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what data may be: images, text, a pack's own, DENSE
     api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
     presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
