@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         Vote,
     )
 
-API_VERSION = "2.0"
+API_VERSION = "2.1"
 Kind = Literal["by_name", "one", "chain", "collect", "observe"]
 F = TypeVar("F", bound=Callable[..., Any])
 hookspec = pluggy.HookspecMarker("ddcore")
@@ -86,18 +86,18 @@ def ddcore_data(name: str, rest: str, options: Mapping[str, Any]) -> Source | No
 
 
 @_kind("by_name")
-def ddcore_network(name: str, channels: int, size: int, classes: int, generator: Generator) -> nn.Module | None:  # type: ignore[empty-body]
-    """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels.
-
-    Called whenever a network is needed: often (dm builds one a step), so stay quick.
+def ddcore_network(  # type: ignore[empty-body]
+    name: str, channels: int, size: int, classes: int, generator: Generator, shape: tuple[int, ...]
+) -> nn.Module | None:
+    """Build a freshly initialised classifier of K classes for images of ``size`` x ``size`` pixels, or other samples.
 
     Args:
-        name: from ``--network`` or ``--eval-network``.
+        name: from ``--network`` or ``--eval-network``; called often (a matcher may build one a step), so stay quick.
         generator: all randomness of the initialisation; torch's global one already draws from it during the call.
+        shape: of a sample: (C, H, W), (D,) with D channels and size 1, or (C, L) with size L; of text (L,). New in 2.1.
 
-    Returns: A module on any device, float32, in train mode, that maps (B, C, H, W) to logits (B, K) and has ``embed`` giving the
-        flattened input (B, D) of its last linear layer. None when the name is not yours.
-    Implemented by the core (the field's zoo, torchvision, timm and torch's hub). New in 1.0.
+    Returns: A module on any device, float32, in train mode, from samples (B, *shape) to logits (B, K); its ``embed`` gives the input
+        (B, D) of its last linear layer. None when the name is not yours. Implemented by the core (the field's zoo, torchvision, timm and torch's hub). New in 1.0.
     """
 
 

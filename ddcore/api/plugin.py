@@ -26,6 +26,7 @@ CORE_DISTRIBUTION = "ddcore-torch"
 ASSETS: Mapping[str, str] = {"trajectories": "experts", "teachers": "teachers"}
 """What a run makes before its tasks begin, for plugins that need it, with the group of options that says how."""
 PACK = "data"
+DENSE = "dense"  # in ``Plugin.modality``: rows of one shape in numbers, (D,), (C, L) or (C, H, W), whatever of
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "executor", "tracker")
 
 
@@ -35,7 +36,7 @@ class Plugin:
     role: ClassVar[str] = "enhancement"  # one of ROLES; a run has exactly one matcher
     summary: ClassVar[str] = ""  # one line
     paper: ClassVar[str] = ""  # title, venue, arXiv id
-    modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what the data may be: images, text, graphs, features
+    modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what data may be: images, text, a pack's own, DENSE
     api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
     presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing

@@ -472,7 +472,7 @@ def _kept_data(cell: Cell, place: Place) -> dict[str, Any] | str:
         source = run.source
     except DdcoreError as error:
         return f"data {cell.data!r} cannot be read: {error}"
-    if source.modality in DECODED:
+    if source.modality in DECODED or getattr(source, "dense", False):
         keep_decoded(source, run.cache, run.warn)
     return decoded_key(source.summary())
 

@@ -26,7 +26,7 @@ from ddcore.api.services import Samples, StudentData
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
 from ddcore.commands.taken import taken
 from ddcore.composing.loading import load_source
-from ddcore.composing.plan import Plan, resolve_training, student_shapers
+from ddcore.composing.plan import Plan, kinds_of, resolve_training, student_shapers
 from ddcore.composing.selection import Selection, Setup, setup_from
 from ddcore.composing.tables import row_json
 from ddcore.config import OF_DATA
@@ -321,7 +321,7 @@ def _free_folder(network: str, selection: Selection) -> Place:
 def _check_modality(run: TrainingRun) -> None:
     kind = run.source.modality
     for name, plugin in student_shapers(run.plugins):
-        if kind not in plugin.modality:
+        if not plugin.modality & kinds_of(run.source):
             held = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}, and {run.config.dataset!r} holds {kind}"
             raise PluginError(f"{held}: leave out --plugin {name}")
     if run.of_images:

@@ -49,8 +49,8 @@ class Hooks(Dispatch):
         given: dict[str, Any] = {"name": name, "rest": rest, "options": options}
         return self.by_name("ddcore_data", check=answers.source, **given)  # type: ignore[no-any-return]
 
-    def network(self, name: str, of: Mapping[str, int], generator: Generator) -> nn.Module | None:
-        """A freshly initialised classifier; ``of`` says ``channels``, ``size`` and ``classes``."""
+    def network(self, name: str, of: Mapping[str, Any], generator: Generator) -> nn.Module | None:
+        """A freshly initialised classifier; ``of`` says ``channels``, ``size``, ``classes`` and ``shape``."""
         found = self.by_name("ddcore_network", check=answers.network, name=name, **of, generator=generator)
         return found  # type: ignore[no-any-return]
 
@@ -60,7 +60,8 @@ class Hooks(Dispatch):
 
     def initialize(self, name: str, classes: Tensor, task: Task, generator: Generator, run: Run) -> Tensor | None:
         """Images of classes."""
-        due = (len(classes), run.source.channels, run.source.size, run.source.size)
+        source: Any = run.source
+        due = (len(classes), *source.shape)
         given: dict[str, Any] = {"name": name, "classes": classes, "task": task, "generator": generator, "run": run}
         found = self.by_name("ddcore_initialize", check=lambda a, who: answers.images(a, who, due), **given)
         return found  # type: ignore[no-any-return]

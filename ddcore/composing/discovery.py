@@ -21,7 +21,7 @@ import pluggy
 from attrs import frozen
 
 from ddcore.api import hooks as hookspecs
-from ddcore.api.plugin import CORE_DISTRIBUTION, GROUP, PACK, ROLES, Plugin
+from ddcore.api.plugin import CORE_DISTRIBUTION, DENSE, GROUP, PACK, ROLES, Plugin
 from ddcore.errors import PluginError, near
 
 FIRST_PARTY: tuple[str, ...] = (
@@ -279,8 +279,9 @@ def add_packs(classes: dict[str, Any], offers: dict[str, Offer], *, strict: bool
 
 
 def packs_among(plugins: Mapping[str, Any]) -> list[str]:
-    """Names of the plugins (classes or instances) that another of them stands on."""
+    """Names of the plugins (classes or instances) that another of them stands on, and of packs of dense modalities."""
     named = {pack for plugin in plugins.values() for pack in plugin.packs}
+    named |= {name for name, plugin in plugins.items() if plugin.role == PACK and DENSE in plugin.modality}
     return [name for name in plugins if name in named]
 
 

@@ -41,6 +41,10 @@ class Host(Run, Protocol):
         """Whether the data are images."""
 
     @property
+    def dense(self) -> bool:
+        """Whether samples are rows of one shape, images among them."""
+
+    @property
     def source(self) -> Source:
         """The real data as loaded."""
 

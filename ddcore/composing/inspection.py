@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -37,18 +37,18 @@ def installed_matchers() -> list[str]:
     return [row["name"] for row in listing() if row.get("role") == "matcher"]
 
 
-def matchers_for(modality: str, refused: Callable[[Any, str], bool]) -> dict[str, Any]:
+def matchers_for(kinds: Collection[str], refused: Callable[[Any, str], bool]) -> dict[str, Any]:
     """The installed matchers that could do a run that has none, name to class; broken ones are left out.
 
     Args:
-        modality: of the data.
+        kinds: of the data, one of which a matcher has to name; see ``plan.kinds_of``.
         refused: whether what is selected does not go with a matcher (its class and name).
     """
     found = {}
     for name in installed_matchers():
         with suppress(DdcoreError):
             cls: Any = load_class(name)[0]
-            if modality in cls.modality and not refused(cls, name):
+            if cls.modality.intersection(kinds) and not refused(cls, name):
                 found[name] = cls
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from ddcore.api.hooks import KINDS
+from ddcore.api.plugin import DENSE
 from ddcore.composing.discovery import matching, packs_among
 from ddcore.composing.dispatch import CORE, Dispatch
 from ddcore.composing.recipes import RULES
@@ -39,6 +40,13 @@ CORE_ASKS = (
     "log",
 )
 IMAGES = "images"
+
+
+def kinds_of(source: Any) -> frozenset[str]:
+    """What a plugin's ``modality`` may name so that it works on these data."""
+    return frozenset({source.modality, *([DENSE] if getattr(source, "dense", False) else [])})
+
+
 TRAJECTORIES, TEACHERS = "trajectories", "teachers"
 BASELINES = ("kcenter",)
 """The core's initialisers whose images have a row beside every result; ``--baseline`` names more."""
@@ -192,7 +200,7 @@ def resolve(
     if steps and not hasattr(matcher, "ddcore_matching_loss"):
         raise PluginError(f"{hooks.who(name)} learns nothing step by step, and --steps asks for {steps}: leave it out")
     needs = _assets(plugins, (initializer, *choices.baselines), labeller)
-    if IMAGES not in matcher.modality:
+    if not matcher.modality & {IMAGES, DENSE}:
         stages = _stages_of_its_own(name, plugins, steps)
         return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
     label = (learned[0], name) if learned else (labeller, label_by)

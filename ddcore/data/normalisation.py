@@ -62,9 +62,9 @@ class Normalisation(ABC):
         others stay as they are."""
         if not self.pixelwise:
             pixels = self.inverse(images)
-            inside = ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1)[:, None, None, None]
+            inside = ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1).reshape(-1, *[1] * (images.ndim - 1))
             return torch.where(inside, images, self.apply(pixels.clamp(0, 1)))
-        ends = torch.tensor([0.0, 1.0]).to(images)[:, None, None, None].expand(2, images.shape[1], 1, 1)
+        ends = black_and_white(images)
         black, white = self.apply(ends)
         return torch.minimum(torch.maximum(images, black), white)
 
@@ -245,4 +245,10 @@ def _column(values: tuple[float, ...], images: Tensor) -> Tensor:
     if len(values) != images.shape[1]:
         got = f"{images.shape[1]} channels where this normalisation has {len(values)}"
         raise InputError(f"images of shape {tuple(images.shape)} have {got}: use data of the same kind")
-    return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+    return torch.tensor(values, dtype=images.dtype, device=images.device).reshape(-1, *[1] * (images.ndim - 2))
+
+
+def black_and_white(images: Tensor) -> Tensor:
+    """(2, C, 1, ...): 0 and 1 in every channel of images (B, C, ...), in their type."""
+    ends = torch.tensor([0.0, 1.0]).to(images).reshape(2, *[1] * (images.ndim - 1))
+    return ends.expand(2, images.shape[1], *[1] * (images.ndim - 2))

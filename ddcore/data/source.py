@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -32,15 +33,18 @@ TRANSFORMED_AT_ONCE = 1024
 COMPARED_AT_ONCE = 64
 DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocabulary")
 """What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
-TEXT = "text"
+OF_ROWS = ("dense", "row_bytes")
+"""What else does, of dense samples that are no images."""
+IMAGES, TEXT = "images", "text"
 
 
 @frozen(eq=False)
 class Split:
-    """Images and their classes.
+    """Images, or other samples, and their classes.
 
     Attributes:
-        stored: (N, C, H, W) uint8 in 0..255 or float32 in [0, 1]; H = W.
+        stored: (N, C, H, W) uint8 in 0..255 or float32 in [0, 1]; H = W. Other dense samples: (N, D), (N, C, L) or
+            (N, C, H, W), uint8 or any finite float32.
         labels: (N,) int64, positions in the source's ``classes``.
     """
 
@@ -65,7 +69,10 @@ class Source:
     Attributes:
         classes: names, in the order of the labels.
         modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's
-            source may hold something else, which is then not checked here.
+            source may hold something else, which is then not checked here unless it is dense.
+        dense: whether samples are rows of one shape, (D,), (C, L) or (C, H, W), in numbers that gradients can reach,
+            which the core takes all the way from labels to scores; images are.
+        row_bytes: what a real sample costs as it is stored, where that is not what its numbers take here.
         vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
         mirror: how that is known, for people.
@@ -87,7 +94,9 @@ class Source:
     train: Split
     test: Split
     classes: tuple[str, ...] = field(converter=_names)
-    modality: str = "images"
+    modality: str = IMAGES
+    dense: bool = None  # type: ignore[assignment]
+    row_bytes: int | None = None
     vocabulary: int | None = None
     mirror_symmetric: bool = True
     mirror: str = ""
@@ -101,8 +110,13 @@ class Source:
     carved: tuple[float, int] | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.modality == "images":
+        if self.dense is None:
+            object.__setattr__(self, "dense", self.modality == IMAGES)
+        if self.modality == IMAGES:
             _check_images(self)
+            _check_labels(self)
+        elif self.dense:
+            _check_rows(self)
             _check_labels(self)
         elif self.modality == TEXT:
             _check_tokens(self)
@@ -116,8 +130,8 @@ class Source:
     @property
     def samples(self) -> str:
         """What its samples are called, in the plural."""
-        return {"images": "images", TEXT: "texts"}.get(
-            self.modality, self.modality if self.modality[-1:] == "s" else "samples"
+        return {IMAGES: IMAGES, TEXT: "texts"}.get(
+            self.modality, self.modality if self.modality[-1:] == "s" else "rows" if self.dense else "samples"
         )
 
     @property
@@ -152,13 +166,21 @@ class Source:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour; of text the vocabulary's size."""
+        """1 for grey, 3 for colour; of other dense samples C, or D; of text the vocabulary's size."""
         return self.vocabulary or int(self.train.stored.shape[1])
 
     @property
     def size(self) -> int:
-        """Height and width in pixels; of text L."""
-        return int(self.train.stored.shape[-1])
+        """Height and width in pixels; of text and of (C, L) L; of rows (D,) 1."""
+        return 1 if self.dense and len(self.shape) == 1 else int(self.train.stored.shape[-1])
+
+    @property
+    def price(self) -> int:
+        """Bytes of a real sample, without its label: ``row_bytes``, or as its data hold it, an image's value one byte
+        where all are levels of 8 bits or less."""
+        if self.row_bytes is not None:
+            return self.row_bytes
+        return math.prod(self.shape) if self.white is not None else int(self.train.stored[0].nbytes)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -179,7 +201,7 @@ class Source:
             return (), ()
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
-        if len(self.shape) != 3:
+        if len(self.shape) != 3 and not self.dense:
             return (), ()
         return mean_and_deviation(self.train.stored)
 
@@ -209,6 +231,7 @@ class Source:
             "origin": self.origin,
             "licence": self.licence,
             "modality": self.modality,
+            **({"dense": True, "row_bytes": self.price} if self.dense and self.modality != IMAGES else {}),
             **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
             "shape": list(self.shape),
             "stored": str(getattr(self.train.stored, "dtype", "")).removeprefix("torch."),
@@ -252,7 +275,8 @@ def load_decoded(cache: Place, key: Mapping[str, Any], note: Note) -> Source | N
 
 def decoded_key(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a ``Source.summary`` that shapes what is made of a source."""
-    return {name: summary.get(name) for name in DECIDING}
+    facts = {name: summary.get(name) for name in DECIDING}
+    return facts | {name: summary[name] for name in OF_ROWS if name in summary}
 
 
 @frozen(eq=False)
@@ -466,6 +490,20 @@ def constant_classes(source: Source) -> tuple[str, ...]:
 def _all_equal(images: Tensor, rows: Tensor | None = None) -> bool:
     rows = torch.arange(len(images)) if rows is None else rows
     return all(bool((images[part] == images[rows[0]]).all()) for part in torch.split(rows, COMPARED_AT_ONCE))
+
+
+def _check_rows(source: Source) -> None:
+    """Refuse dense samples that are not rows of one shape in finite numbers."""
+    shape = source.shape
+    for part, split in source.parts.items():
+        rows, what = split.stored, f"the {part} rows of {source.name}"
+        if not isinstance(rows, Tensor) or not 2 <= rows.ndim <= 4 or not rows.numel() or rows.shape[1:] != shape:
+            due = "(N, D), (N, C, L) or (N, C, H, W), alike in train and test, is due"
+            raise InputError(f"{what} have shape {tuple(getattr(rows, 'shape', ()))}: {due}")
+        if rows.dtype not in (torch.uint8, torch.float32):
+            raise InputError(f"{what} are {rows.dtype}: store float32, or uint8 in 0..255")
+        if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+            raise InputError(f"{what} hold values that are not finite: fill them in, or drop those rows")
 
 
 def _check_range(images: Tensor, what: str) -> None:

@@ -4,6 +4,7 @@ enlarged without smoothing so that pixels stay what they are."""
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,6 +70,21 @@ def preview_png(images: Tensor, classes: Tensor, class_names: Sequence[str], tit
     if len(present) > len(shown):
         _write(pen, (MARGIN, bottom - NOTE // 2), f"+{len(present) - len(shown)} more classes", FAINT)
     return _png(sheet)
+
+
+def in_grey(rows: Tensor) -> Tensor:
+    """Rows (N, D), (N, C, L) or (N, C, H, W) of any values as pictures (N, 1, S, S) in [0, 1].
+
+    Each channel from its least to its largest value over all rows; numbers in reading order, in as small a square as
+    holds them.
+    """
+    channels = rows.float().transpose(0, 1).flatten(1)
+    low, high = channels.amin(1), channels.amax(1)
+    shape = (-1, *[1] * (rows.ndim - 2))
+    grey = (rows.float() - low.reshape(shape)) / (high - low).clamp(min=1e-12).reshape(shape)
+    flat = grey.flatten(1)
+    side = math.isqrt(flat.shape[1] - 1) + 1
+    return torch.nn.functional.pad(flat, (0, side * side - flat.shape[1])).reshape(-1, 1, side, side)
 
 
 def sheet_png(images: Tensor, columns: int, side: int | None = None) -> bytes:

@@ -26,7 +26,7 @@ def mean_and_deviation(stored: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     deviations instead, which are smaller.
 
     Args:
-        stored: (N, C, H, W) uint8 or float32.
+        stored: (N, C, H, W), or another shape with channels second, uint8 or float32.
 
     Returns:
         Two tuples of C numbers.
@@ -39,10 +39,11 @@ def mean_and_deviation(stored: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 def _sum(stored: Tensor, mean: Tensor | None) -> Tensor:
     """(C,) float64: the sum of values, or of squared deviations from ``mean`` (C,)."""
-    total = torch.zeros(stored.shape[1], dtype=torch.float64)
+    total, over = torch.zeros(stored.shape[1], dtype=torch.float64), [0, *range(2, stored.ndim)]
+    mean = None if mean is None else mean.reshape(-1, *[1] * (stored.ndim - 2))
     for chunk in _chunks(stored):
         values = scaled(chunk, torch.float64)
-        total += (values if mean is None else (values - mean[:, None, None]).square()).sum((0, 2, 3))
+        total += (values if mean is None else (values - mean).square()).sum(over)
     return total
 
 

@@ -123,7 +123,7 @@ def _weighted(teachers: Sequence[nn.Module], shares: Sequence[float], images: Te
 def _logits(teacher: nn.Module, images: Tensor, statistics: Statistics) -> Tensor:
     if statistics == "batch":
         return logits(teacher, images, chunk=len(images))
-    whole = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+    whole = max(1, PIXELS_AT_ONCE // images.shape[2:].numel())
     return logits(teacher, images, chunk=None if devices.in_cache(images.device) else whole)
 
 

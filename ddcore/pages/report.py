@@ -98,7 +98,7 @@ class Finished:
         if self.kind == "evaluation":
             return f"{redact(self.record['artifact'])}, evaluated on {data}"
         if self.record["data"].get("modality", "images") != "images":
-            return f"{self.method} on {data}"
+            return f"{self.method} on {data}" + (f", {ipc} per class" if self.record["data"].get("dense") else "")
         return f"{self.method} on {data}, {ipc} {'image' if ipc == 1 else 'images'} per class"
 
 
@@ -237,7 +237,7 @@ def gallery(artifact: Artifact | None) -> dict[str, Any] | None:
 
     As many images of each class as ``MOST_IMAGES`` and ``MOST_PIXELS`` allow, and as many classes; the rest is counted.
     """
-    if artifact is None:
+    if artifact is None or not artifact.of_images:
         return None
     side, classes = int(artifact.manifest["shape"][-1]), artifact.labels.classes
     present = sorted(set(classes.tolist()))

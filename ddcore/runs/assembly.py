@@ -7,10 +7,11 @@ from typing import Any
 
 import attrs
 
+from ddcore.api.plugin import DENSE
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import packs_among
 from ddcore.composing.loading import load_source
-from ddcore.composing.plan import TEACHERS, students_of
+from ddcore.composing.plan import IMAGES, TEACHERS, students_of
 from ddcore.composing.selection import Setup, select, setup_from
 from ddcore.data.source import Source
 from ddcore.errors import InputError
@@ -95,7 +96,7 @@ def begin(
     if not plan_only:
         check_places(run)
         claim(place)
-    size = f", {run.config.ipc} images per class" if run.of_images else ""
+    size = f", {run.config.ipc} {run.source.samples} per class" if run.dense else ""
     packs = packs_among(run.plugins)
     named = " + ".join(name for name in run.plugins if name not in packs)
     run.say(f"plan: {named} on {run.config.dataset}{size}, seed {run.seed}")
@@ -139,7 +140,7 @@ def chosen_lines(run: Run) -> list[str]:
     presets = sorted({source for source in run.setup.resolved.sources.values() if source.startswith("preset ")})
     auto = f" (auto on {run.device.type}; the papers' is convnet3)" if run.config.network == "auto" else ""
     networks = f"network {run.network_name}{auto}"
-    if not run.of_images:
+    if not run.dense:
         students = run.config.eval_network or students_of(run.matcher, run.plugins)
         networks = f"students: {', '.join(students)}"
     switch_off = [f"  {preset} (--preset none switches it off, --explain shows what it sets)" for preset in presets]
@@ -178,8 +179,8 @@ def free_folder(setup: Setup) -> Any:
     """``runs/NAME``, numbered if it is taken."""
     config = setup.config
     data = shown(config.dataset).rstrip("/").rpartition("/")[2].replace(":", "-") or "data"
-    of_images = any("images" in plugin.modality for plugin in setup.plugins.values())
-    size = f"-ipc{config.ipc}" if of_images else ""
+    sized = any(plugin.modality & {IMAGES, DENSE} for plugin in setup.plugins.values())
+    size = f"-ipc{config.ipc}" if sized else ""
     packs = packs_among(setup.plugins)
     stem = f"{'-'.join(name for name in setup.offers if name not in packs)}-{data}{size}-seed{config.seed}"
     place, number = Place.at("runs") / stem, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from torch import Generator, Tensor, nn
 from ddcore.api.hooks import hookimpl
 from ddcore.composing.recipes import RULES
 from ddcore.data.sources import knows, open_source
+from ddcore.errors import InputError
 from ddcore.labels import HardLabels
 from ddcore.networks.zoo import build
+from ddcore.networks.zoo import knows as knows_network
 from ddcore.runs.executors import EXECUTORS
 from ddcore.scoring.baselines import kcenter_index
 from ddcore.scoring.evaluate import evaluate_artifact
@@ -38,10 +41,16 @@ class Core:
 
     @hookimpl
     def ddcore_network(
-        self, name: str, channels: int, size: int, classes: int, generator: Generator
+        self, name: str, channels: int, size: int, classes: int, generator: Generator, shape: tuple[int, ...]
     ) -> nn.Module | None:
-        """The field's zoo, and networks of torchvision, timm and torch's hub."""
-        return build(name, channels, size, classes, generator)
+        """The field's zoo, networks of torchvision, timm and torch's hub, of images; ``mlp`` of rows of any shape."""
+        if len(shape) == 3 and shape[1] == shape[2]:
+            return build(name, channels, size, classes, generator)
+        if knows_network(name) and name != "mlp":
+            raise InputError(
+                f"network {name!r} is of square images, and samples here are {shape}: give --network mlp or a plugin's"
+            )
+        return build(name, math.prod(shape), 1, classes, generator)
 
     @hookimpl
     def ddcore_executor(self, name: str) -> Executor | None:
@@ -56,8 +65,7 @@ class Core:
         if name == "real":
             return for_each_class(classes, lambda c, n: run.real.sample(c, n, generator))
         if name == "noise":
-            shape = (len(classes), run.real.channels, run.real.size, run.real.size)
-            return torch.randn(shape, generator=generator)
+            return torch.randn((len(classes), *run.source.shape), generator=generator)
         if name == "kcenter":
             return run.real.train.inputs(kcenter_index(run, classes))
         return None
@@ -76,8 +84,8 @@ class Core:
 
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:
-        """Distilled, random, k-center, random at equal bytes, full; of images only."""
-        return evaluate_artifact(run) if run.of_images else []
+        """Distilled, random, k-center, random at equal bytes, full; of images and other dense samples only."""
+        return evaluate_artifact(run) if run.dense else []
 
 
 def for_each_class(classes: Tensor, images_of: Any) -> Tensor:

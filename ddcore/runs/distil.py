@@ -51,7 +51,7 @@ def _distil(run: Run) -> list[Row]:
     for note in synthetic.notes:
         run.say(note)
     watched = notes_of([run.checkpoints.header(task.key) for task in tasks])
-    if run.of_images:
+    if run.dense:
         run.artifact = save(run, synthetic, label(run, synthetic), watched)
     else:
         run.packed = pack(run, synthetic, watched)
@@ -94,7 +94,7 @@ def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
     rows: list[Row] = []
     for plugin, answer in run.hooks.evaluate(run).items():
-        taken = CORE_SETS if run.of_images and plugin != CORE else ()
+        taken = CORE_SETS if run.dense and plugin != CORE else ()
         rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
     if run.artifact is not None:
         warn_of_set(run, run.artifact)

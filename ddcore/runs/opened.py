@@ -133,8 +133,13 @@ class Opened:
 
     @property
     def of_images(self) -> bool:
-        """Whether the data are images: else the matcher brings artifact, students and rows."""
+        """Whether the data are images."""
         return self.source.modality == "images"
+
+    @property
+    def dense(self) -> bool:
+        """Whether samples are rows of one shape, as images are: else the matcher brings artifact, students and rows."""
+        return bool(getattr(self.source, "dense", False))
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -159,9 +164,14 @@ class Opened:
             other: ``channels``, ``size`` or ``classes`` of other data.
         """
         name = name or self._whole.network_name
-        of = {"channels": self.source.channels, "size": self.source.size, "classes": len(self.source.classes), **other}
+        source, shape = self.source, self.source.shape
+        of = {"channels": source.channels, "size": source.size, "classes": len(source.classes), **other}
+        if len(shape) == 3:
+            shape = (of["channels"], of["size"], of["size"])
+        elif other and self.dense:
+            shape = (of["channels"], of["size"])[: len(shape)]
         with randomness.drawing_from(generator):
-            built = self.hooks.network(name, of, generator)
+            built = self.hooks.network(name, {**of, "shape": shape}, generator)
         if built is None:
             raise InputError(unknown_network(name))
         return lay_out(built.to(device=self.device, dtype=self.dtype))

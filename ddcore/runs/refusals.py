@@ -8,41 +8,51 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
-from ddcore.composing.plan import warnings
+from ddcore.api.plugin import PACK
+from ddcore.composing.plan import kinds_of, warnings
 from ddcore.data.repeats import warnings_about
 from ddcore.data.source import Source, constant_classes
 from ddcore.errors import InputError, OptionError
 from ddcore.runs.executors import EXECUTORS
 from ddcore.storage.writable import unwritable
+from ddcore.training.label_rules import refuse_views
 
 if TYPE_CHECKING:
     from ddcore.data.source import Source
     from ddcore.runs.opened import Whole
     from ddcore.runs.run import Run
 
-OF_IMAGES = (
-    *("ipc", "bytes", "resize", "resize_mode", "mirror", "normalise", "init", "labels", "protocol", "storage_dtype"),
+OF_DATA = (PACK, "executor", "tracker")
+"""Roles that are not about samples."""
+OF_IMAGES = ("resize", "resize_mode", "mirror")
+OF_DENSE = (
+    *("ipc", "bytes", *OF_IMAGES, "normalise", "init", "labels", "protocol", "storage_dtype"),
     *("rows", "baseline", "evaluate_on"),
 )
-"""Shared options that mean nothing for other data."""
+"""Shared options that mean nothing for data that are not images, and not dense."""
 
 
 def check_data(run: Run) -> None:
     """Refuse data that the plan cannot use.
 
     Raises:
-        InputError: a modality no plugin works on; a class without images.
+        InputError: a modality that a plugin does not work on; labels of views of what has none; an empty class.
     """
     source = run.source
-    if source.modality not in run.matcher.modality:
-        raise InputError(
-            f"{run.matcher_name} works on {', '.join(run.matcher.modality)}, and {run.config.dataset!r} holds {source.modality}"
-        )
+    for name, plugin in run.plugins.items():
+        if plugin.role not in OF_DATA and not plugin.modality & kinds_of(source):
+            works = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}"
+            way_out = "" if name == run.plan.matcher else f": leave out --plugin {name}"
+            raise InputError(f"{works}, and {run.config.dataset!r} holds {source.modality}{way_out}")
     if not run.of_images:
         refuse_options_of_images(run)
+        if run.dense:
+            refuse_views(run)
     if not min(counts := class_counts(run)):
         name = source.classes[counts.index(0)]
-        raise InputError(f"class {name!r} of {run.config.dataset!r} has no train images: add some or drop the class")
+        raise InputError(
+            f"class {name!r} of {run.config.dataset!r} has no train {source.samples}: add some or drop the class"
+        )
 
 
 def check_places(run: Whole) -> None:
@@ -164,7 +174,7 @@ def refuse_options_of_images(run: Run) -> None:
         InputError: naming the option.
     """
     defaults = attrs.fields_dict(type(run.config))
-    for name in OF_IMAGES:
+    for name in OF_IMAGES if run.dense else OF_DENSE:
         if getattr(run.config, name) != defaults[name].default:
             raise InputError(
                 f"--{name.replace('_', '-')} is of images, and {run.config.dataset!r} holds {run.source.modality}: leave it out "

@@ -59,6 +59,7 @@ def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] 
         notes=[*warnings_of(run), *watched, *synthetic.notes, *note_on_real(run)],
         storage_dtype=run.config.storage_dtype,
         real=said_of_real(run, synthetic),
+        preview=synthetic.preview,
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
     if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
@@ -74,7 +75,7 @@ def bytes_allowed(run: Run) -> int | None:
 
 
 def pack(run: Run, synthetic: Synthetic, watched: Sequence[str] = ()) -> Packed:
-    """Write the artifact of data that are not images, unless an earlier part of this run did; see ``save``."""
+    """Write the artifact of data that are not dense, unless an earlier part of this run did; see ``save``."""
     place = run.place / "artifact"
     if (place / "manifest.json").exists():
         return load_packed(place)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ddcore.composing.inspection import matchers_for
-from ddcore.composing.plan import refusal
+from ddcore.composing.plan import kinds_of, refusal
 from ddcore.composing.selection import select, setup_from
 from ddcore.errors import DdcoreError
 from ddcore.scoring.estimate import forward_passes
@@ -25,10 +25,10 @@ def known_matchers(run: Whole) -> list[str]:
         return any(refusal(plugin, other, matcher, name) for other, plugin in run.plugins.items())
 
     def order(name: str) -> tuple[Any, ...]:
-        learns = hasattr(found[name], "ddcore_matching_loss") or not run.of_images
+        learns = hasattr(found[name], "ddcore_matching_loss") or not run.dense
         return len(found[name].needs), not learns, passes_with(run, name), name
 
-    found = matchers_for(run.source.modality, refused)
+    found = matchers_for(kinds_of(run.source), refused)
     return sorted(found, key=order)
 
 

@@ -62,7 +62,11 @@ class Tasks:
         executor = self.executor()
         remember(run)
         hand_on()
-        if left and self.executor_name != "here" and run.source.modality in DECODED:
+        if (
+            left
+            and self.executor_name != "here"
+            and (run.source.modality in DECODED or getattr(run.source, "dense", False))
+        ):
             keep_decoded(run.source, run.cache, run.warn)
         shown = self.progress(label, len(tasks), unit) if label else _nothing()
         within, self.stepping = self.stepping, True

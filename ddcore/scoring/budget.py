@@ -7,6 +7,7 @@ headers included; labels by what their kind says that they cost (``ddcore.labels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def budget_of(run: Run, limit: int) -> Budget:
         images, samples = image_bytes(run, ipc)
         return Budget(limit, ipc, images, labels(samples), samples)
 
-    pixels = len(run.source.classes) * run.source.channels * run.source.size**2
+    pixels = len(run.source.classes) * math.prod(run.source.shape)
     most = min(max(run.source.counts()), 1 + limit * 8 // (pixels * BITS_AT_LEAST))
     ipc = largest(lambda n: cost(n).cost <= limit, most)
     if not ipc:
@@ -116,10 +117,10 @@ def image_bytes(run: Run, ipc: int) -> tuple[int, int]:
     """Bytes of the file of so many images a class, as this run stores them, and the samples a class that they hold."""
     source = run.source
     classes = class_by_class(run, ipc)
-    blank, rows = torch.zeros(1, source.channels, source.size, source.size), None
+    blank, rows = torch.zeros(1, *source.shape), None
     if of_real_images(run) == UNCHANGED:
         blank, rows = run.real.train.inputs(torch.zeros(1, dtype=torch.int64)).cpu(), torch.zeros_like(classes)
-    tensors = {"pixels": blank.expand(len(classes), -1, -1, -1)}
+    tensors = {"pixels": blank.expand(len(classes), *source.shape)}
     set_ = Synthetic(tensors, {"pixels": "pixels"}, [{"op": "rows", "tensor": "pixels"}], classes, source_rows=rows)
     with torch.no_grad():
         set_ = stored(run, set_)

@@ -60,15 +60,15 @@ class Estimate:
     def sentence(self) -> str:
         """For people."""
         if not self.rate:
-            return "estimate: none, passes are measured on images only"
+            return "estimate: none, passes are measured on images and other rows of one shape only"
         stages = {"experts": self.experts, "distilling": self.distil, "evaluation": self.evaluate}
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items() if seconds)
-        return f"estimate: {parts}; about {self.peak_bytes / 1e9:.1f} GB of memory ({self.rate:,.0f} images/s forward, measured)"
+        return f"estimate: {parts}; about {self.peak_bytes / 1e9:.1f} GB of memory ({self.rate:,.0f} samples/s forward, measured)"
 
 
 def estimate(run: Run) -> Estimate:
-    """Measure a pass through the run's network and scale it; on other data than images nothing is measured."""
-    if not run.of_images:
+    """Measure a pass through the run's network and scale it; on data that are not dense nothing is measured."""
+    if not run.dense:
         return Estimate(0.0, 0.0, 0.0, 0.0, BASE_BYTES)
     network = run.network(run.generator("estimate")).requires_grad_(False)
     parameters = sum(p.numel() for p in network.parameters())

@@ -321,12 +321,16 @@ def divergence(results: Sequence[Result]) -> str:
 def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> list[str]:
     """What a reader of this row has to know."""
     recipe, notes = fitted(protocol(arm.protocol, run.hooks), artifact.labels), []
+    samples = run.source.samples
+    each = stored_as(run) if run.of_images else f"{run.source.price} bytes"
+    real = f"{each} {samples}" if run.of_images else f"{samples} of {each}"
     if arm.set in BASELINES:
-        notes.append(f"chosen on {'features of expert 0' if sees_features(run) else 'normalised pixels'}")
+        values = "pixels" if run.of_images else run.source.samples
+        notes.append(f"chosen on {'features of expert 0' if sees_features(run) else f'normalised {values}'}")
     if initialisers_among([arm.set], run.plugins):
-        notes.append(f"images of this initialiser, each counted as a real one of {stored_as(run)}")
+        notes.append(f"{samples} of this initialiser, each counted as a real one of {each}")
     if arm.set == RANDOM_BYTES:
-        notes.append(f"as many {stored_as(run)} images as fit the artifact's {artifact.nbytes['total']:,} bytes")
+        notes.append(f"as many {real} as fit the artifact's {artifact.nbytes['total']:,} bytes")
     if arm.set == UNTRAINED:
         notes.append("the network as initialised, trained on nothing")
     if arm.set not in (DISTILLED, RANDOM_BYTES, FULL, UNTRAINED) and (taken := taken_of_short(run, artifact, results)):
@@ -335,7 +339,7 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
         epochs = full_epochs(run, recipe)
         few = epochs < (run.config.full_epochs or recipe.full_epochs)
         less = f", as many as {FULL_IMAGES:,} images make" if few else ""
-        notes.append(f"all real images, {epochs} epoch{'s' * (epochs != 1)} of its own{less} (--full-epochs)")
+        notes.append(f"all real {samples}, {epochs} epoch{'s' * (epochs != 1)} of its own{less} (--full-epochs)")
     if recipe.probe is not None and (used := probe_of(run, results).get("probe")):
         notes.append(
             f"a linear probe on its frozen features answers, after {used['steps']:,} of the steps on {used['images']:,} real "
@@ -344,7 +348,7 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     if arm.set == DISTILLED and artifact.real_count:
         unchanged = ", unchanged" if artifact.manifest["real"]["unchanged"] else ""
         notes.append(
-            f"{artifact.real_count} of its {len(artifact)} images are real ones, chosen from the train part{unchanged}"
+            f"{artifact.real_count} of its {len(artifact)} {samples} are real ones, chosen from the train part{unchanged}"
         )
     own = (arm.set, arm.labels) == (DISTILLED, SOFT) and artifact.labels.own_views
     if own and changes_batches(recipe, run):

@@ -33,8 +33,10 @@ def carve(source: Source, share: float, seed: int) -> Source:
     Raises:
         InputError: a class with one train image only; data that are neither images nor text.
     """
-    if source.modality not in ("images", TEXT):
-        raise InputError(f"--validation is of images and text, and {source.name} holds {source.modality}: leave it out")
+    if source.modality != TEXT and not source.dense:
+        raise InputError(
+            f"--validation is of images, text and other rows of one shape, and {source.name} holds {source.modality}: leave it out"
+        )
     held = torch.zeros(len(source.train), dtype=torch.bool)
     for cls, name in enumerate(source.classes):
         rows = (source.train.labels == cls).nonzero().squeeze(1)

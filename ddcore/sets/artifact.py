@@ -24,8 +24,9 @@ from torch.utils.data import Dataset
 from ddcore import randomness
 from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
+from ddcore.data.source import OF_ROWS
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
-from ddcore.images.preview import preview_png
+from ddcore.images.preview import in_grey, preview_png
 from ddcore.labels import Labels, View, smallest_type
 from ddcore.labels.losses import as_told, loss_of_told, needed
 from ddcore.sets.brought import label_class
@@ -44,6 +45,7 @@ from ddcore.sets.manifest import (
     provider,
     read_manifest,
 )
+from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
 
@@ -149,8 +151,14 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
         return self.decoder.sample(self.tensors, index).float()
 
     def pixels(self, index: Tensor | None = None) -> Tensor:
-        """The same images without normalisation, clipped to [0, 1]: to be looked at."""
-        return self.normalisation.inverse(self.images(index)).clamp(0, 1)
+        """The same images without normalisation, clipped to [0, 1]: to be looked at. Other rows are not clipped."""
+        pixels = self.normalisation.inverse(self.images(index))
+        return pixels.clamp(0, 1) if self.of_images else pixels
+
+    @property
+    def of_images(self) -> bool:
+        """Whether its samples are images; else rows of one shape, of the manifest's ``kind``."""
+        return bool(self.manifest["kind"] == KIND)
 
     def loader(self, batch_size: int = 64, seed: int = 0, epochs: int = 1, first: int | None = None) -> Loader:
         """Shuffled batches of (images, targets), in new epochs each time that it is gone through.
@@ -235,10 +243,11 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
 
     @property
     def equivalent_ipc(self) -> float:
-        """Real images per class, as the data hold them with a hard label each, that cost as many bytes."""
+        """Real samples per class, as the data hold them with a hard label each, that cost as many bytes."""
         value = 4 if self.manifest["source"].get("stored") == "float32" else 1
-        real: int = value * math.prod(self.manifest["shape"]) + smallest_type(len(self.classes)).itemsize
-        return self.nbytes["total"] / real / len(self.classes)
+        price = self.manifest.get("row_bytes")
+        sample: int = price if is_count(price, 1) else value * math.prod(self.manifest["shape"])
+        return self.nbytes["total"] / (sample + smallest_type(len(self.classes)).itemsize) / len(self.classes)
 
     @property
     def source_rows(self) -> Tensor:
@@ -332,6 +341,8 @@ class Contents(TypedDict):
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
     gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``real`` says which samples
     are real images, see ``ddcore.sets.manifest``.
+    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``preview`` is a PNG in the
+    place of the core's picture.
     """
 
     tensors: Mapping[str, Tensor]
@@ -345,6 +356,7 @@ class Contents(TypedDict):
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
     real: NotRequired[Mapping[str, Any] | None]
+    preview: NotRequired[bytes]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -361,7 +373,8 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
     stored, operations = as_stored(contents["tensors"], contents["decoder"], storage_dtype, normalisation)
     manifest: dict[str, Any] = {
         "schema": SCHEMA_OF_REAL if contents.get("real") else SCHEMA,
-        "kind": KIND,
+        "kind": str(contents["source"].get("modality", KIND)),
+        **{name: contents["source"][name] for name in OF_ROWS if name in contents["source"]},
         "classes": list(contents["classes"]),
         "storage_dtype": _type_of(stored, operations, storage_dtype),
         "normalisation": normalisation.header(),
@@ -379,7 +392,7 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
             f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
         )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
-    return _write(artifact, manifest)
+    return _write(artifact, manifest, contents.get("preview", b""))
 
 
 def relabelled(
@@ -404,10 +417,11 @@ def relabelled(
         "source": published_source(artifact.manifest["source"]),
     }
     manifest = {**artifact.manifest, **changes}
-    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest)
+    kept = b"" if artifact.of_images else (artifact.place / PREVIEW).read_bytes()
+    return _write(Artifact(Place.at(url), manifest, artifact.tensors, labels, artifact.normalisation), manifest, kept)
 
 
-def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
+def _write(artifact: Artifact, manifest: dict[str, Any], preview: bytes) -> Artifact:
     """Write every file, and what they are to the manifest, the artifact's own; then read it all again."""
     place = artifact.place
     place.make_folder()
@@ -415,7 +429,7 @@ def _write(artifact: Artifact, manifest: dict[str, Any]) -> Artifact:
     (place / MANIFEST).remove()
     manifest["files"] = files = _write_data(artifact)
     manifest["bytes"] = bytes_of(files, PARTS)
-    for name, content in ((PREVIEW, preview_of(artifact)), (CARD, card(artifact).encode())):
+    for name, content in ((PREVIEW, preview or preview_of(artifact)), (CARD, card(artifact).encode())):
         (place / name).write_bytes(content)
         files[name] = {"bytes": len(content), "sha256": sha256_of(content)}
     (place / MANIFEST).write_json(manifest)
@@ -493,9 +507,10 @@ def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
 
 
 def preview_of(artifact: Artifact) -> bytes:
-    """``preview.png``: the images in class rows."""
+    """``preview.png``: the images in class rows; other rows in grey, see ``in_grey``."""
     title = f"{artifact.manifest['source'].get('name', 'data')}: {artifact.method}, {artifact.ipc:g} per class"
-    return preview_png(artifact.pixels(), artifact.labels.classes, artifact.classes, title)
+    pixels = artifact.pixels() if artifact.of_images else in_grey(artifact.pixels())
+    return preview_png(pixels, artifact.labels.classes, artifact.classes, title)
 
 
 def load_artifact(url: str | PathLike[str] | Place) -> Artifact:

@@ -16,7 +16,7 @@ CARD = """\
 ---
 # {title}
 
-![The images in class rows](preview.png)
+![The {samples} in class rows](preview.png)
 
 {what} of {classes} classes, shape {shape}, with {labels} labels.
 
@@ -24,8 +24,8 @@ CARD = """\
 
     from ddcore import load_artifact
     distilled = load_artifact("PATH OR URL OF THIS FOLDER")
-    for images, targets in distilled.loader(batch_size=64, seed=0):    # each loop over it is a new epoch
-        loss = distilled.loss(network(images), targets)                # the labels' own, at their temperature
+    for {samples}, targets in distilled.loader(batch_size=64, seed=0):    # each loop over it is a new epoch
+        loss = distilled.loss(network({samples}), targets)                # the labels' own, at their temperature
 
 Without ddcore: `images.safetensors` and `labels.safetensors` are plain tensors, and `manifest.json` says how to read them.
 
@@ -55,8 +55,8 @@ Licence: {licence}. {bound}
 | --- | --- |
 {sizes}
 
-The total buys {equivalent:.1f} real images per class, stored as {stored} with a hard label each. Not counted: the
-normalisation, which real images need as well.
+The total buys {equivalent:.1f} real {samples} per class, stored as {stored} with a hard label each. Not counted: the
+normalisation, which real {samples} need as well.
 
 ## Intended use
 
@@ -67,7 +67,7 @@ Training small networks quickly, comparing methods, learning under a byte budget
 {gaps}
 - It was made with one network: others may learn less from it.
 - {privacy}
-- Pixels span {low:.2f} to {high:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at.
+- {span}
 """
 
 
@@ -99,14 +99,19 @@ def card(artifact: Described) -> str:
     """Markdown with a YAML head, as data hubs read it."""
     manifest = artifact.manifest
     source, made, size = manifest["source"], manifest["provenance"], manifest["bytes"]
-    name = source.get("name", "unnamed data")
-    title = f"{name}, distilled by {artifact.method}: {artifact.ipc:g} {'image' if artifact.ipc == 1 else 'images'} per class"
+    name, kind = source.get("name", "unnamed data"), manifest["kind"]
+    samples = "images" if kind == "images" else "rows"
+    title = f"{name}, distilled by {artifact.method}: {artifact.ipc:g} {samples[:-1] if artifact.ipc == 1 else samples} per class"
     low, high = manifest["value_range"]["pixels"]
+    within = "Pixels span {:.2f} to {:.2f} where real ones span 0 to 1; what lies outside is clipped when they are looked at."
+    span = within if kind == "images" else "Without normalisation their values lie between {:.4g} and {:.4g}."
     return CARD.format(
-        head=_head(title, source, len(artifact)),
+        head=_head(title, source, len(artifact), "image" if kind == "images" else kind),
+        samples=samples,
+        span=span.format(low, high),
         title=title,
-        **_nature(artifact),
-        stored=source.get("stored", "uint8"),
+        **_nature(artifact, samples),
+        stored=source.get("stored", "uint8") if kind == "images" else f"{manifest.get('row_bytes')} bytes",
         classes=len(artifact.classes),
         shape=" x ".join(map(str, manifest["shape"])),
         labels=manifest["labels"]["kind"],
@@ -123,45 +128,45 @@ def card(artifact: Described) -> str:
         sizes="\n".join(f"| {part} | {size[part]:,} |" for part in ("images", "labels", "models", "total")),
         equivalent=artifact.equivalent_ipc,
         gaps=_listed(manifest["notes"], "- The method's own are in its paper."),
-        low=low,
-        high=high,
     )
 
 
-def _nature(artifact: Described) -> dict[str, str]:
-    """What the images are: learned, real, or both; and what follows for who uses them."""
+def _nature(artifact: Described, samples: str) -> dict[str, str]:
+    """What the samples are: learned, real, or both; and what follows for who uses them."""
     count, real = len(artifact), artifact.real_count
-    traits = "The images may show traits of the real ones and give no guarantee of privacy."
-    learned = "The images are learned to train networks,\nnot to look like their classes."
+    traits = f"The {samples} may show traits of the real ones and give no guarantee of privacy."
+    learned = f"The {samples} are learned to train networks,\nnot to look like their classes."
     if not real:
-        bound = "What may be done with the synthetic images depends on it."
-        return {"what": f"{count} synthetic images", "bound": bound, "meant": learned, "privacy": traits}
+        bound = f"What may be done with the synthetic {samples} depends on it."
+        return {"what": f"{count} synthetic {samples}", "bound": bound, "meant": learned, "privacy": traits}
     whole = artifact.manifest["real"]["unchanged"]
-    held = "unchanged" if whole else "with pixels rounded by how they are stored"
-    shown = f"{real} of the images are real ones of the source: whoever is in them can be seen."
+    held = (
+        "unchanged" if whole else f"with {'pixels' if samples == 'images' else 'values'} rounded by how they are stored"
+    )
+    shown = f"{real} of the {samples} are real ones of the source: whoever is in them can be seen."
     if real == count:
         return {
-            "what": f"{count} real images, chosen from the train part of the source and {held}; none is synthetic,",
-            "bound": "It is the licence of these images: they are the source's own.",
-            "meant": "The images were chosen, not learned.",
+            "what": f"{count} real {samples}, chosen from the train part of the source and {held}; none is synthetic,",
+            "bound": f"It is the licence of these {samples}: they are the source's own.",
+            "meant": f"The {samples} were chosen, not learned.",
             "privacy": shown,
         }
     return {
-        "what": f"{count} images, {count - real} synthetic and {real} real ones of the train part of the source, {held};",
-        "bound": f"It is the licence of the {real} real images, and what may be done with the others depends on it.",
+        "what": f"{count} {samples}, {count - real} synthetic and {real} real ones of the train part of the source, {held};",
+        "bound": f"It is the licence of the {real} real {samples}, and what may be done with the others depends on it.",
         "meant": learned,
         "privacy": f"{shown} The others may show traits of them.",
     }
 
 
-def _head(title: str, source: Mapping[str, Any], count: int) -> str:
+def _head(title: str, source: Mapping[str, Any], count: int, of: str) -> str:
     """YAML, whose values are JSON: that is YAML too, whatever is in the names."""
     licence = re.sub("[^a-z0-9.]+", "-", str(source.get("licence") or "unknown").partition("(")[0].lower()).strip("-")
     size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "n>100K"
     head = {
         "pretty_name": title,
         "license": licence if len(licence) <= LONGEST_LICENCE else "other",
-        "task_categories": ["image-classification"],
+        "task_categories": [f"{of}-classification"],
         "tags": ["dataset-distillation", "ddcore"],
         "size_categories": [size],
     }

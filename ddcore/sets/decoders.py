@@ -21,7 +21,7 @@ from ddcore.data.normalisation import MeanStd
 from ddcore.errors import InputError, near
 from ddcore.images.tiles import LARGEST_FACTOR, tile, tile_count
 from ddcore.sets.brought import brought
-from ddcore.sets.levels import quantise, unpack
+from ddcore.sets.levels import by_channel, quantise, unpack
 from ddcore.sets.manifest import AGAIN, provider
 from ddcore.storage.documents import is_count
 
@@ -228,14 +228,14 @@ def _from_levels(rows: Tensor, tensors: Tensors, spec: Spec, of: str = "") -> Te
     scale, offset = (stored(tensors, spec, f"{of}{part}") for part in ("scale", "offset"))
     levels = unpack(rows, spec[f"{of}bits"], spec.get(f"{of}shape", ())) if f"{of}bits" in spec else rows
     _check_channels(levels, scale, offset)
-    return scale[:, None, None] * levels.to(scale.dtype) + offset[:, None, None]
+    return by_channel(scale, levels) * levels.to(scale.dtype) + by_channel(offset, levels)
 
 
 def _check_channels(images: Tensor, *values: Tensor) -> None:
-    """Refuse what is not one value a channel of images (B, C, H, W):
+    """Refuse what is not one value a channel of images (B, C, H, W), or of other dense rows:
     it would be spread over sizes that nobody stored."""
     for value in values:
-        if images.dim() != 4 or value.shape != images.shape[1:2]:
+        if images.dim() not in (2, 3, 4) or value.shape != images.shape[1:2]:
             raise InputError(
                 f"stored images {_shape(images)} have {_shape(value)} where (C,) is due: write the artifact again"
             )

@@ -282,6 +282,8 @@ def _pngs(artifact: Artifact) -> list[bytes]:
 
 def _levels(artifact: Artifact) -> Tensor:
     """The images (N, C, H, W) uint8 as pictures show them."""
+    if not artifact.of_images:
+        raise InputError(f"this set holds {artifact.manifest['kind']}, of which nobody makes PNGs: export --to pt")
     pixels = artifact.pixels()
     if pixels.shape[1] not in (1, 3):
         raise InputError(f"PNG holds 1 or 3 channels, and these images have {pixels.shape[1]}: export --to pt")
@@ -360,13 +362,16 @@ def describe(artifact: Artifact | Packed) -> str:
         f"{part} {size:,}" for part, size in sizes.items() if size and part in ("images", "labels", "models")
     )
     each = f"{artifact.ipc:g} per class" if len(artifact) != 1 else "one image"
+    held, real = (
+        ("pixels", f"{manifest['source'].get('stored', 'uint8')} images") if artifact.of_images else ("values", "rows")
+    )
     facts = {
-        "set": f"{len(artifact)} {manifest['kind']} of {len(artifact.classes)} classes ({each}), {shape}",
+        "set": f"{len(artifact)} {manifest['kind']}{'' if artifact.of_images else ' rows'} of {len(artifact.classes)} classes ({each}), {shape}",
         "real": _real(artifact),
         "classes": _few(artifact.classes),
         "labels": f"{artifact.labels.kind}, {artifact.labels.payload_bytes:,} bytes without the file's header",
-        "pixels": f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
-        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real {manifest['source'].get('stored', 'uint8')} images per class",
+        held: f"stored as {manifest['storage_dtype']}, {low} to {high}, normalised by {manifest['normalisation']['kind']}",
+        "bytes": f"{sizes['total']:,} ({parts}): as {artifact.equivalent_ipc:.1f} real {real} per class",
         "method": ", ".join([artifact.method, *_known(manifest["provenance"], ("steps", "seed", "network", "ddcore"))]),
         "relabelled": ", ".join(f"{d['was']} to {d['labels']}" for d in manifest["provenance"].get("relabelled", ())),
         "source": _origin(manifest),

@@ -18,6 +18,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ddcore.api.services import Normalisation
+from ddcore.data.normalisation import black_and_white
 from ddcore.errors import InputError
 
 BITS = (8, 4, 2)
@@ -39,9 +40,14 @@ def quantise(images: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> tuple[
     last = 2**bits - 1
     low, high = low.double(), high.double()
     scale = (high - low) / last
-    steps = torch.where(scale > 0, scale, 1.0)[:, None, None]
-    levels = ((images.double() - low[:, None, None]) / steps).round().clamp(0, last)
+    steps = torch.where(scale > 0, scale, 1.0)
+    levels = ((images.double() - by_channel(low, images)) / by_channel(steps, images)).round().clamp(0, last)
     return levels.to(torch.uint8), scale.float(), low.float()
+
+
+def by_channel(values: Tensor, images: Tensor) -> Tensor:
+    """(C,) values as (C, 1, ...) beside images (N, C, ...)."""
+    return values.reshape(-1, *[1] * (images.ndim - 2))
 
 
 def pack(levels: Tensor, bits: int) -> Tensor:
@@ -102,7 +108,7 @@ def to_levels(
     for at, op in enumerate(decoder):
         for key in OF.get(str(op.get("op")), ()):
             name = op.get(key)
-            if name not in kept or kept[name].dim() != 4 or not kept[name].is_floating_point():
+            if name not in kept or kept[name].dim() not in (2, 3, 4) or not kept[name].is_floating_point():
                 continue
             images, scale, offset = kept[name], f"{name}.scale", f"{name}.offset"
             to_white = bits == 8 and not clip and key != "added"
@@ -153,8 +159,7 @@ def _black_to_white(images: Tensor, normalisation: Normalisation) -> tuple[Tenso
     low, high = clipped_ends(images, 0.0)
     if not normalisation.pixelwise:
         return low, high
-    ends = torch.tensor([0.0, 1.0], dtype=images.dtype)[:, None, None, None].expand(2, images.shape[1], 1, 1)
-    black, white = normalisation.apply(ends).flatten(1)
+    black, white = normalisation.apply(black_and_white(images)).flatten(1)
     inside = (low >= black - 1e-5) & (high <= white + 1e-5)
     return torch.where(inside, black, low), torch.where(inside, white, high)
 

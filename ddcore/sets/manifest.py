@@ -1,13 +1,15 @@
 """``manifest.json``: what an artifact says of itself, checked before anything in it is believed.
 
-Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``classes``, names in the
-order of class ids; ``shape`` of a sample; ``storage_dtype``; ``value_range`` of the samples, normalised and as
-pixels; ``normalisation``, with its exact inverse; ``decoder``, a list of operations; ``labels``, their kind and
-header; ``recipe`` for training; ``provenance``; ``source``, the real data; ``notes``; ``bytes`` by part; ``files``,
-bytes and SHA-256 of every other file. Schema 2 is that of sets with real images among theirs: ``real`` has ``rows``,
-for each sample the row of the data's train part that it is, -1 for a synthetic one, and ``unchanged``, whether a
-reader gets their very pixels; their decoder reads them as the data hold them (``ddcore.sets.exact``). A decoder
-operation and a label kind that the core lacks name the ``distribution`` that provides them.
+Keys of schema 1: ``schema``; ``kind`` (``images``, or another modality of a plugin's data); ``dense``, where
+samples of another modality are rows of one shape and the folder is else as one of images, and ``row_bytes``, the price
+of a real one of them; ``classes``, names in the order of class ids; ``shape`` of a sample; ``storage_dtype``;
+``value_range`` of the samples, normalised and as pixels; ``normalisation``, with its exact inverse; ``decoder``, a list
+of operations; ``labels``, their kind and header; ``recipe`` for training; ``provenance``; ``source``, the real data;
+``notes``; ``bytes`` by part; ``files``, bytes and SHA-256 of every other file. Schema 2 is that of sets with real
+images among theirs: ``real`` has ``rows``, for each sample the row of the data's train part that it is, -1 for a
+synthetic one, and ``unchanged``, whether a reader gets their very pixels; their decoder reads them as the data hold
+them (``ddcore.sets.exact``). A decoder operation and a label kind that the core lacks name the ``distribution`` that
+provides them.
 """
 
 from __future__ import annotations
@@ -62,8 +64,13 @@ OF_IMAGES = ("shape", "storage_dtype", "value_range", "normalisation")
 """What only sets of images say."""
 
 
+def is_dense(manifest: Mapping[str, Any]) -> bool:
+    """Whether it is of images or other rows of one shape, so that ``ddcore.load_artifact`` reads it."""
+    return manifest.get("kind") == KIND or manifest.get("dense") is True
+
+
 def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
-    """The manifest of an artifact folder that holds images, or one that holds something else.
+    """The manifest of an artifact folder that holds images or other dense rows, or one that holds something else.
 
     Raises:
         InputError: there is none, it is damaged, it is from a newer ddcore, or the artifact is of another kind.
@@ -81,7 +88,7 @@ def read_manifest(place: Place, *, images: bool = True) -> dict[str, Any]:
         raise InputError(f"{place.url} has schema {schema}, and this ddcore reads schemas up to {NEWEST}: {upgrade}")
     if wrong := next(filter(None, _wrongs(manifest)), ""):
         raise InputError(f"{url} is damaged, {wrong}: {AGAIN}")
-    if (manifest["kind"] == KIND) != images:
+    if is_dense(manifest) != images:
         other = f"and this ddcore reads {KIND} here: load it" if images else "so load it"
         by = "by ddcore.sets.packed.load_packed, or upgrade ddcore-torch" if images else "by ddcore.load_artifact"
         raise InputError(f"{place.url} holds {manifest['kind']}, {other} {by}")
@@ -128,7 +135,7 @@ def bytes_of(files: Mapping[str, Mapping[str, Any]], parts: Mapping[str, str]) -
 
 def _wrongs(manifest: Mapping[str, Any]) -> list[str]:
     """What is wrong with it, an empty text for all that is right."""
-    of_images = manifest.get("kind") == KIND
+    of_images = is_dense(manifest)
     for name, kind in TYPES.items():
         if not isinstance(manifest.get(name), kind) and (of_images or name not in OF_IMAGES):
             return [f"its {name!r} is missing or not what it has to be"]

@@ -1,4 +1,5 @@
-"""A finished set that is not images: a folder with the matcher's tensors, what decodes them, a picture and a card.
+"""A finished set that is neither images nor other rows of one shape: a folder with the matcher's tensors, what decodes
+them, a picture and a card.
 
 The manifest is that of an image artifact (see ``ddcore.sets.manifest``) without what only images have; its ``kind`` is
 the data's modality, ``shape`` what their summary says of it, ``samples_per_class`` a count for each class. Labels lie
@@ -17,7 +18,7 @@ from torch import Tensor
 from ddcore.api.types import VECTORS, Synthetic
 from ddcore.errors import InputError
 from ddcore.sets.artifact import Artifact, load_artifact
-from ddcore.sets.manifest import AGAIN, KIND, MANIFEST, SCHEMA, altered_files, check_own_files, read_manifest
+from ddcore.sets.manifest import AGAIN, MANIFEST, SCHEMA, altered_files, check_own_files, is_dense, read_manifest
 from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place, load_tensors, save_tensors, sha256_of
 from ddcore.storage.published import SAID_OF_DATA, published, published_source, told
@@ -160,7 +161,7 @@ def load_packed(url: str | PathLike[str] | Place) -> Packed:
 
 
 def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
-    """Load a distilled set, of images or of something else.
+    """Load a distilled set, of images and other dense rows or of something else.
 
     Raises:
         InputError: see ``load_artifact`` and ``load_packed``.
@@ -171,8 +172,8 @@ def load_either(url: str | PathLike[str] | Place) -> Artifact | Packed:
         manifest = (place / MANIFEST).read_json() if (place / MANIFEST).exists() else {}
     except InputError:
         manifest = {}
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
-    return load_packed(place) if isinstance(kind, str) and kind != KIND else load_artifact(place)
+    packed = isinstance(manifest, dict) and isinstance(manifest.get("kind"), str) and not is_dense(manifest)
+    return load_packed(place) if packed else load_artifact(place)
 
 
 def pixels_of(synthetic: Synthetic) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import attrs
 from torch import Tensor, nn
 
 from ddcore.composing.recipes import AVERAGED, OF_VIEWS, PER_VIEW, STATIC_MIXED, TOP_K, TWO_DISTANCES, ViewOptions
+from ddcore.errors import InputError
 from ddcore.images.views import LARGE, RESIZED, SHIFTED, Draw
 from ddcore.labels import Labels, PerView, StaticMixedLabels, ViewRecord, agreement, draw_views, make_per_view
 from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
@@ -41,7 +42,19 @@ def label(name: str, images: Tensor, classes: Tensor, run: Asked) -> Labels:
     return _label(name, images, classes, cast("Run", run))
 
 
+def refuse_views(run: Asked, name: str | None = None) -> None:
+    """Stop where a rule, the run's own unless named, labels views or mixes of samples that are no images.
+
+    Raises:
+        InputError: naming the rule.
+    """
+    rule, kind = name or run.labeller, run.source.modality
+    if kind != "images" and (rule in OF_VIEWS or rule == STATIC_MIXED):
+        raise InputError(f"--labels {rule} is of views of images, and these are {kind}: take hard or {AVERAGED}")
+
+
 def _label(name: str, images: Tensor, classes: Tensor, run: Run) -> Labels:
+    refuse_views(run, name)
     options: ViewOptions = run.options["views"]
     protocols, votes = resolved_protocols(run), run.votes("label")
     draw = drawn_for(run) or draw_for(options, protocols[0].views, run.source)

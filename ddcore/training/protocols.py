@@ -362,6 +362,7 @@ def _unknown(name: str, hooks: Hooks | None) -> str:
 def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
     """What ``--protocol auto`` means: what the first of the selected plugins suggests, in command-line order; else
 
+    * for samples that are no images, ``plain``, or ``bare-quick`` for a learned rate;
     * for labels of views, and static ones that are mixed, ``views``, or ``views-small`` under ``LARGE`` pixels;
     * for vectors ``pretrain-probe``;
     * for images under ``SMALL`` pixels ``quick``: there is no published table to match;
@@ -371,6 +372,8 @@ def auto_protocol(subject: Subject, plugins: Iterable[Plugin] = ()) -> str:
     for plugin in plugins:
         if (said := plugin.suggests_protocol(subject)) is not None:
             return said
+    if subject.modality != "images":
+        return f"{BARE}quick" if subject.learned_rate else "plain"
     if subject.of_views or subject.labels == MIXED:
         return "views" if subject.size >= LARGE else "views-small"
     if subject.labels == VECTORS:

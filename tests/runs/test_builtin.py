@@ -9,6 +9,7 @@ from ddcore import Task
 from ddcore.data.normalisation import fit
 from ddcore.data.source import Real
 from ddcore.data.sources import open_source
+from ddcore.errors import InputError
 from ddcore.labels import HardLabels
 from ddcore.runs.builtin import Core, for_each_class
 from ddcore.storage.places import Place
@@ -34,14 +35,24 @@ def test_ddcore_data_knows_digits_and_leaves_other_names_alone():
 
 
 def test_ddcore_network_draws_from_the_generator_it_is_given():
+    of = {"channels": 1, "size": 8, "classes": 10, "shape": (1, 8, 8)}
+
     def weights(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        built = Core().ddcore_network(name="convnet2-w4", channels=1, size=8, classes=10, generator=generator)
+        built = Core().ddcore_network(name="convnet2-w4", **of, generator=generator)
         return torch.cat([p.detach().flatten() for p in built.parameters()])
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
-    assert Core().ddcore_network(name="mine", channels=1, size=8, classes=10, generator=torch.Generator()) is None
+    assert Core().ddcore_network(name="mine", **of, generator=torch.Generator()) is None
+
+
+def test_of_rows_the_core_has_its_mlp_and_refuses_networks_of_images():
+    of = {"channels": 2, "size": 5, "classes": 3, "shape": (2, 5), "generator": torch.Generator().manual_seed(0)}
+    assert Core().ddcore_network(name="mlp", **of)(torch.zeros(4, 2, 5)).shape == (4, 3)
+    assert Core().ddcore_network(name="mine", **of) is None
+    with pytest.raises(InputError, match="is of square images"):
+        Core().ddcore_network(name="convnet", **of)
 
 
 def test_ddcore_executor_knows_here_and_processes():
@@ -85,6 +96,6 @@ def test_images_made_class_by_class_come_back_in_the_order_asked():
 def test_ddcore_evaluate_of_the_core_is_the_honest_rows(monkeypatch):
 
     monkeypatch.setattr("ddcore.runs.builtin.evaluate_artifact", lambda run: ["rows", run])
-    images, graphs = SimpleNamespace(of_images=True), SimpleNamespace(of_images=False)
+    images, graphs = SimpleNamespace(dense=True), SimpleNamespace(dense=False)
     assert Core().ddcore_evaluate(run=images) == ["rows", images]
     assert Core().ddcore_evaluate(run=graphs) == []

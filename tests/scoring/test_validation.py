@@ -57,7 +57,7 @@ def test_a_large_share_leaves_an_image_to_train_on_and_one_image_cannot_be_share
     assert carve(text, 0.34, 0).test.stored.shape == (2, 2)
     with pytest.raises(InputError, match="class '1' has 1 train image"):
         carve(numbered(3, 1), 0.5, 0)
-    graphs = attrs.evolve(numbered(3, 3), modality="graphs")
+    graphs = attrs.evolve(numbered(3, 3), modality="graphs", dense=False)
     with pytest.raises(InputError, match="holds graphs"):
         carve(graphs, 0.5, 0)
 

@@ -61,6 +61,7 @@ class DM(Plugin):
     summary: ClassVar[str] = "match class means of features under random networks"
     paper: ClassVar[str] = "Dataset Condensation with Distribution Matching, WACV 2023, arXiv:2110.04181"
     role: ClassVar[str] = "matcher"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     steps: ClassVar[int | None] = 20000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match")

@@ -31,7 +31,7 @@ class MLflow(Plugin):
     api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "logs options, losses and scores to MLflow"
     paper: ClassVar[str] = "Accelerating the Machine Learning Lifecycle with MLflow, IEEE Data Eng. Bull. 2018"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features", "dense"})
 
     uri: str | None = option(
         None, help="where MLflow keeps runs; none: MLflow's own (MLFLOW_TRACKING_URI)", secret=True

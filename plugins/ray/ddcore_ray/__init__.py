@@ -34,7 +34,7 @@ class Ray(Plugin):
     summary: ClassVar[str] = "does tasks on a ray cluster"
     paper: ClassVar[str] = "Ray: A Distributed Framework for Emerging AI Applications, OSDI 2018, arXiv:1712.05889"
     role: ClassVar[str] = "executor"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features", "dense"})
     executors: ClassVar[tuple[str, ...]] = ("ray",)
 
     address: str | None = option(

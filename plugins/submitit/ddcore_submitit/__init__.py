@@ -42,7 +42,7 @@ class Submitit(Plugin):
     summary: ClassVar[str] = "does tasks as jobs of Slurm"
     paper: ClassVar[str] = "none: software"
     role: ClassVar[str] = "executor"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features", "dense"})
     executors: ClassVar[tuple[str, ...]] = ("submitit",)
     tiny: ClassVar[Mapping[str, object]] = {"cluster": "local", "together": 100}
 

@@ -29,7 +29,7 @@ class TensorBoard(Plugin):
     api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "shows losses and scores in TensorBoard"
     paper: ClassVar[str] = "TensorFlow: Large-Scale Machine Learning on Heterogeneous Systems, 2016, arXiv:1603.04467"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "graphs", "features", "dense"})
 
     folder: str | None = option(None, help="where events are written; none: tensorboard/ in the run's folder")
 
