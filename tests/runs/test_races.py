@@ -9,6 +9,8 @@ from reliability import disks, kills
 
 from ddcore.cli.app import invoke
 from ddcore.commands import relabelling
+from ddcore.commands import train as training
+from ddcore.runs import assembly
 from ddcore.runs.run import Run
 from ddcore.runs.tasks import Tasks
 from ddcore.sets import exports
@@ -116,6 +118,29 @@ def test_who_comes_between_the_look_and_the_work_of_another_is_told(name, where,
     assert kills.differing(of_run(kills.result(first)), of_run(ground.whole(name)[0])) == []
     assert (first / "run/.lock").exists() == (name in ("experts", "train", "evaluate", "bench"))
     assert not (first / "run/.holder.json").exists()
+
+
+@pytest.mark.parametrize(("name", "where"), [("experts", assembly), ("train", training)])
+def test_who_looked_before_another_began_cannot_take_its_folder_from_it(name, where, ground, monkeypatch, capsys):
+    """Its hold, short as it is, would be what the other one is refused for: then nobody works."""
+    here_and_another(ground, name, monkeypatch)
+    words, real, looks = kills.RECIPES[name].words, where.claim, []
+
+    def claim(place):
+        looks.append(place.url)
+        if len(looks) == 3:  # the other's two; this is the late one's first, which was before them
+            return
+        real(place)
+
+    def late():
+        assert len(looks) == 2
+        return invoke(words), capsys.readouterr().err
+
+    monkeypatch.setattr(where, "claim", claim)
+    came = coming_between(monkeypatch, Tasks, "at_work", late)
+    assert invoke(words) == 0, capsys.readouterr().err
+    code, said = came[0]
+    assert code == 2 and TOLD[0] in said and len(looks) == 3, said
 
 
 def test_who_comes_between_the_look_and_the_work_of_a_resume_is_told(ground, monkeypatch, capsys):

@@ -268,9 +268,9 @@ def test_who_opened_a_lock_that_its_holder_then_removed_has_nothing_by_it(tmp_pa
 
 def test_a_hold_that_ends_in_another_thread_ends(tmp_path):
     hold = held(Place.at(tmp_path))
-    hold.__enter__()
+    known = hold.__enter__()
     thread = threading.Thread(target=hold.__exit__, args=(None, None, None))
     thread.start()
     thread.join()
     with held(Place.at(tmp_path)):
-        pass
+        known.check()
