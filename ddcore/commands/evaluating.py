@@ -58,10 +58,11 @@ def evaluate_folder(
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        with held(out):  # nobody else writes a record into it meanwhile
+        with held(out) as hold:
             claim(out)
             run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
-        return evaluate_on(run, loaded)
+            run.tasks.under(hold)
+            return evaluate_on(run, loaded)
 
 
 def evaluate_on(run: Run, artifact: Artifact | Packed) -> list[Row]:

@@ -110,7 +110,7 @@ def _of_views(
     made: PerView
     if name == TOP_K:
         k = kept_classes(options, run.source)
-        made = attrs.evolve(make_top_k(images, teachers, views, k=k, **given), rest=options.rest)
+        made = make_top_k(images, teachers, views, k=k, rest=options.rest, **given)
     elif name == TWO_DISTANCES:
         own = {n: v for n, v in given.items() if n != "tau_squared"}
         made = make_two_distances(images, teachers, views, weight=options.weight, norm=options.norm, **own)
