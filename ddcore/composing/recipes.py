@@ -122,7 +122,7 @@ class ViewOptions:
     k: int | None = option(
         None, help="of top-k: classes kept; none: a tenth of them, at least 2", symbol="k", validator=optional(ge(1))
     )
-    rest: Literal["zero", "least", "smooth"] = option(
+    rest: Literal["zero", "least", "shared"] = option(
         "zero",
         help="of top-k: what other classes get: no probability, the least logit kept, or equal parts of what the k lack",
     )

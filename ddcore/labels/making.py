@@ -217,7 +217,6 @@ def make_top_k(
     classes: Tensor,
     k: int,
     temperature: float = 20.0,
-    tau_squared: bool = False,
     rest: str = "zero",
     **how: Unpack[How],
 ) -> TopKLabels:
@@ -226,7 +225,7 @@ def make_top_k(
     count = ask(images[:2]).shape[1]
     kept = (kept_logits(_half(z), k, rest, temperature) for _, z in _asked(images, ask, views))
     values, ids = _stacked(views.rows, kept)
-    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared, rest)
+    return TopKLabels(values, ids, classes, count, views, temperature, rest=rest)
 
 
 def make_two_distances(

@@ -35,8 +35,8 @@ from ddcore.labels.per_image import check_temperature
 from ddcore.labels.sizes import label_bytes
 from ddcore.labels.view_records import DrawnViews, ViewRecord, load_record
 
-Rest = ("zero", "least", "smooth")
-SMOOTH = "smooth"
+Rest = ("zero", "least", "shared")
+SHARED = "shared"
 MOST_MASS = 1.25
 """Of kept probabilities, whose rounded sum may be somewhat above 1."""
 LARGEST_HEADER = 2048
@@ -192,10 +192,10 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def kept_logits(logits: Tensor, k: int, rest: str, temperature: float) -> tuple[Tensor, Tensor]:
-    """``top_k``; for ``smooth`` with temperature times log-probabilities as values, which are the same logits less a
+    """``top_k``; for ``shared`` with temperature times log-probabilities as values, which are the same logits less a
     constant of each row, so that the k say what the others make up."""
     values, ids = top_k(logits, k)
-    if rest != SMOOTH:
+    if rest != SHARED:
         return values, ids
     whole = temperature * (logits.float() / temperature).log_softmax(1)
     return whole.gather(1, ids.long()).to(logits.dtype), ids
@@ -203,17 +203,17 @@ def kept_logits(logits: Tensor, k: int, rest: str, temperature: float) -> tuple[
 
 def spread(values: Tensor, ids: Tensor, classes: int, rest: str = "zero", temperature: float = 1.0) -> Tensor:
     """Logits (V, K) from the k kept ones: of all other classes -inf, probability 0, the least that was kept, or for
-    ``smooth`` that of an equal part of what the kept probabilities lack to 1, as FKD (arXiv:2112.01528) has it.
+    ``shared`` that of an equal part of what the kept probabilities lack to 1, as FKD (arXiv:2112.01528) has it.
 
     Args:
-        values, ids: (V, k); of ``smooth`` as ``kept_logits`` makes them.
-        rest: ``zero``, ``least`` or ``smooth``.
-        temperature: of ``smooth``: at which they are probabilities.
+        values, ids: (V, k); of ``shared`` as ``kept_logits`` makes them.
+        rest: ``zero``, ``least`` or ``shared``.
+        temperature: of ``shared``: at which they are probabilities.
     """
     other = torch.full_like(values[:, :1], -torch.inf)
     if rest == "least":
         other = values.amin(1, keepdim=True)
-    elif rest == SMOOTH:
+    elif rest == SHARED:
         kept = (values / temperature).logsumexp(1, keepdim=True)
         missing = -torch.expm1(kept.clamp(max=0)) / max(1, classes - values.shape[1])
         other = temperature * missing.log()
@@ -246,7 +246,7 @@ class TopKLabels(PerView):
         values: (V, k); float16 is kept, everything else becomes float32.
         ids: (V, k) int16, above 32,768 classes int32.
         rest: what the other classes get: ``zero`` probability, so that the softmax is over the k; the ``least``
-            logit kept; or, ``smooth``, equal parts of the probability that the k lack, for which values are
+            logit kept; or, ``shared``, equal parts of the probability that the k lack, for which values are
             ``temperature`` times log-probabilities (``kept_logits``): those of the k are then the teacher's own.
     """
 
@@ -268,11 +268,11 @@ class TopKLabels(PerView):
         if self.ids.shape != self.values.shape:
             got = f"{tuple(self.values.shape)} logits and {tuple(self.ids.shape)} classes"
             raise InputError(f"top-k labels have {got}: give the class of each logit kept")
-        if self.rest == SMOOTH and len(self.values):
+        if self.rest == SHARED and len(self.values):
             mass = float((self.values.float() / self.temperature).logsumexp(1).max().exp())
             if not mass <= MOST_MASS:
                 raise InputError(
-                    f"smooth top-k labels keep probabilities that add up to {mass:.3g}: give temperature times logarithms of them"
+                    f"shared top-k labels keep probabilities that add up to {mass:.3g}: give temperature times logarithms of them"
                 )
 
     @property

@@ -323,9 +323,9 @@ def probabilities(batches):
     return torch.cat([(targets["logits"] / 20).softmax(1) for _, targets in batches])
 
 
-@pytest.mark.parametrize("make", [lambda x, k: top_k(x, k, rest="smooth"), lambda x, k: per_view(x).top(k, "smooth")])
+@pytest.mark.parametrize("make", [lambda x, k: top_k(x, k, rest="shared"), lambda x, k: per_view(x).top(k, "shared")])
 @pytest.mark.parametrize("k", [1, 2, K - 1, K])
-def test_smooth_top_k_keeps_the_k_probabilities_and_shares_what_they_lack(images, make, k):
+def test_shared_top_k_keeps_the_k_probabilities_and_shares_what_they_lack(images, make, k):
     full, few = probabilities(every_batch(per_view(images), images)), make(images, k)
     made = probabilities(every_batch(again(few), images))
     best = few.ids.long()
@@ -340,24 +340,24 @@ def test_smooth_top_k_keeps_the_k_probabilities_and_shares_what_they_lack(images
         assert ((made - full).abs().sum(1) < (missed - full).abs().sum(1)).all()
 
 
-def test_two_of_ten_at_temperature_20_are_no_coin_toss_under_smooth():
+def test_two_of_ten_at_temperature_20_are_no_coin_toss_when_the_rest_is_shared():
     """Two logits that lead by 10: of ten classes at temperature 20 they have 0.29 and not 1 of the probability."""
     logits = torch.tensor([[10.0, 10.0, *[0.0] * 8]])
-    values, ids = kept_logits(logits, 2, "smooth", 20.0)
-    made = (spread(values, ids, 10, "smooth", 20.0) / 20).softmax(1)
+    values, ids = kept_logits(logits, 2, "shared", 20.0)
+    made = (spread(values, ids, 10, "shared", 20.0) / 20).softmax(1)
     torch.testing.assert_close(made, (logits / 20).softmax(1))
     assert float(made[0, :2].sum()) == pytest.approx(2 / (2 + 8 * math.exp(-0.5)))
     assert kept_logits(logits, 2, "zero", 20.0)[0].tolist() == [[10.0, 10.0]]
 
 
-def test_smooth_values_that_are_no_probabilities_are_refused(images):
+def test_shared_values_that_are_no_probabilities_are_refused(images):
     with pytest.raises(InputError, match="give temperature times logarithms of them"):
-        evolve(top_k(images, K), rest="smooth")
+        evolve(top_k(images, K), rest="shared")
 
 
 def test_kept_values_that_round_to_more_than_1_leave_nothing_to_share():
     values, ids = torch.tensor([[math.log(0.7), math.log(0.31)]]), torch.tensor([[1, 0]])
-    assert spread(values, ids, 3, "smooth")[0, 2] == -math.inf
+    assert spread(values, ids, 3, "shared")[0, 2] == -math.inf
 
 
 @pytest.mark.parametrize("rest", ["zero", "least"])
