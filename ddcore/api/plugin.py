@@ -56,6 +56,7 @@ class Plugin:
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()  # roles of what it learns
     steps: ClassVar[int | None] = None  # default outer steps
+    of_classes: ClassVar[bool] = True  # whether it looks at labels: what does not works on data without any
     students: ClassVar[tuple[str, ...]] = ()  # of other data than images: networks of rows; empty: all on offer
     # Beside another matcher it is an enhancement: its ``ddcore_learn`` is not asked, what it suggests for labels is not heard.
     gives_way: ClassVar[bool] = False

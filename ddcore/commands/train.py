@@ -318,6 +318,8 @@ def _free_folder(network: str, selection: Selection) -> Place:
 
 
 def _check_modality(run: TrainingRun) -> None:
+    if not run.source.labelled:
+        raise InputError(f"students learn classes, and {run.config.dataset!r} has none: give labelled data")
     kind = run.source.modality
     for name, plugin in student_shapers(run.plugins):
         if not plugin.modality & kinds_of(run.source):

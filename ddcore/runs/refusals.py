@@ -44,6 +44,9 @@ def check_data(run: Run) -> None:
             works = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}"
             way_out = "" if name == run.plan.matcher else f": leave out --plugin {name}"
             raise InputError(f"{works}, and {run.config.dataset!r} holds {source.modality}{way_out}")
+    if not source.labelled and run.matcher.of_classes:
+        who, way_out = run.hooks.who(run.plan.matcher), "give labelled data, or a matcher that needs no classes"
+        raise InputError(f"{who} learns from classes, and {run.config.dataset!r} has none: {way_out}")
     if not run.of_images:
         refuse_options_of_images(run)
         if run.dense:
