@@ -49,6 +49,7 @@ class Quantize(Plugin):
     api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stores pixels in 8, 4 or 2 bits, and says what that costs"
     paper: ClassVar[str] = "A White Paper on Neural Network Quantization, 2021, arXiv:2106.08295"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
 
     bits: int = option(8, help="of a stored pixel: 8, 4 or 2", symbol="b", unit="bits", validator=in_(BITS))
     clip: float = option(
