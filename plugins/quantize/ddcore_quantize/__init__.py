@@ -65,5 +65,8 @@ class Quantize(Plugin):
         tensors, decoder = to_levels(synthetic.tensors, synthetic.decoder, normalisation, self.bits, self.clip)
         exact, stored = run.decoder(synthetic.decoder), run.decoder(decoder)
         found = error_of((exact, synthetic.tensors), (stored, tensors), normalisation)
-        note = f"pixels are stored in {self.bits} bits: {found}, where real pixels span 0 to 1"
+        if run.source.modality == "images":
+            note = f"pixels are stored in {self.bits} bits: {found}, where real pixels span 0 to 1"
+        else:
+            note = f"values are stored in {self.bits} bits, off by at most {found.largest:.3g} in the data's units"
         return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, notes=(*synthetic.notes, note))
