@@ -355,11 +355,11 @@ class Part:
         return self._device
 
     def inputs_at(self, index: Tensor, at: Tensor) -> Tensor:
-        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, without making the others."""
-        rows = self._stored[index.to(self._stored.device)].flatten(2)[:, :, at.to(self._stored.device)].to(self._device)
-        if self._ready:
-            return rows
-        return self._normalisation.apply(scaled(rows, self._dtype)[:, :, None])[:, :, 0]
+        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, or L, or 1, without making the
+        others."""
+        stored = self._stored[index.to(self._stored.device)]
+        rows = stored.reshape(*stored.shape[:2], -1)[:, :, at.to(stored.device)].to(self._device)
+        return rows if self._ready else self._normalisation.apply(scaled(rows, self._dtype))
 
     def maybe_unchanged(self, images: Tensor, off: float) -> Tensor:
         """Which images (N, C, H, W) have only levels of 8 bits, up to ``off`` of one, (N,) bool; all of them where the
