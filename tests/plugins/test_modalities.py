@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ddcore import load_artifact
 from ddcore.cli.app import invoke
-from ddcore.composing.discovery import installed, load_class
+from ddcore.composing.discovery import FIRST_PARTY, installed, load_class
+from ddcore.data.normalisation import Identity
+from ddcore.sets.decoders import Decoder
+from ddcore.sets.levels import to_levels
 
 PACK = """
 import io
@@ -79,7 +83,6 @@ class Probe(Plugin):
 """
 NETWORKS = {"rows": "mlp", "waves": "waves"}
 EXPERTS = ["--experts.count", "1", "--experts.epochs", "2"]
-UNROLL = {"student-steps": "2", "expert-epochs": "1", "max-start-epoch": "1"}
 
 
 def of(plugin: str, **options: str) -> list[str]:
@@ -133,3 +136,113 @@ def test_what_no_shape_matters_to_makes_a_set_and_it_is_evaluated(how, data, fol
     assert {row["set"] for row in rows_of(tmp_path / "run")} == {"distilled", "random"}
     assert (made.real_count == 6) is (not steps)
     capsys.readouterr()
+
+
+RUNS = frozenset(
+    {
+        *("dm", "dc", "mtt", "datm", "coresets", "quantize"),
+        *("kd", "kd-pruning", "meal-v2", "nd", "rad", "rs2", "sinkd"),
+        *("ray", "submitit", "mlflow", "tensorboard"),
+    }
+)
+"""What works on rows (D,) as it is; everything else says why not."""
+
+
+def alone(name: str) -> list[str]:
+    """A run of a plugin as cheap as it calls itself, beside dm if it is no matcher."""
+    cls = load_class(name)[0]
+    words = of(name) if cls.role == "matcher" else [*of("dm"), *of(name)]
+    for option, value in cls.tiny.items():
+        flag = f"--{name}.{'no-' if value is False else ''}{option.replace('_', '-')}"
+        words += [flag] if isinstance(value, bool) else [flag, str(value)]
+    trained = "trajectories" in (*cls.needs, *cls.may_need)
+    return [
+        *words,
+        *(EXPERTS if trained else []),
+        *([] if name == "coresets" else ["--steps", "1"]),
+        "--preset",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(set(installed()) & {*FIRST_PARTY}))
+def test_every_plugin_runs_on_rows_or_says_in_a_sentence_that_it_does_not(name, folder, tmp_path, capsys):
+    code = invoke(["run", *alone(name), *words(folder, "rows"), *COMMON, "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == (0 if name in RUNS else 2), said
+    assert not any("Traceback" in line for line in said)
+    if name not in RUNS:
+        assert said[-1].startswith("error: ") and repr(name) in said[-1] or name == "mi-alpha", said
+
+
+STUDENTS = {
+    "kd": of("kd"),
+    "kd-pruning": of("kd-pruning", share="0.5", select="el2n", epochs="1"),
+    "meal-v2": of("meal-v2"),
+    "mi-alpha": of("mi-alpha", weight="0"),
+    "nd": of("nd"),
+    "rad": of("rad"),
+    "sinkd": of("sinkd"),
+}
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students_that_teachers_teach_learn_from_series_too(name, folder, tmp_path, capsys):
+    teachers = ["--teachers.epochs", "1", "--teachers.no-check"]
+    asked = [*of("dm"), *STUDENTS[name], *teachers, *words(folder, "waves"), "--network", "waves", *COMMON]
+    assert invoke(["run", *asked, "--steps", "1", "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+
+
+def test_what_a_pack_says_of_its_data_is_what_is_done(folder, tmp_path, capsys):
+    """No word of a network or a protocol: ``mlp`` and ``plain-2`` are what the pack suggests; so are rows and picture."""
+    run = tmp_path / "run"
+    small = ["--threads", "1", "--ipc", "2", "--steps", "1", "--eval-seeds", "2", "--rows", "distilled,random"]
+    assert invoke(["run", *of("dm"), *words(folder, "rows"), *small, "--out", str(run)]) == 0
+    out = capsys.readouterr()
+    assert (
+        "network mlp (auto for probe)" in out.err and "verdict on distilled (hard, mlp, plain-2, balanced)" in out.out
+    )
+    found = [(row["set"], row.get("metric", "accuracy"), row.get("better", "larger")) for row in rows_of(run)]
+    assert found == [
+        *(("distilled", "accuracy", "larger"), ("random", "accuracy", "larger")),
+        *(("distilled", "balanced", "larger"), ("random", "balanced", "larger")),
+        *(("distilled", "gap", "smaller"), ("random", "gap", "smaller")),
+    ]
+    first, balanced = rows_of(run)[0], rows_of(run)[2]
+    assert balanced["accuracy"]["values"] == pytest.approx(first["accuracy"]["values"])  # as many of each class
+    assert len(first["probe.sure"]) == 2 and "probe.sure" not in balanced and "class_accuracy" not in balanced
+    with Image.open(run / "artifact" / "preview.png") as picture:
+        assert picture.size == (6, 3)
+    assert invoke(["report", str(run)]) == 0
+    other = ["--plugin-path", str(folder / "probe.py"), "--dataset", "rows", "--eval-seeds", "1", "--full-epochs", "1"]
+    assert invoke(["evaluate", str(run / "artifact"), *other, "--out", str(tmp_path / "again")]) == 0
+    assert invoke(["compare", str(run), str(tmp_path / "again")]) == 0
+    compared = capsys.readouterr().out
+    assert "balanced: mlp, protocol plain-2" in compared and "gap: mlp, protocol plain-2" in compared
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            ("sure.mean()}", 'sure.mean(), "absent": 7 * sure.mean()}'),
+            "measures 'absent' as (",
+        ),
+        (("return held.getvalue()", "return b'a picture'"), "preview of 'probe' (probe.py"),
+    ],
+)
+def test_what_a_pack_says_wrongly_is_refused_by_name(wrong, said, tmp_path, capsys):
+    assert PACK.count(wrong[0]) == 1
+    (tmp_path / "probe.py").write_text(PACK.replace(*wrong))
+    small = [*COMMON, "--steps", "1", "--rows", "distilled"]
+    assert invoke(["run", *of("dm"), *words(tmp_path, "rows"), *small, "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_values_of_rows_keep_their_fineness_in_eight_bits():
+    """Numbers within a hundredth are no pixels, which 256 levels from 0 to 1 would keep."""
+    rows = torch.linspace(0, 0.01, 40).reshape(10, 4)
+    tensors, decoder = to_levels({"pixels": rows}, [{"op": "rows", "tensor": "pixels"}], Identity(), 8)
+    back = Decoder(decoder).sample(tensors, torch.arange(10))
+    assert float((back - rows).abs().max()) <= 0.01 / 255 / 2 * 1.01
