@@ -13,7 +13,7 @@ pixels, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NotRequired, TypedDict, Unpack, final
 
@@ -26,7 +26,7 @@ from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.data.source import OF_ROWS
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
-from ddcore.images.preview import in_grey, preview_png
+from ddcore.images.preview import pictures_of, preview_png
 from ddcore.labels import Labels, View, smallest_type
 from ddcore.labels.losses import as_told, loss_of_told, needed
 from ddcore.sets.brought import label_class
@@ -345,9 +345,8 @@ class Contents(TypedDict):
     ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
     gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``real`` says which samples
-    are real images, see ``ddcore.sets.manifest``.
-    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``preview`` is a PNG in the
-    place of the core's picture.
+    are real images, see ``ddcore.sets.manifest``; ``preview`` draws the finished set as a PNG, or leaves it to the core
+    by an empty one.
     """
 
     tensors: Mapping[str, Tensor]
@@ -361,7 +360,7 @@ class Contents(TypedDict):
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
     real: NotRequired[Mapping[str, Any] | None]
-    preview: NotRequired[bytes]
+    preview: NotRequired[Callable[[Artifact], bytes]]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -397,7 +396,8 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
             f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
         )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
-    return _write(artifact, manifest, contents.get("preview", b""))
+    draw = contents.get("preview")
+    return _write(artifact, manifest, draw(artifact) if draw else b"")
 
 
 def relabelled(
@@ -512,9 +512,9 @@ def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
 
 
 def preview_of(artifact: Artifact) -> bytes:
-    """``preview.png``: the images in class rows; other rows in grey, see ``in_grey``."""
+    """``preview.png``: the samples in class rows; what is no images as ``pictures_of`` has it."""
     title = f"{artifact.manifest['source'].get('name', 'data')}: {artifact.method}, {artifact.ipc:g} per class"
-    pixels = artifact.pixels() if artifact.of_images else in_grey(artifact.pixels())
+    pixels = artifact.pixels() if artifact.of_images else pictures_of(artifact.pixels())
     return preview_png(pixels, artifact.labels.classes, artifact.classes, title)
 
 
