@@ -38,6 +38,7 @@ class Plugin:
     modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what the data may be: images, text, graphs, features
     api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
     presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
+    cells: ClassVar[str | None] = None  # and one of published figures, each with the command that makes it anew
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
     tiny: ClassVar[Mapping[str, object]] = {}  # and under which a step on a few 8x8 images is cheap
     # Option that it had once to where that is now, ``{"width": "graphs.width"}``: refused by name, and read in what was saved.
@@ -75,9 +76,8 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
-    exempt: ClassVar[
-        Mapping[str, str]
-    ] = {}  # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them
+    # Checks of the contract kit, ``class-names`` or ``row-order``, to why it fails them.
+    exempt: ClassVar[Mapping[str, str]] = {}
     # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each.
     decoders: ClassVar[Mapping[str, Any]] = {}
     whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
