@@ -24,7 +24,7 @@ from ddcore.composing.options import SHARED, as_json, flag, resolve, variable
 from ddcore.composing.selection import Selection, setup_from
 from ddcore.config import VERIFYING
 from ddcore.errors import InputError
-from ddcore.pages.board import SCHEMA
+from ddcore.pages.board import SCHEMA, distance
 from ddcore.runs.assembly import begin
 from ddcore.runs.distil import distil
 from ddcore.runs.opening import reopen
@@ -215,8 +215,6 @@ def record_of(attempt: Attempt, differs: Sequence[str] = (), reason: str = "") -
     ours["values"] = [round(value, 6) for value in found["values"]]
     ours |= {"students": [*range(len(found["values"]))], "seed": run.get("seed", 0)}
     ours |= {name: row[name] for name in ("set", "labels", "protocol", "network", "ipc", "steps") if name in row}
-    points = 100 * (found["mean"] - cell.published["mean"])
-    deviation = cell.published.get("std")
     said = [*cell.differs, *data_differs(cell, run["data"]), *_fewer(cell, attempt), *map(told, differs)]
     return {
         "schema": SCHEMA,
@@ -225,10 +223,7 @@ def record_of(attempt: Attempt, differs: Sequence[str] = (), reason: str = "") -
         "published": dict(cell.published),
         "metric": cell.metric,
         "ours": ours,
-        "distance": {
-            "points": round(points, 2),
-            **({"deviations": round(points / (100 * deviation), 2)} if deviation else {}),
-        },
+        "distance": distance(found["mean"], cell.published),
         "differs": list(dict.fromkeys(said)),
         "reason": told(reason or cell.reason),
         "data": data_of(run),

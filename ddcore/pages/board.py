@@ -19,7 +19,15 @@ IN_A_CHECKOUT = "examples/benchmarks/results/cells"
 REACHED, ABOVE, BELOW, OPEN = "reached", "above", "below", "open"
 POINTS = 1.0
 """A figure is reached within one published deviation, or within so many points of a hundredth."""
-NEEDED = {"cell": str, "owner": str, "published": dict, "ours": dict, "distance": dict, "differs": list, "reason": str}
+NEEDED: dict[str, Any] = {
+    "cell": str,
+    "owner": str,
+    "published": dict,
+    "ours": dict,
+    "distance": dict,
+    "differs": list,
+    "reason": str,
+}
 NEEDED |= {"data": dict, "machine": dict, "seconds": int | float, "ddcore": str, "command": str, "does": str}
 
 
@@ -73,8 +81,27 @@ def verdict(record: Mapping[str, Any] | None) -> str:
     return ABOVE if points > 0 else BELOW
 
 
+def distance(mean: float, published: Mapping[str, float]) -> dict[str, float]:
+    """How far a mean is from a published figure: in points of a hundredth and, where there is one, in its deviations.
+
+    >>> distance(0.134, {"mean": 0.144, "std": 0.02})
+    {'points': -1.0, 'deviations': -0.5}
+    """
+    points, deviation = 100 * (mean - published["mean"]), published.get("std")
+    return {"points": round(points, 2)} | ({"deviations": round(points / (100 * deviation), 2)} if deviation else {})
+
+
 def entries(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The board as JSON values: a cell each, with its record if there is one."""
+    """The board as JSON values: a cell each, with its record if there is one, set against the figure that the cell has."""
+    found = {
+        cell.name: {
+            **record,
+            "published": dict(cell.published),
+            "distance": distance(record["ours"]["mean"], cell.published),
+        }
+        for cell in cells
+        if (record := records.get(cell.name)) is not None
+    }
     return [
         {
             "cell": cell.name,
@@ -91,9 +118,9 @@ def entries(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> 
             "command": f"ddcore {cell.command}",
             "set_of": cell.set_of,
             "data": cell.data_text,
-            "outcome": verdict(records.get(cell.name)),
-            "reason": str(records.get(cell.name, {}).get("reason") or cell.reason),
-            "record": records.get(cell.name),
+            "outcome": verdict(found.get(cell.name)),
+            "reason": str(found.get(cell.name, {}).get("reason") or cell.reason),
+            "record": found.get(cell.name),
         }
         for cell in cells
     ]
