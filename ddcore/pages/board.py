@@ -92,7 +92,7 @@ def distance(mean: float, published: Mapping[str, float]) -> dict[str, float]:
 
 
 def entries(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The board as JSON values: a cell each, with its record if there is one, set against the figure that the cell has."""
+    """The board as JSON values: a cell each, with its record if there is one, against the figure that the cell has now."""
     found = {
         cell.name: {
             **record,
