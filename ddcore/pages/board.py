@@ -14,8 +14,8 @@ from ddcore.storage.documents import is_count
 from ddcore.storage.places import Place
 
 SCHEMA = 1
-IN_A_CHECKOUT = "examples/benchmarks/results/cells"
-"""Where ddcore's repository keeps records."""
+IN_A_CHECKOUT = "examples/benchmarks/results"
+"""Where ddcore's repository keeps what it measured, records in ``cells`` of it."""
 REACHED, ABOVE, BELOW, OPEN = "reached", "above", "below", "open"
 POINTS = 1.0
 """A figure is reached within one published deviation, or within so many points of a hundredth."""
@@ -37,7 +37,7 @@ def records_folder(asked: str | None) -> Place:
     if asked:
         return Place.at(asked)
     if os.path.isdir(IN_A_CHECKOUT):
-        return Place.at(IN_A_CHECKOUT)
+        return Place.at(IN_A_CHECKOUT) / "cells"
     home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return Place.at(os.path.join(home, "ddcore", "cells"))
 
@@ -60,7 +60,8 @@ def _record(place: Place, cell: Cell) -> dict[str, Any]:
     right = right and found["cell"] == cell.name and all(isinstance(text, str) for text in found["differs"])
     for key, names in {"published": ("mean",), "ours": ("mean", "std", "seed"), "distance": ("points",)}.items():
         right = right and all(isinstance(found[key].get(name), int | float) for name in names)
-    if not right or not isinstance(found["ours"].get("values"), list):
+    values = found["ours"].get("values") if right else None
+    if not isinstance(values, list) or not values or not all(isinstance(value, int | float) for value in values):
         raise InputError(f"{place.url} is no record of cell {cell.name}: remove it, or verify the cell again")
     return dict(found)
 
@@ -92,7 +93,7 @@ def distance(mean: float, published: Mapping[str, float]) -> dict[str, float]:
 
 
 def entries(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The board as JSON values: a cell each, with its record if there is one, against the figure that the cell has now."""
+    """The board as JSON values: a cell each, with its record if there is one; distances are from the cell's figure."""
     found = {
         cell.name: {
             **record,
@@ -119,6 +120,7 @@ def entries(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> 
             "set_of": cell.set_of,
             "data": cell.data_text,
             "outcome": verdict(found.get(cell.name)),
+            "differs": list(found.get(cell.name, {}).get("differs", cell.differs)),
             "reason": str(found.get(cell.name, {}).get("reason") or cell.reason),
             "record": found.get(cell.name),
         }
@@ -140,11 +142,11 @@ def columns(entry: Mapping[str, Any]) -> list[str]:
     published, record = entry["published"], entry["record"]
     shown = figure(published["mean"], published.get("std")) + (" (unverified)" if entry["unverified"] else "")
     if record is None:
-        return [shown, "", "", "", entry["outcome"], "", ""]
+        return [shown, "", "", "", entry["outcome"], "", "; ".join(entry["differs"])]
     ours, distance = record["ours"], record["distance"]
     far = f"{distance['points']:+.1f}"
     far += f" ({distance['deviations']:+.1f} dev.)" if "deviations" in distance else ""
-    same = "; ".join(record["differs"]) or "same"
+    same = "; ".join(entry["differs"]) or "same"
     mean = figure(ours["mean"], ours["std"] if len(ours["values"]) > 1 else None)
     return [shown, mean, far, str(len(ours["values"])), entry["outcome"], f"{record['seconds'] / 3600:.2f}", same]
 
@@ -207,13 +209,13 @@ def page(board: Sequence[Mapping[str, Any]]) -> str:
 def _section(entry: Mapping[str, Any]) -> list[str]:
     record = entry["record"] or {}
     students = f"; {entry['students']}" if entry["students"] else ""
-    memory = " (from memory, unverified)" if entry["unverified"] else ""
+    memory = " (unverified)" if entry["unverified"] else ""
     facts = {
         "paper": f"{entry['paper']}; {entry['table']}",
         "setting": f"{entry['data']}; {entry['setting']}{students}",
         "published figure read in": f"{entry['read']}{memory}",
         "of the set of": entry["set_of"],
-        "differs": "; ".join(record.get("differs", ())),
+        "differs": "; ".join(entry["differs"]),
         "reason": entry["reason"],
         "values": ", ".join(f"{100 * value:.2f}" for value in record["ours"]["values"]) if record else "",
         "data": f"{record['data'].get('said')}, {str(record['data'].get('fingerprint'))[:12]}" if record else "",

@@ -150,7 +150,19 @@ def test_a_row_that_the_run_does_not_have_is_said(capsys):
     assert "means the row of set 'full', and its run has distilled: mend the cell's row" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}', '{"schema": 1, "cell": "other"}'])
+BROKEN = {
+    "schema": 1,
+    "cell": "pulled-digits",
+    "owner": "pull",
+    "published": {"mean": 0.2},
+    "differs": [],
+    "reason": "",
+}
+BROKEN |= {"ours": {"mean": 0.1, "std": 0.1, "seed": 0, "values": ["x"]}, "distance": {"points": 1}, "data": {}}
+BROKEN |= {"machine": {}, "seconds": 1, "ddcore": "0", "command": "", "does": ""}
+
+
+@pytest.mark.parametrize("content", [json.dumps(BROKEN), "{", "[]", '{"schema": 99}', '{"schema": 1, "cell": "other"}'])
 def test_what_is_no_record_is_refused_in_a_sentence(content, capsys):
     Path("records").mkdir()
     Path("records/pulled-digits.json").write_text(content)
@@ -175,7 +187,7 @@ def test_records_are_the_checkouts_where_there_is_one_else_the_users(tmp_path, c
     words = [*CELL[: CELL.index("--records")], "--eval-seeds", "1"]
     assert invoke(words) == 0
     assert record(folder="share/ddcore/cells")
-    Path("examples/benchmarks/results/cells").mkdir(parents=True)
+    Path("examples/benchmarks/results").mkdir(parents=True)
     assert invoke(words) == 0
     assert record(folder="examples/benchmarks/results/cells")
 
