@@ -283,14 +283,14 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 @AS_JSON
 def resume(run_folder: str, trust: bool, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
-    from ddcore.commands.train import TrainingRun  # imports torch
+    from ddcore.commands import train as training  # imports torch
     from ddcore.runs.opening import reopen
 
     run = reopen(run_folder, trust=trust)
     if run.of_artifact is not None:
         _evaluate(run, as_json)
     else:
-        (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
+        _train(run, training.train, as_json) if isinstance(run, training.TrainingRun) else _finish(run, as_json)
 
 
 class PartCommand(RunCommand):
@@ -413,7 +413,7 @@ def train(
     **values: Any,
 ) -> None:
     """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
-    from ddcore.commands.train import Lesson, begin, of_artifact  # imports torch
+    from ddcore.commands import train as training  # imports torch
 
     own = {name: values.pop(name) for name in ("per_class", "plain", "start", "on")}
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
@@ -425,9 +425,10 @@ def train(
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     selection = context.meta["ddcore.selection"]
-    given |= of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, **own)
-    _train(begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    given |= training.of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
+    lesson = training.Lesson(data if finished else None, **own)
+    run = training.begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]])
+    _train(run, training.train, as_json)
 
 
 def _evaluate(run: Any, as_json: bool) -> None:
@@ -439,9 +440,7 @@ def _evaluate(run: Any, as_json: bool) -> None:
     emit(as_json, {"artifact": run.of_artifact, "rows": [row_json(r) for r in rows]}, lambda: scores_table(rows))
 
 
-def _train(run: Any, as_json: bool) -> None:
-    from ddcore.commands.train import train as trained  # imports torch
-
+def _train(run: Any, trained: Any, as_json: bool) -> None:
     rows = trained(run)
     answer = {"run": run.place.url, "rows": [row_json(r) for r in rows], "warnings": run.tasks.reporter.warnings}
     emit(as_json, answer, lambda: scores_table(rows))
@@ -609,7 +608,7 @@ def verify(
     known = every_cell(cells, lambda sentence: click.echo(f"warning: {sentence}", err=True))
     folder = records_folder(records)
     if cell is not None:
-        if _verified(context, cell_named(cell, known), folder, as_json, **values):
+        if _verified(context, cell_named(cell, known), folder, as_json, values):
             return
         known = [cell_named(cell, known)]
     elif idle := [name for name, value in values.items() if value not in (None, (), "", False)]:
@@ -621,21 +620,11 @@ def verify(
     emit(as_json, {"records": folder.url, "cells": board}, lambda: board_text(board))
 
 
-def _verified(
-    context: click.Context,
-    cell: Any,
-    folder: Place,
-    as_json: bool,
-    /,
-    differs: tuple[str, ...],
-    reason: str,
-    artifact: str,
-    plan_only: bool,
-    **values: Any,
-) -> bool:
+def _verified(context: click.Context, cell: Any, folder: Place, as_json: bool, values: dict[str, Any]) -> bool:
     """Run one cell and write its record; True where only its plan was shown."""
     from ddcore.commands.verify import Attempt, record_of, write_record  # imports torch
 
+    differs, reason, artifact, plan_only = (values.pop(name) for name in ("differs", "reason", "artifact", "plan_only"))
     said = {name: value for name, value in values.items() if _on_command_line(context, name)}
     attempt = Attempt.of(cell, said, dict(os.environ), artifact)
     found = attempt.do(plan_only)
