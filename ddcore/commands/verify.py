@@ -169,10 +169,7 @@ def folder_of(name: str) -> str:
 
 
 def does(cell: Cell, said: Mapping[str, Any]) -> str:
-    """What is run, as words of ``ddcore``, without paths of this machine.
-
-    >>> from ddcore.composing.cells import cells_in
-    """
+    """What is run, as words of ``ddcore``, without paths of this machine."""
     kind, *words = cell.words
     data = data_name(str(said["dataset"]))
     names = {"--data" if kind == TRAIN else "--dataset": data}
