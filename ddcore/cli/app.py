@@ -571,7 +571,14 @@ class VerifyCommand(click.Command):
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         """Its own, then the shared ones."""
         fixed = super().get_params(context)
-        return [*fixed[:-1], *(o for o in click_options({}) if o.name in config.VERIFYING), fixed[-1]]
+        shared = [option for option in click_options({}) if option.name in config.VERIFYING]
+        defaults = {"dataset": "none: always say it", "eval_seeds": "the cell's", "out": "runs/verify-CELL"}
+        for option in shared:
+            if option.name in defaults:
+                option.help = re.sub(
+                    r"(; default: .*)?\s*\[[^\[\]]*\]$", f"  [{defaults[option.name]}]", option.help or ""
+                )
+        return [*fixed[:-1], *shared, fixed[-1]]
 
 
 @ddcore_command.command(cls=VerifyCommand)
@@ -580,7 +587,7 @@ class VerifyCommand(click.Command):
 @click.option(
     "--records",
     metavar="DIR",
-    help="Where records are. Default: examples/benchmarks/results/cells of the working directory if it is there, else ddcore/cells of the user's data folder.",
+    help="Where records are. Default: examples/benchmarks/results/cells if ddcore's repository is the working directory, else ddcore/cells of the user's data folder.",
 )
 @click.option("--differs", multiple=True, metavar="TEXT", help="What is otherwise than in the paper; repeatable.")
 @click.option("--reason", default="", metavar="TEXT", help="Why the figure is missed, for the record.")
