@@ -139,22 +139,33 @@ def _read_presets(offer: Offer) -> list[Preset]:
     Raises:
         PluginError: its source, or a preset, cannot be read; its class is made elsewhere.
     """
-    module, _, attribute = offer.value.partition(":")
+    file = resource_of(offer, "presets")
+    return [] if file is None else [*_presets_in(offer.name, file.name, lambda: file.parent).values()]
+
+
+def resource_of(offer: Offer, attribute: str) -> Any:
+    """The file of an installed plugin that an attribute of its class names, by its source, without importing it; None
+    if it names none.
+
+    Raises:
+        PluginError: its source cannot be read; its class is made elsewhere.
+    """
+    module, _, class_name = offer.value.partition(":")
     who = f"plugin {offer.name!r} ({offer.identity})"
     try:
-        node = class_named(ast.parse(source_file(module).read_text("utf-8")), attribute)
+        node = class_named(ast.parse(source_file(module).read_text("utf-8")), class_name)
     except (OSError, SyntaxError, ImportError, ValueError) as error:
         raise PluginError(
             f"{who} cannot be read ({in_short(error)}): upgrade or uninstall {offer.distribution}"
         ) from error
-    resource = UNREADABLE if node is None else literals(node, {"presets": None})["presets"]
+    resource = UNREADABLE if node is None else literals(node, {attribute: None})[attribute]
     if resource is None:
-        return []
+        return None
     if node is None or not isinstance(resource, str) or resource == UNREADABLE:
         raise PluginError(
-            f"{who} is not asked for presets, as its source does not name them: see `ddcore plugins show {offer.name}`"
+            f"{who} is not asked for {attribute}, as its source does not name them: see `ddcore plugins show {offer.name}`"
         )
-    return [*_presets_in(offer.name, resource, lambda: source_file(module.partition(".")[0]).parent).values()]
+    return source_file(module.partition(".")[0]).parent / resource
 
 
 def installed_presets(name: str) -> list[Preset]:

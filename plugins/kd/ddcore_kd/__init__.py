@@ -206,6 +206,7 @@ class KD(Plugin):
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"
+    cells: ClassVar[str | None] = "cells.toml"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)

@@ -59,6 +59,7 @@ class Mirage(Plugin):
     moved: ClassVar[Mapping[str, str]] = {name: f"graphs.{name}" for name in MOVED}
     tiny: ClassVar[Mapping[str, object]] = {"hops": 1}
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     hops: int = option(
         3,
