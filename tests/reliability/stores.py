@@ -83,7 +83,7 @@ class Proxy(ThreadingHTTPServer):
         self.requests = 0
         self.lock = threading.Lock()
         self.listed: dict[str, bytes] = {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:

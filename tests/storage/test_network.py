@@ -43,7 +43,7 @@ def server():
 
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served.daemon_threads = True
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
     served.asked = asked
     yield served
     served.shutdown()
