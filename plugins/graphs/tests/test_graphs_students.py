@@ -6,7 +6,7 @@ import pytest
 import torch
 from ddcore_graphs.graphs import joined, one_graph
 from ddcore_graphs.scores import mean_auc, roc_auc
-from ddcore_graphs.students import NETWORKS, Readout, Student, gcn_edges
+from ddcore_graphs.students import NETWORKS, Form, Student, gcn_edges
 
 NODES = 8
 
@@ -26,7 +26,7 @@ def random_graph(seed=0):
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
     net = Student(
-        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, readout=Readout(jump=jump)
+        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)
     ).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ddcore_graphs.graphs import Graphs, one_graph
-from ddcore_graphs.students import NETWORKS, Readout, Student
+from ddcore_graphs.students import NETWORKS, Form, Student
 from ddcore_mirage.forest import Pattern, as_graphs
 from ddcore_mirage.trees import Tree
 
@@ -48,7 +48,7 @@ def undirected(trees: Graphs) -> Graphs:
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
     net = Student(
-        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, readout=Readout(jump=jump)
+        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)
     ).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something
