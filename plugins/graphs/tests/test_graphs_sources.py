@@ -119,8 +119,8 @@ def test_the_validation_part_may_be_tested_on(tmp_path):
     test, named, valid = (read(wanted(molecules, split=split)) for split in (None, "train:test", "train:validation"))
     assert test.fingerprint == named.fingerprint != valid.fingerprint
     assert torch.equal(test.train.labels, valid.train.labels)
-    assert test.notes[0] == "split by Murcko scaffold: 16 train, 2 validation (not used), 2 test"
-    assert valid.notes[0] == "split by Murcko scaffold: 16 train, 2 validation, 2 test (not used)"
+    assert test.notes[0] == "split by Murcko scaffold: 16 train, 2 validation (kept apart), 2 test"
+    assert valid.notes[0] == "split by Murcko scaffold: 16 train, 2 validation, 2 test (kept apart)"
     held = [tuple(source.test.stored.nodes.flatten().tolist()) for source in (test, valid)]
     assert held[0] != held[1]
     with pytest.raises(InputError, match="train:other names no parts of molecules: give train:validation"):
