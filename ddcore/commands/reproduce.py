@@ -153,7 +153,7 @@ def missing_data(preset: Preset, setup: Setup, error: InputError) -> InputError:
     """The sentence for a preset's data that are not here; that of data named otherwise stays as it is."""
     if setup.config.dataset.lower() != preset.dataset.lower():
         return error
-    copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as parquet:PATH"
+    copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as {preset.copy}"
     return InputError(f"{copy}, or its files: {error}")
 
 

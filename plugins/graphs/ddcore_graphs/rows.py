@@ -190,7 +190,9 @@ def _row(
     extra: dict[str, Any] = {"samples": count} | ({"compression": whole / nbytes} if nbytes else {})
     protocol, counted = f"adam-{steps}", results
     if regime.chooses and name != UNTRAINED:
-        extra["chosen"] = {what: [float(r[what]) for r in results] for what in ("score", "validation", "picked", "last")}
+        extra["chosen"] = {
+            what: [float(r[what]) for r in results] for what in ("score", "validation", "picked", "last")
+        }
         protocol, counted = regime.shown(protocol), regime.counted(results)
         note += f"; {_chosen(run, regime, extra['chosen'])}"
     return Row(

@@ -47,9 +47,7 @@ def undirected(trees: Graphs) -> Graphs:
 
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
-    net = Student(
-        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)
-    ).double()
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something
             norm.running_mean.uniform_(-1, 1)
