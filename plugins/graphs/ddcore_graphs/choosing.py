@@ -27,8 +27,8 @@ class Regime:
     Attributes:
         each: take every sample once an epoch, instead of drawing by weight.
         epochs: of students on the method's set, instead of ``--graphs.student-steps``; random graphs get as many steps.
-        select: which weights are scored: those after the ``last`` step, or those after the epoch, none included, that does
-            best on the ``validation`` part, the first of equals; then the untrained network has a row of its own.
+        select: which weights are scored: after the ``last`` step, or after the epoch, none included, that does best on
+            the ``validation`` part, the first of equals; then the untrained network has a row of its own.
         average: over ``all`` students, or ``best-five-of-ten``: those five of ten that do best on the validation part.
     """
 

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 DISTILLED, RANDOM_BYTES, FULL, UNTRAINED = "distilled", "random-bytes", "full", "untrained"
 SETS = (DISTILLED, RANDOM_BYTES, FULL)
+PLAIN = Regime()
+"""Samples drawn by weight, students scored after the last step, rows of all of them."""
 FULL_EPOCHS, FULL_GRAPHS = 30, 300_000
 """On all real graphs: epochs, unless that makes more graphs than these."""
 
 
-def rows(run: Run, distilled: Samples, *, described: str, regime: Regime = Regime()) -> list[Row]:
+def rows(run: Run, distilled: Samples, *, described: str, regime: Regime = PLAIN) -> list[Row]:
     """Train every student that has no result yet, and make the rows: what a graph method's ``ddcore_evaluate`` returns.
 
     Students have the pack's options and the networks of ``--eval-network``, else those that the matcher's ``students``
@@ -43,8 +45,8 @@ def rows(run: Run, distilled: Samples, *, described: str, regime: Regime = Regim
         regime: what the method's options say of its students; ``check`` it at the start of a run too.
 
     Raises:
-        InputError: the test part has one class only, so that no ROC-AUC is defined; the set does not fit the data, or the
-            regime the options.
+        InputError: the test part has one class only, so that no ROC-AUC is defined; the set does not fit the data,
+            or the regime the options.
         PluginError: the matcher does not name the pack.
     """
     plugin = pack_of(run)

@@ -36,8 +36,8 @@ class Descent:
     """Adam on the cross entropy: ``steps`` of ``batch`` samples.
 
     Attributes:
-        each: take every sample once an epoch, in a random order, whatever its weight; the last batch of an epoch is what
-            is left. Else samples are drawn by weight, with replacement.
+        each: take every sample once an epoch, in a random order, whatever its weight; the last batch of an epoch is
+            what is left. Else samples are drawn by weight, with replacement.
     """
 
     steps: int

@@ -116,3 +116,13 @@ def test_only_roots_are_pooled():
     trees = trees_of(graph, 2, degrees=False)
     with torch.no_grad():
         torch.testing.assert_close(net.embed(trees), net.nodes(graph))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_raw_layers_without_norm_stay_exact(kind):
+    graph = random_graph()
+    torch.manual_seed(0)
+    form = Form(jump="sum", norm="none", raw=True)
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=3, width=8, form=form).double().eval()
+    assert apart(net, graph, trees_of(graph, 3, degrees=True)) < EQUAL
+    assert apart(net, graph, trees_of(graph, 2, degrees=True)) > APART / 10
