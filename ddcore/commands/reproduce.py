@@ -18,7 +18,15 @@ from attrs import frozen
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
-from ddcore.composing.presets import IMAGES, Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
+from ddcore.composing.presets import (
+    IMAGES,
+    Preset,
+    every_preset,
+    installed_presets,
+    matcher_of,
+    named_preset,
+    published_text,
+)
 from ddcore.composing.selection import Setup
 from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, OptionError, near

@@ -6,7 +6,7 @@ A table of the plugin's TOML resource is one:
     dataset = "cifar10"
     ipc = 10
     plugins = ["ftd", "mtt"]                        # whose settings these are; default: the plugin that brings the file
-    copy = "folder:PATH"                            # --dataset of a copy of the data; default: parquet:PATH, which is of images
+    copy = "folder:PATH"                            # --dataset of a copy; default: parquet:PATH, of images
     also = ["dsa"]                                  # what the paper's runs use as well
     auto = false                                    # a variant of another row, taken by its name only; default: true
     source = "arXiv:2211.11004, table 7"

@@ -190,7 +190,8 @@ def _row(
     count, nbytes, steps = (int(results[0][what]) for what in ("samples", "bytes", "steps"))
     smaller = "" if name in (FULL, UNTRAINED) else f"; {whole / nbytes:,.1f} times smaller than all train graphs"
     extra: dict[str, Any] = {"samples": count} | ({"compression": whole / nbytes} if nbytes else {})
-    protocol, counted = f"adam-{steps}", results
+    protocol = f"adam-{steps}"
+    counted: Sequence[Mapping[str, Tensor]] = results
     if regime.chooses and name != UNTRAINED:
         extra["chosen"] = {
             what: [float(r[what]) for r in results] for what in ("score", "validation", "picked", "last")
