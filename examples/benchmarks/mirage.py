@@ -10,6 +10,7 @@ on random graphs of as many bytes, and on all graphs; three students each; and w
 weight decay that a GIN on all graphs, three epochs, does best with on the validation part: GCN's of 0.01 does not fit.
 ``published-bace``, ``published-bbbp``, ``published-hiv``: ``ddcore reproduce`` of each network's preset, ten students each, the epoch
 and five of ten chosen by validation, and beside it what the same students score at their last epoch, and untrained.
+``logs``: the authors' own logs by the same rules, from a checkout of their repository.
 ``mining``: seconds and peak memory of a child that reads HIV and mines it. ``curve``: thresholds on BACE, GIN. Runs are kept in
 ``--folder``: call again to go on where it stopped.
 """
@@ -77,11 +78,12 @@ SMALL = ["--graphs.width", "4", "--eval-seeds", "1", "--eval-network", "gcn"]
 def main() -> None:
     """Measure what is named and write a record of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=[*PRESETS, *PUBLISHED, "mining", "curve", "child"])
+    parser.add_argument("arms", nargs="+", choices=[*PRESETS, *PUBLISHED, "logs", "mining", "curve", "child"])
     parser.add_argument("--data", type=Path, required=True, help="folder with bace.csv, bbbp.csv and hiv.csv")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/mirage"), help="where the runs are kept")
     parser.add_argument("--steps", type=int, default=STEPS, help="of students on sets of trees and random graphs")
     parser.add_argument("--full-steps", type=int, help="of students on all graphs; default: 30 epochs, of HIV 9")
+    parser.add_argument("--logs", type=Path, help="folder with the authors' *_log.txt, for logs")
     parser.add_argument("--epochs", type=int, help="of the students of published-...; default: the preset's")
     parser.add_argument("--tiny", action="store_true", help="just to see that it works; writes no record")
     options = parser.parse_args()
@@ -93,7 +95,7 @@ def main() -> None:
         if arm in PUBLISHED:
             published(arm, options)
             continue
-        measured = {"mining": mining, "curve": curve}.get(arm)
+        measured = {"mining": mining, "curve": curve, "logs": authors_logs}.get(arm)
         record = measured(options) if measured else end_to_end(arm, options)
         print(json.dumps(record, indent=2))
         keep(arm, record, options)
@@ -195,6 +197,27 @@ def by_rule(row: Mapping[str, Any], untrained: Mapping[str, Any]) -> dict[str, A
     chosen = row["chosen"]
     values = (row["accuracy"]["values"], chosen["score"], chosen["last"], untrained["accuracy"]["values"])
     return {rule: spread(own) for rule, own in zip(RULES, values, strict=True)}
+
+
+def authors_logs(options: argparse.Namespace) -> dict[str, Any]:
+    """The authors' logs by each of ``RULES``; deviations are n - 1, theirs n."""
+    found = {}
+    for file in sorted(options.logs.glob("*_log.txt")):
+        text = file.read_text()
+        runs = []
+        for block in text.split("Starting run number")[1:]:
+            cells = [line.partition("vals")[0].split(", ") for line in block.splitlines()]
+            runs.append([(float(line[7]), float(line[11])) for line in cells if len(line) >= 14])
+        picked = [max(range(len(run)), key=lambda at, run=run: run[at][0]) for run in runs]  # the first of equals
+        best = [run[at] for run, at in zip(runs, picked, strict=True)]
+        five = sorted(best, key=lambda pair: -pair[0])[:5]
+        columns = (five, best, [run[-1] for run in runs], [run[0] for run in runs])
+        found[file.name] = {
+            "network": text.partition("'model_gnn_type': '")[2].partition("'")[0],
+            "picked_epochs": picked,
+            **{rule: spread([test for _, test in own]) for rule, own in zip(RULES, columns, strict=True)},
+        }
+    return {"what": "the authors' logs: test ROC-AUC of their ten students by each rule", "logs": found}
 
 
 def chosen_decay(options: argparse.Namespace) -> dict[str, Any]:
