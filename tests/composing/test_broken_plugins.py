@@ -55,7 +55,7 @@ def refused(capsys, *words: str) -> str:
         ("ddcore_evaluate", EVALUATE + "return [3]", [], "returned int where a Row is due"),
         ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('random', 'p', 'convnet2-w4', 'hard', 1, {}, (0.5,), 0, 0)]", [], "calls a row 'random'"),
         ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('mine', 'p', 'n', 'hard', 1, {}, (0.5,), 0, 0)]", [], "does not say what 'mine' costs"),
-        ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('mine', 'p', 'n', 'hard', 1, {}, (50.0,), 0, 0)]", [], "fractions in [0, 1]"),
+        ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('mine', 'p', 'n', 'hard', 1, {'total': 1}, (50.0,), 0, 0)]", [], "fractions in [0, 1]"),
         ("ddcore_student_loss", STUDENT + "return output.mean()", [], "returned Tensor where a Term is due"),
         ("ddcore_student_loss", STUDENT + "from ddcore import Term; return Term('t', output)", [], "no scalar tensor"),
         ("ddcore_data", DATA + "return 3 if name == 'mine' else None", ["--dataset", "mine"], "returned int where the data"),
