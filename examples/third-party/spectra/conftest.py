@@ -1,0 +1,3 @@
+"""Fixtures and the contract kit for the tests of this package."""
+
+pytest_plugins = ["ddcore.testing"]
