@@ -342,7 +342,7 @@ def features_of(values: np.ndarray, where: str, wanted: Wanted) -> Tensor:
     with np.errstate(over="ignore"):
         small = np.require(values.astype(np.float32), requirements=["C", "W", "O"])
     if not np.isfinite(small).all():
-        row = int((~np.isfinite(small)).any(1).nonzero()[0][0])
+        row = int(np.flatnonzero(~np.isfinite(small).all(axis=1))[0])
         raise InputError(
             f"{where} holds values that are not finite, first in row {row}: fill them in or drop such rows"
         )
