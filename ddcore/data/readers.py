@@ -341,9 +341,8 @@ def features_of(values: np.ndarray, where: str, wanted: Wanted) -> Tensor:
         return torch.from_numpy(np.require(values, requirements=["C", "W", "O"]))
     with np.errstate(over="ignore"):
         small = np.require(values.astype(np.float32), requirements=["C", "W", "O"])
-    finite = np.isfinite(small).reshape(len(small), -1).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
+    if not np.isfinite(small).all():
+        row = int(np.flatnonzero(~np.isfinite(small).all(axis=1))[0])
         raise InputError(
             f"{where} holds values that are not finite, first in row {row}: fill them in or drop such rows"
         )

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from ddcore.images import preview
-from ddcore.images.preview import GAP, MARGIN, preview_png
+from ddcore.images.preview import GAP, MARGIN, pictures_of, preview_png
 
 
 def sheet(images, classes, names, title="a title") -> np.ndarray:
@@ -80,3 +80,25 @@ def test_long_names_in_any_script_do_not_break_the_picture():
 def test_equal_arguments_give_equal_bytes():
     arguments = (torch.rand(4, 3, 8, 8), torch.tensor([0, 0, 1, 1]), ("cat", "dog"), "t")
     assert preview_png(*arguments) == preview_png(*arguments)
+
+
+def test_rows_are_bars_as_high_as_their_numbers():
+    pictures = pictures_of(torch.tensor([[0.0, 5.0], [10.0, 5.0], [5.0, 6.0]]))
+    assert pictures.shape == (3, 1, preview.SIDE, preview.SIDE)
+    dark = (pictures[:, 0] < 0.5).double().mean(1)
+    half = preview.SIDE // 2
+    expected = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack([dark[:, 0], dark[:, -1]], 1), expected, atol=0.02, rtol=0)
+    assert bool((dark[:, :half] == dark[:, :1]).all())
+    assert pictures_of(torch.randn(2, 500)).shape == pictures_of(torch.ones(2, 3)).shape == (2, *pictures.shape[1:])
+
+
+def test_each_channel_of_a_series_has_a_connected_line_in_a_strip_of_its_own():
+    up = torch.linspace(-3, 7, 20)
+    dark = pictures_of(torch.stack([up, -up])[None])[0, 0] < 0.5
+    first, second = dark[: preview.SIDE // 2], dark[preview.SIDE // 2 :]
+    assert bool(first.any(0).all()) and bool(second.any(0).all())
+    assert int(first[:, 0].nonzero()[-1]) > int(first[:, -1].nonzero()[0])
+    assert int(second[:, 0].nonzero()[-1]) < int(second[:, -1].nonzero()[0])
+    assert pictures_of(torch.randn(2, 9, 30)).shape == (2, 1, preview.SIDE, preview.SIDE)
+    assert pictures_of(torch.randn(2, 3, 4, 5)).shape == (2, 1, 8, 8)
