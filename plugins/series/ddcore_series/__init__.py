@@ -67,6 +67,13 @@ class Series(Plugin):
 
         return recognised(place)
 
+    def preview(self, samples: Any, classes: Any, run: Any) -> bytes:
+        """Small line plots, a row for each class."""
+        from ddcore_series.preview import preview_png
+
+        title = f"{run.source.name}: {len(samples)} series"
+        return preview_png(samples, classes, run.source.classes, title) if samples.ndim == 3 else b""
+
     def suggests_protocol(self, subject: Subject) -> str | None:
         """``series`` for series whose rate was not learned."""
         return SERIES if subject.modality == SERIES and not subject.learned_rate else None

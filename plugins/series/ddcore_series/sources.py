@@ -249,10 +249,11 @@ def files_of(wanted: Wanted) -> tuple[Place, Place | None]:
     if not place.name.lower().endswith(ENDS):
         raise InputError(f"{place.url} is no .ts, .tsv or .txt file of series: give one, or a folder of UCR or UEA")
     name, part = _stem(place.name)
-    pairs = _pairs(place.parent, _ends(wanted))
-    if part and wanted.share is None and name in pairs:
-        return _both(place.parent, name, pairs[name], wanted)
-    return place, None
+    if part.lower() not in _ends(wanted) or wanted.share is not None:
+        return place, None
+    there = _pairs(place.parent, _ends(wanted)).get(name, {})
+    beside = _pairs(place.parent, _ends(wanted), (place.name[place.name.rindex(".") :].lower(),)).get(name, {})
+    return _both(place.parent, name, {**there, **beside, part.lower(): place.name}, wanted)
 
 
 def _ends(wanted: Wanted) -> tuple[str, str]:
@@ -270,10 +271,10 @@ def _stem(file: str) -> tuple[str, str]:
     return (found["set"], found["part"]) if found else ("", "")
 
 
-def _pairs(folder: Place, parts: tuple[str, str]) -> dict[str, dict[str, str]]:
-    """Name of a set to its files by part, of the first end in ``ENDS`` that has them."""
+def _pairs(folder: Place, parts: tuple[str, str], ends: Sequence[str] = ENDS) -> dict[str, dict[str, str]]:
+    """Name of a set to its files by part, of the first end that has most of them."""
     found: dict[str, dict[str, str]] = {}
-    for end in reversed(ENDS):
+    for end in reversed(ends):
         own: dict[str, dict[str, str]] = {}
         for file in visible(folder.names()):
             name, part = _stem(file)
@@ -286,7 +287,7 @@ def _pairs(folder: Place, parts: tuple[str, str]) -> dict[str, dict[str, str]]:
 def _both(folder: Place, name: str, files: dict[str, str], wanted: Wanted) -> tuple[Place, Place]:
     lacking = [part for part in _ends(wanted) if part not in files]
     if lacking:
-        (there,) = files.values() if len(files) == 1 else (next(iter(files.values())),)
+        there = next(iter(files.values()))
         raise InputError(
             f"{folder.url} has {there} and no {lacking[0].upper()} file beside it: add it, or give that file and --split 0.8"
         )
