@@ -32,7 +32,7 @@ class Series(Plugin):
     paper: ClassVar[str] = "Time Series Classification from Scratch with Deep Neural Networks, arXiv:1611.06455"
     role: ClassVar[str] = "data"
     modality: ClassVar[frozenset[str]] = frozenset({SERIES, "dense"})
-    datasets: ClassVar[tuple[str, ...]] = ("ts", "aeon")
+    datasets: ClassVar[tuple[str, ...]] = ("waves", "ts", "aeon")
     networks: ClassVar[tuple[str, ...]] = (
         *("convnet1d", "convnet1d3-w64", "resnet1d", "fcn1d", "inception-time", "inception-time3-w16"),
     )
@@ -52,9 +52,13 @@ class Series(Plugin):
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> "Source | None":
-        """``ts:PATH``, a folder, prefix or file of UCR or UEA; ``aeon:NAME``, a set inside the package aeon."""
+        """``ts:PATH``: a folder, prefix or file; ``aeon:NAME``: a set inside the package aeon; ``waves``: computed."""
         if name not in self.datasets:
             return None
+        if name == "waves":
+            from ddcore_series.waves import waves
+
+            return waves()
         from ddcore.data import Wanted
         from ddcore_series.sources import Shape, read
 
