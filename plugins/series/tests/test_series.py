@@ -281,6 +281,16 @@ def test_the_field_s_convnet_in_one_dimension_by_hand():
     torch.testing.assert_close(net.embed(3 * rows[:1]), net.embed(torch.cat([3 * rows[:1], rows[1:]]))[:1])
 
 
+def test_instance_norm_is_of_each_channel_alone():
+    torch.manual_seed(0)
+    net, rows = build("convnet1d-w8", (1, 64), 2).double(), torch.randn(2, 1, 64).double()
+    before = net.embed(rows)
+    with torch.no_grad():
+        net.features[0][0].weight[3] *= 7
+        net.features[0][0].bias[3] *= 7
+    torch.testing.assert_close(net.embed(rows), before, atol=1e-3, rtol=1e-3)
+
+
 def test_every_convolution_of_an_inception_module_keeps_the_length_and_the_gradient():
     torch.manual_seed(0)
     net = build("inception-time1-w2", (2, 12), 2).double().eval()
@@ -330,6 +340,8 @@ def test_a_picture_has_a_row_for_each_class_and_counts_what_does_not_fit():
     size = Image.open(io.BytesIO(one)).size
     taller = Image.open(io.BytesIO(preview_png(rows, torch.tensor([0] * 9 + [1, 2]), names, "title"))).size
     assert taller[1] - size[1] == 78 and size[0] > 8 * 160
+    nine, ten = (preview_png(torch.tensor([[[0.0, 1.0]]] * n), torch.zeros(n).long(), ("a", "b"), "") for n in (9, 10))
+    assert nine != ten  # +1 more, +2 more
     assert heights(torch.full((2, 1, 3), 4.0)).unique().tolist() == [0.5]
 
 
