@@ -35,7 +35,7 @@ DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocab
 """What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
 OF_ROWS = ("dense", "row_bytes")
 """What else does, of dense samples that are no images."""
-IMAGES, TEXT = "images", "text"
+IMAGES, TEXT, FEATURES = "images", "text", "features"
 
 
 @frozen(eq=False)
@@ -68,8 +68,9 @@ class Source:
 
     Attributes:
         classes: names, in the order of the labels.
-        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's
-            source may hold something else, which is then not checked here unless it is dense.
+        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length;
+            ``features``: rows (N, D) that no pack knows more of; a plugin's source may hold something else, which is
+            then not checked here unless it is dense.
         dense: whether samples are rows of one shape, (D,), (C, L) or (C, H, W), in numbers that gradients can reach,
             which the core takes all the way from labels to scores; images are.
         row_bytes: what a real sample costs as it is stored, where that is not what its numbers take here.
@@ -130,7 +131,7 @@ class Source:
     @property
     def samples(self) -> str:
         """What its samples are called, in the plural."""
-        return {IMAGES: IMAGES, TEXT: "texts"}.get(
+        return {IMAGES: IMAGES, TEXT: "texts", FEATURES: "rows"}.get(
             self.modality, self.modality if self.modality[-1:] == "s" else "rows" if self.dense else "samples"
         )
 
@@ -354,11 +355,11 @@ class Part:
         return self._device
 
     def inputs_at(self, index: Tensor, at: Tensor) -> Tensor:
-        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, without making the others."""
-        rows = self._stored[index.to(self._stored.device)].flatten(2)[:, :, at.to(self._stored.device)].to(self._device)
-        if self._ready:
-            return rows
-        return self._normalisation.apply(scaled(rows, self._dtype)[:, :, None])[:, :, 0]
+        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, or L, or 1, without making the
+        others."""
+        stored = self._stored[index.to(self._stored.device)]
+        rows = stored.reshape(*stored.shape[:2], -1)[:, :, at.to(stored.device)].to(self._device)
+        return rows if self._ready else self._normalisation.apply(scaled(rows, self._dtype))
 
     def maybe_unchanged(self, images: Tensor, off: float) -> Tensor:
         """Which images (N, C, H, W) have only levels of 8 bits, up to ``off`` of one, (N,) bool; all of them where the

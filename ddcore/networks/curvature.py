@@ -5,7 +5,8 @@ that carries tangents: how each value changes when the weights move along w. Dif
 eight convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of
 anything. torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm
 have a wrong gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images, and
-their like for rows (B, D) and (B, C, L), need are written here; anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
+their like for rows (B, D) and (B, C, L), need are written here; anything else is refused, and
+``ddcore.networks.unroll`` then falls back on double backward.
 
 Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative
 along d is
@@ -409,7 +410,16 @@ NORMS: dict[Any, Callable[..., Pair]] = {
     F.layer_norm: layer_norm,
     F.instance_norm: instance_norm,
 }
-_LINEAR = (F.avg_pool2d, F.adaptive_avg_pool2d, F.avg_pool1d, F.adaptive_avg_pool1d, torch.flatten, torch.mean, torch.sum, torch.neg)
+_LINEAR = (
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.avg_pool1d,
+    F.adaptive_avg_pool1d,
+    torch.flatten,
+    torch.mean,
+    torch.sum,
+    torch.neg,
+)
 _LINEAR_METHODS = ("flatten", "view", "reshape", "contiguous", "mean", "sum", "split", "neg", "squeeze", "unsqueeze")
 RULES: dict[Any, Callable[..., tuple[Any, Any]]] = {
     **NORMS,

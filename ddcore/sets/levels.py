@@ -93,8 +93,8 @@ def to_levels(
 
     What ``rows`` and ``sum`` read becomes levels; everything else stays. Levels span each channel's values, from the
     least to the largest or without a share of them at each end. Only 256 levels go from black to white where a channel
-    stays within [0, 1], so that real 8-bit images lose nothing; ZCA, what is added to images and rows (N, D) or (N, C, L)
-    have no such ends.
+    stays within [0, 1], so that real 8-bit images lose nothing; ZCA, what is added to images, and rows (N, D) or
+    (N, C, L) have no such ends.
 
     Args:
         tensors: on the CPU, finite.

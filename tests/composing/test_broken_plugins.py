@@ -53,7 +53,7 @@ def refused(capsys, *words: str) -> str:
         ("ddcore_initialize", START + "import torch; return torch.full((6, 3, 8, 8), torch.nan)", ["--init", "i"], "NaN or infinite"),
         ("ddcore_evaluate", EVALUATE + "return 3", [], "returned int where a list of rows is due"),
         ("ddcore_evaluate", EVALUATE + "return [3]", [], "returned int where a Row is due"),
-        ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('random', 'p', 'n', 'hard', 1, {}, (0.5,), 0, 0)]", [], "calls a row 'random'"),
+        ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('random', 'p', run.network_name, 'hard', 1, {}, (0.5,), 0, 0)]", [], "calls a row 'random'"),
         ("ddcore_evaluate", EVALUATE + "from ddcore import Row; return [Row('mine', 'p', 'n', 'hard', 1, {}, (50.0,), 0, 0)]", [], "fractions in [0, 1]"),
         ("ddcore_student_loss", STUDENT + "return output.mean()", [], "returned Tensor where a Term is due"),
         ("ddcore_student_loss", STUDENT + "from ddcore import Term; return Term('t', output)", [], "no scalar tensor"),

@@ -30,9 +30,7 @@ def test_by_hand():
 def test_a_score_that_guessing_gives_is_called_so(values, chance):
     (said,) = verdicts([row("distilled", *values, class_accuracy=[[1.0, 0.0]]), row("random", 0.95)])
     assert ("at chance (" in said) == chance and "guessing among 2 classes gives 0.500" in said or not chance
-    assert "worse than random real ones; does not beat random (-" in said and said.endswith(
-        "one seed: no uncertainty"
-    )
+    assert "worse than random real ones; does not beat random (-" in said and said.endswith("one seed: no uncertainty")
 
 
 def test_within_the_deviation_nothing_is_beaten_and_nothing_is_worse():
