@@ -71,6 +71,7 @@ FIRST_PARTY += (
     "sinkd",
     "smooth",
     "sre2l",
+    "series",
     "submitit",
     "tensorboard",
     "text",
