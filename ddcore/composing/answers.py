@@ -124,13 +124,15 @@ def labels(answer: object, who: str, count: int, classes: int) -> Labels:
     return found
 
 
-def rows(answer: object, who: str, taken: Collection[str]) -> Sequence[Row]:
-    """Lines of scores, under names that nobody else uses."""
+def rows(answer: object, who: str, taken: Collection[str], networks: Collection[str] = ()) -> Sequence[Row]:
+    """Lines of scores, under names that nobody else uses; those of ``taken`` may be of students other than ``networks``."""
     found = _kind(answer, list, who, "a list of rows")
     for row in found:
         _kind(row, Row, who, "a Row")
-        if row.set in taken:
-            raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
+        if row.set in taken and row.network in networks:
+            raise PluginError(
+                f"{who} calls a row of {row.network} {row.set!r}, which is the core's name for another: rename it"
+            )
         if not row.values or not all(0 <= value <= 1 for value in row.values):
             raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
     return found

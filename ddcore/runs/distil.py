@@ -95,7 +95,7 @@ def evaluate(run: Run) -> list[Row]:
     rows: list[Row] = []
     for plugin, answer in run.hooks.evaluate(run).items():
         taken = CORE_SETS if run.dense and plugin != CORE else ()
-        rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
+        rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken, {row.network for row in rows})
     if run.artifact is not None:
         warn_of_set(run, run.artifact)
     rows = marked(run, rows)
