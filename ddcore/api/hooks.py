@@ -577,8 +577,8 @@ def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
 
     Called once after the artifact is saved, in the driver.
 
-    Returns: Rows; one of a set that the core scores (``distilled``, ``random``, ``kcenter``, ``random-bytes``, ``full``) must be of
-        students (``network``) that the core trains none of, such as trees; of data that are not dense the core has no rows.
+    Returns: Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
+        ``full``), unless the data are not images: then the core has no rows of its own.
     Implemented by the core (the honest rows). New in 1.0.
     """
 

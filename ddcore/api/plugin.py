@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from ddcore.api.services import Run
     from ddcore.api.types import Subject
     from ddcore.storage.places import Place
 
@@ -74,11 +75,15 @@ class Plugin:
     protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
     student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``--rows``, ``run.score``
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
-    networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``
+    networks: ClassVar[
+        tuple[str, ...]
+    ] = ()  # for ``--network``; of a pack the first is what it suggests for its data, but for
+    suggests_network: ClassVar[str | None] = None  # another, which may be the core's
+    # Numbers of its ``ddcore_examine`` in [0, 1] that have rows of their own, to which is better, ``larger`` or ``smaller``.
+    metrics: ClassVar[Mapping[str, str]] = {}
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
-    exempt: ClassVar[
-        Mapping[str, str]
-    ] = {}  # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them
+    # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them.
+    exempt: ClassVar[Mapping[str, str]] = {}
     # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each.
     decoders: ClassVar[Mapping[str, Any]] = {}
     whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
@@ -92,8 +97,7 @@ class Plugin:
     def assets(self, initializer: str | None) -> tuple[str, ...]:
         """What the run has to make before its tasks begin, of ``trajectories`` and ``teachers``, under these option values.
 
-        Args:
-            initializer: one that the run uses and this plugin offers, else None.
+        ``initializer`` is one that the run uses and this plugin offers, else None.
         """
         return tuple(asset for asset in self.needs if asset in ASSETS)
 
@@ -109,21 +113,19 @@ class Plugin:
         return None
 
     def recognises(self, place: Place) -> str | None:
-        """Which of ``datasets`` lies at a path or URL, where ``--dataset`` gives one without a name before it.
-
-        Asked of selected plugins about a place that exists. None: nothing that this plugin reads.
-        """
+        """Which of ``datasets`` lies at a place that exists and ``--dataset`` gives without a name before it; None: none of them."""
         return None
+
+    def preview(self, samples: Any, classes: Any, run: Run) -> bytes:
+        """Of a pack: a PNG of a finished set, samples (N, ...) in the data's units, classes (N,), on the CPU; empty: the core draws."""
+        return b""
 
     def taps(self) -> tuple[str, ...]:
         """Features that ``ddcore_student_loss`` reads of students and teachers: see ``ddcore.training.teaching``."""
         return ()
 
     def visited(self, count: int) -> int:
-        """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as far as known beforehand.
-
-        A protocol's epochs become steps by it, whatever the rows turn out to be.
-        """
+        """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as known beforehand: it turns epochs into steps."""
         return count
 
     def student_identity(self, run: Any) -> Mapping[str, object] | None:
@@ -140,11 +142,8 @@ class Plugin:
     def module_optimizer(self, modules: nn.Module, rate: float) -> Optimizer | None:
         """The optimiser of what ``ddcore_student_modules`` made, made once when a student begins or goes on.
 
-        Args:
-            rate: the student's, at its start. The optimiser's own rates rise and fall as the student's does.
-
-        Returns:
-            One over some of the parameters of ``modules``, stepped after the student's; None: they join the student's.
+        One over some of the parameters of ``modules``, stepped after the student's; None: they join the student's. ``rate`` is the
+        student's, at its start; the optimiser's own rates rise and fall as the student's does.
         """
         return None
 
@@ -168,12 +167,11 @@ def option(
     """A hyper-parameter of a plugin: a field of its attrs class.
 
     Args:
-        default: the paper's.
+        default, symbol: the paper's.
         help: one line for ``--help``.
-        symbol: the paper's.
         unit: steps, epochs, images, pixels, a step.
         validator: attrs', for the range; of several all have to hold.
         secret: never written to a record.
     """
-    metadata_ = {"help": help, "symbol": symbol, "unit": unit, "secret": secret}
-    return field(default=default, validator=validator, metadata=metadata_)
+    said = {"help": help, "symbol": symbol, "unit": unit, "secret": secret}
+    return field(default=default, validator=validator, metadata=said)

@@ -101,8 +101,7 @@ class Loss:
 
     Attributes:
         value: scalar with a gradient path to learned tensors. May be a sum that was already cut into parts.
-        update: names of optimisers to step at once, on this loss alone (bi-level, min-max). Empty: the gradient
-            accumulates, and all optimisers step once when the matcher has yielded everything.
+        update: optimisers to step at once, on this loss alone. Empty: they step together when the matcher has yielded everything.
     """
 
     value: Tensor
@@ -385,11 +384,13 @@ class Answers:
         classes: (M,) int64 on the CPU: those with the highest logit.
         confidence: (M,) float32 on the CPU: their probability.
         labels: (M,) int64 on the CPU: the right ones.
+        logits: (M, K) float32 on the CPU, where ``ddcore_examine`` is handed them; else None.
     """
 
     classes: Tensor
     confidence: Tensor
     labels: Tensor
+    logits: Tensor | None = None
 
     @property
     def right(self) -> Tensor:

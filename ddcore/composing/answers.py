@@ -124,15 +124,13 @@ def labels(answer: object, who: str, count: int, classes: int) -> Labels:
     return found
 
 
-def rows(answer: object, who: str, taken: Collection[str], networks: Collection[str] = ()) -> Sequence[Row]:
-    """Lines of scores, under names that nobody else uses; those of ``taken`` may be of students other than ``networks``."""
+def rows(answer: object, who: str, taken: Collection[tuple[str, str]]) -> Sequence[Row]:
+    """Lines of scores, under sets' names and networks that nobody else uses together."""
     found = _kind(answer, list, who, "a list of rows")
     for row in found:
         _kind(row, Row, who, "a Row")
-        if row.set in taken and row.network in networks:
-            raise PluginError(
-                f"{who} calls a row of {row.network} {row.set!r}, which is the core's name for another: rename it"
-            )
+        if (row.set, row.network) in taken:
+            raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
         if not row.values or not all(0 <= value <= 1 for value in row.values):
             raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
     return found
@@ -348,6 +346,13 @@ def unchanged(images: Tensor, real: Tensor, who: str) -> None:
     """Images that are the real ones they are said to be, bit for bit."""
     if not torch.equal(images, real.to(images.dtype)):
         raise PluginError(f"{who} names source_rows that are other images: give -1 where an image was changed")
+
+
+def picture(answer: object, who: str) -> bytes:
+    """A PNG."""
+    if not isinstance(answer, bytes) or not answer.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise PluginError(f"{who} returned {_name(answer)} that is no PNG: return the bytes of one, or none")
+    return answer
 
 
 def operation(answer: object, who: str) -> Any:

@@ -94,8 +94,8 @@ def evaluate(run: Run) -> list[Row]:
     """Ask every evaluator, the core's honest rows first, and write ``scores.json``."""
     rows: list[Row] = []
     for plugin, answer in run.hooks.evaluate(run).items():
-        taken = CORE_SETS if run.dense and plugin != CORE else ()
-        rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken, {row.network for row in rows})
+        taken = {(name, row.network) for name in CORE_SETS for row in rows if run.dense and plugin != CORE}
+        rows += answers.rows(answer, run.hooks.source("ddcore_evaluate", plugin), taken)
     if run.artifact is not None:
         warn_of_set(run, run.artifact)
     rows = marked(run, rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddcore import devices
 from ddcore.api.types import Arm, Batch, Progress, Row, Segment, Task, Unroll
-from ddcore.composing.plan import Choices, Plan, resolve
+from ddcore.composing.plan import IMAGES, Choices, Plan, resolve
 from ddcore.errors import PluginError
 from ddcore.runs.cutting import distillation_tasks
 from ddcore.runs.opened import Opened
@@ -47,13 +47,14 @@ class Run(Opened):
 
     @property
     def network_name(self) -> str:
-        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours, or the
-        first network of a matcher on other data than images."""
+        """``--network``; ``auto`` is the field's ConvNet, narrow on a CPU, where the papers' width takes hours; on
+        other data what the first plugin of such data suggests, else ``mlp``."""
         if self.config.network != "auto":
             return str(self.config.network)
-        own = [p.networks[0] for p in self.plugins.values() if p.networks and "images" not in p.modality]
-        if own:
-            return str(own[0])
+        if own := [name for plugin in self.plugins.values() if (name := suggested_network(plugin))]:
+            return own[0]
+        if self.dense and not self.of_images:
+            return "mlp"
         return "convnet" if devices.is_cuda(self.device) else f"convnet-w{CPU_WIDTH}"
 
     @property
@@ -99,6 +100,13 @@ class Run(Opened):
         """An arm under the run's first protocol, in the first network that students are tested in."""
         networks = self.config.eval_network or (self.network_name,)
         return Arm(set, labels, resolved_protocols(self)[0].name, networks[0])
+
+
+def suggested_network(plugin: Any) -> str | None:
+    """What a plugin of other data than images has ``--network auto`` mean: one that it names, else its first."""
+    if IMAGES in plugin.modality:
+        return None
+    return plugin.suggests_network or next(iter(plugin.networks), None)
 
 
 def loss_of(run: Run, images: Tensor, classes: Tensor, step: int) -> float | None:

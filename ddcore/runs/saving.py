@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddcore.api.types import VECTORS, Synthetic
+from ddcore.composing import answers
 from ddcore.labels import Labels, SoftLabels, VectorLabels
 from ddcore.runs.provenance import provenance
 from ddcore.runs.refusals import warnings_of
@@ -59,7 +60,7 @@ def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] 
         notes=[*warnings_of(run), *watched, *synthetic.notes, *note_on_real(run)],
         storage_dtype=run.config.storage_dtype,
         real=said_of_real(run, synthetic),
-        preview=synthetic.preview,
+        preview=lambda made: synthetic.preview or drawn(run, made),
     )
     run.say(f"artifact: {artifact.nbytes['total']:,} bytes in {place.url}")
     if (budget := bytes_allowed(run)) and artifact.nbytes["total"] > budget:
@@ -67,6 +68,20 @@ def save(run: Run, synthetic: Synthetic, labels: Labels, watched: Sequence[str] 
             f"the set costs {artifact.nbytes['total']:,} bytes, more than --bytes {run.config.bytes}: a plugin stores more than was expected"
         )
     return artifact
+
+
+def drawn(run: Run, artifact: Artifact) -> bytes:
+    """The PNG of the first plugin that draws one of such data; empty where none does, or the data are images.
+
+    Raises:
+        PluginError: what it drew is no PNG.
+    """
+    if run.of_images:
+        return b""
+    for name, plugin in run.plugins.items():
+        if found := plugin.preview(artifact.pixels(), artifact.labels.classes, run):
+            return answers.picture(found, f"preview of {run.hooks.who(name)}")
+    return b""
 
 
 def bytes_allowed(run: Run) -> int | None:

@@ -15,7 +15,7 @@ Seed k's students begin from one initial network whatever they train on, and ran
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ddcore import randomness
 from ddcore.api.services import StudentData
 from ddcore.api.types import Answers, Arm, Row, Task
 from ddcore.composing.plan import BASELINES
+from ddcore.errors import PluginError
 from ddcore.labels import HardLabels, Labels, PerView
 from ddcore.scoring.baselines import (
     NOISE,
@@ -80,9 +81,12 @@ PARTS = ("images", "labels", "models", "total")
 FULL_IMAGES = 150_000
 """That students of all real images see at most, unless ``--full-epochs`` says how often they see each."""
 EXAMINED = "examined."
+KEPT = ("images", "rate", "probe", "student")
+"""Extras of a row that hold whatever its students are measured by."""
 LABELS = "labels"
 """In a result: the kind of labels that a plugin's set has, as the letters of its name."""
 Result = Mapping[str, Tensor]
+Look = Callable[[Module, Answers], Mapping[str, Tensor]]
 
 
 # ---- the driver's side -----------------------------------------------------------------------------------------------
@@ -97,16 +101,18 @@ def evaluate_artifact(run: Run) -> list[Row]:
     but = ", but full" if any(arm.set == FULL for arm in arms) else ""
     run.say(f"evaluation: {count} students; all of a protocol make the same number of steps{but}")
     results = results_of(run, arms, run.config.eval_seeds)
-    rows = [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+    rows = rows_of(run, artifact, arms, results)
     others = [(number, other.name) for number, other in enumerate(run.elsewhere)]
-    return rows + [elsewhere(row, found, *on) for on in others for row, found in zip(rows, results, strict=True)]
+    there = [elsewhere(row, found, *on) for on in others for row, found in zip(rows, results, strict=True)]
+    return [*rows, *in_metrics(run, rows, results), *there]
 
 
 def score(run: Run, arms: Sequence[Arm], seeds: int) -> list[Row]:
     """A row for each arm; its students are trained, unless their results are there."""
     artifact = artifact_of(run)
     results = results_of(run, arms, seeds)
-    return [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+    rows = rows_of(run, artifact, arms, results)
+    return [*rows, *in_metrics(run, rows, results)]
 
 
 def results_of(run: Run, arms: Sequence[Arm], seeds: int) -> list[list[Result]]:
@@ -237,6 +243,32 @@ def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) ->
     return by_student(attrs.evolve(used, note=said, extra=more), student_name(shaped))
 
 
+def rows_of(run: Run, artifact: Artifact, arms: Sequence[Arm], results: Sequence[Sequence[Result]]) -> list[Row]:
+    """A row of accuracies for each arm."""
+    return [row_of(run, artifact, arm, found) for arm, found in zip(arms, results, strict=True)]
+
+
+def in_metrics(run: Run, rows: Sequence[Row], results: Iterable[Sequence[Result]]) -> list[Row]:
+    """The same rows in each of the ``metrics`` that selected plugins measure, where every student has a number."""
+    scored, made = list(zip(rows, results, strict=True)), []
+    for who, plugin in run.plugins.items():
+        for name, better in plugin.metrics.items():
+            for row, found in scored:
+                values = tuple(float(result.get(f"{EXAMINED}{who}.{name}", math.nan)) for result in found)
+                if not all(map(math.isfinite, values)):
+                    continue
+                if min(values) < 0 or max(values) > 1:
+                    raise PluginError(f"{run.hooks.who(who)} measures {name!r} as {values}: give fractions in [0, 1]")
+                said = {"metric": name, "better": better, "values": values, "extra": _of_any_metric(row)}
+                made.append(attrs.evolve(row, **said))
+    return made
+
+
+def _of_any_metric(row: Row) -> dict[str, Any]:
+    """What a row's extras say of its students, whatever is measured."""
+    return {name: value for name, value in row.extra.items() if name in KEPT}
+
+
 def by_student(row: Row, name: str) -> Row:
     """A row that says under ``student`` who shaped its students; of plain ones as it is."""
     return attrs.evolve(row, extra={**row.extra, "student": name}) if name else row
@@ -254,8 +286,7 @@ def elsewhere(row: Row, results: Sequence[Result], number: int, name: str) -> Ro
     """The same students' row on other test data: of the run's ``elsewhere`` the one of a number."""
     of = f"{ELSEWHERE}{number}."
     there = [{n.removeprefix(of): value for n, value in result.items() if n.startswith(of)} for result in results]
-    mine = ("images", "rate", "probe", "student")
-    kept = {n: value for n, value in row.extra.items() if n in mine} | extras(there) | {"on": name}
+    kept = _of_any_metric(row) | extras(there) | {"on": name}
     return attrs.evolve(row, values=tuple(float(each["accuracy"]) for each in there), extra=kept)
 
 
@@ -396,7 +427,7 @@ def run_evaluation_task(task: Task, run: Run) -> dict[str, Tensor]:
     data = data_for(run, arm, student, artifact)
     rate = student_rate(recipe, artifact.learned_rate)[0] if arm.set == DISTILLED else recipe.rate
     generator = partial(run.generator, "evaluate", student)
-    look = partial(examined, run, arm, student, data)
+    look = examining(run, arm, student, data)
     result = train_and_test(run, Course(arm.network, recipe, schedule, rate), data, generator, task.key, examine=look)
     kind = {LABELS: torch.tensor(list(str(data.labels.kind).encode()), dtype=torch.uint8)}
     return {**result, **sizes_of(data), **(kind if arm.set in sets_of(run.plugins) else {})}
@@ -411,12 +442,15 @@ def untrained(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> d
     return {**train_and_test(run, course, data, generator, key), **sizes_of(data)}
 
 
+def examining(run: Run, arm: Arm, student: int, data: StudentData) -> Look | None:
+    """What looks at a trained student and its answers; None where no selected plugin does."""
+    return partial(examined, run, arm, student, data) if run.hooks.providers("ddcore_examine") else None
+
+
 def examined(
     run: Run, arm: Arm, student: int, data: StudentData, network: Module, answered: Answers
 ) -> dict[str, Tensor]:
     """What plugins find in a trained student, by ``examined.PLUGIN.NAME``."""
-    if not run.hooks.providers("ddcore_examine"):
-        return {}
     with torch.no_grad():
         found = run.hooks.examine(network.eval(), arm, student, data, answered, run)
     return {f"{EXAMINED}{who}.{name}": value.cpu() for who, all_of in found.items() for name, value in all_of.items()}
@@ -499,7 +533,7 @@ def full(run: Run, arm: Arm, student: int, recipe: Protocol, key: str) -> dict[s
 
     def trained() -> dict[str, Tensor]:
         generator = partial(randomness.generator, student, "full")
-        look = partial(examined, run, arm, student, data)
+        look = examining(run, arm, student, data)
         course = Course(arm.network, recipe, schedule, recipe.rate)
         return train_and_test(run, course, data, generator, key, examine=look)
 

@@ -13,7 +13,7 @@ pixels, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NotRequired, TypedDict, Unpack, final
 
@@ -340,9 +340,8 @@ class Contents(TypedDict):
     ``tensors`` is what ``decoder`` reads, on any device; ``classes`` are names; ``recipe`` says how to train on the set
     and ``provenance`` how it was made, as JSON values; ``source`` is the real data's ``summary()``; ``notes`` are known
     gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``real`` says which samples
-    are real images, see ``ddcore.sets.manifest``.
-    gaps; ``storage_dtype`` is float32 (default), float16 or uint8, 256 levels a channel; ``preview`` is a PNG in the
-    place of the core's picture.
+    are real images, see ``ddcore.sets.manifest``; ``preview`` draws the finished set as a PNG, or leaves it to the core
+    by an empty one.
     """
 
     tensors: Mapping[str, Tensor]
@@ -356,7 +355,7 @@ class Contents(TypedDict):
     notes: NotRequired[Sequence[str]]
     storage_dtype: NotRequired[str]
     real: NotRequired[Mapping[str, Any] | None]
-    preview: NotRequired[bytes]
+    preview: NotRequired[Callable[[Artifact], bytes]]
 
 
 def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]) -> Artifact:
@@ -392,7 +391,8 @@ def save_artifact(url: str | PathLike[str] | Place, **contents: Unpack[Contents]
             f"an artifact of {len(artifact)} samples was given labels of {len(labels)}: give one label a sample"
         )
     manifest |= {"shape": list(artifact.images(torch.tensor([0])).shape[1:]), "value_range": _ranges(artifact)}
-    return _write(artifact, manifest, contents.get("preview", b""))
+    draw = contents.get("preview")
+    return _write(artifact, manifest, draw(artifact) if draw else b"")
 
 
 def relabelled(

@@ -524,23 +524,29 @@ def is_finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in network.parameters())
 
 
-def answers_of(network: nn.Module, samples: Samples, *, index: Tensor | None = None) -> Answers:
+def answers_of(
+    network: nn.Module, samples: Samples, *, index: Tensor | None = None, with_logits: bool = False
+) -> Answers:
     """Ask a network in eval mode; its train or eval mode stays.
 
     Args:
         index: (M,) which samples; all by default.
+        with_logits: whether the answers keep all logits, M K numbers.
     """
     training = network.training
     network.eval()
     index = torch.arange(len(samples)) if index is None else index
-    answers, sure = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+    answers, sure, kept = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)], []
     for rows in torch.split(index, FETCHED_AT_ONCE):
         output = logits(network, samples.inputs(rows))
         best = output.argmax(1)
         answers.append(best.cpu())
         sure.append(output.float().softmax(1).gather(1, best[:, None])[:, 0].cpu())
+        if with_logits:
+            kept.append(output.float().cpu())
     network.train(training)
-    return Answers(torch.cat(answers), torch.cat(sure), samples.labels[index.to(samples.labels.device)].cpu())
+    right = samples.labels[index.to(samples.labels.device)].cpu()
+    return Answers(torch.cat(answers), torch.cat(sure), right, torch.cat(kept) if kept else None)
 
 
 def accuracy(network: nn.Module, samples: Samples, *, index: Tensor | None = None) -> float:

@@ -105,7 +105,7 @@ def train_and_test(
         network, used = probed(network, run.real.train, *given)
         counts |= {"steps": counts["steps"] + used["steps"]} | {f"{PROBE}{name}": n for name, n in used.items()}
     seconds = watched.kept["total"] if watched else time.perf_counter() - began
-    found = answers_of(network, run.real.test)
+    found = answers_of(network, run.real.test, with_logits=examine is not None)
     numbers = {"loss": last.loss if last else math.nan, "rate": course.rate, "seconds": seconds}
     result = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()} | whole(counts)
     result |= scored(found, len(run.source.classes))
