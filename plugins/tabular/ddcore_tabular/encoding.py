@@ -233,7 +233,9 @@ class Encoding:
             if isinstance(learned, Category):
                 no_place = int((learned.codes(column) < 0).sum()) - (0 if learned.missing else gone)
                 if no_place:
-                    said.append(f"{no_place} test cells of column {learned.name!r} are of categories without train rows")
+                    said.append(
+                        f"{no_place} test cells of column {learned.name!r} are of categories without train rows"
+                    )
             if gone and not learned.missing:
                 said.append(f"{gone} test cells of column {learned.name!r} are missing, and no train cell is")
         return tuple(said)

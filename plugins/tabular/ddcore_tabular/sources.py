@@ -167,9 +167,7 @@ def _encoded(
     train, test, read_as = features(rows["train"], rows["test"], reading, named["label"], wanted, text=named["text"])
     encoding, done = Encoding.of(train, scale=reading.scale, most=reading.most)
     notes = (*named["notes"], *read_as, *done, *encoding.unseen(test))
-    parts = [
-        Split(encoding.rows(columns), labels[part]) for part, columns in (("train", train), ("test", test))
-    ]
+    parts = [Split(encoding.rows(columns), labels[part]) for part, columns in (("train", train), ("test", test))]
     return TableSource(
         name=named["name"],
         train=parts[0],
@@ -271,7 +269,9 @@ def features(
         columns["test"].append(as_column(plain(test[name], name, wanted.shown), name, kinds[name]))
     for part, of in columns.items():
         notes += [
-            f"{c.odd} {part} cells of column {c.name!r} are no {c.kind}s, or not finite: taken for missing" for c in of if c.odd
+            f"{c.odd} {part} cells of column {c.name!r} are no {c.kind}s, or not finite: taken for missing"
+            for c in of
+            if c.odd
         ]
     if dates := [name for name, kind in kinds.items() if kind == "date"]:
         notes.append(f"dates are taken as numbers, days since 1970: {_listed(dates)}")
@@ -329,4 +329,3 @@ def recognised(place: Place) -> str | None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(str, names[:SHOWN])) + more if names else "none"
-

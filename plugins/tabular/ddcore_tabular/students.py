@@ -32,6 +32,7 @@ USUAL = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 LEAST_LEAF = 20
 """Rows of a leaf of boosted trees, scikit-learn's; of sets under 400 rows a twentieth, one at least."""
 NEAREST = 5
+"""Neighbours that vote, at most."""
 
 
 @frozen(eq=False)
@@ -43,27 +44,38 @@ class Rows:
     bytes: Mapping[str, int]
 
 
-def student(name: str, count: int, seed: int) -> Any:
+def student(name: str, classes: Tensor, seed: int) -> Any:
     """An unfitted classifier of scikit-learn with its defaults, but for what small sets need.
 
     Args:
-        count: rows that it will be fitted on.
+        classes: (N,) int64, of the rows that it will be fitted on.
         seed: of its own randomness.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.tree import DecisionTreeClassifier
 
-    leaf = max(1, min(LEAST_LEAF, count // LEAST_LEAF))
+    leaf = max(1, min(LEAST_LEAF, len(classes) // LEAST_LEAF))
     made: Mapping[str, Callable[[], Any]] = {
         TREE: lambda: DecisionTreeClassifier(random_state=seed),
         FOREST: lambda: RandomForestClassifier(random_state=seed),
         BOOSTING: lambda: HistGradientBoostingClassifier(
             min_samples_leaf=leaf, early_stopping=False, random_state=seed
         ),
-        NEIGHBOURS: lambda: KNeighborsClassifier(min(NEAREST, count)),
+        NEIGHBOURS: lambda: KNeighborsClassifier(neighbours(classes)),
     }
     return made[name]()
+
+
+def neighbours(classes: Tensor) -> int:
+    """How many neighbours vote: five, or as many as the smallest class has rows, an odd number.
+
+    >>> neighbours(torch.tensor([0, 0, 1, 1])), neighbours(torch.arange(2).repeat(9))
+    (1, 5)
+    """
+    counts = torch.bincount(classes)
+    least = min(NEAREST, int(counts[counts > 0].min()))
+    return least - (least % 2 == 0)
 
 
 def answered(name: str, rows: Rows, test: Tensor, classes: int, seed: int) -> Tensor:
@@ -71,7 +83,7 @@ def answered(name: str, rows: Rows, test: Tensor, classes: int, seed: int) -> Te
     0."""
     from threadpoolctl import threadpool_limits
 
-    fitted = student(name, len(rows.classes), seed)
+    fitted = student(name, rows.classes, seed)
     with threadpool_limits(limits=1):
         if len(rows.classes.unique()) == 1:
             told, known = np.ones((len(test), 1)), rows.classes[:1].numpy()
@@ -208,7 +220,6 @@ def row_of(run: Run, set_name: str, name: str, rows: Rows, results: Sequence[Map
         values=tuple(float(result["accuracy"]) for result in results),
         steps=0,
         seconds=sum(float(result["seconds"]) for result in results) / len(results),
-        note=f"{name} of scikit-learn on the same rows as the networks",
         extra={"images": count, "class_accuracy": by_class, **extra},
     )
 
