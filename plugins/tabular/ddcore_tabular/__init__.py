@@ -41,7 +41,7 @@ class Tabular(Plugin):
     networks: ClassVar[tuple[str, ...]] = ("tab-mlp", "tab-mlp-d3-w256")
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     metrics: ClassVar[Mapping[str, str]] = {"balanced_accuracy": "larger", "auc": "larger"}
-    tiny: ClassVar[Mapping[str, object]] = {"students": "decision-tree"}
+    tiny: ClassVar[Mapping[str, object]] = {"fitted": "decision-tree"}
 
     label: str = option("", help="column of the label; none: the one called label, class, target or y")
     test: str = option("", help="a second file, of test rows, beside the train rows of table:FILE")
@@ -53,17 +53,17 @@ class Tabular(Plugin):
     most_categories: int = option(
         64, help="places for the categories of a column; the rarer ones of more count as one", validator=ge(2)
     )
-    students: str = option(
+    fitted: str = option(
         "decision-tree,random-forest,gradient-boosting,nearest-neighbours",
-        help="students of scikit-learn that have rows, with commas between them; none: empty",
+        help="students of scikit-learn that have rows too, with commas between them; empty: none",
     )
 
     def __attrs_post_init__(self) -> None:
         from ddcore_tabular.students import STUDENTS
 
-        for name in words_of(self.students):
+        for name in words_of(self.fitted):
             if name not in STUDENTS:
-                raise InputError(f"--tabular.students {name!r} is none of {', '.join(STUDENTS)}: choose among them")
+                raise InputError(f"--tabular.fitted {name!r} is none of {', '.join(STUDENTS)}: choose among them")
 
     def suggests_protocol(self, subject: Subject) -> str | None:
         """``tabular`` for rows of tables with hard or soft labels."""
@@ -140,13 +140,13 @@ class Tabular(Plugin):
 
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:
-        """A row for each student of scikit-learn and each set, and the set as a table in ``tabular/`` of the run's folder."""
+        """A row for each student of scikit-learn and each set; the set as a table in ``tabular/`` of the run."""
         from ddcore_tabular.students import rows_of
 
         if run.artifact is None or run.source.modality != TABLE:
             return []
         write_table(run)
-        return rows_of(run, words_of(self.students))
+        return rows_of(run, words_of(self.fitted))
 
     def preview(self, samples: Tensor, classes: Tensor, run: Run) -> bytes:
         """The first rows of each class, as a table."""
@@ -157,7 +157,7 @@ class Tabular(Plugin):
 
 
 def write_table(run: Run) -> None:
-    """The finished set as ``tabular/table.csv``, and ``tabular/encoding.json`` that decodes its rows, in the run's folder."""
+    """The finished set as ``tabular/table.csv`` of the run, and ``tabular/encoding.json``, which decodes its rows."""
     from ddcore_tabular.tables import csv_text
 
     source: TableSource = run.source  # type: ignore[assignment]

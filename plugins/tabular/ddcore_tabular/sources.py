@@ -73,7 +73,8 @@ def read(wanted: Wanted, reading: Reading) -> TableSource:
 
     if wanted.rest in BUILTIN and wanted.found() is None:
         return from_tables(wanted, reading, {"": builtin(wanted.rest)}, text=False, name=wanted.rest)
-    place, skipped = wanted.place(), [] if wanted.skip_broken else None
+    place = wanted.place()
+    skipped: list[str] | None = [] if wanted.skip_broken else None
     files = _files(place, wanted, reading)
     tables = {part: read_table(file, skipped) for part, file in files.items()}
     notes = [f"{part} rows from {file.name}" for part, file in files.items() if part]
@@ -246,8 +247,8 @@ def features(
     Raises:
         InputError: a column of train is missing in test; an option names a column that there is not.
     """
-    for option, names in (("drop", reading.drop), ("categories", reading.categories)):
-        for name in names:
+    for option, given in (("drop", reading.drop), ("categorical", reading.categories)):
+        for name in given:
             if name not in train.column_names:
                 raise InputError(
                     f"{wanted.shown} has no column {name!r} (--tabular.{option}): {near(name, train.column_names)}"
@@ -258,7 +259,8 @@ def features(
             f"the test table of {wanted.shown} has no column {missing[0]!r}, which the train table has: add it, or leave it "
             "out by --tabular.drop"
         )
-    notes, columns = [], {"train": [], "test": []}  # type: ignore[var-annotated]
+    notes: list[str] = []
+    columns: dict[str, list[Column]] = {"train": [], "test": []}
     if more := [n for n in test.column_names if n not in train.column_names]:
         notes.append(f"columns of the test table alone, left out: {_listed(more)}")
     kinds = {}

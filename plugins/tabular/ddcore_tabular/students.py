@@ -120,7 +120,7 @@ def rows_of(run: Run, names: Sequence[str]) -> list[Row]:
 
 
 def scored_sets(run: Run) -> list[str]:
-    """The sets of the core's rows: those of ``--rows``, else the usual ones, and those of ``--baseline``; not plugins' own."""
+    """The sets of the core's rows: of ``--rows``, else the usual ones, and of ``--baseline``; not plugins' own."""
     named = [n for word in run.config.rows or (DEFAULT,) for n in (USUAL if word == DEFAULT else (word,))]
     brought = {name for plugin in run.plugins.values() for name in plugin.student_sets}
     names = dict.fromkeys([*named, *run.config.baseline])
@@ -142,7 +142,7 @@ def set_of(run: Run, name: str, seed: int) -> Rows:
     if name in (RANDOM, RANDOM_BYTES):
         counts = [min(pair) for pair in zip(wanted, there, strict=True)]
         if name == RANDOM_BYTES:
-            each = run.source.row_bytes + smallest_type(len(there)).itemsize  # type: ignore[operator]
+            each = row_bytes(run) + smallest_type(len(there)).itemsize
             counts = shared_out(max(len(there), made.nbytes["total"] // each), there)
         generator = run.generator("evaluate", RANDOM, seed)
         chosen = [run.real.choose(cls, count, generator) for cls, count in enumerate(counts) if count]
@@ -171,13 +171,19 @@ def samples_of(part: Any, index: Tensor) -> Tensor:
     return part.inputs(index).float().cpu()  # type: ignore[no-any-return]
 
 
+def row_bytes(run: Run) -> int:
+    """What a real row costs as it is stored, without its label."""
+    source: Any = run.source
+    return int(source.price)
+
+
 def _real(run: Run, index: Tensor) -> Rows:
     return _priced(run, samples_of(run.real.train, index), run.source.train.labels[index])
 
 
 def _priced(run: Run, samples: Tensor, classes: Tensor) -> Rows:
     labels = HardLabels(classes, len(run.real.classes))
-    return _rows(samples, classes, len(classes) * int(run.source.row_bytes or 0), labels)
+    return _rows(samples, classes, len(classes) * row_bytes(run), labels)
 
 
 def _rows(samples: Tensor, classes: Tensor, nbytes: int, labels: HardLabels) -> Rows:

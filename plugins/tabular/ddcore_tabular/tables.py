@@ -19,7 +19,7 @@ PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (150, 150, 150)
 
 
 def csv_text(encoding: Encoding, rows: Tensor, classes: Tensor, names: Sequence[str], label: str) -> str:
-    """Rows (N, D) of classes (N,) as CSV: the columns by their names, the label last, nothing where a cell is missing."""
+    """Rows (N, D) of classes (N,) as CSV: columns by their names, the label last, nothing where a cell is missing."""
     table = encoding.decoded(rows)
     held = io.StringIO()
     writer = csv.writer(held, lineterminator="\n")
