@@ -138,8 +138,9 @@ def from_tables(
     label = label_of(first.column_names, reading.label, wanted.shown)
     words = {part: _label_words(table, label, part, wanted) for part, table in tables.items()}
     found = classes_of([word for of in words.values() for word in of], f"the labels in column {label!r}")
-    if not found.labelled.any():
-        raise InputError(f"column {label!r} of {wanted.shown} has no labels: name another by --tabular.label")
+    if len(found.names or ()) < 2:
+        seen = f"one label only, {found.names[0]!r}" if found.names else "no labels"
+        raise InputError(f"column {label!r} of {wanted.shown} has {seen}: name another by --tabular.label")
     numbers, at, labelled = iter(found.numbers.tolist()), 0, {}
     for part, of in words.items():
         kept = found.labelled[at : at + len(of)]
