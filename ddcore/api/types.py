@@ -243,8 +243,8 @@ class Subject:
 
     @property
     def tiny(self) -> bool:
-        """Whether images are under ``SMALL`` pixels a side."""
-        return self.size < SMALL
+        """Whether no table is published for them: images under ``SMALL`` pixels a side, and what is no images."""
+        return self.modality != "images" or self.size < SMALL
 
 
 @frozen

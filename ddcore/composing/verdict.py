@@ -31,7 +31,7 @@ def verdicts(rows: Sequence[Row], more: Sequence[tuple[str, Row]] = ()) -> list[
     >>> score = lambda mean, std=0.0, n=1: {"accuracy": {"mean": mean, "std": std, "values": [mean] * n}}
     >>> rows = [{**row, "set": "distilled", **score(0.5)}, {**row, "set": "random", **score(0.75)}]
     >>> print(*verdicts(rows)[0].split("; "), sep="\n")
-    verdict on distilled (hard, n, p): worse than random real images
+    verdict on distilled (hard, n, p): worse than random real ones
     does not beat random (-0.250)
     one seed: no uncertainty
     """
@@ -75,14 +75,15 @@ def _sentence(row: Row, rivals: Mapping[str, Row]) -> str:
         else:
             others.append(f"{name} ({'' if gain < 0 else '+'}{by})")
             below = below or (name == RANDOM and gain < -(spread or 0.0))
-    parts = [_chance(row), "worse than random real images" if below else ""]
+    parts = [_chance(row), "worse than random real ones" if below else ""]
     parts += [f"beats {', '.join(beaten)}" if beaten else "", f"does not beat {', '.join(others)}" if others else ""]
     seeds = len(row["accuracy"]["values"])
     parts.append(
         "one seed: no uncertainty" if seeds < 2 else f"± is the deviation of the difference over {seeds} seeds"
     )
     on = f", on {row['on']}" if row.get("on") else ""
-    about = f"{row['set']} ({row['labels']}, {row['network']}, {row['protocol']}{on})"
+    metric = f", {row['metric']}" if row.get("metric", "accuracy") != "accuracy" else ""
+    about = f"{row['set']} ({row['labels']}, {row['network']}, {row['protocol']}{metric}{on})"
     return f"verdict on {about}: {'; '.join(part for part in parts if part)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from ddcore import randomness
 from ddcore.data.columns import Labelling, from_zero, numbers_and_names
 from ddcore.data.part_names import TEST, listed, part_of, words
-from ddcore.data.source import Source, Split
+from ddcore.data.source import FEATURES, Source, Split
 from ddcore.data.symmetry import GUESSED, written
 from ddcore.errors import InputError, OptionError
 from ddcore.images.framing import Resize
@@ -111,7 +112,7 @@ class Loaded:
     """One part as a reader found it.
 
     Attributes:
-        images: as ``ddcore.images.pictures`` gives them; or (N, C, H, W) uint8 or float32.
+        images: as ``ddcore.images.pictures`` gives them; or (N, C, H, W) uint8 or float32; or features (N, D) likewise.
         labels: (N,) int64.
         classes: names, if the format has any.
         licence: if the format says it.
@@ -169,6 +170,11 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str,
     elif wanted.share is not None:
         raise two_parts(wanted, list(parts))
     train, test = loaded
+    features = [isinstance(part.images, Tensor) and part.images.ndim == 2 for part in loaded]
+    if all(features):
+        return _of_features(wanted, train, test, classes, notes)
+    if any(features):
+        raise InputError(f"one part of {wanted.shown} holds features (N, D) and the other images: store both alike")
     train_images, test_images, scaled = one_range(train.images, test.images)
     notes += scaled
     if wanted.resize is not None:
@@ -187,6 +193,25 @@ def into_source(wanted: Wanted, parts: Mapping[str, Loaded], there: Mapping[str,
         origin=wanted.shown,
         notes=tuple(notes),
         broken=tuple(each for part in parts.values() for each in part.broken),
+    )
+
+
+def _of_features(wanted: Wanted, train: Loaded, test: Loaded, classes: tuple[str, ...], notes: Sequence[str]) -> Source:
+    """Dense rows (N, D): their normalisation is the train part's, column by column."""
+    rows: list[Any] = [train.images, test.images]
+    if len({part.dtype for part in rows}) > 1:
+        rows = [part.float() for part in rows]
+    return Source(
+        name=_name(wanted),
+        train=Split(rows[0], train.labels),
+        test=Split(rows[1], _renumbered(test, train, wanted)),
+        classes=classes,
+        modality=FEATURES,
+        dense=True,
+        mirror_symmetric=False,
+        licence=train.licence or test.licence or "unknown",
+        origin=wanted.shown,
+        notes=tuple(notes),
     )
 
 

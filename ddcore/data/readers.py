@@ -21,6 +21,7 @@ import attrs
 import numpy as np
 import torch
 from attrs import frozen
+from torch import Tensor
 
 from ddcore.data import layout, listed, parquet_images
 from ddcore.data.columns import classes_of, one_hot
@@ -257,7 +258,7 @@ NPZ = ".npz"
 
 def read_npz(wanted: Wanted) -> Source:
     """One NumPy .npz file: ``x_train y_train x_test y_test`` or ``images labels``, class names in ``classes``; or a
-    folder of such files, one a part."""
+    folder of such files, one a part. Arrays (N, D) are features, others images."""
     place = wanted.place()
     if place.local_path() is not None and place.is_folder():
         return _read_npz_files(place, wanted)
@@ -321,8 +322,31 @@ def _npz_part(arrays: Mapping[str, np.ndarray], pair: tuple[str, str], place: Pl
             f"{where} holds {len(np.atleast_1d(images))} images but {labels.size} labels: give one label an image"
         )
     found = classes_of(labels.reshape(-1), f"the labels in {pair[1]} of {place.url}")
-    loaded = labelled(from_array(images, where, wanted.resize), found, classes)
+    samples = features_of(images, where, wanted) if images.ndim == 2 else from_array(images, where, wanted.resize)
+    loaded = labelled(samples, found, classes)
     return attrs.evolve(loaded, notes=(*said, *loaded.notes))
+
+
+def features_of(values: np.ndarray, where: str, wanted: Wanted) -> Tensor:
+    """Numbers (N, D) as float32, or as the bytes that they are.
+
+    Raises:
+        InputError: no numbers, or values that are not finite in float32; ``--resize``, which is of images.
+    """
+    if wanted.resize is not None:
+        raise InputError(f"--resize is of images, and {where} holds features (N, D): leave it out")
+    if values.dtype.kind not in "biuf" or 0 in values.shape:
+        raise InputError(f"{where} is {values.dtype} of shape {values.shape}: features (N, D) have to be numbers")
+    if values.dtype == np.uint8:
+        return torch.from_numpy(np.require(values, requirements=["C", "W", "O"]))
+    with np.errstate(over="ignore"):
+        small = np.require(values.astype(np.float32), requirements=["C", "W", "O"])
+    if not np.isfinite(small).all():
+        row = int((~np.isfinite(small)).any(1).nonzero()[0][0])
+        raise InputError(
+            f"{where} holds values that are not finite, first in row {row}: fill them in or drop such rows"
+        )
+    return torch.from_numpy(small)
 
 
 def _npz_parts(arrays: Iterable[str], wanted: Wanted) -> dict[str, tuple[str, str]]:

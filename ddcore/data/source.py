@@ -35,7 +35,7 @@ DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocab
 """What of a summary shapes what is made of a source: images, labels and class names stand in the fingerprint."""
 OF_ROWS = ("dense", "row_bytes")
 """What else does, of dense samples that are no images."""
-IMAGES, TEXT = "images", "text"
+IMAGES, TEXT, FEATURES = "images", "text", "features"
 
 
 @frozen(eq=False)
@@ -68,8 +68,9 @@ class Source:
 
     Attributes:
         classes: names, in the order of the labels.
-        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length; a plugin's
-            source may hold something else, which is then not checked here unless it is dense.
+        modality: ``images``; ``text``: token ids (N, L) of any integer type, cut or filled up to one length;
+            ``features``: rows (N, D) that no pack knows more of; a plugin's source may hold something else, which is
+            then not checked here unless it is dense.
         dense: whether samples are rows of one shape, (D,), (C, L) or (C, H, W), in numbers that gradients can reach,
             which the core takes all the way from labels to scores; images are.
         row_bytes: what a real sample costs as it is stored, where that is not what its numbers take here.
@@ -130,7 +131,7 @@ class Source:
     @property
     def samples(self) -> str:
         """What its samples are called, in the plural."""
-        return {IMAGES: IMAGES, TEXT: "texts"}.get(
+        return {IMAGES: IMAGES, TEXT: "texts", FEATURES: "rows"}.get(
             self.modality, self.modality if self.modality[-1:] == "s" else "rows" if self.dense else "samples"
         )
 

@@ -11,12 +11,15 @@ import torch
 from attrs import frozen
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional as F
 
 LEAST_SIDE = 56
 """Pixels of the sheet; smaller images are enlarged by a whole number to at least this."""
 WIDEST = 1200
 MOST_ROWS = 40
 GAP, MARGIN, TITLE, NOTE = 4, 12, 20, 14
+SIDE, MOST_LINES, DARK = 84, 6, 0.8
+"""Of pictures of rows: pixels a side, channels that have lines, and how much darker than paper what is drawn is."""
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 MOST_LETTERS = 24
 
@@ -72,19 +75,53 @@ def preview_png(images: Tensor, classes: Tensor, class_names: Sequence[str], tit
     return _png(sheet)
 
 
-def in_grey(rows: Tensor) -> Tensor:
-    """Rows (N, D), (N, C, L) or (N, C, H, W) of any values as pictures (N, 1, S, S) in [0, 1].
+def pictures_of(rows: Tensor) -> Tensor:
+    """Rows of any values as pictures (N, 1, S, S) in [0, 1]: (N, D) as D bars; (N, C, L) as a line for each channel,
+    the first on top, or in grey levels where there are more than ``MOST_LINES``; (N, C, H, W) in grey.
 
-    Each channel from its least to its largest value over all rows; numbers in reading order, in as small a square as
-    holds them.
+    Each channel, or number of (D,), from its least to its largest value over all rows.
     """
     channels = rows.float().transpose(0, 1).flatten(1)
     low, high = channels.amin(1), channels.amax(1)
     shape = (-1, *[1] * (rows.ndim - 2))
-    grey = (rows.float() - low.reshape(shape)) / (high - low).clamp(min=1e-12).reshape(shape)
-    flat = grey.flatten(1)
+    level = (rows.float() - low.reshape(shape)) / (high - low).clamp(min=1e-12).reshape(shape)
+    if rows.ndim == 2:
+        return _bars(level)
+    if rows.ndim == 3:
+        return _lines(level) if rows.shape[1] <= MOST_LINES else F.interpolate(level[:, None], (SIDE, SIDE))
+    return _in_reading_order(level)
+
+
+def _bars(level_ND: Tensor) -> Tensor:
+    """(N, 1, S, S): a dark bar from the bottom up to each number in [0, 1]; of more numbers than columns, means."""
+    columns = _to_columns(level_ND[:, None], "nearest")[:, 0]
+    heights = 1 - (torch.arange(SIDE) + 0.5) / SIDE
+    return 1 - DARK * (columns[:, None, None, :] >= heights[:, None]).float()
+
+
+def _lines(level_NCL: Tensor) -> Tensor:
+    """(N, 1, S, S): each channel's course in [0, 1] as a dark line in a strip of its own."""
+    tall = SIDE // level_NCL.shape[1]
+    at = ((1 - _to_columns(level_NCL, "linear")) * (tall - 1)).round()
+    after = torch.cat([at[..., 1:], at[..., -1:]], 2)
+    rows = torch.arange(tall)[:, None]
+    drawn = (rows >= torch.minimum(at, after)[:, :, None]) & (rows <= torch.maximum(at, after)[:, :, None])
+    sheet = 1 - DARK * drawn.float().flatten(1, 2)
+    return F.pad(sheet, (0, 0, 0, SIDE - sheet.shape[1]), value=1.0)[:, None]
+
+
+def _to_columns(level_NCL: Tensor, mode: str) -> Tensor:
+    """(N, C, S)."""
+    if level_NCL.shape[2] > SIDE:
+        return F.adaptive_avg_pool1d(level_NCL, SIDE)
+    return F.interpolate(level_NCL, SIDE, mode=mode)
+
+
+def _in_reading_order(level: Tensor) -> Tensor:
+    """Numbers (N, ...) in as small a square as holds them, (N, 1, S, S)."""
+    flat = level.flatten(1)
     side = math.isqrt(flat.shape[1] - 1) + 1
-    return torch.nn.functional.pad(flat, (0, side * side - flat.shape[1])).reshape(-1, 1, side, side)
+    return F.pad(flat, (0, side * side - flat.shape[1])).reshape(-1, 1, side, side)
 
 
 def sheet_png(images: Tensor, columns: int, side: int | None = None) -> bytes:

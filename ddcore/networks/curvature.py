@@ -4,8 +4,9 @@ The Hessian of a loss times a vector w is the gradient of the slope s = <w, d lo
 that carries tangents: how each value changes when the weights move along w. Differentiating that pass backwards costs
 eight convolutions a layer where double backward costs nine, keeps no first gradient, and needs no second derivative of
 anything. torch's own forward mode would do, but is not safe for threads, and its tangents of layer and instance norm
-have a wrong gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images need
-are written here; anything else is refused, and ``ddcore.networks.unroll`` then falls back on double backward.
+have a wrong gradient (torch 2.13: mean and deviation count as constants). So the tangents that networks for images, and
+their like for rows (B, D) and (B, C, L), need are written here; anything else is refused, and
+``ddcore.networks.unroll`` then falls back on double backward.
 
 Norms in closed form. With means over each group, xh = (x - mean x) r, r = 1 / sqrt(variance + eps), the derivative
 along d is
@@ -130,7 +131,7 @@ def group_norm(
 ) -> Pair:
     """``torch.nn.functional.group_norm`` for any memory layout."""
     shape = (-1, *[1] * (x.dim() - 2))
-    if num_groups == x.shape[1]:
+    if num_groups == x.shape[1] and x.dim() > 2:
         return _norm(of, x, tuple(range(2, x.dim())), eps, weight, bias, shape)
     # splitting an axis is a view in channels-last too; weights differ within a group, so they come after
     grouped = x.unflatten(1, (num_groups, -1))  # type: ignore[no-untyped-call]
@@ -366,12 +367,17 @@ def _relu(of: Of, x: Tensor, inplace: bool = False) -> Pair:
     return (x.relu(), None) if x_t is None else _Gate.apply(x, x_t)  # type: ignore[return-value, no-untyped-call]
 
 
-def _max_pool(of: Of, x: Tensor, *rest: Any, return_indices: bool = False, **more: Any) -> Pair:
-    if return_indices:
-        raise NotImplementedError("max pooling with indices has no tangent here")
-    out, where = F.max_pool2d_with_indices(x, *rest, **more)
-    x_t = of(x)
-    return out, None if x_t is None else x_t.flatten(2).gather(2, where.flatten(2)).view(out.shape)
+def _max_pool(with_indices: Callable[..., Pair]) -> Callable[..., Pair]:
+    """Of (B, C, ...): the tangent comes from where the largest value lies."""
+
+    def rule(of: Of, x: Tensor, *rest: Any, return_indices: bool = False, **more: Any) -> Pair:
+        if return_indices:
+            raise NotImplementedError("max pooling with indices has no tangent here")
+        out, where = with_indices(x, *rest, **more)
+        x_t = of(x)
+        return out, None if x_t is None else x_t.flatten(2).gather(2, where.flatten(2)).view(out.shape)  # type: ignore[union-attr]
+
+    return rule
 
 
 def _add(of: Of, x: Any, y: Any) -> Pair:
@@ -404,11 +410,20 @@ NORMS: dict[Any, Callable[..., Pair]] = {
     F.layer_norm: layer_norm,
     F.instance_norm: instance_norm,
 }
-_LINEAR = (F.avg_pool2d, F.adaptive_avg_pool2d, torch.flatten, torch.mean, torch.sum, torch.neg)
+_LINEAR = (
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.avg_pool1d,
+    F.adaptive_avg_pool1d,
+    torch.flatten,
+    torch.mean,
+    torch.sum,
+    torch.neg,
+)
 _LINEAR_METHODS = ("flatten", "view", "reshape", "contiguous", "mean", "sum", "split", "neg", "squeeze", "unsqueeze")
 RULES: dict[Any, Callable[..., tuple[Any, Any]]] = {
     **NORMS,
-    **{f: _product(f) for f in (torch.conv2d, F.linear)},
+    **{f: _product(f) for f in (torch.conv2d, torch.conv1d, F.linear)},
     **{f: _linear(f) for f in (*_LINEAR, *(getattr(Tensor, name) for name in _LINEAR_METHODS))},
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
     **{
@@ -417,7 +432,8 @@ RULES: dict[Any, Callable[..., tuple[Any, Any]]] = {
     **{f: _activation(f, lambda x: 1 - x.tanh().square()) for f in (torch.tanh, F.tanh, Tensor.tanh)},
     F.silu: _activation(F.silu, _silu_derivative),
     F.leaky_relu: _activation(F.leaky_relu, _leaky_derivative),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool(F.max_pool2d_with_indices)),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool(F.max_pool1d_with_indices)),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _add),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _multiply),
     F.cross_entropy: _cross_entropy,

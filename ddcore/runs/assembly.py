@@ -138,7 +138,8 @@ def check_names(run: Whole) -> None:
 def chosen_lines(run: Run) -> list[str]:
     """The network, and the preset if there is one, with what they mean."""
     presets = sorted({source for source in run.setup.resolved.sources.values() if source.startswith("preset ")})
-    auto = f" (auto on {run.device.type}; the papers' is convnet3)" if run.config.network == "auto" else ""
+    why = f"auto on {run.device.type}; the papers' is convnet3" if run.of_images else f"auto for {run.source.modality}"
+    auto = f" ({why})" if run.config.network == "auto" else ""
     networks = f"network {run.network_name}{auto}"
     if not run.dense:
         students = run.config.eval_network or students_of(run.matcher, run.plugins)

@@ -26,7 +26,7 @@ from ddcore.api import services
 from ddcore.data.normalisation import Normalisation
 from ddcore.data.source import OF_ROWS
 from ddcore.errors import MISFITS, DdcoreError, InputError, in_short, near
-from ddcore.images.preview import in_grey, preview_png
+from ddcore.images.preview import pictures_of, preview_png
 from ddcore.labels import Labels, View, smallest_type
 from ddcore.labels.losses import as_told, loss_of_told, needed
 from ddcore.sets.brought import label_class
@@ -507,9 +507,9 @@ def _finite(name: str, tensor: Tensor, dtype: str = "") -> Tensor:
 
 
 def preview_of(artifact: Artifact) -> bytes:
-    """``preview.png``: the images in class rows; other rows in grey, see ``in_grey``."""
+    """``preview.png``: the samples in class rows; what is no images as ``pictures_of`` has it."""
     title = f"{artifact.manifest['source'].get('name', 'data')}: {artifact.method}, {artifact.ipc:g} per class"
-    pixels = artifact.pixels() if artifact.of_images else in_grey(artifact.pixels())
+    pixels = artifact.pixels() if artifact.of_images else pictures_of(artifact.pixels())
     return preview_png(pixels, artifact.labels.classes, artifact.classes, title)
 
 

@@ -93,7 +93,8 @@ def to_levels(
 
     What ``rows`` and ``sum`` read becomes levels; everything else stays. Levels span each channel's values, from the
     least to the largest or without a share of them at each end. Only 256 levels go from black to white where a channel
-    stays within [0, 1], so that real 8-bit images lose nothing; ZCA and what is added to images have no such ends.
+    stays within [0, 1], so that real 8-bit images lose nothing; ZCA, what is added to images, and rows (N, D) or
+    (N, C, L) have no such ends.
 
     Args:
         tensors: on the CPU, finite.
@@ -111,7 +112,7 @@ def to_levels(
             if name not in kept or kept[name].dim() not in (2, 3, 4) or not kept[name].is_floating_point():
                 continue
             images, scale, offset = kept[name], f"{name}.scale", f"{name}.offset"
-            to_white = bits == 8 and not clip and key != "added"
+            to_white = bits == 8 and not clip and key != "added" and images.dim() == 4
             ends = _black_to_white(images, normalisation) if to_white else clipped_ends(images, clip)
             levels, kept[scale], kept[offset] = quantise(images, *ends, bits)
             kept[name] = levels if bits == 8 else pack(levels, bits)

@@ -30,9 +30,7 @@ def test_by_hand():
 def test_a_score_that_guessing_gives_is_called_so(values, chance):
     (said,) = verdicts([row("distilled", *values, class_accuracy=[[1.0, 0.0]]), row("random", 0.95)])
     assert ("at chance (" in said) == chance and "guessing among 2 classes gives 0.500" in said or not chance
-    assert "worse than random real images; does not beat random (-" in said and said.endswith(
-        "one seed: no uncertainty"
-    )
+    assert "worse than random real ones; does not beat random (-" in said and said.endswith("one seed: no uncertainty")
 
 
 def test_within_the_deviation_nothing_is_beaten_and_nothing_is_worse():
@@ -88,7 +86,7 @@ def test_the_verdict_stands_under_the_table_in_the_report_and_in_comparisons(run
     )
     out = capsys.readouterr().out
     assert "verdict on distilled (hard, " in out and "one seed: no uncertainty" in out
-    assert "worse than random real images" in out or "at chance" in out
+    assert "worse than random real ones" in out or "at chance" in out
     report = (runs / "ruined" / "report.html").read_text()
     assert "verdict on distilled (hard, " in report and "does not beat random (-" in report
     assert invoke(["compare", str(runs / "ruined"), str(runs / "well"), "--json"]) == 0

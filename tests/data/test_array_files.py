@@ -149,7 +149,13 @@ def test_npz_floats_stay_floats(tmp_path):
             "labels in labels of .* are floats, not integers, with 0.5 among them",
         ),
         ({"images": RAMP, "labels": LABELS[:4]}, "6 images but 4 labels"),
-        ({"images": RAMP[..., 0, 0], "labels": LABELS}, r"has shape \(6, 4\) where images are due"),
+        ({"images": RAMP[:, 0, 0, 0], "labels": LABELS}, r"has shape \(6,\) where images are due"),
+        ({"x": RAMP[..., 0, 0] * np.nan, "y": LABELS}, "not finite, first in row 0"),
+        ({"x": RAMP[..., 0, 0].astype(str), "y": LABELS}, r"features \(N, D\) have to be numbers"),
+        (
+            {"x_train": RAMP[..., 0, 0], "y_train": LABELS, "x_test": RAMP, "y_test": LABELS},
+            r"one part .* holds features \(N, D\) and the other images",
+        ),
         ({"images": RAMP[:, :2], "labels": LABELS}, "2x4 pixels .*square"),
         ({"pictures": RAMP, "labels": LABELS}, "holds the arrays pictures, labels: name them x_train"),
         ({"images": np.array([None, {}]), "labels": LABELS}, "no readable .npz file without pickles"),
@@ -158,7 +164,18 @@ def test_npz_floats_stay_floats(tmp_path):
 def test_unfit_npz_files_are_refused(tmp_path, arrays, sentence):
     write_npz(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputError, match=sentence):
-        open_source(f"npz:{tmp_path}/x.npz", split="0.5")
+        open_source(f"npz:{tmp_path}/x.npz", split=None if "x_train" in arrays else "0.5")
+
+
+def test_arrays_of_features_are_dense_rows(tmp_path):
+    values = np.arange(24.0).reshape(6, 4) - 10
+    write_npz(tmp_path / "x.npz", images=values, labels=LABELS)
+    source = open_source(f"npz:{tmp_path}/x.npz", split="0.5")
+    assert (source.modality, source.dense, source.samples) == ("features", True, "rows")
+    assert (source.shape, source.price) == ((4,), 16)
+    assert sorted(torch.cat([source.train.stored, source.test.stored]).flatten().tolist()) == values.flatten().tolist()
+    with pytest.raises(InputError, match="--resize is of images"):
+        open_source(f"npz:{tmp_path}/x.npz", split="0.5", resize=8)
 
 
 def test_a_truncated_or_foreign_npz_file_is_named(tmp_path):

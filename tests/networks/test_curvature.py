@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddcore.networks.curvature import CheapNorms, slope
+from ddcore.networks.unroll import weights_view
 
 NORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "one channel a group": lambda x, w, b: F.group_norm(x, 4, w[:, 0, 0], b[:, 0, 0]),
@@ -59,6 +60,34 @@ def test_slopes_and_their_gradients_are_those_of_double_backward(name: str, layo
     torch.testing.assert_close(got, (due, torch.autograd.grad(due, twin)[0]))
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((3, 4), 4), ((3, 4), 2), ((3, 4, 5), 4), ((3, 4, 5), 2)])
+def test_norms_of_rows_are_torchs(shape: tuple[int, ...], groups: int):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with CheapNorms():
+        found = F.group_norm(x, groups)
+    torch.testing.assert_close(found, F.group_norm(x, groups))
+
+
+def test_a_network_of_convolutions_along_one_axis_has_tangents_all_through():
+    network = nn.Sequential(
+        *(nn.Conv1d(2, 4, 3, padding=1), nn.GroupNorm(4, 4), nn.ReLU(), nn.MaxPool1d(2)),
+        *(nn.Conv1d(4, 4, 3, stride=2), nn.InstanceNorm1d(4), nn.SiLU(), nn.AdaptiveAvgPool1d(1)),
+        *(nn.Flatten(), nn.Linear(4, 3)),
+    ).double()
+    inputs = torch.randn(5, 2, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    flat = torch.cat([p.detach().reshape(-1) for p in network.parameters()]).requires_grad_()
+    direction = torch.linspace(-1, 1, len(flat), dtype=torch.float64)
+
+    def loss(theta: Tensor) -> Tensor:
+        state = torch.func.functional_call(network, weights_view(network, theta), (inputs,))
+        return F.cross_entropy(state, torch.tensor([0, 1, 2, 0, 1]))
+
+    s = slope(loss, flat, direction)
+    due = torch.autograd.grad(loss(flat), flat, create_graph=True)[0] @ direction
+    wanted = [flat, inputs]
+    torch.testing.assert_close((s, *torch.autograd.grad(s, wanted)), (due, *torch.autograd.grad(due, wanted)))
+
+
 def test_the_slope_of_a_cube_by_hand():
     # d/dx <w, grad sum x^3> = 6 x w
     x, w = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([1.0, -1.0])
@@ -79,6 +108,12 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sums": lambda x: (x + x.mean() + 2).tanh() + (1 + x * 3).tanh(),
     "linear": lambda x: F.linear(x, torch.arange(6, dtype=x.dtype).view(2, 3), torch.ones(2, dtype=x.dtype)).tanh(),
     "convolution of itself": lambda x: torch.conv2d(x, x, padding=1).tanh(),
+    "average pool of (C, L)": lambda x: F.avg_pool1d(x.flatten(2), 2).tanh(),
+    "adaptive pool of (C, L)": lambda x: F.adaptive_avg_pool1d(x.flatten(2), 2).tanh(),
+    "max pool of (C, L)": lambda x: F.max_pool1d(x.flatten(2), 2, stride=1) * F.max_pool1d(x.flatten(2), 2, 1),
+    "convolution of (C, L)": lambda x: torch.conv1d(x.flatten(2), x.flatten(2), padding=3, dilation=1).tanh(),
+    "norm of (C, L)": lambda x: F.group_norm(x.flatten(2), 4).tanh(),
+    "norm of (C,)": lambda x: F.group_norm(x.flatten(1), 6).tanh(),
     "nothing": lambda x: torch.ones(3, dtype=x.dtype),
 }
 

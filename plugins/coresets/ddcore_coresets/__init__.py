@@ -74,6 +74,7 @@ class Coresets(Plugin):
         "DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning, DEXA 2022, arXiv:2204.08499"
     )
     role: ClassVar[str] = "matcher"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     gives_way: ClassVar[bool] = True
     steps: ClassVar[int | None] = 0
     learns: ClassVar[tuple[str, ...]] = ("pixels",)

@@ -73,6 +73,7 @@ class DATM(UnrollOptions):
         "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024, arXiv:2310.05773"
     )
     role: ClassVar[str] = "matcher"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 10000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "labels", "rate")

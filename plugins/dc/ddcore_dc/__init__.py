@@ -119,6 +119,7 @@ class DC(Plugin):
     summary: ClassVar[str] = "match gradients class by class, while networks train on the synthetic set"
     paper: ClassVar[str] = "Dataset Condensation with Gradient Matching, ICLR 2021, arXiv:2006.05929"
     role: ClassVar[str] = "matcher"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 1000
     learns: ClassVar[tuple[str, ...]] = ("pixels",)

@@ -176,6 +176,7 @@ class FTD(Plugin):
         "Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023, arXiv:2211.11004"
     )
     role: ClassVar[str] = "enhancement"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("expert_optimizer",)
     neutral: ClassVar[Mapping[str, object]] = {"rho": 0.0, "ema": 0.0}
     presets: ClassVar[str | None] = "presets.toml"

@@ -32,6 +32,7 @@ class MTT(UnrollOptions):
     summary: ClassVar[str] = "match stretches of experts' training with an unrolled student"
     paper: ClassVar[str] = "Dataset Distillation by Matching Training Trajectories, CVPR 2022, arXiv:2203.11932"
     role: ClassVar[str] = "matcher"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     steps: ClassVar[int | None] = 5000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "rate")

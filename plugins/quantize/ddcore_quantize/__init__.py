@@ -49,6 +49,7 @@ class Quantize(Plugin):
     api: ClassVar[str] = "2.0"
     summary: ClassVar[str] = "stores pixels in 8, 4 or 2 bits, and says what that costs"
     paper: ClassVar[str] = "A White Paper on Neural Network Quantization, 2021, arXiv:2106.08295"
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "dense"})
 
     bits: int = option(8, help="of a stored pixel: 8, 4 or 2", symbol="b", unit="bits", validator=in_(BITS))
     clip: float = option(
@@ -64,5 +65,8 @@ class Quantize(Plugin):
         tensors, decoder = to_levels(synthetic.tensors, synthetic.decoder, normalisation, self.bits, self.clip)
         exact, stored = run.decoder(synthetic.decoder), run.decoder(decoder)
         found = error_of((exact, synthetic.tensors), (stored, tensors), normalisation)
-        note = f"pixels are stored in {self.bits} bits: {found}, where real pixels span 0 to 1"
+        if run.source.modality == "images":
+            note = f"pixels are stored in {self.bits} bits: {found}, where real pixels span 0 to 1"
+        else:
+            note = f"values are stored in {self.bits} bits, off by at most {found.largest:.3g} in the data's units"
         return attrs.evolve(synthetic, tensors=tensors, decoder=decoder, notes=(*synthetic.notes, note))
