@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddcore.storage import Place
     from ddcore_tabular.sources import Reading, TableSource
 
-TABLE = "table"
+TABLE, KMEANS = "table", "k-means"
 BUILTIN = ("breast-cancer", "wine", "iris", "applicants")
 
 
@@ -40,6 +40,7 @@ class Tabular(Plugin):
     datasets: ClassVar[tuple[str, ...]] = (*BUILTIN, TABLE)
     networks: ClassVar[tuple[str, ...]] = ("tab-mlp", "tab-mlp-d3-w256")
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
+    student_sets: ClassVar[tuple[str, ...]] = (KMEANS,)
     metrics: ClassVar[Mapping[str, str]] = {"balanced_accuracy": "larger", "auc": "larger"}
     tiny: ClassVar[Mapping[str, object]] = {"fitted": "decision-tree"}
 
@@ -123,6 +124,15 @@ class Tabular(Plugin):
     def ddcore_protocol(self, name: str) -> Any | None:
         """``tabular``."""
         return PROTOCOLS.get(name)
+
+    @hookimpl
+    def ddcore_student_data(self, name: str, student: int, run: Run) -> StudentData | None:
+        """``k-means``: as many centres of the real rows of each class as the set has rows, at their own price."""
+        if name != KMEANS:
+            return None
+        from ddcore_tabular.students import as_data, set_of
+
+        return as_data(run, set_of(run, KMEANS, student))
 
     @hookimpl
     def ddcore_examine(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ddcore import Row, Task
+from ddcore import Row, StudentData, Task
 from ddcore.labels import HardLabels, smallest_type
 from ddcore.storage import canonical, sha256_of
 from ddcore_tabular.scores import area, balanced_accuracy
@@ -28,6 +28,7 @@ STUDENTS = (TREE, FOREST, BOOSTING, NEIGHBOURS)
 PROTOCOL = "scikit-learn"
 DISTILLED, RANDOM, RANDOM_BYTES, FULL = "distilled", "random", "random-bytes", "full"
 UNTRAINED, KCENTER, DEFAULT = "untrained", "kcenter", "default"
+KMEANS = "k-means"
 USUAL = (DISTILLED, RANDOM, KCENTER, RANDOM_BYTES, FULL)
 LEAST_LEAF = 20
 """Rows of a leaf of boosted trees, scikit-learn's; of sets under 400 rows a twentieth, one at least."""
@@ -95,6 +96,20 @@ def answered(name: str, rows: Rows, test: Tensor, classes: int, seed: int) -> Te
     return found
 
 
+def centres(real: Any, cls: int, count: int, generator: Generator) -> Tensor:
+    """Centres (count, D) of k-means among the real rows of a class, from scikit-learn's seeding; where it has fewer
+    different rows than that, some come again."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    rows = samples_of(real.train, real.train.of_class(cls)).double()
+    different = len(rows.unique(dim=0))
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    with threadpool_limits(limits=1):
+        found = KMeans(min(count, different), n_init=4, random_state=seed).fit(rows.numpy()).cluster_centers_
+    return torch.from_numpy(found).float()[torch.arange(count) % len(found)]
+
+
 def rows_of(run: Run, names: Sequence[str]) -> list[Row]:
     """Fit every student of these names that has no result yet, on every set that is scored, and make the rows."""
     sets = scored_sets(run)
@@ -120,9 +135,9 @@ def rows_of(run: Run, names: Sequence[str]) -> list[Row]:
 
 
 def scored_sets(run: Run) -> list[str]:
-    """The sets of the core's rows: of ``--rows``, else the usual ones, and of ``--baseline``; not plugins' own."""
+    """The sets of the core's rows: of ``--rows``, else the usual, and of ``--baseline``; not others' own."""
     named = [n for word in run.config.rows or (DEFAULT,) for n in (USUAL if word == DEFAULT else (word,))]
-    brought = {name for plugin in run.plugins.values() for name in plugin.student_sets}
+    brought = {name for plugin in run.plugins.values() for name in plugin.student_sets if name != KMEANS}
     names = dict.fromkeys([*named, *run.config.baseline])
     return [name for name in names if name not in brought and name != UNTRAINED]
 
@@ -149,6 +164,10 @@ def set_of(run: Run, name: str, seed: int) -> Rows:
         return _real(run, torch.cat(chosen))
     counts = [min(pair) for pair in zip(wanted, there, strict=True)]
     asked = classes if name == "noise" else torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    if name == KMEANS:
+        generator = run.generator("tabular", KMEANS, seed)
+        samples = torch.cat([centres(run.real, cls, count, generator) for cls, count in enumerate(counts) if count])
+        return _rows(samples, asked, samples.nbytes, HardLabels(asked, len(there)))
     samples = run.initialize(asked, Task("evaluate", name, 1, slot=seed, classes=asked), name)
     return _priced(run, samples.float().cpu(), asked)
 
@@ -189,6 +208,11 @@ def _priced(run: Run, samples: Tensor, classes: Tensor) -> Rows:
 def _rows(samples: Tensor, classes: Tensor, nbytes: int, labels: HardLabels) -> Rows:
     parts = {"images": nbytes, "labels": labels.payload_bytes, "models": 0}
     return Rows(samples, classes, {**parts, "total": sum(parts.values())})
+
+
+def as_data(run: Run, rows: Rows) -> StudentData:
+    """The same for a network."""
+    return StudentData(rows.samples, HardLabels(rows.classes, len(run.real.classes)), rows.bytes)
 
 
 def measured(run: Run, name: str, rows: Rows, test: Tensor, seed: int) -> dict[str, Tensor]:
