@@ -5,6 +5,7 @@ Threads that wait for their turn sleep: where tests outnumber cores, those that 
 times as long as their work. No bit hangs on it.
 """
 
+import gc
 import os
 import runpy
 from multiprocessing import get_context
@@ -19,6 +20,17 @@ os.environ.setdefault("DDCORE_SIGNING_SECRET", "a key for tests, of nobody's run
 if os.environ.get("DDCORE_TEST_SEED_SHIFT", "0") != "0":
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MOVED), os.environ.get("PYTHONPATH"))))
     runpy.run_path(str(MOVED / "sitecustomize.py"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Tests and what they import stay to the end: looking for garbage among them takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

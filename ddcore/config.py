@@ -157,7 +157,11 @@ TRAINING = (
     "dtype",
     "amp",
 )
-"""Which of these options ``evaluate``, ``relabel`` and ``train`` take too."""
+VERIFYING = (
+    *("dataset", "data_root", "split", "skip_broken", "seed", "eval_seeds"),
+    *("device", "threads", "out", *_TASKS),
+)
+"""Which of these options ``evaluate``, ``relabel``, ``train`` and ``verify`` take too."""
 OF_THE_SET = (
     "dataset",
     "data_root",

@@ -102,6 +102,16 @@ def described(device: torch.device) -> str:
     return f"{device.type}: {names()[device.index or 0] if is_cuda(device) else platform.machine()}"
 
 
+def processor() -> str:
+    """Name of this machine's processor, such as "Intel(R) Xeon(R) Processor @ 2.90GHz"."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as facts:
+            named = next((line for line in facts if line.startswith("model name")), "")
+    except OSError:
+        named = ""
+    return named.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
 def asked_for(wanted: Collection[str]) -> bool:
     """Whether runs with these values of ``--device`` compute on CUDA here."""
     return any(name.startswith(CUDA) for name in wanted) or ("auto" in wanted and bool(names()))

@@ -40,6 +40,7 @@ class Plugin:
     modality: ClassVar[frozenset[str]] = frozenset({"images"})  # what data may be: images, text, a pack's own, DENSE
     api: ClassVar[str] = hookspecs.API_VERSION  # which hook API it was written for; say it in the class itself
     presets: ClassVar[str | None] = None  # TOML resource of the package: settings by data and images per class
+    cells: ClassVar[str | None] = None  # and one of published figures, each with the command that makes it anew
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
     tiny: ClassVar[Mapping[str, object]] = {}  # and under which a step on a few 8x8 images is cheap
     # Option that it had once to where that is now, ``{"width": "graphs.width"}``: refused by name, and read in what was saved.
@@ -57,6 +58,7 @@ class Plugin:
     asks: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[tuple[str, ...]] = ()  # roles of what it learns
     steps: ClassVar[int | None] = None  # default outer steps
+    of_classes: ClassVar[bool] = True  # whether it looks at labels: what does not works on data without any
     students: ClassVar[tuple[str, ...]] = ()  # of other data than images: networks of rows; empty: all on offer
     # Beside another matcher it is an enhancement: its ``ddcore_learn`` is not asked, what it suggests for labels is not heard.
     gives_way: ClassVar[bool] = False
@@ -75,9 +77,7 @@ class Plugin:
     protocols: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_protocol``; an entry point ``ddcore.protocols`` for each
     student_sets: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_student_data``, for ``--rows``, ``run.score``
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
-    networks: ClassVar[
-        tuple[str, ...]
-    ] = ()  # for ``--network``; of a pack the first is what it suggests for its data, but for
+    networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``; a pack suggests the first for its data, or
     suggests_network: ClassVar[str | None] = None  # another, which may be the core's
     # Numbers of its ``ddcore_examine`` in [0, 1] that have rows of their own, to which is better, ``larger`` or ``smaller``.
     metrics: ClassVar[Mapping[str, str]] = {}

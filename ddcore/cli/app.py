@@ -18,6 +18,7 @@ from ddcore._version import __version__
 from ddcore.cli.lists import data, plugins
 from ddcore.cli.terminal import AS_JSON, emit
 from ddcore.commands import doctor as doctors
+from ddcore.composing.cells import cell_named, every_cell
 from ddcore.composing.options import click_options, fields, to_toml, unknown
 from ddcore.composing.options import explain as explained
 from ddcore.composing.presets import every_preset, listed, listing_text
@@ -25,6 +26,7 @@ from ddcore.composing.selection import select, setup_from
 from ddcore.composing.tables import row_json, scores_table, table
 from ddcore.config import Config
 from ddcore.errors import FULL, DdcoreError, InputError, NoSpace, OptionError
+from ddcore.pages.board import board_text, entries, page, records_folder, records_in
 from ddcore.pages.leaderboard import terminal
 from ddcore.storage.places import Place
 from ddcore.storage.printing import printable, printable_line
@@ -281,14 +283,14 @@ def presets(plugin: str | None, dataset: str | None, as_json: bool) -> None:
 @AS_JSON
 def resume(run_folder: str, trust: bool, as_json: bool) -> None:
     """Go on with a run that was stopped; the result is the same, bit for bit, as if it had not been."""
-    from ddcore.commands.train import TrainingRun  # imports torch
+    from ddcore.commands import train as training  # imports torch
     from ddcore.runs.opening import reopen
 
     run = reopen(run_folder, trust=trust)
     if run.of_artifact is not None:
         _evaluate(run, as_json)
     else:
-        (_train if isinstance(run, TrainingRun) else _finish)(run, as_json)
+        _train(run, training.train, as_json) if isinstance(run, training.TrainingRun) else _finish(run, as_json)
 
 
 class PartCommand(RunCommand):
@@ -411,7 +413,7 @@ def train(
     **values: Any,
 ) -> None:
     """Train a student on real data or on a distilled set, with teachers, labels and losses that plugins bring."""
-    from ddcore.commands.train import Lesson, begin, of_artifact  # imports torch
+    from ddcore.commands import train as training  # imports torch
 
     own = {name: values.pop(name) for name in ("per_class", "plain", "start", "on")}
     given = {n: v for n, v in values.items() if _on_command_line(context, n) and n != "config"} | {"network": student}
@@ -423,9 +425,10 @@ def train(
     if not finished and "dataset" in given:
         raise OptionError("--dataset names the real data of a distilled set, and --data is no such set: leave it out")
     selection = context.meta["ddcore.selection"]
-    given |= of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
-    lesson = Lesson(data if finished else None, **own)
-    _train(begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]]), as_json)
+    given |= training.of_artifact(data, given, selection.classes, trust=trust) if finished else {"dataset": data}
+    lesson = training.Lesson(data if finished else None, **own)
+    run = training.begin(selection, given, lesson, teachers, ["ddcore", *sys.argv[1:]])
+    _train(run, training.train, as_json)
 
 
 def _evaluate(run: Any, as_json: bool) -> None:
@@ -437,9 +440,7 @@ def _evaluate(run: Any, as_json: bool) -> None:
     emit(as_json, {"artifact": run.of_artifact, "rows": [row_json(r) for r in rows]}, lambda: scores_table(rows))
 
 
-def _train(run: Any, as_json: bool) -> None:
-    from ddcore.commands.train import train as trained  # imports torch
-
+def _train(run: Any, trained: Any, as_json: bool) -> None:
     rows = trained(run)
     answer = {"run": run.place.url, "rows": [row_json(r) for r in rows], "warnings": run.tasks.reporter.warnings}
     emit(as_json, answer, lambda: scores_table(rows))
@@ -562,6 +563,84 @@ def bench(
     emit(as_json, {"bench": place.url, **made}, lambda: f"{terminal(made)}\nleaderboard: {place.url}")
     if made["failed"]:
         context.exit(2)
+
+
+class VerifyCommand(click.Command):
+    """``verify``: with those of ``run``'s shared options that say on what, where and by how many students."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """Its own, then the shared ones."""
+        fixed = super().get_params(context)
+        shared = [option for option in click_options({}) if option.name in config.VERIFYING]
+        defaults = {"dataset": "none: always say it", "eval_seeds": "the cell's", "out": "runs/verify-CELL"}
+        for option in shared:
+            if option.name in defaults:
+                option.help = re.sub(
+                    r"(; default: .*)?\s*\[[^\[\]]*\]$", f"  [{defaults[option.name]}]", option.help or ""
+                )
+        return [*fixed[:-1], *shared, fixed[-1]]
+
+
+@ddcore_command.command(cls=VerifyCommand)
+@click.argument("cell", required=False)
+@click.option("--cells", multiple=True, metavar="FILE", help="TOML file with more cells, a path or URL; repeatable.")
+@click.option(
+    "--records",
+    metavar="DIR",
+    help="Where records are. Default: examples/benchmarks/results/cells if ddcore's repository is the working directory, else ddcore/cells of the user's data folder.",
+)
+@click.option("--differs", multiple=True, metavar="TEXT", help="What is otherwise than in the paper; repeatable.")
+@click.option("--reason", default="", metavar="TEXT", help="Why the figure is missed, for the record.")
+@click.option("--set", "artifact", default="", metavar="ARTIFACT", help="Of a cell that evaluates: the set.")
+@click.option("--page", "to_page", metavar="FILE", help="Write the board there, as Markdown.")
+@click.option("--plan-only", is_flag=True, help="Show who does what for the cell, and an estimate; do nothing.")
+@AS_JSON
+@click.pass_context
+def verify(
+    context: click.Context,
+    /,
+    cell: str | None,
+    cells: tuple[str, ...],
+    records: str | None,
+    to_page: str | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """List published figures beside what is on record; or make one anew: CELL --dataset D.
+
+    A cell is one figure of a paper's table, with its setting and the command that makes it; plugins bring them, and
+    --cells names files with more. A cell's run, in runs/verify-CELL unless --out names a folder, can be stopped: the
+    same command goes on, and writes the record when it is done.
+    """
+    known = every_cell(cells, lambda sentence: click.echo(f"warning: {sentence}", err=True))
+    folder = records_folder(records)
+    if cell is not None:
+        if _verified(context, cell_named(cell, known), folder, as_json, values):
+            return
+        known = [cell_named(cell, known)]
+    elif idle := [name for name, value in values.items() if value not in (None, (), "", False)]:
+        written = "set" if idle[0] == "artifact" else idle[0].replace("_", "-")
+        raise OptionError(f"--{written} is of one cell, and none is named: write ddcore verify CELL, or leave it out")
+    board = entries(known, records_in(folder, known))
+    if to_page is not None:
+        Place.at(to_page).write_bytes(page(board).encode())
+    emit(as_json, {"records": folder.url, "cells": board}, lambda: board_text(board))
+
+
+def _verified(context: click.Context, cell: Any, folder: Place, as_json: bool, values: dict[str, Any]) -> bool:
+    """Run one cell and write its record; True where only its plan was shown."""
+    from ddcore.commands.verify import Attempt, record_of, write_record  # imports torch
+
+    differs, reason, artifact, plan_only = (values.pop(name) for name in ("differs", "reason", "artifact", "plan_only"))
+    said = {name: value for name, value in values.items() if _on_command_line(context, name)}
+    attempt = Attempt.of(cell, said, dict(os.environ), artifact)
+    found = attempt.do(plan_only)
+    if plan_only:
+        _show_plan(found, as_json)
+        return True
+    place = write_record(record_of(attempt, differs, reason), folder)
+    click.echo(f"record: {place.url}", err=True)
+    return False
 
 
 @ddcore_command.command()

@@ -58,10 +58,11 @@ def evaluate_folder(
     with tempfile.TemporaryDirectory() as scratch:
         out = Place.at(options["out"]) if "out" in options else Place.at(scratch)
         claim(out)
-        with held(out):  # nobody else writes a record into it meanwhile
+        with held(out) as hold:
             claim(out)
             run = run_on(loaded, artifact, setup, out, kept="out" in options, source=source)
-        return evaluate_on(run, loaded)
+            run.tasks.under(hold)
+            return evaluate_on(run, loaded)
 
 
 def evaluate_on(run: Run, artifact: Artifact | Packed) -> list[Row]:
@@ -139,7 +140,8 @@ def run_on(artifact: Artifact | Packed, url: str, setup: Setup, place: Place, *,
         InputError: the data have other classes or another shape than the artifact.
     """
     run = Run(setup, place, Reporter())
-    if tuple(run.source.classes) != tuple(artifact.classes):
+    without = isinstance(artifact, Artifact) and not artifact.labelled
+    if not without and tuple(run.source.classes) != tuple(artifact.classes):
         ours, theirs = _few(artifact.classes), _few(run.source.classes)
         raise InputError(f"{url} has classes {ours}, and the test data {theirs}: give matching --dataset")
     kind = artifact.manifest["kind"]

@@ -18,6 +18,7 @@ from ddcore.runs.provenance import weights_of
 from ddcore.scoring.evaluate import recipe_for
 from ddcore.sets.artifact import CARD, IMAGES, PARTS, PREVIEW, load_artifact, relabelled
 from ddcore.sets.manifest import MANIFEST
+from ddcore.storage.holding import MARKS, held
 from ddcore.storage.places import Place, sha256_of
 from ddcore.training.protocols import auto_protocol, subject_of
 
@@ -57,7 +58,8 @@ def relabel(
         raise OptionError("relabelling makes a new artifact and was not told where: give --out FOLDER")
     out = Place.at(setup.config.out)
     claim(out)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, held(out, traceless=True) as hold:
+        claim(out)
         run = run_on(artifact, url, setup, Place.at(scratch), kept=False, source=source)
         run.config = attrs.evolve(run.config, protocol=_protocols(run, artifact, rule))
         with run.tasks.stoppable():
@@ -66,13 +68,14 @@ def relabel(
             run.tasks.stepping = (
                 True  # a stop waits until all is written: the same command refuses a folder with a set in it
             )
+            hold.check()
             return relabelled(artifact, out, labels, recipe=recipe, provenance=_provenance(artifact, run, rule))
 
 
 def claim(out: Place) -> None:
     """Refuse a folder that is in use; what a relabelling left that was stopped in the middle of writing is written
     again."""
-    if not (out.exists() and {IMAGES} <= {*out.names()} <= {*PARTS, PREVIEW, CARD}):
+    if not (out.exists() and {IMAGES} <= {*out.names()} - MARKS <= {*PARTS, PREVIEW, CARD}):
         assembly.claim(out)
 
 

@@ -18,7 +18,15 @@ from attrs import frozen
 from ddcore.composing.asking import Hooks
 from ddcore.composing.discovery import installed
 from ddcore.composing.options import SHARED, Resolved, fields, flag, resolve
-from ddcore.composing.presets import Preset, every_preset, installed_presets, matcher_of, named_preset, published_text
+from ddcore.composing.presets import (
+    IMAGES,
+    Preset,
+    every_preset,
+    installed_presets,
+    matcher_of,
+    named_preset,
+    published_text,
+)
 from ddcore.composing.selection import Setup
 from ddcore.composing.tables import row_json
 from ddcore.errors import InputError, OptionError, near
@@ -150,11 +158,14 @@ class Reproduction:
 
 
 def missing_data(preset: Preset, setup: Setup, error: InputError) -> InputError:
-    """The sentence for a preset's data that are not here; that of data named otherwise stays as it is."""
+    """The sentence for a preset's data that are not here; that of data named otherwise stays as it is.
+
+    What was looked for is told where it was images, which the core has by name.
+    """
     if setup.config.dataset.lower() != preset.dataset.lower():
         return error
-    copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as parquet:PATH"
-    return InputError(f"{copy}, or its files: {error}")
+    copy = f"{preset.name} needs --dataset with a copy of {preset.dataset}, such as {preset.copy}"
+    return InputError(f"{copy}, or its files: {error}" if preset.copy == IMAGES else copy)
 
 
 def differences(plain: Resolved, made: Resolved) -> dict[str, Any]:

@@ -44,7 +44,6 @@ from ddcore.scoring.evaluate import by_student, divergence, fitted, hard_labels,
 from ddcore.scoring.validation import marked, warn_of_set
 from ddcore.sets.artifact import Artifact, load_artifact
 from ddcore.sets.manifest import read_manifest
-from ddcore.storage.holding import held
 from ddcore.storage.places import Place, default_cache, read_metadata
 from ddcore.storage.progress import Reporter
 from ddcore.storage.published import published_source
@@ -251,7 +250,7 @@ def begin(
     for warning in constant_warnings(run.source):
         run.warn(warning)
     warn_of_machine(run)
-    with run.tasks.stoppable(), held(place):
+    with run.tasks.stoppable(), run.tasks.claiming():
         claim(place)
         write_record(run, command, train=attrs.asdict(lesson))
     return run
@@ -319,6 +318,8 @@ def _free_folder(network: str, selection: Selection) -> Place:
 
 
 def _check_modality(run: TrainingRun) -> None:
+    if not run.source.labelled:
+        raise InputError(f"students learn classes, and {run.config.dataset!r} has none: give labelled data")
     kind = run.source.modality
     for name, plugin in student_shapers(run.plugins):
         if not plugin.modality & kinds_of(run.source):

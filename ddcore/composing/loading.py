@@ -29,7 +29,7 @@ def load_source(hooks: Hooks, dataset: str, options: Mapping[str, Any]) -> Sourc
     kind = taken_for(dataset, options.get("data_root"), others)
     source = None if kind is None else hooks.data(kind, dataset, options)
     if source is None or kind is None:
-        raise InputError(unknown_dataset(dataset))
+        raise InputError(unknown(dataset, _names(plugins)))
     return _settled(as_taken(source, kind), options)
 
 
@@ -42,10 +42,10 @@ def _settled(source: Source, options: Mapping[str, Any]) -> Source:
 
 def _spelt(name: str, plugins: Sequence[Any]) -> str:
     """A name of data as its reader spells it."""
-    known = [n for p in plugins for n in getattr(p, "datasets", ())] + [n for n, _ in known_sources()]
+    known = _names(plugins)
     return name if name in known else next((n for n in known if n.lower() == name.lower()), name)
 
 
-def unknown_dataset(name: str) -> str:
-    """One sentence for a data name that nobody answers."""
-    return unknown(name, [known for known, _ in known_sources()])
+def _names(plugins: Sequence[Any]) -> list[str]:
+    """Every name of data that the core or one of these plugins answers."""
+    return [n for p in plugins for n in getattr(p, "datasets", ())] + [n for n, _ in known_sources()]

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from ddcore.api.hooks import KINDS
-from ddcore.api.plugin import DENSE
+from ddcore.api.plugin import DENSE, PACK
 from ddcore.composing.discovery import matching, packs_among
 from ddcore.composing.dispatch import CORE, Dispatch
 from ddcore.composing.recipes import RULES
@@ -183,9 +183,10 @@ def resolve(
     _refuse_conflicts(plugins, hooks)
     for other, plugin in plugins.items():
         if other != name and (reason := refusal(plugin, other, matcher, name)):
-            raise PluginError(
-                f"{reason}; leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs"
-            )
+            way_out = f"leave out --plugin {other}, or run `ddcore plugins show {other}` to see what it needs"
+            if plugin.role == PACK and not plugin.modality & matcher.modality:
+                way_out = f"choose a matcher of such data: `ddcore plugins` says what each works on, `plugins show {name}` more"
+            raise PluginError(f"{reason}; {way_out}")
     for other, plugin in plugins.items():
         if taken := [choice for choice in plugin.initializers if choice in INITIALIZERS]:
             raise PluginError(f"{hooks.who(other)} offers the initialiser {taken[0]!r}, which is the core's: rename it")

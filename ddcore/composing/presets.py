@@ -6,6 +6,7 @@ A table of the plugin's TOML resource is one:
     dataset = "cifar10"
     ipc = 10
     plugins = ["ftd", "mtt"]                        # whose settings these are; default: the plugin that brings the file
+    copy = "folder:PATH"                            # --dataset of a copy; default: parquet:PATH, of images
     also = ["dsa"]                                  # what the paper's runs use as well
     auto = false                                    # a variant of another row, taken by its name only; default: true
     source = "arXiv:2211.11004, table 7"
@@ -30,6 +31,8 @@ from ddcore.composing.tables import table
 from ddcore.errors import DdcoreError, OptionError, PluginError, in_short, near
 
 AUTO, NONE = "auto", "none"
+IMAGES = "parquet:PATH"
+"""What ``--dataset`` calls a copy of images."""
 
 
 @frozen
@@ -40,6 +43,7 @@ class Preset:
         name: PLUGIN/NAME.
         plugins: whose settings these are; without all of them they fit nothing.
         also: plugins that the paper's runs use as well: the settings fit without them, the published figure does not.
+        copy: what ``--dataset`` calls a copy of the data, for who has none by that name.
         source: where the settings stand.
         published: ``accuracy`` and ``std`` as fractions, if there are any; some come without ``std``.
         auto: whether ``--preset auto`` may take it; a variant of another row is taken by its name only.
@@ -50,6 +54,7 @@ class Preset:
     dataset: str
     ipc: int
     plugins: tuple[str, ...]
+    copy: str = IMAGES
     source: str = ""
     also: tuple[str, ...] = ()
     auto: bool = True
@@ -112,6 +117,7 @@ def _preset(owner: str, key: str, table: Mapping[str, Any]) -> Preset:
         plugins=tuple(lists["plugins"]),
         also=tuple(lists["also"]),
         auto=table.get("auto", True),
+        copy=table.get("copy", IMAGES),
         source=table.get("source", ""),
         published=table.get("published", {}),
         tables=tables,
@@ -139,22 +145,33 @@ def _read_presets(offer: Offer) -> list[Preset]:
     Raises:
         PluginError: its source, or a preset, cannot be read; its class is made elsewhere.
     """
-    module, _, attribute = offer.value.partition(":")
+    file = resource_of(offer, "presets")
+    return [] if file is None else [*_presets_in(offer.name, file.name, lambda: file.parent).values()]
+
+
+def resource_of(offer: Offer, attribute: str) -> Any:
+    """The file of an installed plugin that an attribute of its class names, by its source, without importing it; None
+    if it names none.
+
+    Raises:
+        PluginError: its source cannot be read; its class is made elsewhere.
+    """
+    module, _, class_name = offer.value.partition(":")
     who = f"plugin {offer.name!r} ({offer.identity})"
     try:
-        node = class_named(ast.parse(source_file(module).read_text("utf-8")), attribute)
+        node = class_named(ast.parse(source_file(module).read_text("utf-8")), class_name)
     except (OSError, SyntaxError, ImportError, ValueError) as error:
         raise PluginError(
             f"{who} cannot be read ({in_short(error)}): upgrade or uninstall {offer.distribution}"
         ) from error
-    resource = UNREADABLE if node is None else literals(node, {"presets": None})["presets"]
+    resource = UNREADABLE if node is None else literals(node, {attribute: None})[attribute]
     if resource is None:
-        return []
+        return None
     if node is None or not isinstance(resource, str) or resource == UNREADABLE:
         raise PluginError(
-            f"{who} is not asked for presets, as its source does not name them: see `ddcore plugins show {offer.name}`"
+            f"{who} is not asked for {attribute}, as its source does not name them: see `ddcore plugins show {offer.name}`"
         )
-    return [*_presets_in(offer.name, resource, lambda: source_file(module.partition(".")[0]).parent).values()]
+    return source_file(module.partition(".")[0]).parent / resource
 
 
 def installed_presets(name: str) -> list[Preset]:

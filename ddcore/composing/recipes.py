@@ -122,8 +122,9 @@ class ViewOptions:
     k: int | None = option(
         None, help="of top-k: classes kept; none: a tenth of them, at least 2", symbol="k", validator=optional(ge(1))
     )
-    rest: Literal["zero", "least"] = option(
-        "zero", help="of top-k: what other classes get, no probability or the least logit kept"
+    rest: Literal["zero", "least", "shared"] = option(
+        "zero",
+        help="of top-k: what other classes get: no probability, the least logit kept, or equal parts of what the k lack",
     )
     weight: float = option(
         1.0,

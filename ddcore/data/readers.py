@@ -341,8 +341,9 @@ def features_of(values: np.ndarray, where: str, wanted: Wanted) -> Tensor:
         return torch.from_numpy(np.require(values, requirements=["C", "W", "O"]))
     with np.errstate(over="ignore"):
         small = np.require(values.astype(np.float32), requirements=["C", "W", "O"])
-    if not np.isfinite(small).all():
-        row = int((~np.isfinite(small)).any(1).nonzero()[0][0])
+    finite = np.isfinite(small).reshape(len(small), -1).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
         raise InputError(
             f"{where} holds values that are not finite, first in row {row}: fill them in or drop such rows"
         )

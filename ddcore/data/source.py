@@ -36,6 +36,8 @@ DECIDING = ("fingerprint", "modality", "mirror_symmetric", "mean", "std", "vocab
 OF_ROWS = ("dense", "row_bytes")
 """What else does, of dense samples that are no images."""
 IMAGES, TEXT, FEATURES = "images", "text", "features"
+UNLABELLED = "unlabelled"
+"""The one class of data without labels."""
 
 
 @frozen(eq=False)
@@ -74,6 +76,7 @@ class Source:
         dense: whether samples are rows of one shape, (D,), (C, L) or (C, H, W), in numbers that gradients can reach,
             which the core takes all the way from labels to scores; images are.
         row_bytes: what a real sample costs as it is stored, where that is not what its numbers take here.
+        labelled: whether its samples have labels; those without are all of the class ``unlabelled``.
         vocabulary: of text: how many tokens there are.
         mirror_symmetric: whether an image's mirror image is a plausible member of its class (not so for digits).
         mirror: how that is known, for people.
@@ -98,6 +101,7 @@ class Source:
     modality: str = IMAGES
     dense: bool = None  # type: ignore[assignment]
     row_bytes: int | None = None
+    labelled: bool = True
     vocabulary: int | None = None
     mirror_symmetric: bool = True
     mirror: str = ""
@@ -233,6 +237,7 @@ class Source:
             "licence": self.licence,
             "modality": self.modality,
             **({"dense": True, "row_bytes": self.price} if self.dense and self.modality != IMAGES else {}),
+            **({} if self.labelled else {"labelled": False}),
             **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
             "shape": list(self.shape),
             "stored": str(getattr(self.train.stored, "dtype", "")).removeprefix("torch."),
@@ -355,11 +360,11 @@ class Part:
         return self._device
 
     def inputs_at(self, index: Tensor, at: Tensor) -> Tensor:
-        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, without making the others."""
-        rows = self._stored[index.to(self._stored.device)].flatten(2)[:, :, at.to(self._stored.device)].to(self._device)
-        if self._ready:
-            return rows
-        return self._normalisation.apply(scaled(rows, self._dtype)[:, :, None])[:, :, 0]
+        """The pixels (n, C, P) of ``inputs(index)`` at places ``at`` (P,) int64 of H W, or L, or 1, without making the
+        others."""
+        stored = self._stored[index.to(self._stored.device)]
+        rows = stored.reshape(*stored.shape[:2], -1)[:, :, at.to(stored.device)].to(self._device)
+        return rows if self._ready else self._normalisation.apply(scaled(rows, self._dtype))
 
     def maybe_unchanged(self, images: Tensor, off: float) -> Tensor:
         """Which images (N, C, H, W) have only levels of 8 bits, up to ``off`` of one, (N,) bool; all of them where the
@@ -544,7 +549,7 @@ def _check_labels(source: Source) -> None:
             first = int(((labels < 0) | (labels >= count)).nonzero()[0])
             bad = f"label {int(labels[first])} of image {first}"
             raise InputError(f"{bad} in the {part} part of {source.name} is out of range: 0 to {count - 1} are due")
-    if count < 2:
+    if count < 2 and source.labelled:
         raise InputError(f"{source.name} has {count} class ({', '.join(source.classes)}): at least 2 are needed")
     empty = [name for name, n in zip(source.classes, source.counts(), strict=True) if n == 0]
     if empty:

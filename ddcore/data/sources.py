@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from ddcore.data.parts import Wanted
-from ddcore.data.readers import READERS
+from ddcore.data.readers import PICTURE_FILES, READERS
 from ddcore.data.recognise import taken_for, unknown
-from ddcore.data.source import Source, check_varied
+from ddcore.data.source import UNLABELLED, Source, check_varied
 from ddcore.data.symmetry import Mirror, settled
 from ddcore.data.torchvision_sets import SETS, find, read_torchvision
+from ddcore.data.unlabelled import read_unlabelled
 from ddcore.errors import InputError, OptionError, near
 from ddcore.images.framing import WORDS, Mode, Resize
 
@@ -43,6 +46,16 @@ def open_source(
     known, _, rest = name.partition(":")
     known = known.lower() if known.lower() in READERS else known
     size = _resize(resize, resize_mode)
+    if known.lower() == UNLABELLED:
+        own: dict[str, Any] = {"split": split, "resize": resize, "resize_mode": resize_mode}
+
+        def read(rest: str) -> Source:
+            return open_source(rest, data_root=data_root, mirror=mirror, skip_broken=skip_broken, **own)
+
+        wanted = Wanted(known, rest, data_root, split, size, skip_broken)
+        source = read_unlabelled(wanted, PICTURE_FILES, read, named=knows(rest.partition(":")[0]))
+        check_varied(source)
+        return settled(source, mirror)
     if not knows(known):
         if (kind := taken_for(name, data_root)) is None:
             raise InputError(unknown(name, [n for n, _ in known_sources()]))
@@ -70,9 +83,13 @@ def as_taken(source: Source, kind: str) -> Source:
 
 def knows(name: str) -> bool:
     """Whether ``open_source`` answers for a name (what stands before the first colon)."""
-    return name.lower() in READERS or find(name) is not None
+    return name.lower() in (*READERS, UNLABELLED) or find(name) is not None
 
 
 def known_sources() -> list[tuple[str, str]]:
     """Every name that ``open_source`` takes, and what it is in one line."""
-    return [(name, reader.what) for name, reader in READERS.items()] + [(s.name, s.what) for s in SETS]
+    without = (
+        UNLABELLED,
+        "unlabelled:FOLDER of pictures, or unlabelled:DATA whose labels are left out, for methods that need none",
+    )
+    return [(name, reader.what) for name, reader in READERS.items()] + [without] + [(s.name, s.what) for s in SETS]

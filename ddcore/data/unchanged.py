@@ -44,7 +44,7 @@ def rows_of(images: Tensor, part: Rows, classes: Tensor | None = None) -> Tensor
     """Which row of a part each image is, as ``Part.inputs`` gives it.
 
     Args:
-        images: (N, C, H, W) normalised, in the part's float type, on any device.
+        images: (N, C, H, W), or other dense rows, normalised, in the part's float type, on any device.
         classes: (N,) of the images; of equal rows the first of the same class is named, else the first.
 
     Returns:
@@ -54,8 +54,10 @@ def rows_of(images: Tensor, part: Rows, classes: Tensor | None = None) -> Tensor
     near = part.maybe_unchanged(images, OFF_A_LEVEL).nonzero()[:, 0].cpu()
     if not len(near) or not len(part):
         return found
-    at = torch.linspace(0, images[0, 0].numel() - 1, min(PLACES, images[0, 0].numel())).long().unique()
-    wanted = _keys(images[near.to(images.device)].flatten(2)[:, :, at.to(images.device)]).cpu()
+    places = images[0, 0].numel()
+    at = torch.linspace(0, places - 1, min(PLACES, places)).long().unique()
+    looked_at = images[near.to(images.device)].reshape(len(near), images.shape[1], places)
+    wanted = _keys(looked_at[:, :, at.to(images.device)]).cpu()
     candidates: dict[int, list[int]] = {}
     for rows in torch.arange(len(part)).split(LOOKED_AT):  # type: ignore[no-untyped-call]
         keys = _keys(part.inputs_at(rows, at)).cpu()

@@ -24,7 +24,7 @@ from ddcore.images.views import RESIZED, SHIFTED, Draw, View, changed
 from ddcore.labels.labels import mixed_classes
 from ddcore.labels.losses import LARGEST_HALF, distances
 from ddcore.labels.per_image import SoftLabels, StaticMixedLabels
-from ddcore.labels.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, top_k
+from ddcore.labels.per_view import PerViewLabels, TopKLabels, TwoDistanceLabels, kept_logits
 from ddcore.labels.view_records import DrawnViews, ViewRecord
 from ddcore.networks.passes import groups, logits
 from ddcore.randomness import drawing_from
@@ -217,14 +217,15 @@ def make_top_k(
     classes: Tensor,
     k: int,
     temperature: float = 20.0,
-    tau_squared: bool = False,
+    rest: str = "zero",
     **how: Unpack[How],
 ) -> TopKLabels:
-    """The k largest of the logits that ``make_per_view`` keeps."""
+    """The k largest of the logits that ``make_per_view`` keeps, see ``TopKLabels``."""
     ask = asking(teachers, **how)
     count = ask(images[:2]).shape[1]
-    values, ids = _stacked(views.rows, (top_k(_half(z), k) for _, z in _asked(images, ask, views)))
-    return TopKLabels(values, ids, classes, count, views, temperature, tau_squared)
+    kept = (kept_logits(_half(z), k, rest, temperature) for _, z in _asked(images, ask, views))
+    values, ids = _stacked(views.rows, kept)
+    return TopKLabels(values, ids, classes, count, views, temperature, rest=rest)
 
 
 def make_two_distances(

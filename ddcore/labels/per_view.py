@@ -35,7 +35,10 @@ from ddcore.labels.per_image import check_temperature
 from ddcore.labels.sizes import label_bytes
 from ddcore.labels.view_records import DrawnViews, ViewRecord, load_record
 
-Rest = ("zero", "least")
+Rest = ("zero", "least", "shared")
+SHARED = "shared"
+MOST_MASS = 1.25
+"""Of kept probabilities, whose rounded sum may be somewhat above 1."""
 LARGEST_HEADER = 2048
 """Bytes that the header of a file of labels of views may take; of other labels it is counted."""
 
@@ -169,8 +172,8 @@ class PerViewLabels(PerView):
         )
 
     def top(self, k: int, rest: str = "zero") -> TopKLabels:
-        """The k largest logits of each view."""
-        values, ids = top_k(self.logits, k)
+        """The k largest logits of each view; see ``TopKLabels`` for what the other classes get."""
+        values, ids = kept_logits(self.logits, k, rest, self.temperature)
         return TopKLabels(
             values, ids, self.classes, self.class_count, self.record, self.temperature, self.tau_squared, rest
         )
@@ -188,15 +191,33 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, ids.to(id_type(logits.shape[1]))
 
 
-def spread(values: Tensor, ids: Tensor, classes: int, rest: str = "zero") -> Tensor:
-    """Logits (V, K) from the k kept ones: of all other classes -inf, probability 0, or the least that was kept.
+def kept_logits(logits: Tensor, k: int, rest: str, temperature: float) -> tuple[Tensor, Tensor]:
+    """``top_k``; for ``shared`` with temperature times log-probabilities as values, which are the same logits less a
+    constant of each row, so that the k say what the others make up."""
+    values, ids = top_k(logits, k)
+    if rest != SHARED:
+        return values, ids
+    whole = temperature * (logits.float() / temperature).log_softmax(1)
+    return whole.gather(1, ids.long()).to(logits.dtype), ids
+
+
+def spread(values: Tensor, ids: Tensor, classes: int, rest: str = "zero", temperature: float = 1.0) -> Tensor:
+    """Logits (V, K) from the k kept ones: of all other classes -inf, probability 0, the least that was kept, or for
+    ``shared`` that of an equal part of what the kept probabilities lack to 1, as FKD (arXiv:2112.01528) has it.
 
     Args:
-        values, ids: (V, k).
-        rest: ``zero`` or ``least``.
+        values, ids: (V, k); of ``shared`` as ``kept_logits`` makes them.
+        rest: ``zero``, ``least`` or ``shared``.
+        temperature: of ``shared``: at which they are probabilities.
     """
-    least = values.amin(1, keepdim=True) if rest == "least" else torch.full_like(values[:, :1], -torch.inf)
-    return least.repeat(1, classes).scatter(1, ids.long(), values)
+    other = torch.full_like(values[:, :1], -torch.inf)
+    if rest == "least":
+        other = values.amin(1, keepdim=True)
+    elif rest == SHARED:
+        kept = (values / temperature).logsumexp(1, keepdim=True)
+        missing = -torch.expm1(kept.clamp(max=0)) / max(1, classes - values.shape[1])
+        other = temperature * missing.log()
+    return other.repeat(1, classes).scatter(1, ids.long(), values)
 
 
 def densified(values: Tensor, ids: Tensor, classes: int, rest: str = "shared") -> Tensor:
@@ -224,8 +245,9 @@ class TopKLabels(PerView):
     Attributes:
         values: (V, k); float16 is kept, everything else becomes float32.
         ids: (V, k) int16, above 32,768 classes int32.
-        rest: what the other classes get: ``zero`` probability, so that the softmax is over the k, or the ``least``
-            logit kept.
+        rest: what the other classes get: ``zero`` probability, so that the softmax is over the k; the ``least``
+            logit kept; or, ``shared``, equal parts of the probability that the k lack, for which values are
+            ``temperature`` times log-probabilities (``kept_logits``): those of the k are then the teacher's own.
     """
 
     kind: ClassVar[str] = "top-k"
@@ -246,6 +268,12 @@ class TopKLabels(PerView):
         if self.ids.shape != self.values.shape:
             got = f"{tuple(self.values.shape)} logits and {tuple(self.ids.shape)} classes"
             raise InputError(f"top-k labels have {got}: give the class of each logit kept")
+        if self.rest == SHARED and len(self.values):
+            mass = float((self.values.float() / self.temperature).logsumexp(1).max().exp())
+            if not mass <= MOST_MASS:
+                raise InputError(
+                    f"shared top-k labels keep probabilities that add up to {mass:.3g}: give temperature times logarithms of them"
+                )
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -254,7 +282,8 @@ class TopKLabels(PerView):
 
     def told(self, rows: Tensor) -> dict[str, Tensor]:
         """``logits`` (B, K) float32, see ``spread``."""
-        return {"logits": spread(at_rows(self.values, rows), self.ids[rows], self.class_count, self.rest)}
+        values, ids = at_rows(self.values, rows), self.ids[rows]
+        return {"logits": spread(values, ids, self.class_count, self.rest, self.temperature)}
 
     def header(self) -> dict[str, Any]:
         """Also what the other classes get."""

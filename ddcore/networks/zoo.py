@@ -48,11 +48,14 @@ class Classifier(nn.Module):
     @property
     def taps(self) -> dict[str, str]:
         """Where features are compared, by name: ``stage1`` and so on, after each pooling,
-        or each pair of residual blocks."""
+        or each pair of residual blocks; ``unpooled1`` and so on, before each pooling."""
         named = list(self.features.named_children())
         blocks = [path for path, module in named if isinstance(module, Block)][1::2]
         pools = [path for path, module in named if isinstance(module, nn.AvgPool2d | nn.MaxPool2d)]
-        return {f"stage{n}": f"features.{path}" for n, path in enumerate(blocks or pools, 1)}
+        before = dict(zip((path for path, _ in named[1:]), (path for path, _ in named), strict=False))
+        unpooled = [] if blocks else [before[path] for path in pools]
+        named_taps = (("stage", blocks or pools), ("unpooled", unpooled))
+        return {f"{name}{n}": f"features.{path}" for name, paths in named_taps for n, path in enumerate(paths, 1)}
 
     def embed(self, images: Tensor) -> Tensor:
         """The classifier's input (B, D)."""

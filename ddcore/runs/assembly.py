@@ -31,7 +31,7 @@ from ddcore.runs.run import Run
 from ddcore.runs.saving import bytes_allowed
 from ddcore.scoring.budget import Budget, budget_of
 from ddcore.scoring.estimate import estimate
-from ddcore.storage.holding import HOLDER, LOCK, held
+from ddcore.storage.holding import MARKS
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
 from ddcore.storage.secrecy import shown
@@ -110,7 +110,7 @@ def begin(
     if plan_only:
         return run
     warn_of_machine(run)
-    with run.tasks.stoppable(), held(place):
+    with run.tasks.stoppable(), run.tasks.claiming():
         claim(place)
         run.say(estimate(run).sentence())
         write_record(run, command, **({} if budget is None else {"budget": budget.as_json()}), **(more or {}))
@@ -170,7 +170,7 @@ def claim(place: Any) -> None:
         raise InputError(
             f"{place.url} holds another run: go on with it by `ddcore resume {place.url}`, or give another --out"
         )
-    if place.exists() and {*place.names()} - {LOCK, HOLDER}:
+    if place.exists() and {*place.names()} - MARKS:
         raise InputError(
             f"{place.url} is not empty and holds no run: give --out a new folder, so that nothing is overwritten"
         )

@@ -85,6 +85,11 @@ class Core:
     @hookimpl
     def ddcore_evaluate(self, run: Run) -> list[Row]:
         """Distilled, random, k-center, random at equal bytes, full; of images and other dense samples only."""
+        if run.dense and not run.source.labelled:
+            run.say(
+                f"no row is scored, as these data have no classes: ddcore evaluate {run.place.url}/artifact --dataset LABELLED"
+            )
+            return []
         return evaluate_artifact(run) if run.dense else []
 
 

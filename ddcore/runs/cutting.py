@@ -35,6 +35,6 @@ def distillation_task(run: Run) -> Task:
     """One task that holds every class ``ipc`` times, class by class; where nothing is learned from real images, those
     of a class that there are."""
     classes = torch.arange(len(run.source.classes)).repeat_interleave(run.config.ipc)
-    if run.of_images and not run.plan.steps and run.plan.initializer != NOISE:
+    if run.dense and not run.plan.steps and run.plan.initializer != NOISE:
         classes = of_those_there(run, classes)
     return Task(kind="distil", key="distil-000", steps=run.plan.steps, classes=classes)

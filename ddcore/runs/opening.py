@@ -13,7 +13,6 @@ from ddcore.runs.opened import Whole
 from ddcore.runs.record import ELSEWHERE, read_record, refuse_other_device, refuse_other_software
 from ddcore.runs.run import Run
 from ddcore.runs.work import named
-from ddcore.storage.holding import held
 from ddcore.storage.ownership import check_own
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
@@ -77,7 +76,7 @@ def reopen(url: str, *, trust: bool = False) -> Whole:
         InputError: there is none, this user did not begin it, or another process works on it.
     """
     run = open_run(url, Reporter(), trust=trust)
-    with held(run.place):
+    with run.tasks.claiming():
         run.log("resume")
     return run
 

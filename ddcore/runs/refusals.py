@@ -44,6 +44,9 @@ def check_data(run: Run) -> None:
             works = f"{run.hooks.who(name)} works on {', '.join(sorted(plugin.modality))}"
             way_out = "" if name == run.plan.matcher else f": leave out --plugin {name}"
             raise InputError(f"{works}, and {run.config.dataset!r} holds {source.modality}{way_out}")
+    if not source.labelled and run.matcher.of_classes:
+        who, way_out = run.hooks.who(run.plan.matcher), "give labelled data, or a matcher that needs no classes"
+        raise InputError(f"{who} learns from classes, and {run.config.dataset!r} has none: {way_out}")
     if not run.of_images:
         refuse_options_of_images(run)
         if run.dense:
@@ -148,13 +151,14 @@ def said_of_short_classes(run: Run) -> str:
     """A sentence on classes that have fewer train images than ``--ipc``; nothing where there are none."""
     counts, ipc, names = class_counts(run), run.config.ipc, run.source.classes
     short = sorted((count, cls) for cls, count in enumerate(counts) if count < ipc)
-    if not short or not run.of_images:
+    if not short or not run.dense:
         return ""
     few = ", ".join(f"{str(names[cls])[:40]!r}: {count}" for count, cls in short[:5])
     more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+    samples = run.source.samples
     return (
-        f"{len(short)} of {len(counts)} classes have fewer train images than --ipc {ipc} ({few}{more}): images that begin as "
-        "real ones begin with the same ones again there, and rows of real images take what there is"
+        f"{len(short)} of {len(counts)} classes have fewer train {samples} than --ipc {ipc} ({few}{more}): {samples} that begin as "
+        f"real ones begin with the same ones again there, and rows of real {samples} take what there is"
     )
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,7 @@ class Tasks:
         self.begun = self.stepping = self.stopping = False
         self._logged: set[str] = set()
         self._hold: Hold | None = None
+        self._claimed = ExitStack()
 
     # ---- doing ----
 
@@ -152,6 +153,32 @@ class Tasks:
         )
 
     @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Hold the run's folder; where nothing fails, from now on to the end of ``at_work``, so that nobody can come
+        between a run's record and its work. A run that is thrown away before lets go of it.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        with ExitStack() as stack:
+            hold = stack.enter_context(held(self.place))
+            yield
+            self._hold, self._claimed = hold, stack.pop_all()
+
+    def under(self, hold: Hold) -> None:
+        """Work in the run's folder under a hold of it that the caller has."""
+        self._hold = hold
+
+    @contextmanager
+    def _holding(self) -> Iterator[Hold]:
+        with self._claimed:
+            hold = self._hold = self._hold or self._claimed.enter_context(held(self.place))
+            try:
+                yield hold
+            finally:
+                self._hold = None
+
+    @contextmanager
     def at_work(self, cache: Place) -> Iterator[None]:
         """Work in the run's folder: alone, stoppable by SIGINT and SIGTERM, and with a word on how to go on where a
         store fails.
@@ -159,17 +186,15 @@ class Tasks:
         Raises:
             InputError: another process works in it.
         """
-        with self.stoppable(), self._with_way_on(), held(self.place) as self._hold:
+        with self.stoppable(), self._with_way_on(), self._holding() as hold:
             self.place.remove_unfinished()
             tidy(cache)
             try:
                 yield
-                self._hold.check()
+                hold.check()
             except InputError:
-                self._hold.check()
+                hold.check()
                 raise
-            finally:
-                self._hold = None
 
     @contextmanager
     def _with_way_on(self) -> Iterator[None]:

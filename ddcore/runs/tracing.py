@@ -24,7 +24,7 @@ AT_ONCE = 256
 
 def traced(run: Run, synthetic: Synthetic) -> Synthetic:
     """The set with the row of the train split that each image is: those its plugin says, looked at, or those found."""
-    if not run.of_images:
+    if not run.dense:
         return synthetic
     parts = torch.arange(len(synthetic.classes)).split(AT_ONCE)  # type: ignore[no-untyped-call]
     decoder, tensors = run.decoder(synthetic.decoder), pixels_of(synthetic)
@@ -64,4 +64,4 @@ def _normalised(run: Run, rows: Tensor) -> Tensor:
 def note_on_real(run: Run) -> tuple[str, ...]:
     """What a set is that is made of real images and is none itself."""
     words = of_real_images(run)
-    return () if words in ("", UNCHANGED) else (f"nothing was learned: the images are {words}",)
+    return () if words in ("", UNCHANGED) else (f"nothing was learned: the {run.source.samples} are {words}",)

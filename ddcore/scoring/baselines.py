@@ -97,7 +97,9 @@ def _chosen(run: Run, counts: Sequence[int]) -> Tensor:
 
 
 def class_counts(run: Run, artifact: Artifact) -> list[int]:
-    """Images of each class in the artifact."""
+    """Images of each class in the artifact, or where it has none as many of each class as there can be."""
+    if not artifact.labelled:
+        return share_out(len(artifact), run.real.counts())
     counts: list[int] = torch.bincount(artifact.labels.classes.cpu(), minlength=len(run.real.classes)).tolist()
     return counts
 

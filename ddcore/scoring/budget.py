@@ -181,7 +181,7 @@ def kind_and_storage(run: Run) -> tuple[str, Mapping[str, Any]]:
 def stored(run: Run, synthetic: Synthetic) -> Synthetic:
     """A set as plugins store it, and what of it is real as the data hold it."""
     found = run.hooks.store(synthetic, run)
-    if not run.of_images:
+    if not run.dense:
         return found
     if found.source_rows is None:
         found = attrs.evolve(found, source_rows=synthetic.source_rows)

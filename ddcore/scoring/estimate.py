@@ -106,6 +106,8 @@ def evaluation_images(run: Run, rows: int) -> float:
     Args:
         rows: images of the set.
     """
+    if not run.source.labelled:
+        return 0.0
     soft = run.labeller != HARD or (bool({"labels", VECTORS} & set(run.matcher.learns)) and run.config.labels is None)
     tested = len(run.real.test) + sum(len(other.samples) for other in run.elsewhere)
     once = 0.0

@@ -197,7 +197,10 @@ def arms_of(run: Run, artifact: Artifact) -> list[Arm]:
         few = " and ".join([", ".join(real[:-1]), real[-1]] if real[1:] else real)
         run.warn(f"no rule gives real images the set's soft labels, so {few} have hard labels only")
     networks, protocols = run.config.eval_network or (run.network_name,), resolved_protocols(run)
-    scored = [pairs_of(run, recipe, soft=soft and tells(artifact.labels, recipe)) for recipe in protocols]
+    scored = [
+        pairs_of(run, recipe, soft=soft and tells(artifact.labels, recipe), labelled=artifact.labelled)
+        for recipe in protocols
+    ]
     for recipe in protocols:
         if not tells(artifact.labels, recipe):
             run.warn(
@@ -218,15 +221,17 @@ def real_rows(run: Run) -> list[str]:
     return [name for name in names if name in (RANDOM, *BASELINES, *initialisers_among(names, run.plugins))]
 
 
-def pairs_of(run: Run, recipe: Protocol, *, soft: bool) -> list[tuple[str, str]]:
+def pairs_of(run: Run, recipe: Protocol, *, soft: bool, labelled: bool = True) -> list[tuple[str, str]]:
     """Sets and labels of the rows of a protocol and a network.
 
     Args:
         soft: whether the set's labels are other than hard ones: those that can have such come first under them.
+        labelled: whether it knows classes; else it has no row with hard labels, nor has what stands beside it.
     """
     names = chosen_rows(run.config, probed=recipe.probe is not None)
     able = (DISTILLED, *(() if run.labeller == HARD else real_rows(run))) if soft else ()
-    return [*((name, SOFT) for name in names if name in able), *((name, HARD) for name in names)]
+    hard = names if labelled else [name for name in names if name in (FULL, UNTRAINED)]
+    return [*((name, SOFT) for name in names if name in able), *((name, HARD) for name in hard)]
 
 
 def row_of(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) -> Row:

@@ -60,7 +60,7 @@ UINT8 = "uint8"
 CHECKED_AT_ONCE = 2**22
 REPEATED = ("network", "optimizer", "rate", "epochs", "batch")
 """What of a recipe a set says of itself in a line."""
-OF_SOURCE = (*SAID_OF_DATA, "stored", "mirror_symmetric", "mirror", "resize_mode", "notes")
+OF_SOURCE = (*SAID_OF_DATA, "labelled", "stored", "mirror_symmetric", "mirror", "resize_mode", "notes")
 """What a manifest says of the real data, of their ``summary()``."""
 Told = Tensor | dict[str, Tensor]
 """Targets of a batch: class ids, probabilities, or tensors by name."""
@@ -248,6 +248,11 @@ class Artifact(Dataset[tuple[Tensor, Told]]):
         price = self.manifest.get("row_bytes")
         sample: int = price if is_count(price, 1) else value * math.prod(self.manifest["shape"])
         return self.nbytes["total"] / (sample + smallest_type(len(self.classes)).itemsize) / len(self.classes)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it was made from data with classes."""
+        return self.manifest["source"].get("labelled") is not False
 
     @property
     def source_rows(self) -> Tensor:

@@ -113,14 +113,14 @@ class Normalise:
         at = stored(tensors, spec, "at")[index].long()
         real = _normalised(stored(tensors, spec, "tensor")[at.clamp(min=0)], spec)
         others = torch.where(at < 0, -1 - at, 0)
-        return (
-            torch.where((at < 0)[:, None, None, None], before(others).to(real), real) if bool((at < 0).any()) else real
-        )
+        learned = (at < 0).reshape(-1, *[1] * (real.dim() - 1))
+        return torch.where(learned, before(others).to(real), real) if bool(learned.any()) else real
 
 
 def _normalised(rows: Tensor, spec: Spec, of: str = "") -> Tensor:
-    """Images (B, C, H, W) float32 of rows as the data hold them; ``of`` begins the keys of mean and deviation."""
-    if rows.dim() != 4 or rows.dtype not in (torch.uint8, torch.float32):
+    """Images (B, C, H, W), or other dense rows, float32, of rows as the data hold them; ``of`` begins the keys of mean
+    and deviation."""
+    if rows.dim() not in (2, 3, 4) or rows.dtype not in (torch.uint8, torch.float32):
         raise InputError(
             f"stored real rows are {rows.dtype} {_shape(rows)} where uint8 or float32 images are due: {AGAIN}"
         )

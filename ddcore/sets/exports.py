@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -21,6 +22,7 @@ from ddcore.labels import HardLabels, Labels, SoftLabels, StaticMixedLabels
 from ddcore.labels.losses import as_told
 from ddcore.sets.artifact import Artifact
 from ddcore.sets.packed import Packed
+from ddcore.storage.holding import MARKS, held
 from ddcore.storage.places import Place, canonical, sha256_of
 from ddcore.storage.printing import printable_line
 
@@ -68,15 +70,29 @@ def export(artifact: Artifact | Packed, to: str, out: str | PathLike[str] | Plac
         raise InputError(f"no export format is named {to!r}: {near(to, FORMATS)}")
     if labels not in LABELS:
         raise InputError(f"an export has labels 'own' or 'hard', not {labels!r}")
-    if place.exists() and (not place.is_folder() or (place.names() and not _was_begun(artifact, to, labels, place))):
-        raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
+    _refuse_taken(artifact, to, labels, place)
     if isinstance(artifact, Packed):
         if to != "pt":
             raise InputError(
                 f"{to} is a format of images, and {artifact.place.url} holds {artifact.kind}: export --to pt"
             )
-        return _packed_to_pt(artifact, place)
-    return FORMATS[to](artifact, _labels(artifact, to, labels), place)
+        write: Callable[[], Place] = partial(_packed_to_pt, artifact, place)
+    else:
+        write = partial(FORMATS[to], artifact, _labels(artifact, to, labels), place)
+    if place.name.endswith(ENDINGS.get(to, ())):
+        return write()
+    with held(place, traceless=True):
+        _refuse_taken(artifact, to, labels, place)
+        return write()
+
+
+def _refuse_taken(artifact: Artifact | Packed, to: str, labels: str, place: Place) -> None:
+    """Refuse a place where there is something else than what the same export had begun."""
+    there = place.exists()
+    if there and place.is_folder():
+        there = bool({*place.names()} - MARKS) and not _was_begun(artifact, to, labels, place)
+    if there:
+        raise InputError(f"{place.url} exists already: give --out a new place, so that nothing is overwritten")
 
 
 def left_out(artifact: Artifact | Packed, to: str, labels: str = OWN) -> list[str]:
@@ -171,9 +187,9 @@ def _to_folder(artifact: Artifact, labels: Labels, place: Place) -> Place:
     if not _is_png_exact(artifact):
         arrays["images"] = artifact.images()
     arrays |= {f"normalisation.{name}": tensor for name, tensor in artifact.normalisation.tensors().items()}
-    held = io.BytesIO()
-    np.savez(held, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
-    (place / ARRAYS).write_bytes(held.getvalue())
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    (place / ARRAYS).write_bytes(packed.getvalue())
     (place / FACTS).write_json({**_facts(artifact, labels, "folder"), "folders": folders, "samples": samples})
     place.remove_abandoned(below=True)
     (place / BEGUN).remove()
@@ -203,9 +219,9 @@ def _to_parquet(artifact: Artifact, labels: Labels, place: Place) -> Place:
     facts = _facts(artifact, labels, "parquet")
     about = {"huggingface": {"info": {"features": features, "license": facts["licence"]}}, "ddcore": facts}
     table = pyarrow.table(columns).replace_schema_metadata({name: json.dumps(said) for name, said in about.items()})
-    held = io.BytesIO()
-    pyarrow.parquet.write_table(table, held)
-    return _written(place, (".parquet",), "train.parquet", held.getvalue())
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content)
+    return _written(place, "parquet", "train.parquet", content.getvalue())
 
 
 def _to_pt(artifact: Artifact, labels: Labels, place: Place) -> Place:
@@ -235,9 +251,9 @@ def _packed_to_pt(packed: Packed, place: Place) -> Place:
 
 
 def _saved(content: Mapping[str, Any], place: Place) -> Place:
-    held = io.BytesIO()
-    torch.save(dict(content), held)
-    return _written(place, (".pt", ".pth"), "distilled.pt", held.getvalue())
+    written = io.BytesIO()
+    torch.save(dict(content), written)
+    return _written(place, "pt", "distilled.pt", written.getvalue())
 
 
 FORMATS: Mapping[str, Callable[[Artifact, Labels, Place], Place]] = {
@@ -245,6 +261,8 @@ FORMATS: Mapping[str, Callable[[Artifact, Labels, Place], Place]] = {
     "parquet": _to_parquet,
     "pt": _to_pt,
 }
+ENDINGS: Mapping[str, tuple[str, ...]] = {"parquet": (".parquet",), "pt": (".pt", ".pth")}
+"""Of names that are files; others are folders."""
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]|^[ .~-]|[ .]$')
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|labels\.json|training\.npz", re.IGNORECASE)
 """Names that are no folders on some system, or are other files of an export."""
@@ -274,9 +292,9 @@ def _pngs(artifact: Artifact) -> list[bytes]:
     made = []
     for levels in _levels(artifact):
         array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
-        held = io.BytesIO()
-        Image.fromarray(array).save(held, format="PNG")
-        made.append(held.getvalue())
+        picture = io.BytesIO()
+        Image.fromarray(array).save(picture, format="PNG")
+        made.append(picture.getvalue())
     return made
 
 
@@ -314,10 +332,13 @@ def _logits(labels: Labels, at: int) -> dict[str, list[float]]:
     return {"logits": labels.logits[at].float().tolist()} if isinstance(labels, PER_SAMPLE) else {}
 
 
-def _written(place: Place, endings: tuple[str, ...], name: str, content: bytes) -> Place:
-    target = place if place.name.endswith(endings) else place / name
-    target.write_bytes(content)
-    return target
+def _written(place: Place, to: str, name: str, content: bytes) -> Place:
+    if not place.name.endswith(ENDINGS[to]):
+        (place / name).write_bytes(content)
+        return place / name
+    if not place.write_new(content):
+        raise InputError(f"{place.url} was made by another process meanwhile: give --out a new place")
+    return place
 
 
 def inspect(artifact: Artifact | Packed) -> dict[str, Any]:

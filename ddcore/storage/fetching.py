@@ -226,7 +226,7 @@ class _Watch:
     """Ends a connection over which too little comes, in whatever the other side dawdles: a word of the answer,
     or the file."""
 
-    def __init__(self, connection: HTTPConnection) -> None:
+    def __init__(self, connection: _Pinned) -> None:
         self.received, self.slow = 0, False
         self._connection, self._began, self._done = connection, time.monotonic(), Event()
         self._thread = Thread(target=self._look, daemon=True)
@@ -234,13 +234,11 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._done.wait(SECONDS_BETWEEN_LOOKS):
-            if (
-                time.monotonic() - self._began > PATIENCE + self.received / SLOWEST
-                and self._connection.sock is not None
-            ):
+            wire = self._connection.wire
+            if time.monotonic() - self._began > PATIENCE + self.received / SLOWEST and wire is not None:
                 self.slow = True
                 with suppress(OSError):
-                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+                    wire.shutdown(socket.SHUT_RDWR)
                 return
 
     def stop(self) -> None:
@@ -282,10 +280,16 @@ def _content(answer: HTTPResponse, target: Target, most: int, watch: _Watch) -> 
 
 
 class _Pinned(HTTPConnection):
-    """A connection to one of the machines that a name stood for when it was looked up, and to no other."""
+    """A connection to one of the machines that a name stood for when it was looked up, and to no other.
+
+    Attributes:
+        wire: what an answer is read from, also when ``sock`` is gone, as it is once an answer's headers are read whose
+            end is that of the connection.
+    """
 
     def __init__(self, target: Target, trust: bool) -> None:
         super().__init__(target.host, target.port, timeout=SILENCE)
+        self.wire: socket.socket | None = None
         self._target, self._trust = target, trust
         if target.port == (443 if target.scheme == "https" else 80):
             self.default_port = target.port
@@ -301,7 +305,7 @@ class _Pinned(HTTPConnection):
                 made.connect(at)
                 if target.scheme == "https":
                     made = ssl.create_default_context().wrap_socket(made, server_hostname=target.host.rstrip("."))
-                self.sock = made
+                self.sock = self.wire = made
                 return
             except ssl.SSLError:
                 made.close()

@@ -27,6 +27,8 @@ from ddcore.storage.places import Place, lives
 from ddcore.storage.printing import printable_line
 
 LOCK, HOLDER = ".lock", ".holder.json"
+MARKS = frozenset({LOCK, HOLDER})
+"""What a holder puts into its folder."""
 RENEWED, OLD = 15.0, 60.0
 """Seconds between renewals, and after which a holder that did not renew is believed to be gone."""
 
@@ -59,31 +61,56 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 @contextmanager
-def held(place: Place) -> Iterator[Hold]:
+def held(place: Place, *, traceless: bool = False) -> Iterator[Hold]:
     """Hold a folder, which is made if it is not there.
+
+    Args:
+        traceless: leave nothing of it in the folder, and no folder that was made for it and stayed empty: for sets,
+            which are handed on.
 
     Raises:
         InputError: another process holds it.
     """
     local = place.local_path()
-    with _locked(place, local) if local is not None else _renewed(place) as hold:
+    with _locked(place, local, traceless) if local is not None else _renewed(place) as hold:
         yield hold
 
 
 @contextmanager
-def _locked(place: Place, folder: Path) -> Iterator[Hold]:
-    place.make_folder()
-    lock = lock_at(folder / LOCK)
-    if not acquired(lock):
-        raise InputError(_refusal(place, _holder(place)))
+def _locked(place: Place, folder: Path, traceless: bool) -> Iterator[Hold]:
+    made = not os.path.lexists(folder)
+    lock = _taken(place, folder)
     hold = Hold(place, lock if lock.is_locked else None)
     try:
         (place / HOLDER).write_json(_me())
         yield hold
     finally:
-        with suppress(DdcoreError):
+        with suppress(DdcoreError, OSError):
             hold.check()
             (place / HOLDER).remove()
+            if traceless:
+                (folder / LOCK).unlink(missing_ok=True)
+                if made:
+                    folder.rmdir()
+        lock.release()
+
+
+def _taken(place: Place, folder: Path) -> BaseFileLock:
+    """The folder's lock, acquired, of the file that lies there: another holder may remove it before it lets go.
+
+    Raises:
+        InputError: another process has it, or something else lies there.
+    """
+    while True:
+        place.make_folder()
+        lock = lock_at(folder / LOCK)
+        with suppress(OSError):
+            (folder / LOCK).touch()
+        before = _identity(lock.lock_file)
+        if not acquired(lock):
+            raise InputError(_refusal(place, _holder(place)))
+        if not lock.is_locked or (before is not None and _identity(lock.lock_file) == before):
+            return lock
         lock.release()
 
 
@@ -96,7 +123,7 @@ def lock_at(path: Path) -> BaseFileLock:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise InputError(f"{path} is no file, and a lock has to be one: remove it")
-    return FileLock(path)
+    return FileLock(path, thread_local=False)  # whoever goes on with a run may do so in another thread
 
 
 def acquired(lock: BaseFileLock) -> bool:

@@ -79,6 +79,8 @@ LONGEST_HEADER = 10_000_000
 """Bytes, a tenth of what safetensors allows: memory takes many times as much, and a thousand tensors need 100 kB."""
 OPEN_SEAL = b"0" * 64
 SEALED = re.compile(rb'"seal":"([0-9a-f]{64})"')
+CLEARINGS = 2
+"""How often a file that vanishes while it is written is written again."""
 MOST_VISITS = 8
 """Of one folder, by links, when files are listed."""
 READ_AT_ONCE = 2**24
@@ -282,6 +284,22 @@ class Place:
                 fs.pipe_file(path, data)
 
         self._do("written", write, size=len(data))
+
+    def write_new(self, data: bytes) -> bool:
+        """``write_bytes`` where there is nothing yet; False, and nothing is written, where there is.
+
+        Of two processes on a local disk that do so at once one writes; a store behind a network is only asked before.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
+        local = self.local_path()
+        if local is None:
+            if self.exists():
+                return False
+            self.write_bytes(data)
+            return True
+        return self._do("written", lambda fs, path: _replace(local, data, new=True), size=len(data))
 
     def write_json(self, content: Any) -> None:
         """Replace a file by JSON; numbers that are not finite are a ValueError."""
@@ -614,18 +632,45 @@ def _append_remote(place: Place, line: bytes) -> None:
         waiting.flush(place)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the target, make it durable, then rename over it: a reader sees the old file or the new one."""
+def _replace(path: Path, data: bytes, *, new: bool = False) -> bool:
+    """Write beside the target, make it durable, then rename over it: a reader sees the old file or the new one.
+
+    Args:
+        new: leave a file that is there as it is, and say False.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(CLEARINGS):
+        with suppress(FileNotFoundError):  # whoever began to work in the folder took it for what a killed process left
+            return _replace_once(path, data, new=new)
+    return _replace_once(path, data, new=new)
+
+
+def _replace_once(path: Path, data: bytes, *, new: bool) -> bool:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}-{_here()}{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            return _named(unfinished, path)
         os.replace(unfinished, path)
+        return True
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _named(unfinished: Path, path: Path) -> bool:
+    """Give a file its name, unless that is taken."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            return False
+        os.replace(unfinished, path)
+    return True
 
 
 def _here() -> str:

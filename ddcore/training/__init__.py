@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ddcore.training.protocols import PROTOCOLS, Protocol
     from ddcore.training.teachers import IMAGENET, TRAINED_HERE, Renormalised, frozen_network, members_of, state_hash
     from ddcore.training.teachers import recipe as teacher_recipe
-    from ddcore.training.teaching import EMBEDDING, STAGES, Teaching, last_linear, seen_of, tapped
+    from ddcore.training.teaching import EMBEDDING, STAGES, UNPOOLED, Teaching, last_linear, seen_of, tapped
     from ddcore.training.trajectory import UnrollOptions, choose_segment, trajectory_loss
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Protocol",
     "Renormalised",
     "STAGES",
+    "UNPOOLED",
     "TRAINED_HERE",
     "Teaching",
     "UnrollOptions",
@@ -97,7 +98,7 @@ __getattr__ = later(
             "state_hash": "state_hash",
             "teacher_recipe": "recipe",
         },
-        "teaching": ("EMBEDDING", "STAGES", "Teaching", "last_linear", "seen_of", "tapped"),
+        "teaching": ("EMBEDDING", "STAGES", "UNPOOLED", "Teaching", "last_linear", "seen_of", "tapped"),
         "trajectory": ("UnrollOptions", "choose_segment", "trajectory_loss"),
     },
     once="loop",

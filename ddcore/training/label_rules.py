@@ -107,12 +107,13 @@ def _of_views(
 ) -> Labels:
     options: ViewOptions = run.options["views"]
     views = draw_views(images, *at, run.generator("label", "views"), draw, options.keep)
+    own = {n: v for n, v in given.items() if n != "tau_squared"}
     made: PerView
     if name == TOP_K:
         k = kept_classes(options, run.source)
-        made = attrs.evolve(make_top_k(images, teachers, views, k=k, **given), rest=options.rest)
+        top = make_top_k(images, teachers, views, k=k, rest=options.rest, **own)
+        made = attrs.evolve(top, tau_squared=options.tau_squared)
     elif name == TWO_DISTANCES:
-        own = {n: v for n, v in given.items() if n != "tau_squared"}
         made = make_two_distances(images, teachers, views, weight=options.weight, norm=options.norm, **own)
     else:
         made = make_per_view(images, teachers, views, **given)

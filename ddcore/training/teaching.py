@@ -2,9 +2,9 @@
 batch.
 
 Features are read by hooks on modules that are there while a block runs and gone after it. A name is one of the
-network's ``taps`` (``stem``, ``stage1`` and so on in the zoo; ``stage*`` are all stages that there are), ``embedding``
-(the input of its last linear layer), or a module's path. Shape letters: B rows, C H W of a feature map, D of an
-embedding, K classes.
+network's ``taps`` (``stem``, ``stage1`` and so on in the zoo; ``stage*`` are all stages that there are, ``unpooled*``
+the same before their pooling, or the stages where none is pooled), ``embedding`` (the input of its last linear layer),
+or a module's path. Shape letters: B rows, C H W of a feature map, D of an embedding, K classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ddcore.api.types import Seen, Vote
 from ddcore.errors import InputError, near
 from ddcore.networks.passes import channels_last
 
-EMBEDDING, STAGES = "embedding", "stage*"
+EMBEDDING, STAGES, UNPOOLED = "embedding", "stage*", "unpooled*"
 
 
 class Found(dict[str, Tensor]):
@@ -80,9 +80,12 @@ def path_of(network: nn.Module, name: str) -> str:
 
 
 def _each(network: nn.Module, names: Sequence[str]) -> list[str]:
-    """The names, with ``stage*`` for all stages of this network, however many."""
-    stages = [tap for tap in getattr(network, "taps", {}) if tap.startswith("stage")] or [STAGES]
-    return list(dict.fromkeys(tap for name in names for tap in (stages if name == STAGES else [name])))
+    """The names, with all stages of this network, however many, in the place of ``stage*`` and ``unpooled*``."""
+    taps = list(getattr(network, "taps", {}))
+    stages = [tap for tap in taps if tap.startswith("stage")] or [STAGES]
+    unpooled = [tap for tap in taps if tap.startswith("unpooled")] or stages
+    many = {STAGES: stages, UNPOOLED: unpooled}
+    return list(dict.fromkeys(tap for name in names for tap in many.get(name, [name])))
 
 
 @contextmanager

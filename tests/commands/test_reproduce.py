@@ -188,6 +188,7 @@ def test_a_dumped_config_makes_the_same_bits(tmp_path, capsys):
             ["pull/tinyimagenet-ipc1"],
             ["pull/tinyimagenet-ipc1 needs --dataset with a copy of tinyimagenet", "parquet:PATH"],
         ),
+        (["pull/toy-ipc1"], ["pull/toy-ipc1 needs --dataset with a copy of toy, such as folder:PATH"]),
         (["rival/cifar10-ipc1", "--scale", "0.1"], ["rival/cifar10-ipc1 needs --dataset with a copy of cifar10"]),
         (["pull/cifar10-ipc1", "--dataset", "npz:nothing.npz"], ["nothing.npz"]),
         (["pull/cifar10-ipc1", "--scale", "0"], ["--scale"]),

@@ -145,15 +145,19 @@ def inside(path: Path) -> list[tuple[str, bool]]:
 
 
 MOST_INSIDE = 34
-IMPORTING_INSIDE = {path: inside(path) for path in ROOT.glob("ddcore/**/*.py") if "templates" not in path.parts}
 
 
-def test_few_imports_stand_inside_functions_each_with_its_reason():
-    assert sum(map(len, IMPORTING_INSIDE.values())) <= MOST_INSIDE
-    assert not [(path.name, name) for path, found in IMPORTING_INSIDE.items() for name, why in found if not why]
+@pytest.fixture(scope="module")
+def importing_inside():
+    return {path: inside(path) for path in ROOT.glob("ddcore/**/*.py") if "templates" not in path.parts}
 
 
-def test_imports_stand_inside_functions_only_of_modules_that_do_without_torch():
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p, found in IMPORTING_INSIDE.items() if found]
+def test_few_imports_stand_inside_functions_each_with_its_reason(importing_inside):
+    assert sum(map(len, importing_inside.values())) <= MOST_INSIDE
+    assert not [(path.name, name) for path, found in importing_inside.items() for name, why in found if not why]
+
+
+def test_imports_stand_inside_functions_only_of_modules_that_do_without_torch(importing_inside):
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p, found in importing_inside.items() if found]
     code = f"import importlib, sys; [importlib.import_module(n) for n in {names!r}]; sys.exit('torch' in sys.modules)"
     assert names and subprocess.run([sys.executable, "-c", code]).returncode == 0, names

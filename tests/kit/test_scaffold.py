@@ -17,15 +17,24 @@ ROOT = Path(__file__).parents[2]
 
 EXAMINE = """
 import json, sys
+import warm
 from ddcore.kit.contract import examine
+from ddcore.runs import executors
 
 if __name__ == "__main__":
-    print(json.dumps({name: {result.name: result.status for result in examine(name)} for name in sys.argv[1:]}))
+    found = {}
+    for name in sys.argv[1:]:
+        found[name] = {result.name: result.status for result in examine(name)}
+        executors.get_context = warm.context
+    print(json.dumps(found))
 """
+"""Workers of the first begin as a user's do, those of the others are forked."""
 
 
 def run(arguments: list[str], site: Path, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(site), "DDCORE_CACHE": str(cwd / "cache")}
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join((str(site), tests))
+    environment = {**os.environ, "PYTHONPATH": path, "DDCORE_CACHE": str(cwd / "cache")}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=600
     )

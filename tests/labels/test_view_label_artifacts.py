@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("probes")
 N, K, E, B = 6, 3, 2, 4
 CLASSES = torch.arange(K).repeat_interleave(2)
 SMALL = ["--steps", "2", "--eval-seeds", "1", "--network", "convnet2-w8", "--preset", "none", "--threads", "1"]
-AGAIN = ["--eval-seeds", "1", "--protocol", "quick-40", "--full-epochs", "1"]
+AGAIN = ["--eval-seeds", "1", "--protocol", "quick-10", "--rows", "distilled"]
 KIND_NAMES = ("per-view", "seeded", "pruned", "top-k", "two-distances", "static-mixed")
 
 

@@ -33,6 +33,7 @@ from ddcore.labels import (
     student_loss,
 )
 from ddcore.labels.making import make_averaged, make_static_mixed, make_top_k, make_two_distances
+from ddcore.labels.per_view import kept_logits
 from ddcore.storage.places import sha256_of
 from ddcore.training.loop import Descent, batch_of, train_student
 
@@ -316,6 +317,47 @@ def test_which_batches_are_kept_is_the_generators(images):
 
 
 # ---- top-k -----------------------------------------------------------------------------------------------------------
+
+
+def probabilities(batches):
+    return torch.cat([(targets["logits"] / 20).softmax(1) for _, targets in batches])
+
+
+@pytest.mark.parametrize("make", [lambda x, k: top_k(x, k, rest="shared"), lambda x, k: per_view(x).top(k, "shared")])
+@pytest.mark.parametrize("k", [1, 2, K - 1, K])
+def test_shared_top_k_keeps_the_k_probabilities_and_shares_what_they_lack(images, make, k):
+    full, few = probabilities(every_batch(per_view(images), images)), make(images, k)
+    made = probabilities(every_batch(again(few), images))
+    best = few.ids.long()
+    torch.testing.assert_close(made.gather(1, best), full.gather(1, best), rtol=2e-3, atol=0)
+    for p, q, ids in zip(made, full, best, strict=True):
+        rest = [c for c in range(K) if c not in ids]
+        torch.testing.assert_close(p[rest], (1 - q[ids].sum()).expand(len(rest)) / max(1, len(rest)), rtol=0, atol=1e-3)
+    plain = top_k(images, k)
+    assert torch.equal(few.ids, plain.ids) and few.payload_bytes == plain.payload_bytes
+    if k < K:  # nearer to the whole label than a softmax over the k: exact on the k
+        missed = probabilities(every_batch(plain, images))
+        assert ((made - full).abs().sum(1) < (missed - full).abs().sum(1)).all()
+
+
+def test_two_of_ten_at_temperature_20_are_no_coin_toss_when_the_rest_is_shared():
+    """Two logits that lead by 10: of ten classes at temperature 20 they have 0.29 and not 1 of the probability."""
+    logits = torch.tensor([[10.0, 10.0, *[0.0] * 8]])
+    values, ids = kept_logits(logits, 2, "shared", 20.0)
+    made = (spread(values, ids, 10, "shared", 20.0) / 20).softmax(1)
+    torch.testing.assert_close(made, (logits / 20).softmax(1))
+    assert float(made[0, :2].sum()) == pytest.approx(2 / (2 + 8 * math.exp(-0.5)))
+    assert kept_logits(logits, 2, "zero", 20.0)[0].tolist() == [[10.0, 10.0]]
+
+
+def test_shared_values_that_are_no_probabilities_are_refused(images):
+    with pytest.raises(InputError, match="give temperature times logarithms of them"):
+        evolve(top_k(images, K), rest="shared")
+
+
+def test_kept_values_that_round_to_more_than_1_leave_nothing_to_share():
+    values, ids = torch.tensor([[math.log(0.7), math.log(0.31)]]), torch.tensor([[1, 0]])
+    assert spread(values, ids, 3, "shared")[0, 2] == -math.inf
 
 
 @pytest.mark.parametrize("rest", ["zero", "least"])

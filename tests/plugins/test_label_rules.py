@@ -259,3 +259,9 @@ def test_options_of_views_without_labels_by_teachers_say_what_to_give(capsys):
 def test_options_out_of_range_are_refused(capsys, words, said):
     assert invoke(["run", "--plugin", "pull", "--labels", "per-view", "--plan-only", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_the_rest_of_top_k_labels_gets_and_the_squared_temperature_reach_the_labels(tmp_path):
+    labels = voting(tmp_path, "top-k", views__rest="shared", views__tau_squared=True).label(images(), CLASSES)
+    assert (labels.rest, labels.tau_squared) == ("shared", True)
+    assert bool((labels.values <= 0).all())

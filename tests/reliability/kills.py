@@ -221,9 +221,9 @@ class Parent:
         self.process.stdin.flush()
         return [End(**end) for end in json.loads(self.process.stdout.readline())]
 
-    def learn(self, names: Sequence[str]) -> None:
-        """Import modules, so that children need not."""
-        self.process.stdin.write(json.dumps({"modules": list(names)}) + "\n")
+    def learn(self, names: Sequence[str], values: Mapping[str, float] = {}) -> None:
+        """Import modules, so that children need not, and give children other values of constants: ``module:NAME`` or ``module:Class.name``."""
+        self.process.stdin.write(json.dumps({"modules": list(names), "values": dict(values)}) + "\n")
         self.process.stdin.flush()
         self.process.stdout.readline()
 
@@ -245,6 +245,11 @@ def serve() -> None:
             for name in asked["modules"]:
                 with suppress(ImportError):
                     __import__(name)
+            for where, value in asked["values"].items():
+                module, _, path = where.partition(":")
+                holder, _, name = path.rpartition(".")
+                if module in sys.modules:
+                    setattr(getattr(sys.modules[module], holder) if holder else sys.modules[module], name, value)
             answer: Any = {}
         elif "race" in asked:
             answer = raced(asked["race"], [Path(folder) for folder in asked["folders"]], ddcore.cli.invoke)

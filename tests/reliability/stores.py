@@ -26,7 +26,7 @@ from reliability.kills import End, Parent
 
 ERROR, SILENCE, CUT, DROP, LAG = "error 500", "no answer", "cut in the middle", "dropped", "old listing"
 KINDS = (ERROR, SILENCE, CUT, DROP, LAG)
-QUIET_FOR = 3.0
+QUIET_FOR = 0.8
 """Seconds that a request without an answer waits; clients here wait for less."""
 Plan = Callable[[str, str, int], str | None]
 """Method, path and number of a request to a kind of fault, or none."""
@@ -83,7 +83,7 @@ class Proxy(ThreadingHTTPServer):
         self.requests = 0
         self.lock = threading.Lock()
         self.listed: dict[str, bytes] = {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -112,7 +112,7 @@ def is_listing(method: str, path: str) -> bool:
 
 def settings(url: str) -> dict[str, str]:
     """The environment in which clients use a store and do not wait long for it."""
-    config = '{"connect_timeout": 2, "read_timeout": 1, "retries": {"max_attempts": 1}}'
+    config = '{"connect_timeout": 2, "read_timeout": 0.4, "retries": {"max_attempts": 0}}'
     return {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -251,7 +251,8 @@ def shop(folder: Path) -> Iterator[Shop]:
     with server() as url:
         proxy = Proxy(url)
         with Parent(environment=settings(proxy.url)) as parent:
-            parent.learn(["s3fs", "aiobotocore.session", "torch._dynamo", "jinja2"])
+            modules = ("ddcore.storage.places", "s3fs", "aiobotocore.session", "torch._dynamo", "jinja2")
+            parent.learn(modules, {"ddcore.storage.places:FIRST_WAIT": 0.02, "s3fs.core:S3FileSystem.retries": 3})
             yield Shop(url, proxy, parent, folder)
         proxy.shutdown()
         proxy.server_close()

@@ -8,7 +8,12 @@ import pytest
 from reliability import disks, kills
 
 from ddcore.cli.app import invoke
+from ddcore.commands import relabelling
+from ddcore.commands import train as training
+from ddcore.runs import assembly
 from ddcore.runs.run import Run
+from ddcore.runs.tasks import Tasks
+from ddcore.sets import exports
 
 pytestmark = [
     pytest.mark.skipif(not kills.LINUX, reason="the harness forks and reads Linux's CPU clocks and /proc"),
@@ -20,6 +25,10 @@ pytestmark = [
 def ground():
     with kills.ground(plots=False) as place:
         yield place
+
+
+TOLD = ("is being worked on by", "not empty", "holds another run", "exists already")
+"""What is said to a process that comes while another one works, and to one that comes after it."""
 
 
 def racing(ground, name, count, shared):
@@ -51,9 +60,7 @@ def test_of_processes_in_one_run_folder_one_works_and_the_others_are_told(ground
     ends, folders = racing(ground, name, count, "run")
     assert sorted(end.code for end in ends) == [0] + [2] * (count - 1), [end.said for end in ends]
     for end in ends:
-        assert not end.traceback
-        told = ("is being worked on by", "not empty", "holds another run")
-        assert end.code == 0 or any(words in end.said for words in told), end.said
+        assert not end.traceback and (end.code == 0 or any(words in end.said for words in TOLD)), end.said
     worked = [folder for folder, end in zip(folders, ends, strict=True) if end.code == 0]
     found, whole = kills.result(folders[0]), ground.whole(name)[0]
     assert kills.differing(*({n: v for n, v in f.items() if n.startswith("run/")} for f in (found, whole))) == []
@@ -65,9 +72,127 @@ def test_processes_that_write_one_set_write_the_same_bits_or_are_told(ground, na
     ends, folders = racing(ground, name, 3, "run")
     assert 0 in [end.code for end in ends]
     for end in ends:
-        assert not end.traceback and (end.code == 0 or (end.code == 2 and "not empty" in end.said)), end.said
+        assert not end.traceback and (end.code == 0 or any(words in end.said for words in TOLD)), end.said
     found = {n: v for n, v in kills.result(folders[0]).items() if n.startswith("run/")}
     assert kills.differing(found, {n: v for n, v in ground.whole(name)[0].items() if n.startswith("run/")}) == []
+
+
+# ---- one process between the first look and the work of another ------------------------------------------------------
+
+BETWEEN = [
+    ("experts", Tasks, "at_work"),
+    ("train", Tasks, "at_work"),
+    ("evaluate", Tasks, "at_work"),
+    ("bench", Tasks, "at_work"),
+    ("relabel", relabelling, "relabelled"),
+    ("fit", relabelling, "relabelled"),
+    ("export", exports, "_pngs"),
+    ("export-pt", exports, "_saved"),
+    ("export-parquet", exports, "_pngs"),
+]
+"""A recipe; what is called between its first look at the folder and its first work in there."""
+
+
+def coming_between(monkeypatch, where, name, come):
+    """Call something once, before a function is called for the first time."""
+    real = getattr(where, name)
+
+    def called(*given, **named):
+        if not came:
+            came.append(come())
+        return real(*given, **named)
+
+    came: list[object] = []
+    monkeypatch.setattr(where, name, called)
+    return came
+
+
+@pytest.mark.parametrize(("name", "where", "function"), BETWEEN, ids=[name for name, *_ in BETWEEN])
+def test_who_comes_between_the_look_and_the_work_of_another_is_told(name, where, function, ground, monkeypatch, capsys):
+    first, second = here_and_another(ground, name, monkeypatch)
+    words = kills.RECIPES[name].words
+    came = coming_between(monkeypatch, where, function, lambda: ground.parent.run(words, second))
+    assert invoke(words) == 0, capsys.readouterr().err
+    (end,) = came
+    assert end.code == 2 and not end.traceback and (TOLD[0] in end.said or TOLD[2] in end.said), end.said
+    assert kills.differing(of_run(kills.result(first)), of_run(ground.whole(name)[0])) == []
+    assert (first / "run/.lock").exists() == (name in ("experts", "train", "evaluate", "bench"))
+    assert not (first / "run/.holder.json").exists()
+
+
+@pytest.mark.parametrize(("name", "where"), [("experts", assembly), ("train", training)])
+def test_who_looked_before_another_began_cannot_take_its_folder_from_it(name, where, ground, monkeypatch, capsys):
+    """Its hold, short as it is, would be what the other one is refused for: then nobody works."""
+    here_and_another(ground, name, monkeypatch)
+    words, real, looks = kills.RECIPES[name].words, where.claim, []
+
+    def claim(place):
+        looks.append(place.url)
+        if len(looks) == 3:  # the other's two; this is the late one's first, which was before them
+            return
+        real(place)
+
+    def late():
+        assert len(looks) == 2
+        return invoke(words), capsys.readouterr().err
+
+    monkeypatch.setattr(where, "claim", claim)
+    came = coming_between(monkeypatch, Tasks, "at_work", late)
+    assert invoke(words) == 0, capsys.readouterr().err
+    code, said = came[0]
+    assert code == 2 and TOLD[0] in said and len(looks) == 3, said
+
+
+def test_who_comes_between_the_look_and_the_work_of_a_resume_is_told(ground, monkeypatch, capsys):
+    first, second = here_and_another(ground, "experts", monkeypatch)
+    assert ground.parent.run(kills.RECIPES["experts"].words, first, kills.Fault(change=40)).code < 0
+    resume = ["resume", "run"]
+    came = coming_between(monkeypatch, Tasks, "at_work", lambda: ground.parent.run(resume, second))
+    assert invoke(resume) == 0, capsys.readouterr().err
+    assert came[0].code == 2 and TOLD[0] in came[0].said and not came[0].traceback, came[0].said
+    assert kills.differing(of_run(kills.result(first)), of_run(ground.whole("experts")[0])) == []
+
+
+@pytest.mark.parametrize("to", ["folder", "pt"])
+def test_two_exports_of_one_set_under_different_labels_are_not_mixed(to, ground, monkeypatch, capsys):
+    first, second = here_and_another(ground, "export", monkeypatch)
+    words = ["export", "set", "--to", to, "--out", "run"]
+    function = "_pngs" if to == "folder" else "_saved"
+    came = coming_between(
+        monkeypatch, exports, function, lambda: ground.parent.run([*words, "--labels", "hard"], second)
+    )
+    assert invoke(words) == 0, capsys.readouterr().err
+    assert came[0].code == 2 and TOLD[0] in came[0].said, came[0].said
+    alone = ground.fresh(kills.RECIPES["export"])
+    assert ground.parent.run(words, alone).code == 0
+    made = [
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in (first / "run", alone / "run")
+    ]
+    assert made[0] == made[1]
+
+
+def test_of_two_exports_to_one_file_the_first_stays(ground, monkeypatch, capsys):
+    first, _ = here_and_another(ground, "export", monkeypatch)
+    words = ["export", "set", "--to", "pt", "--out", "set.pt"]
+    came = coming_between(monkeypatch, exports, "_saved", lambda: ground.parent.run(words, first).code)
+    assert invoke(words) == 2 and came == [0]
+    assert "set.pt was made by another process meanwhile: give --out a new place" in capsys.readouterr().err
+
+
+def here_and_another(ground, name, monkeypatch):
+    """Two folders with one run's folder: this process is in the first."""
+    recipe = kills.RECIPES[name]
+    ground.whole(name)
+    first, second = ground.fresh(recipe), ground.fresh(recipe)
+    (second / "run").symlink_to(first / "run")
+    monkeypatch.chdir(first)
+    monkeypatch.setenv("DDCORE_CHECKPOINT_SECONDS", "0")
+    return first, second
+
+
+def of_run(found):
+    """Of a result what lies in the run's folder."""
+    return {name: value for name, value in found.items() if name.startswith("run/")}
 
 
 # ---- what vanishes while a run works ---------------------------------------------------------------------------------

@@ -508,29 +508,34 @@ def header_bytes(folder):
     return int.from_bytes(packed[:8], "little") + 8
 
 
-@pytest.mark.parametrize("kind", OF_VIEWS)
-def test_every_row_takes_the_batches_of_labels_that_have_their_own(tmp_path, monkeypatch, kind):
-    run, batches = of_kind(tmp_path, kind, ("views-2",), labeller=kind), []
+@pytest.fixture(scope="module", params=OF_VIEWS)
+def evaluated(request, tmp_path_factory):
+    """A run under labels with views, its rows, and of each student the images, batch, steps and steps an epoch."""
+    kind = request.param
+    run, batches = of_kind(tmp_path_factory.mktemp(kind), kind, ("views-2",), labeller=kind), []
     train = students.train_student
 
     def watched(network, images, labels, descent, **more):
         batches.append((len(images), descent.batch, descent.steps, descent.per_epoch))
         return train(network, images, labels, descent, **more)
 
-    monkeypatch.setattr(students, "train_student", watched)
-    evaluate_artifact(run)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(students, "train_student", watched)
+        return kind, run, evaluate_artifact(run), batches
+
+
+def test_every_row_takes_the_batches_of_labels_that_have_their_own(evaluated):
+    batches = evaluated[-1]
     assert len(batches) == 8 and {b[1] for b in batches} == {4}
     assert {b[2:] for b in batches if b[0] < len(DIGITS.train.labels)} == {(6, 3)}
     assert protocol("views").batch == 1024
 
 
-@pytest.mark.parametrize("kind", OF_VIEWS)
-def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(tmp_path, kind):
-    run = of_kind(tmp_path, kind, ("views-2",), labeller=kind)
+def test_labels_with_views_are_not_changed_once_more_and_hard_ones_are(evaluated):
+    kind, run, rows, _ = evaluated
     given = protocol("views"), run, run.generator, 6
     assert students.augmentation(*given, run.artifact.labels) is None
     assert students.augmentation(*given, HardLabels(CLASSES, 10)) is not None
-    rows = evaluate_artifact(run)
     assert "stand in for the protocol's augmentation" in of(rows, "distilled", kind).note
     assert "stand in" not in of(rows, "distilled").note
 

@@ -52,7 +52,7 @@ class Server:
         self.port = self.server.server_address[1]
         if context is not None:
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         self.server.shutdown()
@@ -355,6 +355,9 @@ def test_who_dawdles_is_left(says, monkeypatch):
             fetched(f"http://127.0.0.1:{listener.getsockname()[1]}/w", trust=True)
         thread.join()
         kept[0].close()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):  # who was left is not asked again
+            listener.accept()
 
 
 def test_another_file_than_the_one_that_is_named_is_refused(server):

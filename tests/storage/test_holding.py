@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -225,3 +226,51 @@ def test_who_works_in_a_folder_that_was_removed_is_told(tmp_path, what):
             theirs = (place / HOLDER).read_bytes()
         (place / HOLDER).write_bytes(theirs)
     assert (place / HOLDER).read_bytes() == theirs  # another process's by now
+
+
+# ---- without a trace ---------------------------------------------------------------------------------------------------
+
+
+def test_a_traceless_hold_leaves_what_was_written_and_nothing_of_its_own(tmp_path):
+    place = Place.at(tmp_path / "set")
+    with held(place, traceless=True):
+        assert {*place.names()} == holding.MARKS
+        (place / "a").write_bytes(b"a")
+    assert place.names() == ["a"]
+    with held(Place.at(tmp_path / "nothing"), traceless=True):
+        pass
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "mine").mkdir()
+    with held(Place.at(tmp_path / "mine"), traceless=True):
+        pass
+    assert (tmp_path / "mine").exists()
+
+
+def test_who_opened_a_lock_that_its_holder_then_removed_has_nothing_by_it(tmp_path, monkeypatch):
+    place, real, beside = Place.at(tmp_path / "set"), holding.acquired, []
+    (tmp_path / "set").mkdir()
+
+    def acquired(lock):
+        taken = real(lock)
+        if not beside:
+            beside.append((tmp_path / "set" / holding.LOCK).stat().st_ino)
+            os.link(tmp_path / "set" / holding.LOCK, tmp_path / "kept")  # so that its number is not given again
+            (tmp_path / "set" / holding.LOCK).unlink()
+        return taken
+
+    monkeypatch.setattr(holding, "acquired", acquired)
+    with held(place) as hold:
+        assert (tmp_path / "set" / holding.LOCK).stat().st_ino not in beside
+        hold.check()
+        with pytest.raises(InputError, match="is being worked on by"), held(place):
+            pass
+
+
+def test_a_hold_that_ends_in_another_thread_ends(tmp_path):
+    hold = held(Place.at(tmp_path))
+    known = hold.__enter__()
+    thread = threading.Thread(target=hold.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    with held(Place.at(tmp_path)):
+        known.check()

@@ -43,7 +43,7 @@ def server():
 
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served.daemon_threads = True
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
     served.asked = asked
     yield served
     served.shutdown()
@@ -82,7 +82,16 @@ def test_what_a_server_answers_is_said(server, opens, status, sentence):
 
 
 @openers
-def test_a_name_that_stands_for_no_machine_is_said(opens):
+def test_a_name_that_stands_for_no_machine_is_said(opens, monkeypatch):
+    look_up = socket.getaddrinfo
+
+    def answer(host, *given, **more):
+        """As a resolver does, which may take seconds where there is no network."""
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *given, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
     with pytest.raises(StoreError, match="nowhere.invalid.*its host is not known"):
         opens("http://nowhere.invalid/here")
 

@@ -279,7 +279,7 @@ def guarded(tmp_path):
     (tmp_path / "served").mkdir()
     np.savez(tmp_path / "served" / "data.npz", **arrays)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(tmp_path / "served")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"npz:http://127.0.0.1:{server.server_address[1]}/data.npz?token={TOKEN}"
     server.shutdown()
     server.server_close()

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -165,6 +166,7 @@ def test_what_a_driver_says_is_passed_on_without_credentials(monkeypatch):
         raise RuntimeError(f"403 for {address}")
 
     monkeypatch.setattr(storage, "url_to_fs", broken)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.0)
     with pytest.raises(InputError, match="cannot be read .*RuntimeError: 403 for s3://bucket/x") as caught:
         Place.at("s3://me:pw@bucket/x?sig=2").read_bytes()
     assert "pw" not in str(caught.value) and "sig" not in str(caught.value)
@@ -343,6 +345,48 @@ def test_a_local_file_is_not_tried_again(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "_replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(InputError, match="cannot be written .OSError: Input/output error"):
         (Place.at(tmp_path) / "x").write_bytes(b"x")
+
+
+def test_a_file_that_is_cleared_away_half_written_is_written_again(tmp_path, monkeypatch):
+    """Who begins to work in a folder removes what killed processes left; a report may be on its way just then."""
+    place, sync, times = Place.at(tmp_path / "run/report.html"), os.fsync, []
+
+    def synced(handle):
+        sync(handle)
+        if len(times) < most:
+            times.append(handle)
+            Place.at(tmp_path).remove_unfinished()
+
+    monkeypatch.setattr(os, "fsync", synced)
+    most = 2
+    place.write_bytes(b"whole")
+    assert place.read_bytes() == b"whole" and len(times) == 2
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.html"]
+    most = 100
+    with pytest.raises(InputError, match="there is nothing at"):
+        place.write_bytes(b"other")
+    assert place.read_bytes() == b"whole" and len(times) == 5
+
+
+def test_a_folder_that_vanishes_while_a_file_is_written_is_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: shutil.rmtree(tmp_path / "run"))
+    with pytest.raises(InputError, match="there is nothing at"):
+        Place.at(tmp_path / "run/a").write_bytes(b"a")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_no_others_place(tmp_path, monkeypatch, links):
+    def without(*_):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", without)
+    place = Place.at(tmp_path / "a/b")
+    assert place.write_new(b"one") and not place.write_new(b"other")
+    assert place.read_bytes() == b"one" and [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    remote = Place.at(f"memory://{uuid.uuid4().hex}/b")
+    assert remote.write_new(b"one") and not remote.write_new(b"other") and remote.read_bytes() == b"one"
 
 
 def test_a_line_that_fits_only_in_part_is_taken_back(tmp_path, monkeypatch):

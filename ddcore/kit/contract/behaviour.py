@@ -27,6 +27,7 @@ from ddcore.kit.contract.stage import (
     outcome,
     outcome_in_pieces,
     same_bits,
+    scored,
     untouched_randomness,
 )
 from ddcore.kit.contract.stand_in import cutting_alike, standing_in
@@ -145,19 +146,36 @@ def _every_tensor_moves(subject: Subject) -> str:
     "draw only from the generator argument or run.generator(...); keep nothing between calls outside learn.state",
 )
 def same_seed_gives_the_same_bits(subject: Subject) -> None:
-    first = outcome(subject.run(steps=STEPS))
-    if why := same_bits(first, outcome(subject.run(steps=STEPS))):
+    first = _first(subject)
+    if why := same_bits({**first.scores, **first.tensors}, outcome(subject.run(steps=STEPS))):
         raise Broken(f"two runs of one seed differ: {why}")
+
+
+@attrs.frozen(eq=False)
+class _First:
+    """What a run comes to, and which global generators it moved."""
+
+    scores: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    moved: Sequence[str]
+
+
+def _first(subject: Subject) -> _First:
+    """One run, done once for all checks that compare with it or watch it."""
+    if "first" not in subject.kept:
+        run = subject.run(steps=STEPS)
+        with untouched_randomness() as moved:
+            scores = scored(run)
+            tensors = distilled(run)
+        subject.kept["first"] = _First(scores, tensors, moved)
+    return subject.kept["first"]  # type: ignore[no-any-return]
 
 
 @check(
     "global-randomness", "pass generator= to torch's random functions; never torch.manual_seed, random or numpy.random"
 )
 def global_generators_are_left_alone(subject: Subject) -> None:
-    run = subject.run(steps=STEPS)
-    with untouched_randomness() as moved:
-        outcome(run)
-    if moved:
+    if moved := _first(subject).moved:
         raise Broken(f"a run with it moved the global generator of {', '.join(moved)}")
 
 
@@ -180,8 +198,7 @@ def kill_and_resume_equals_uninterrupted(subject: Subject) -> None:
 def a_spawned_process_gives_the_same_bits(subject: Subject) -> None:
     if subject.cls.executors:
         raise Skipped("it is an executor itself")
-    here = distilled(subject.run(steps=STEPS))
-    if why := same_bits(here, distilled(subject.run(steps=STEPS, executor="processes"))):
+    if why := same_bits(_first(subject).tensors, distilled(subject.run(steps=STEPS, executor="processes"))):
         raise Broken(f"a worker process ends elsewhere: {why}")
 
 

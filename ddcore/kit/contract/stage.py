@@ -189,13 +189,15 @@ def distilled(run: Run) -> dict[str, Tensor]:
         return dict(run.hooks.store(joined(run, tasks), run).tensors)
 
 
+def scored(run: Run) -> dict[str, Tensor]:
+    """On other data than images, where a plugin scores a run: its scores, by set and student; on images none."""
+    rows = [] if run.of_images else distil(run)
+    return {f"{row.set} by {row.network}": torch.tensor(row.values, dtype=torch.float64) for row in rows}
+
+
 def outcome(run: Run) -> dict[str, Tensor]:
-    """What a run comes to: what was distilled; on other data than images, where a plugin scores it, its scores too."""
-    if run.of_images:
-        return distilled(run)
-    rows = distil(run)
-    scores = {f"{row.set} by {row.network}": torch.tensor(row.values, dtype=torch.float64) for row in rows}
-    return {**distilled(run), **scores}
+    """What a run comes to: its scores, where they are its own, and what was distilled."""
+    return {**scored(run), **distilled(run)}
 
 
 def one_step(subject: Subject, partner: str, **more: Any) -> str:

@@ -83,6 +83,7 @@ class Coresets(Plugin):
     initializers: ClassVar[tuple[str, ...]] = (CORESET, *(method for method in METHODS if method != "k-center"))
     of_real: ClassVar[Mapping[str, str]] = dict.fromkeys(initializers, "unchanged")
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     method: Method = option("herding", help="how images are chosen; what --init coreset means")
     keep: Literal["hard", "easy", "middle"] = option(

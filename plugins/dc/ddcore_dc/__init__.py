@@ -126,6 +126,7 @@ class DC(Plugin):
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match", "view:inner", "augment:inner")
     suggests: ClassVar[str | None] = "noise"
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     outer_loops: int | None = option(
         None,

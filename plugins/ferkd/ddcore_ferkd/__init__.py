@@ -134,6 +134,7 @@ class FerKD(Plugin):
     )
     half: bool = option(True, help="store probabilities in float16")
     scale: float = option(0.08, help="least area of a crop, a share of the image", validator=and_(gt(0), le(1)))
+    least_pixels: int = option(128, help="least area of a crop in pixels; 0: only scale counts", validator=ge(0))
     calibrate: bool = option(True, help="drop and adapt by confidence; --ferkd.no-calibrate is FKD")
     low: float = option(0.15, help="crops of lower confidence are dropped", symbol="T_L", validator=and_(ge(0), le(1)))
     middle: float = option(
@@ -168,7 +169,9 @@ class FerKD(Plugin):
             classes=classes,
             crops=Crops(
                 self.crops or max(self.together, min(CROPS, epochs)),
-                Draw(scale=(self.scale, 1.0), mix="none").fitting(run.source.size, run.source.mirror_symmetric),
+                Draw(scale=(self.least_share(run.source.size), 1.0), mix="none").fitting(
+                    run.source.size, run.source.mirror_symmetric
+                ),
             ),
             weights=[vote.weight for vote in votes],
             kept=Kept(self.compression, self.k, self.temperature, self.half, self.thresholds()),
@@ -176,6 +179,15 @@ class FerKD(Plugin):
         )
         self._say(made, run)
         return made
+
+    def least_share(self, size: int) -> float:
+        """The least area of a crop, a share of an image of ``size`` x ``size`` pixels: ``scale``, or more where that
+        would be fewer than ``least_pixels``.
+
+        >>> [FerKD().least_share(size) for size in (224, 40, 32, 16, 8)]
+        [0.08, 0.08, 0.125, 0.5, 1.0]
+        """
+        return min(1.0, max(self.scale, self.least_pixels / size**2))
 
     def thresholds(self) -> Calibration | None:
         """FerKD's; None for FKD."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attrs import evolve
-from ddcore_ferkd import CropLabels, Crops, Kept, label_crops, store_bytes, together
+from ddcore_ferkd import CropLabels, Crops, FerKD, Kept, label_crops, store_bytes, together
 from ddcore_ferkd.calibration import (
     COMPRESSIONS,
     Calibration,
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddcore import InputError
-from ddcore.images.views import Draw
+from ddcore.images.views import Draw, drawn
 from ddcore.labels import student_loss
 from ddcore.training.loop import batch_of
 
@@ -372,3 +372,14 @@ def test_self_mix_by_a_box_takes_the_seconds_pixels_inside_it():
 def test_more_crops_than_are_stored_are_refused():
     with pytest.raises(InputError, match="9 crops of an image are to lie in a batch and 8 are stored"):
         store(use=Use(together=9))
+
+
+@pytest.mark.parametrize(("size", "least"), [(224, 0.08 * 224**2), (40, 128), (32, 128), (16, 128), (8, 64)])
+def test_no_crop_is_smaller_than_what_a_teacher_can_tell_something_of(size, least):
+    share = FerKD().least_share(size)
+    assert share * size**2 == pytest.approx(least)
+    assert FerKD(least_pixels=0).least_share(size) == FerKD().scale and FerKD(scale=0.9).least_share(224) == 0.9
+    boxes = drawn(Draw(scale=(share, 1.0), mix="none"), 200, (size, size), torch.Generator().manual_seed(0)).crop
+    areas = (boxes.double() * size).round()[:, 2:].prod(1)
+    assert float(areas.min()) >= 0.9 * least  # sides are whole pixels
+    assert size == 8 or float(areas.min()) < 1.3 * least

@@ -49,6 +49,7 @@ class FYI(Plugin):
     view_phases: ClassVar[tuple[str, ...]] = ("match", "inner", "student_step")
     settings: ClassVar[tuple[str, ...]] = ("student_step.batch",)
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
     assumes: ClassVar[Mapping[str, str]] = {
         "mirror_symmetric": "a mirrored digit or letter is often not of its class, so expect FYI to hurt here"
     }

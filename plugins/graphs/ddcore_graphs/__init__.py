@@ -49,6 +49,12 @@ class GraphPack(Plugin):
     jump: Literal["last", "sum"] = option(
         "last", help="jumping knowledge of students: the last layer, or the sum of all"
     )
+    norm: Literal["batch", "none"] = option("batch", help="norm of students after each layer, and within GIN's")
+    raw: bool = option(
+        False,
+        help="students of raw features: no linear map before the layers, GIN's messages ReLU(W [x, B e]), GAT without "
+        "bonds, dropout of the pooled embedding too",
+    )
     student_steps: int = option(
         500, help="steps of students; on all real graphs at least --full-epochs of them", unit="steps", validator=ge(1)
     )
@@ -83,12 +89,12 @@ class GraphPack(Plugin):
         """GIN, GCN, GAT and GraphSAGE; ``channels`` are features of a node, ``size`` those of an edge."""
         if name not in NETWORKS:
             return None
-        from ddcore_graphs.students import Readout, Student
+        from ddcore_graphs.students import Form, Student
 
         shape = {
             "layers": self.layers,
             "width": self.width,
             "dropout": self.dropout,
-            "readout": Readout(self.pool, self.jump),
+            "form": Form(self.pool, self.jump, self.norm, self.raw),
         }
         return Student(name, features=channels, edge_features=size, classes=classes, **shape)  # type: ignore[arg-type]

@@ -14,16 +14,18 @@ from ddcore_graphs.graphs import Graphs, joined, one_graph
 from ddcore_graphs.sources import RINGS, GraphSource, GraphSplit
 
 CLASSES = ("chain", "ring")
-TRAIN, TEST, LABELS, AROUND = 100, 50, 3, 6
+TRAIN, TEST, VALIDATION, LABELS, AROUND = 100, 50, 25, 3, 6
 
 
 def rings() -> GraphSource:
-    """The data set: 100 training and 50 test graphs of each class, always the same."""
-    train, test = (_split(part, count) for part, count in (("train", TRAIN), ("test", TEST)))
+    """The data set: 100 training, 50 test and 25 validation graphs of each class, always the same."""
+    counts = {"train": TRAIN, "test": TEST, "validation": VALIDATION}
+    train, test, validation = (_split(part, count) for part, count in counts.items())
     return GraphSource(
         name=RINGS,
         train=train,
         test=test,
+        validation=validation,
         classes=CLASSES,
         origin="computed",
         licence="none needed: computed",

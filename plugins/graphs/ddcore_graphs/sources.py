@@ -27,7 +27,7 @@ GRAPHS = "graphs"
 EDGES = "_A.txt"
 """End of the name of the file of edges in the TU collection."""
 PARTS = (("train", "test"), ("train", "validation"))
-"""Of molecules."""
+"""That ``--split`` may name: 80 % are the train part, 10 % each the others."""
 RINGS, SMILES, TU, PYG = "rings", "smiles", "tu", "pyg"
 
 
@@ -38,6 +38,13 @@ class GraphSplit(Split):
     stored: Graphs  # type: ignore[assignment]
     labels: Tensor
 
+    def read_into(self, digest: Any) -> None:
+        """Type, shape and bytes of graphs and labels, into a digest of hashlib's."""
+        graphs = self.stored
+        for tensor in (graphs.nodes, graphs.edges, graphs.bonds, graphs.node_starts, self.labels):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
 
 @frozen(eq=False, kw_only=True)
 class GraphSource(Source):
@@ -45,11 +52,13 @@ class GraphSource(Source):
 
     Attributes:
         train, test: graphs and their classes.
+        validation: neither, to choose by; None where the data have no such part.
         described: what the features of nodes and edges are.
     """
 
     train: GraphSplit
     test: GraphSplit
+    validation: GraphSplit | None = None
     modality: str = GRAPHS
     described: str = ""
 
@@ -68,10 +77,7 @@ class GraphSource(Source):
         """SHA-256 over type, shape and bytes of graphs and labels of both splits, and the class names."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
-            graphs = split.stored
-            for tensor in (graphs.nodes, graphs.edges, graphs.bonds, graphs.node_starts, split.labels):
-                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            split.read_into(digest)
         digest.update(json.dumps(self.classes).encode())
         return digest.hexdigest()
 
@@ -134,11 +140,7 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     from ddcore_graphs.molecules import as_graphs, parsed, scaffold, scaffold_split
 
     place = wanted.place()
-    _, tested = wanted.named or ("train", "test")
-    if (wanted.named or PARTS[0]) not in PARTS:
-        raise InputError(
-            f"--split {wanted.split} names no parts of molecules: give train:validation, train:test or a share"
-        )
+    tested = _tested(wanted, "molecules")
     columns, lines = _table(place)
     smiles, column = _columns(columns, label_column, place)
     pairs = [(parsed(line[smiles] or ""), line[column]) for line in lines]
@@ -150,14 +152,14 @@ def read_smiles(wanted: Wanted, label_column: str) -> Source:
     train, valid, test = scaffold_split([scaffold(molecule) for molecule, _ in kept], shares)
     sizes = {"train": len(train), "validation": len(valid), "test": len(test)}
     idle = "test" if tested == "validation" else "validation"
-    said = [f"{size} {part}{' (not used)' if part == idle else ''}" for part, size in sizes.items()]
+    said = [f"{size} {part}{' (kept apart)' if part == idle else ''}" for part, size in sizes.items()]
     notes = [f"split by Murcko scaffold: {', '.join(said)}"]
     if left := len(pairs) - len(kept):
         notes.append(f"{left} of {len(pairs)} lines have no label or SMILES that RDKit cannot read, and are left out")
     found = classes_of([label for _, label in kept], f"the labels in column {column!r} of {place.url}")
     graphs = as_graphs([molecule for molecule, _ in kept])
     described = "atoms (9 numbers), bonds (3), as the Open Graph Benchmark has them"
-    apart = (sorted(train), sorted(valid if tested == "validation" else test))
+    apart = (sorted(train), *((sorted(valid), []) if tested == "validation" else (sorted(test), sorted(valid))))
     return _source(wanted, place, graphs, found.numbers, found.names or (), apart, notes, described)
 
 
@@ -166,12 +168,13 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
     edges.
 
     Loops and repeated edges are dropped, as torch_geometric's reader does, and graphs without a label are left out.
-    Nodes without labels are labelled by their degree. 80 % of each class are for training, unless ``--split`` says
-    otherwise.
+    Nodes without labels are labelled by their degree. 80 % of each class are for training and the rest for the test,
+    unless ``--split`` gives another share, or names parts: then a tenth each is validation and test part.
 
     Raises:
         InputError: a file is missing, or its lines do not fit the others.
     """
+    tested = _tested(wanted, "graphs")
     names = visible(place.names())
     sets = sorted(name.removesuffix(EDGES) for name in names if name.endswith(EDGES))
     if not sets:
@@ -212,9 +215,24 @@ def read_tu(wanted: Wanted, place: Place) -> Source:
         graphs = graphs.select(found.labelled.nonzero()[:, 0])
     labels, classes = found.numbers, found.names or ()
     share = wanted.share or 0.8
+    train, valid, rest = _cut(labels, share, 0.9 if wanted.named else share)
+    parts = (train, valid, []) if tested == "validation" else (train, rest, valid)
     notes = [f"{share:.0%} of each class are for training", *notes, *found.notes]
     described = "node labels" if f"{name}_node_labels.txt" in names else "degrees"
-    return _source(wanted, place, graphs, labels, classes, _cut(labels, share), notes, described)
+    return _source(wanted, place, graphs, labels, classes, parts, notes, described)
+
+
+def _tested(wanted: Wanted, what: str) -> str:
+    """Which part is tested on.
+
+    Raises:
+        InputError: ``--split`` names parts that there are not.
+    """
+    if (named := wanted.named or PARTS[0]) not in PARTS:
+        raise InputError(
+            f"--split {wanted.split} names no parts of {what}: give train:validation, train:test or a share"
+        )
+    return named[1]
 
 
 def _once(edges: Tensor, bonds: Tensor) -> tuple[Tensor, list[str]]:
@@ -242,13 +260,13 @@ def _source(
     graphs: Graphs,
     labels: Tensor,
     classes: Sequence[str],
-    parts: tuple[Sequence[int], Sequence[int]],
+    parts: Sequence[Sequence[int]],
     notes: Sequence[str],
     described: str,
 ) -> Source:
+    train, test, kept = (torch.tensor(at, dtype=torch.int64) for at in parts)
     splits = []
-    for part, at in zip(("train", "test"), parts, strict=True):
-        index = torch.tensor(at, dtype=torch.int64)
+    for part, index in (("train", train), ("test", test)):
         missing = [name for cls, name in enumerate(classes) if not (labels[index] == cls).any()]
         if missing:
             raise InputError(
@@ -262,6 +280,7 @@ def _source(
         name=name,
         train=splits[0],
         test=splits[1],
+        validation=GraphSplit(graphs.select(kept), labels[kept]) if len(kept) else None,
         classes=classes,
         origin=wanted.shown,
         notes=tuple(notes),
@@ -336,15 +355,19 @@ def _graph_labels(place: Place) -> list[str | None]:
     return [None if number is None else cell for cell, number in zip(cells, numbers, strict=True)]
 
 
-def _cut(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
-    """Of each class that share first, in an order drawn once and for all."""
-    train = []
+def _cut(labels: Tensor, share: float, both: float) -> tuple[list[int], list[int], list[int]]:
+    """Of each class that share first, then what is missing of the share ``both``, then the rest, in an order drawn once
+    and for all."""
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for cls in labels.unique().tolist():
         rows = (labels == cls).nonzero()[:, 0]
         order = torch.randperm(len(rows), generator=randomness.generator(0, "split", cls))
-        train += rows[order[: max(1, round(share * len(rows)))]].tolist()
-    chosen = set(train)
-    return sorted(chosen), [at for at in range(len(labels)) if at not in chosen]
+        first = max(1, round(share * len(rows)))
+        ends = (first, max(first, round(both * len(rows))), len(rows))
+        for part, begin, end in zip(parts, (0, *ends[:-1]), ends, strict=True):
+            part += rows[order[begin:end]].tolist()
+    train, valid, rest = map(sorted, parts)
+    return train, valid, rest
 
 
 def recognised(place: Place) -> str | None:

@@ -28,11 +28,22 @@ Pool = Literal["sum", "mean"]
 
 
 @frozen
-class Readout:
-    """How node embeddings become a graph's: a pool over nodes, of the last layer's or of the sum of all layers'."""
+class Form:
+    """What a student is like beside its kind and size.
+
+    Attributes:
+        pool: of node embeddings, how they become a graph's.
+        jump: which node embeddings: the last layer's or the sum of all layers'.
+        norm: ``batch`` after each layer and within GIN's, or ``none`` at all.
+        raw: features go into the first layer as they are, GIN's is ``ConcatenatingGIN``, GAT does not see bonds, and
+            the pooled embedding is dropped out too. Else a linear map comes before the layers, GIN adds mapped bonds
+            to its messages and GAT attends to them.
+    """
 
     pool: Pool = "sum"
     jump: Literal["last", "sum"] = "last"
+    norm: Literal["batch", "none"] = "batch"
+    raw: bool = False
 
 
 def gcn_edges(graphs: Graphs) -> tuple[Tensor, Tensor]:
@@ -62,12 +73,38 @@ class Norm(nn.BatchNorm1d):
         return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+class ConcatenatingGIN(nn.Module):
+    """GIN whose messages are made of a neighbour and the bond to it side by side.
+
+        x'_v = MLP((1 + eps) A x_v + sum_{u -> v} ReLU(M [x_u, B e_uv]))
+
+    Args:
+        features, edge_features: of a node and a bond; without the latter messages are ReLU(M x_u).
+    """
+
+    def __init__(self, inner: nn.Module, features: int, edge_features: int, width: int) -> None:
+        super().__init__()
+        self.inner, self.eps = inner, nn.Parameter(torch.zeros(1))
+        self.own = nn.Linear(features, width)
+        self.bond = nn.Linear(edge_features, width) if edge_features else None
+        self.message = nn.Linear(features + (width if edge_features else 0), width)
+
+    def forward(self, x: Tensor, edges: Tensor, bonds: Tensor | None = None) -> Tensor:
+        """(V, F) to (V, W)."""
+        sent = x[edges[0]]
+        if self.bond is not None:
+            sent = torch.cat([sent, self.bond(bonds)], 1)
+        own = self.own(x)
+        received = torch.zeros_like(own).index_add(0, edges[1], self.message(sent).relu())
+        made: Tensor = self.inner((1 + self.eps) * own + received)
+        return made
+
+
 class Student(nn.Module):
     """L message-passing layers, a pool over nodes (of trees: over roots), a linear classifier.
 
-    Node features go through a linear map as numbers, as in the authors' code. GIN adds mapped edge features to
-    messages, GAT attends to them, GCN and GraphSAGE (mean of the neighbours beside the node, arXiv:1706.02216) do not
-    see them.
+    Node features are numbers, and go through a linear map first unless the form is raw. GIN and GAT see edge features
+    as ``Form`` says, GCN and GraphSAGE (mean of the neighbours beside the node, arXiv:1706.02216) do not see them.
     """
 
     def __init__(
@@ -80,25 +117,29 @@ class Student(nn.Module):
         layers: int = 3,
         width: int = 128,
         dropout: float = 0.0,
-        readout: Readout = Readout(),
+        form: Form = Form(),
     ) -> None:
         super().__init__()
-        self.kind, self.pool, self.jump = kind, readout.pool, readout.jump
-        self.encoder = nn.Linear(features, width)
-        self.layers = nn.ModuleList([_layer(kind, width, edge_features) for _ in range(layers)])
-        self.norms = nn.ModuleList([Norm(width) for _ in range(layers)])
+        self.kind, self.pool, self.jump = kind, form.pool, form.jump
+        self.encoder = nn.Identity() if form.raw else nn.Linear(features, width)
+        sees = edge_features if kind == "gin" or (kind == "gat" and not form.raw) else 0
+        self.sees_bonds = bool(sees)
+        seen = [features if form.raw and not at else width for at in range(layers)]
+        self.layers = nn.ModuleList([_layer(kind, n, width, sees, form) for n in seen])
+        self.norms = nn.ModuleList([_norm(width, form) for _ in range(layers)])
         self.dropout = nn.Dropout(dropout)
+        self.pooled_dropout = nn.Dropout(dropout if form.raw else 0.0)
         self.head = nn.Linear(width, classes)
 
     def nodes(self, graphs: Graphs) -> Tensor:
         """The embedding (V, W) of every node."""
-        dtype = self.encoder.weight.dtype
+        dtype = self.head.weight.dtype
         x: Tensor = self.encoder(graphs.nodes.to(dtype))
         edges: tuple[Tensor, ...] = (graphs.edges,)
         if self.kind == "gcn":
             ends, weights = gcn_edges(graphs)
             edges = (ends, weights.to(dtype))
-        elif graphs.bonds.shape[1] and self.kind != "sage":
+        elif self.sees_bonds:
             edges = (graphs.edges, graphs.bonds.to(dtype))
         states = []
         for at, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
@@ -120,23 +161,34 @@ class Student(nn.Module):
 
     def forward(self, graphs: Graphs) -> Tensor:
         """Logits (G, K)."""
-        logits: Tensor = self.head(self.embed(graphs))
+        logits: Tensor = self.head(self.pooled_dropout(self.embed(graphs)))
         return logits
 
 
-def _layer(kind: str, width: int, edge_features: int) -> nn.Module:
+def _norm(width: int, form: Form) -> nn.Module:
+    return Norm(width) if form.norm == "batch" else nn.Identity()
+
+
+def _layer(kind: str, features: int, width: int, edge_features: int, form: Form) -> nn.Module:
+    """A layer of ``features`` to ``width`` that sees ``edge_features`` of bonds, 0 for none."""
+    made: object
     if kind == "gin":
-        inner = nn.Sequential(nn.Linear(width, 2 * width), Norm(2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-        return cast(
-            "nn.Module",
-            GINEConv(inner, train_eps=True, edge_dim=edge_features)
-            if edge_features
-            else GINConv(inner, train_eps=True),
+        first = width if form.raw else features
+        inner = nn.Sequential(
+            nn.Linear(first, 2 * width), _norm(2 * width, form), nn.ReLU(), nn.Linear(2 * width, width)
         )
-    if kind == "gcn":
-        return cast("nn.Module", GCNConv(width, width, normalize=False))
-    if kind == "gat":
-        return cast("nn.Module", GATConv(width, width, edge_dim=edge_features or None, fill_value=0.0))
-    if kind == "sage":
-        return cast("nn.Module", SAGEConv(width, width))
-    raise ValueError(f"no network is named {kind!r}: choose one of {', '.join(NETWORKS)}")
+        if form.raw:
+            made = ConcatenatingGIN(inner, features, edge_features, width)
+        elif edge_features:
+            made = GINEConv(inner, train_eps=True, edge_dim=edge_features)
+        else:
+            made = GINConv(inner, train_eps=True)
+    elif kind == "gcn":
+        made = GCNConv(features, width, normalize=False)
+    elif kind == "gat":
+        made = GATConv(features, width, edge_dim=edge_features or None, fill_value=0.0)
+    elif kind == "sage":
+        made = SAGEConv(features, width)
+    else:
+        raise ValueError(f"no network is named {kind!r}: choose one of {', '.join(NETWORKS)}")
+    return cast("nn.Module", made)

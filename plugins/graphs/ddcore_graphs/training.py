@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,12 +33,29 @@ class Samples:
 
 @frozen
 class Descent:
-    """Adam on the cross entropy: ``steps`` of ``batch`` samples, drawn with replacement."""
+    """Adam on the cross entropy: ``steps`` of ``batch`` samples.
+
+    Attributes:
+        each: take every sample once an epoch, in a random order, whatever its weight; the last batch of an epoch is
+            what is left. Else samples are drawn by weight, with replacement.
+    """
 
     steps: int
     batch: int
     rate: float
     weight_decay: float
+    each: bool = False
+
+    def epoch(self, samples: int) -> int:
+        """Steps that see as many samples as there are."""
+        return -(-samples // self.batch)
+
+    def batches(self, weights: Tensor, generator: Generator) -> Iterator[Tensor]:
+        """Numbers of the samples of each step, without end."""
+        while self.each:
+            yield from torch.randperm(len(weights), generator=generator).split(self.batch)
+        while True:
+            yield torch.multinomial(weights, self.batch, replacement=True, generator=generator)
 
 
 @contextmanager
@@ -53,20 +70,34 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train(network: nn.Module, samples: Samples, descent: Descent, generator: Generator) -> None:
+def train(
+    network: nn.Module,
+    samples: Samples,
+    descent: Descent,
+    generator: Generator,
+    watch: Callable[[int], None] | None = None,
+) -> None:
     """Train in place, on the network's device; the graphs stay where they are, and each batch is moved there.
 
     Dropout draws from torch's global generator, so call this under ``randomness.drawing_from``.
+
+    Args:
+        watch: is called with the steps that were made, 0 at first, then after each epoch and the last step; it may look
+            at the network, and put it into eval mode.
     """
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=descent.rate, weight_decay=descent.weight_decay)
-    network.train()
-    for _ in range(descent.steps):
-        index = torch.multinomial(samples.weights, descent.batch, replacement=True, generator=generator)
+    epoch, batches = descent.epoch(len(samples.classes)), descent.batches(samples.weights, generator)
+    if watch:
+        watch(0)
+    for step, index in zip(range(1, descent.steps + 1), batches, strict=False):
+        network.train()
         optimizer.zero_grad()
         logits = network(samples.graphs.select(index).to(device))
         nn.functional.cross_entropy(logits, samples.classes[index].to(device)).backward()
         optimizer.step()
+        if watch and (step % epoch == 0 or step == descent.steps):
+            watch(step)
 
 
 @torch.no_grad()

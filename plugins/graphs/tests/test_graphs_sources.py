@@ -119,8 +119,8 @@ def test_the_validation_part_may_be_tested_on(tmp_path):
     test, named, valid = (read(wanted(molecules, split=split)) for split in (None, "train:test", "train:validation"))
     assert test.fingerprint == named.fingerprint != valid.fingerprint
     assert torch.equal(test.train.labels, valid.train.labels)
-    assert test.notes[0] == "split by Murcko scaffold: 16 train, 2 validation (not used), 2 test"
-    assert valid.notes[0] == "split by Murcko scaffold: 16 train, 2 validation, 2 test (not used)"
+    assert test.notes[0] == "split by Murcko scaffold: 16 train, 2 validation (kept apart), 2 test"
+    assert valid.notes[0] == "split by Murcko scaffold: 16 train, 2 validation, 2 test (kept apart)"
     held = [tuple(source.test.stored.nodes.flatten().tolist()) for source in (test, valid)]
     assert held[0] != held[1]
     with pytest.raises(InputError, match="train:other names no parts of molecules: give train:validation"):
@@ -363,3 +363,30 @@ def test_equal_graphs_are_found_and_checked(tmp_path):
     assert sorted(got.groups) == sorted(of_class) and len(got.across) == 6 and not got.conflicts
     lines = [finding.line for finding in examine(source)]
     assert any("6 of 6 test graphs (100.0%) are train graphs too" in line for line in lines)
+
+
+def test_named_parts_of_tu_files_are_tenths_and_a_share_leaves_the_rest_to_the_test(tmp_path):
+    folder = tmp_path / "TOY"
+    folder.mkdir()
+    count = 40
+    ends = [(2 * k + 1, 2 * k + 2) for k in range(count)]
+    files = {
+        "A": [f"{a}, {b}" for pair in ends for a, b in (pair, pair[::-1])],
+        "graph_indicator": [k + 1 for k in range(count) for _ in range(2)],
+        "graph_labels": [k % 2 for k in range(count)],
+        "node_labels": [k for k in range(2 * count)],
+    }
+    for name, lines in files.items():
+        (folder / f"TOY_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+    def parts(split):
+        source = read(Wanted("tu", str(folder), None, split))
+        held = (source.train, source.test, source.validation)
+        return [None if part is None else {*part.stored.nodes.flatten().tolist()} for part in held]
+
+    plain, test, valid = parts(None), parts("train:test"), parts("train:validation")
+    assert [len(part) for part in test] == [64, 8, 8] and plain[2] is None
+    assert plain[0] == test[0] == valid[0] and plain[1] == test[1] | test[2]
+    assert valid[1] == test[2] and valid[2] is None and not test[1] & test[2]
+    with pytest.raises(InputError, match="train:other names no parts of graphs"):
+        parts("train:other")

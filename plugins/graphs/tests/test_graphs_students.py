@@ -6,7 +6,8 @@ import pytest
 import torch
 from ddcore_graphs.graphs import joined, one_graph
 from ddcore_graphs.scores import mean_auc, roc_auc
-from ddcore_graphs.students import NETWORKS, Readout, Student, gcn_edges
+from ddcore_graphs.students import NETWORKS, Form, Student, gcn_edges
+from torch import nn
 
 NODES = 8
 
@@ -25,9 +26,7 @@ def random_graph(seed=0):
 
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
-    net = Student(
-        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, readout=Readout(jump=jump)
-    ).double()
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something
             norm.running_mean.uniform_(-1, 1)
@@ -147,3 +146,88 @@ def test_auc_of_several_classes_is_the_mean_of_each_against_the_rest():
     each = [roc_auc(logits.log_softmax(1)[:, k], classes == k) for k in range(3)]
     assert mean_auc(logits, classes) == pytest.approx(sum(each) / 3)
     assert each == [1.0, pytest.approx(5 / 6), pytest.approx(0.75)]
+
+
+def formed(kind, form, layers=3):
+    torch.manual_seed(0)
+    return Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=4, form=form).double().eval()
+
+
+def lines(linear, rows):
+    return rows @ linear.weight.T + (0 if linear.bias is None else linear.bias)
+
+
+def slow_gin(layer, x, graph, bonds):
+    """One node after the other: what it says, what it hears."""
+    made = []
+    for node in range(len(x)):
+        heard = torch.zeros(4, dtype=torch.float64)
+        for edge in (graph.edges[1] == node).nonzero()[:, 0].tolist():
+            sender = x[graph.edges[0, edge]]
+            heard += lines(layer.message, torch.cat([sender, lines(layer.bond, bonds[edge])])).clamp(min=0)
+        own = (1 + layer.eps) * lines(layer.own, x[node]) + heard
+        first, last = layer.inner[0], layer.inner[-1]
+        made.append(lines(last, lines(first, own).clamp(min=0)))
+    return torch.stack(made)
+
+
+def slow_gat(layer, x, graph, bonds):
+    """Attention over the neighbours and the node itself, by the softmax of LeakyReLU(a_u + a_v)."""
+    mapped = lines(layer.lin, x)
+    source, target = mapped @ layer.att_src[0, 0], mapped @ layer.att_dst[0, 0]
+    made = []
+    for node in range(len(x)):
+        heard = [*graph.edges[0, graph.edges[1] == node].tolist(), node]
+        logits = torch.stack([nn.functional.leaky_relu(source[u] + target[node], 0.2) for u in heard])
+        made.append(logits.softmax(0) @ mapped[heard] + layer.bias)
+    return torch.stack(made)
+
+
+@pytest.mark.parametrize(("kind", "slow"), [("gin", slow_gin), ("gat", slow_gat)])
+@pytest.mark.parametrize("jump", ["last", "sum"])
+def test_raw_layers_without_norm_and_jumping_knowledge_are_a_slow_twins(kind, slow, jump):
+    graph = random_graph()
+    net = formed(kind, Form(jump=jump, norm="none", raw=True))
+    x, states = graph.nodes.double(), []
+    with torch.no_grad():
+        for at, layer in enumerate(net.layers):
+            x = slow(layer, x, graph, graph.bonds.double())
+            x = x if at == 2 else x.clamp(min=0)
+            states.append(x)
+        embedded = sum(states) if jump == "sum" else states[-1]
+        torch.testing.assert_close(net.nodes(graph), embedded, rtol=1e-12, atol=1e-12)
+        logits = lines(net.head, embedded.sum(0))
+        torch.testing.assert_close(net(graph)[0], logits, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_no_norm_is_the_network_with_its_norms_taken_out(kind):
+    graph, bare = random_graph(), formed(kind, Form(norm="none"))
+    normed = formed(kind, Form())
+    found = normed.load_state_dict(bare.state_dict(), strict=False) if kind != "gin" else None
+    assert not any(isinstance(part, nn.BatchNorm1d) for part in bare.modules())
+    if found is None:
+        return
+    assert not found.unexpected_keys and all(key.startswith("norms.") for key in found.missing_keys)
+    for norm in normed.norms:  # as made, a norm divides by sqrt(1 + eps) and nothing else
+        norm.eps = 0.0
+    with torch.no_grad():
+        torch.testing.assert_close(bare(graph), normed(graph), rtol=1e-12, atol=1e-12)
+
+
+def test_the_pooled_embedding_of_a_raw_student_is_dropped_out_too():
+    torch.manual_seed(0)
+    wanted = [
+        Student(
+            "gcn", features=3, edge_features=2, classes=2, width=4, dropout=0.5, form=Form(raw=raw)
+        ).pooled_dropout.p
+        for raw in (True, False)
+    ]
+    assert wanted == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_raw_students_are_fine_without_bonds(kind):
+    net = Student(kind, features=1, edge_features=0, classes=2, layers=2, width=4, form=Form(norm="none", raw=True))
+    pair = one_graph(torch.tensor([[1], [2]]), torch.tensor([[0, 1], [1, 0]]))
+    assert torch.isfinite(net(pair)).all()

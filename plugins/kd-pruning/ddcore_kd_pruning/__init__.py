@@ -132,7 +132,7 @@ def parts_of(rows: Tensor, classes: Tensor, balanced: bool) -> list[Tensor]:
 def scoring_descent(modality: str, count: int, epochs: int, rate: float | None) -> Descent:
     """How the network that scores is trained: batches of 128, a cosine; SGD of images, AdamW of text."""
     steps = epochs * -(-count // BATCH)
-    rate = RATES[modality] if rate is None else rate
+    rate = RATES.get(modality, RATES["images"]) if rate is None else rate
     if modality == "text":
         return Descent(steps=steps, batch=BATCH, rate=rate, weight_decay=0.01, optimizer="adamw", schedule="cosine")
     how = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True, "schedule": "cosine"}
@@ -149,7 +149,7 @@ class KDPruning(Plugin):
     )
     paper: ClassVar[str] = "Distilling the Knowledge in Data Pruning, ICML 2025, arXiv:2403.07854"
     role: ClassVar[str] = "student"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     neutral: ClassVar[Mapping[str, object]] = {"share": 1.0, "alpha": 0.0}
     tiny: ClassVar[Mapping[str, object]] = {"epochs": 1, "rate": 0.01}

@@ -24,14 +24,15 @@ from ddcore import Batch, InputError, Plugin, Progress, Seen, Term, hookimpl, op
 from ddcore.devices import autocast
 from ddcore.labels import kl_divergence
 from ddcore.networks import wide
-from ddcore.training import EMBEDDING, STAGES, Protocol, Teaching
+from ddcore.training import EMBEDDING, STAGES, UNPOOLED, Protocol, Teaching
 from ddcore_kd.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddcore import Run
 
-STAGE = re.compile(r"stage(\d+)")
+STAGE, BEFORE = re.compile(r"stage(\d+)"), re.compile(r"(?:stage|unpooled)(\d+)")
 Feature = Literal["none", "fitnet", "at", "rkd"]
+Places = Literal["image", "stage", "own"]
 TAPS: Mapping[Feature, tuple[str, ...]] = {
     "none": (),
     "fitnet": ("stage2",),
@@ -40,6 +41,8 @@ TAPS: Mapping[Feature, tuple[str, ...]] = {
 }
 WEIGHTS: Mapping[Feature, float] = {"none": 0.0, "fitnet": 100.0, "at": 1000.0, "rkd": 1.0}
 """RepDistiller's."""
+SIDE = 32
+"""Of the images whose weights are published, and of their ResNets' first maps; each further stage has half of it."""
 LEAST = 1e-12
 """Of squared distances, as theirs: their root would have no gradient at 0."""
 
@@ -99,17 +102,31 @@ def attention(features: Tensor) -> Tensor:
     return F.normalize(features.square().mean(1).flatten(1), dim=1)
 
 
-def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def attention_loss(student: Tensor, teacher: Tensor, places: int | None = None) -> Tensor:
     """Mean over rows and places of the squared difference of attention maps.
 
     Of two heights the greater map is average-pooled to a square of the smaller height.
+
+    Args:
+        places: divide the sum over places by so many, and not by as many as there are: maps have length 1, so that the
+            loss is at most 2 / ``places`` whatever their size.
 
     References:
         Zagoruyko and Komodakis, ICLR 2017, arXiv:1612.03928, in RepDistiller's reduction (hence the large weight).
     """
     size = min(student.shape[2], teacher.shape[2])
     maps = [f if f.shape[2] == size else F.adaptive_avg_pool2d(f, size) for f in (student, teacher)]
-    return (attention(maps[0]) - attention(maps[1])).square().mean()
+    gaps = (attention(maps[0]) - attention(maps[1])).square()
+    return gaps.mean() * (1.0 if places is None else gaps.shape[1] / places)
+
+
+def published_places(stage: int) -> int:
+    """Places of the map of the n-th stage, from 1, of a ResNet on images of 32 pixels.
+
+    >>> [published_places(stage) for stage in (1, 2, 3, 4, 9)]
+    [1024, 256, 64, 16, 1]
+    """
+    return max(SIDE >> (stage - 1), 1) ** 2
 
 
 def relations(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
@@ -144,9 +161,16 @@ def _cosines(x: Tensor) -> Tensor:
     return torch.bmm(ways, ways.transpose(1, 2)).flatten()
 
 
-def stages(seen: Seen) -> list[Tensor]:
-    """A network's feature maps (B, C, H, W), first stage first."""
-    numbered = {int(found[1]): maps for name, maps in seen.features.items() if (found := STAGE.fullmatch(name))}
+def stages(seen: Seen, unpooled: bool = False) -> list[Tensor]:
+    """A network's feature maps (B, C, H, W), first stage first.
+
+    Args:
+        unpooled: before the pooling of each stage, where it has one.
+    """
+    named = BEFORE if unpooled else STAGE  # in the order of names ``unpooledN`` comes after ``stageN`` and counts
+    numbered = {
+        int(found[1]): seen.features[name] for name in sorted(seen.features) if (found := named.fullmatch(name))
+    }
     return [maps for _, maps in sorted(numbered.items())]
 
 
@@ -182,8 +206,9 @@ class KD(Plugin):
     summary: ClassVar[str] = "students learn from teachers: logits (Hinton, DKD), hints, attention or relations"
     paper: ClassVar[str] = "Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     role: ClassVar[str] = "student"
+    cells: ClassVar[str | None] = "cells.toml"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
@@ -202,6 +227,11 @@ class KD(Plugin):
     feature_weight: float | None = option(
         None, help="its weight; none: 100 for fitnet, 1000 for at, 1 for rkd", symbol="w_f", validator=optional(ge(0))
     )
+    at_places: Places = option(
+        "image",
+        help="of at: by how many places a map's sum is divided: as it has on 32 pixels, a ResNet's stage has, or it has",
+    )
+    at_unpooled: bool = option(False, help="of at: maps from before the pooling of each stage, where there is one")
 
     @property
     def whole_batches(self) -> bool:  # type: ignore[override]
@@ -210,7 +240,7 @@ class KD(Plugin):
 
     def taps(self) -> tuple[str, ...]:
         """The stages or the embedding that the feature loss reads."""
-        return TAPS[self.feature]
+        return (UNPOOLED,) if self.feature == "at" and self.at_unpooled else TAPS[self.feature]
 
     @hookimpl
     def ddcore_protocol(self, name: str) -> Protocol | None:
@@ -233,7 +263,7 @@ class KD(Plugin):
         value = self.rising(progress) * self.of_logits(seen.logits, teachers.logits, batch.targets["class"])
         if self.feature != "none":
             weight = WEIGHTS[self.feature] if self.feature_weight is None else self.feature_weight
-            value = value + weight * self.of_features(seen, teachers, modules)
+            value = value + weight * self.of_features(seen, teachers, modules, batch.inputs)
         return Term("kd", value, labels=self.label_weight)
 
     def rising(self, progress: Progress) -> float:
@@ -250,18 +280,26 @@ class KD(Plugin):
             return decoupled(student, teacher, classes, self.temperature, self.alpha, self.beta)
         return self.weight * hinton(student, teacher, self.temperature)
 
-    def of_features(self, seen: Seen, teachers: Teaching, modules: Any) -> Tensor:
+    def of_features(self, seen: Seen, teachers: Teaching, modules: Any, images: Any) -> Tensor:
         """The features' loss, of several teachers by their weights."""
         total = seen.logits.new_zeros(())
         for number, (vote, other) in enumerate(zip(teachers.votes, teachers.seen, strict=True)):
-            total = total + vote.weight * self._one(seen, other, None if modules is None else modules[number])
+            total = total + vote.weight * self._one(seen, other, None if modules is None else modules[number], images)
         return total
 
-    def _one(self, seen: Seen, other: Seen, regressor: nn.Module | None) -> Tensor:
+    def _one(self, seen: Seen, other: Seen, regressor: nn.Module | None, images: Any) -> Tensor:
         if self.feature == "fitnet":
             assert regressor is not None
             return hint(regressor(seen.feature("stage2")), other.feature("stage2"))
         if self.feature == "at":
-            both = zip(stages(seen), stages(other), strict=False)  # stages that only one network has are left out
-            return torch.stack([attention_loss(*pair) for pair in both]).sum()
+            unpooled = self.at_unpooled
+            both = zip(stages(seen, unpooled), stages(other, unpooled), strict=False)  # those that both networks have
+            return torch.stack([self._attention(n, *pair, images) for n, pair in enumerate(both, 1)]).sum()
         return relations(seen.feature(EMBEDDING), other.feature(EMBEDDING))
+
+    def _attention(self, stage: int, student: Tensor, teacher: Tensor, images: Tensor) -> Tensor:
+        """The loss of one stage, by the places that ``at_places`` says."""
+        if self.at_places == "stage":
+            return attention_loss(student, teacher, published_places(stage))
+        loss = attention_loss(student, teacher)
+        return loss if self.at_places == "own" else loss * (images.shape[2] * images.shape[3] / SIDE**2)

@@ -13,12 +13,14 @@ from ddcore_kd import (
     hint,
     hinton,
     relations,
+    stages,
 )
 from torch.nn import functional as F
 
 from ddcore import InputError, Progress, Vote
 from ddcore.api.types import Seen
-from ddcore.training.teaching import Teaching
+from ddcore.networks import build
+from ddcore.training import Teaching, seen_of, tapped
 
 
 def seeded(*shape, seed=0):
@@ -244,6 +246,7 @@ def answered(*logits):
 
 class Rows:
     targets = {"class": CLASSES}
+    inputs = torch.zeros(6, 3, 32, 32)
 
 
 def term(plugin, student, teaching, modules=None, step=0):
@@ -285,6 +288,81 @@ def test_attention_is_summed_over_all_stages_that_both_networks_have():
     due = sum(attention_loss(own[f"stage{n}"], others[f"stage{n}"]) for n in (1, 2, 3, 4))
     torch.testing.assert_close(got, 1000 * due)
     assert plugin.taps() == ("stage*",)
+
+
+def apart(count, side):
+    """Maps of a student and a teacher that look at different places: their attention has no place in common."""
+    one, other = torch.zeros(2, count, 3, side, side, dtype=torch.float64)
+    one[:, :, 0, 0], other[:, :, -1, -1] = 2.0, 5.0
+    return one, other
+
+
+@pytest.mark.parametrize("side", [2, 4, 8, 32])
+def test_maps_that_have_nothing_in_common_cost_two_over_the_places(side):
+    one, other = apart(6, side)
+    assert float(attention_loss(one, other)) == pytest.approx(2 / side**2)
+    assert float(attention_loss(one, other, 64)) == pytest.approx(2 / 64)  # whatever their size
+
+
+@pytest.mark.parametrize(
+    ("places", "image", "sides", "due"),
+    [
+        ("own", 32, (32, 16, 8), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("image", 32, (32, 16, 8), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("stage", 32, (32, 16, 8), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("image", 32, (16, 8, 4, 4), 2 / 256 + 2 / 64 + 2 / 16 + 2 / 16),  # a VGG network's, of the published pairs
+        ("stage", 32, (16, 8, 4, 4), 2 / 1024 + 2 / 256 + 2 / 64 + 2 / 16),
+        ("own", 16, (16, 8, 4), 2 / 256 + 2 / 64 + 2 / 16),
+        ("image", 16, (16, 8, 4), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("stage", 16, (16, 8, 4), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("own", 16, (8, 4, 2), 2 / 64 + 2 / 16 + 2 / 4),
+        ("image", 16, (8, 4, 2), 2 / 256 + 2 / 64 + 2 / 16),  # behind pooling, as the same network on 32 pixels
+        ("stage", 16, (8, 4, 2), 2 / 1024 + 2 / 256 + 2 / 64),
+        ("image", 64, (64, 32, 16), 2 / 1024 + 2 / 256 + 2 / 64),
+    ],
+)
+def test_attention_weighs_as_much_at_every_geometry(places, image, sides, due):
+    both = [apart(6, side) for side in sides]
+    own, other = ({f"stage{n}": pair[at] for n, pair in enumerate(both, 1)} for at in (0, 1))
+    teaching = answered(T)
+    teaching.__dict__["seen"] = (Seen(T, other),)
+    rows = Rows()
+    rows.inputs = torch.zeros(6, 3, image, image)
+    plugin = KD(weight=0.0, feature="at", at_places=places)
+    term = plugin.ddcore_student_loss(rows, Progress(0, 10), Seen(S, own), teaching, None, None)
+    assert float(term.value) == pytest.approx(1000 * due)
+
+
+def test_attention_before_pooling_takes_those_maps_of_networks_that_pool_and_the_stages_of_others():
+    convnet, resnet = (
+        build(name, 3, 16, 5, torch.Generator().manual_seed(0)).eval() for name in ("convnet3-w4", "resnet8")
+    )
+    plugin, images = KD(weight=0.0, feature="at", at_unpooled=True, at_places="own"), torch.rand(6, 3, 16, 16)
+    assert plugin.taps() == ("unpooled*",) and KD(at_unpooled=True).taps() == ()
+    seen = []
+    for network in (convnet, resnet):
+        with torch.no_grad(), tapped(network, plugin.taps()) as found:
+            seen.append(seen_of(network(images), found))
+    assert [*seen[0].features] == ["unpooled1", "unpooled2", "unpooled3"]
+    assert [*seen[1].features] == ["stage1", "stage2", "stage3"]
+    maps = [[m.shape[2] for m in stages(each, unpooled=True)] for each in seen]
+    assert maps == [[16, 8, 4]] * 2
+    with torch.no_grad(), tapped(convnet, ["stage*"]) as pooled:
+        convnet(images)
+    for n in (1, 2, 3):
+        torch.testing.assert_close(pooled[f"stage{n}"], F.avg_pool2d(seen[0].features[f"unpooled{n}"], 2))
+    both = Seen(seen[0].logits, {**pooled, **seen[0].features})  # where another plugin reads the stages too
+    assert [m.shape[2] for m in stages(both, unpooled=True)] == [16, 8, 4]
+    assert [m.shape[2] for m in stages(both)] == [8, 4, 2]
+    due = sum(attention_loss(seen[0].features[f"unpooled{n}"], seen[1].features[f"stage{n}"]) for n in (1, 2, 3))
+    torch.testing.assert_close(plugin.of_features(both, told(seen[1]), None, images), due)
+
+
+def told(seen):
+    """One teacher, who has answered."""
+    teaching = answered(T)
+    teaching.__dict__["seen"] = (seen,)
+    return teaching
 
 
 @pytest.mark.parametrize(("feature", "whole"), [("none", False), ("at", False), ("fitnet", True), ("rkd", True)])

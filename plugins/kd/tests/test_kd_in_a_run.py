@@ -48,9 +48,9 @@ def test_check_without_weight_training_is_the_plain_one_bit_for_bit(cache, probe
     assert rows(cache, probe, tmp_path / "c", "--plugin=kd", *TEACHERS) != plain
 
 
-@pytest.mark.parametrize("feature", ["fitnet", "at", "rkd"])
+@pytest.mark.parametrize("feature", ["fitnet", "at", "at --kd.at-unpooled --kd.at-places=stage", "rkd"])
 def test_every_feature_loss_trains_students(cache, probe, tmp_path, feature):
-    words = ["--plugin=kd", *TEACHERS, f"--kd.feature={feature}", "--kd.feature-weight=0.1"]
+    words = ["--plugin=kd", *TEACHERS, *f"--kd.feature={feature}".split(), "--kd.feature-weight=0.1"]
     assert all(
         0 <= value <= 1 for values in rows(cache, probe, tmp_path / feature, *words).values() for value in values
     )
@@ -106,7 +106,8 @@ def test_grey_images_and_a_convnet_have_stages(cache):
     from ddcore.networks.zoo import build
 
     net = build("convnet3", 1, 28, 10, torch.Generator().manual_seed(0))
-    assert list(net.taps) == ["stage1", "stage2", "stage3"]
+    assert [tap for tap in net.taps if tap.startswith("stage")] == ["stage1", "stage2", "stage3"]
+    assert [tap for tap in net.taps if tap.startswith("unpooled")] == ["unpooled1", "unpooled2", "unpooled3"]
 
 
 def test_a_finished_set_is_evaluated_with_teachers(cache, probe, tmp_path):

@@ -84,6 +84,7 @@ class KrrSt(Plugin):
     )
     paper: ClassVar[str] = "Self-Supervised Dataset Distillation for Transfer Learning, ICLR 2024, arXiv:2310.06511"
     role: ClassVar[str] = "matcher"
+    of_classes: ClassVar[bool] = False
     steps: ClassVar[int | None] = 160_000
     learns: ClassVar[tuple[str, ...]] = ("pixels", "vectors")
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match")

@@ -125,7 +125,7 @@ class MEALV2(Plugin):
     )
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 

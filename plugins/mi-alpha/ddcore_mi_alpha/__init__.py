@@ -93,7 +93,7 @@ class MIAlpha(Plugin):
     summary: ClassVar[str] = "MI-alpha and other losses of layers in between, as a pipeline that a search may choose"
     paper: ClassVar[str] = "Distiller: A Systematic Study of Model Distillation Methods in NLP, arXiv:2109.11105"
     role: ClassVar[str] = "student"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     whole_batches: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "logit_weight": 0.0, "label_weight": 1.0}

@@ -14,13 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import frozen
-from attrs.validators import deep_iterable, ge, gt, min_len
+from attrs.validators import deep_iterable, ge, gt, min_len, optional
 from ddcore_graphs.sources import GRAPHS
 from torch import Tensor
 
 from ddcore import InputError, Learn, Plugin, Row, Synthetic, Task, hookimpl, option
 
 if TYPE_CHECKING:
+    from ddcore_graphs.choosing import Regime
+
     from ddcore import Run
 
 FOREST = "mirage-forest"
@@ -59,6 +61,7 @@ class Mirage(Plugin):
     moved: ClassVar[Mapping[str, str]] = {name: f"graphs.{name}" for name in MOVED}
     tiny: ClassVar[Mapping[str, object]] = {"hops": 1}
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     hops: int = option(
         3,
@@ -76,14 +79,27 @@ class Mirage(Plugin):
     )
     most: int = option(1000, help="sets of a class at which mining stops with a message", unit="sets", validator=ge(1))
     degrees: bool = option(True, help="store the degrees of the graph's nodes, which GCN needs on trees")
-    sampling: Literal["support", "even"] = option(
-        "support", help="how students draw sets: by support (the paper), or all alike (its code)"
+    sampling: Literal["support", "even", "each"] = option(
+        "support", help="how students draw sets: by support (the paper), all alike, or each once an epoch (its code)"
+    )
+    epochs: int | None = option(
+        None,
+        help="epochs of students on the sets, in place of --graphs.student-steps",
+        unit="epochs",
+        validator=optional(ge(1)),
+    )
+    select: Literal["last", "validation"] = option(
+        "last", help="the students that are scored: after the last step, or after the epoch best on the validation part"
+    )
+    average: Literal["all", "best-five-of-ten"] = option(
+        "all", help="the students that rows are of: all, or those five of ten that are best on the validation part"
     )
 
     @hookimpl
     def ddcore_tasks(self, run: "Run") -> list[Task]:
         """A class each."""
         self.threshold_of(0, run.source.classes)
+        self.regime().check(run.source, run.config.eval_seeds, "--mirage")
         return [
             Task("distil", f"mine-{cls:03d}", 0, index=cls, options={"class": cls})
             for cls in range(len(run.source.classes))
@@ -136,7 +152,14 @@ class Mirage(Plugin):
         assert run.packed is not None
         distilled = samples(run.packed, self.sampling)
         sets, numbers = len(distilled.classes), elements(distilled.graphs)
-        return rows(run, distilled, described=f"{sets} sets of trees, {numbers:,} numbers written out")
+        described = f"{sets} sets of trees, {numbers:,} numbers written out"
+        return rows(run, distilled, described=described, regime=self.regime())
+
+    def regime(self) -> "Regime":
+        """How students are trained and judged."""
+        from ddcore_graphs.choosing import Regime
+
+        return Regime(self.sampling == "each", self.epochs, self.select, self.average)
 
     def threshold_of(self, cls: int, classes: Sequence[str]) -> float:
         """The threshold of a class.

@@ -102,7 +102,8 @@ def training_graphs(tensors: Mapping[str, Tensor]) -> Graphs:
 
 
 def samples(packed: Packed, sampling: str) -> Samples:
-    """A finished set as students see it: a set of trees drawn in proportion to its support, or all alike (``even``)."""
+    """A finished set as students see it: a set of trees drawn in proportion to its support, or all alike (``even``,
+    ``each``)."""
     tensors = packed.tensors
     support = tensors["set_support"].double()
     weights = support if sampling == "support" else torch.ones_like(support)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ddcore_graphs.graphs import Graphs, one_graph
-from ddcore_graphs.students import NETWORKS, Readout, Student
+from ddcore_graphs.students import NETWORKS, Form, Student
 from ddcore_mirage.forest import Pattern, as_graphs
 from ddcore_mirage.trees import Tree
 
@@ -47,9 +47,7 @@ def undirected(trees: Graphs) -> Graphs:
 
 def student(kind, layers, jump="last"):
     torch.manual_seed(0)
-    net = Student(
-        kind, features=3, edge_features=2, classes=2, layers=layers, width=8, readout=Readout(jump=jump)
-    ).double()
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=layers, width=8, form=Form(jump=jump)).double()
     with torch.no_grad():
         for norm in net.norms:  # running statistics that do something
             norm.running_mean.uniform_(-1, 1)
@@ -118,3 +116,13 @@ def test_only_roots_are_pooled():
     trees = trees_of(graph, 2, degrees=False)
     with torch.no_grad():
         torch.testing.assert_close(net.embed(trees), net.nodes(graph))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_raw_layers_without_norm_stay_exact(kind):
+    graph = random_graph()
+    torch.manual_seed(0)
+    form = Form(jump="sum", norm="none", raw=True)
+    net = Student(kind, features=3, edge_features=2, classes=2, layers=3, width=8, form=form).double().eval()
+    assert apart(net, graph, trees_of(graph, 3, degrees=True)) < EQUAL
+    assert apart(net, graph, trees_of(graph, 2, degrees=True)) > APART / 10

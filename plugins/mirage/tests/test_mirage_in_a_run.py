@@ -175,10 +175,10 @@ def test_students_stopped_anywhere_go_on_to_the_same_scores(molecules, tmp_path,
     assert run(molecules, tmp_path / "whole", *words).exit_code == 0
     made, taught = [], rows._student
 
-    def stops_at_the_third(plugin, run, *arguments):
+    def stops_at_the_third(run, *arguments):
         made.append(arguments[:3])
         run.stopping = len(made) == 3
-        return taught(plugin, run, *arguments)
+        return taught(run, *arguments)
 
     monkeypatch.setattr(rows, "_student", stops_at_the_third)
     assert run(molecules, tmp_path / "out", *words).exit_code == 3

@@ -134,7 +134,7 @@ class ND(Plugin):
         "Improving Knowledge Distillation via Regularizing Feature Direction and Norm, arXiv:2305.17007"
     )
     role: ClassVar[str] = "student"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     whole_batches: ClassVar[bool] = True  # for the adapter's batch norm
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0}

@@ -165,7 +165,7 @@ class RAD(Plugin):
     summary: ClassVar[str] = "students learn from a teacher that is asked about few rows, chosen round by round"
     paper: ClassVar[str] = "Robust Active Distillation, ICLR 2023, arXiv:2210.01213"
     role: ClassVar[str] = "student"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     neutral: ClassVar[Mapping[str, object]] = {
         "share": 1.0,

@@ -151,6 +151,7 @@ class RDED(Plugin):
     suggests_labels: ClassVar[str | None] = "per-view"
     tiny: ClassVar[Mapping[str, object]] = {"crops": 2, "pool": 12}
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     factor: int | None = option(
         None,

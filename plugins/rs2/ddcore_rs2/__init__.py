@@ -73,7 +73,7 @@ class RS2(Plugin):
     )
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     neutral: ClassVar[Mapping[str, object]] = {"share": 1.0}
 
     share: float = option(0.1, help="of the rows in an epoch", symbol="r", validator=and_(gt(0), le(1)))

@@ -79,7 +79,7 @@ class SinKD(Plugin):
     summary: ClassVar[str] = "Sinkhorn distance between batches of student and teacher distributions"
     paper: ClassVar[str] = "Sinkhorn Distance Minimization for Knowledge Distillation, arXiv:2402.17110"
     role: ClassVar[str] = "student"
-    modality: ClassVar[frozenset[str]] = frozenset({"images", "text"})
+    modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
     needs: ClassVar[tuple[str, ...]] = ("teachers",)
     whole_batches: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0}

@@ -24,6 +24,7 @@ from ddcore.data import TEXT, Source, Split, Wanted, classes_of, part_of, visibl
 from ddcore.errors import near
 from ddcore.storage import Place
 from ddcore.training import Protocol
+from ddcore_text.embedded import network_of_rows, rows_of, vectors_of
 from ddcore_text.protocols import PROTOCOLS
 
 EMPTY, UNKNOWN, CLS = 0, 1, 2
@@ -31,6 +32,10 @@ SPECIAL = 3
 TRANSFORMER = re.compile(r"transformer(?P<layers>\d+)(-w(?P<width>\d+))?(-h(?P<heads>\d+))?")
 WIDTH, HEADS = 128, 4
 TABLES = (".tsv", ".csv")
+EMBEDDED = "embeddings"
+"""The modality of sentences as rows (E, L) of their words' vectors."""
+NAMED = {"embedded-sentences": EMBEDDED, "embedded-text": EMBEDDED, "sentences": TEXT, "text": TEXT}
+"""Names of data to what they hold."""
 PARTS = (("train", "train"), ("test", "dev"), ("test", "test"), ("test", "validation"))
 
 
@@ -104,37 +109,42 @@ class Transformer(nn.Module):
 
 @frozen(kw_only=True, eq=False)
 class Text(Plugin):
-    """Reads sentences and builds transformers."""
+    """Reads sentences, as token ids or as rows of vectors, and builds networks of both."""
 
-    api: ClassVar[str] = "2.0"
-    summary: ClassVar[str] = "sentences from tables (text:FOLDER) and small transformers for ddcore train"
+    api: ClassVar[str] = "2.1"
+    summary: ClassVar[str] = (
+        "sentences from tables (text:FOLDER, embedded-text:FOLDER), small transformers and convolutions"
+    )
     paper: ClassVar[str] = "Attention Is All You Need, arXiv:1706.03762"
     role: ClassVar[str] = "data"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    modality: ClassVar[frozenset[str]] = frozenset({TEXT})
-    datasets: ClassVar[tuple[str, ...]] = ("text", "sentences")
-    networks: ClassVar[tuple[str, ...]] = ("transformer2", "transformer2-w64", "transformer4-w128-h4")
+    modality: ClassVar[frozenset[str]] = frozenset({TEXT, EMBEDDED, "dense"})
+    datasets: ClassVar[tuple[str, ...]] = tuple(NAMED)
+    networks: ClassVar[tuple[str, ...]] = ("textcnn", "transformer2", "transformer2-w64", "transformer4-w128-h4")
 
     length: int = option(32, help="tokens of a sentence, the first one included", symbol="L", validator=ge(2))
     least: int = option(2, help="times that the training part has to have a word", validator=ge(1))
     words: int = option(20_000, help="most ids", symbol="V", validator=ge(4))
+    dimensions: int = option(32, help="numbers of a word's vector in embedded-text", symbol="E", validator=ge(1))
 
     def suggests_protocol(self, subject: Subject) -> str | None:
-        """``text`` for sentences."""
-        return "text" if subject.modality == TEXT else None
+        """``text`` for sentences, ``embedded`` for rows of their words' vectors."""
+        return {TEXT: "text", EMBEDDED: "embedded"}.get(subject.modality)
 
     @hookimpl
     def ddcore_protocol(self, name: str) -> Protocol | None:
-        """``text``."""
+        """``text`` and ``embedded``."""
         return PROTOCOLS.get(name)
 
     @hookimpl
     def ddcore_data(self, name: str, rest: str, options: Mapping[str, Any]) -> Source | None:
-        """``text:PATH``: a folder with train and dev (or test) tables; ``sentences``: a few computed ones."""
-        if name == "sentences":
-            return self._source(name, computed(400, 0), computed(200, 1), ("no", "yes"), ())
-        if name != "text":
+        """``text:PATH``: a folder with train and dev (or test) tables; ``sentences``: a few computed ones; both as
+        token ids, or ``embedded-`` as rows (E, L)."""
+        if name not in NAMED:
             return None
+        held = self._embedded if NAMED[name] == EMBEDDED else self._source
+        if name.endswith("sentences"):
+            return held(name, computed(400, 0), computed(200, 1), ("no", "yes"), ())
         wanted = Wanted(name, rest, options.get("data_root"), options.get("split"))
         place = wanted.place()
         skipped: list[str] = []
@@ -144,7 +154,7 @@ class Text(Plugin):
         kept = iter(found.labelled.tolist())
         seen, unseen = ([(text, next(numbers)) for text, _ in part if next(kept)] for part in (train, test))
         notes = (f"tested on {file}", *found.notes, *skipped)
-        return self._source(place.name, seen, unseen, found.names or (), notes)
+        return held(place.name, seen, unseen, found.names or (), notes)
 
     def _source(
         self,
@@ -170,6 +180,41 @@ class Text(Plugin):
             notes=notes,
         )
 
+    def _embedded(
+        self,
+        name: str,
+        train: Sequence[tuple[str, int]],
+        test: Sequence[tuple[str, int]],
+        classes: tuple[str, ...],
+        notes: tuple[str, ...],
+    ) -> Source:
+        words = {
+            word: at - SPECIAL for word, at in vocabulary_of([t for t, _ in train], self.least, self.words).items()
+        }
+        seen, unseen = ([[words[w] for w in text.split() if w in words] for text, _ in part] for part in (train, test))
+        if not words:
+            raise InputError(f"no word of {name} is there {self.least} times: lower --text.least")
+        vectors = vectors_of(seen, len(words), self.dimensions)
+        parts = [
+            Split(rows_of(rows, vectors, self.length), torch.tensor([label for _, label in part]))
+            for rows, part in ((seen, train), (unseen, test))
+        ]
+        wordless = sum(not row for row in seen)
+        return Source(
+            name=name,
+            train=parts[0],
+            test=parts[1],
+            classes=classes,
+            modality=EMBEDDED,
+            dense=True,
+            row_bytes=self.length * (2 if len(words) < 2**15 else 4),
+            mirror_symmetric=False,
+            mean=(0.0,) * self.dimensions,
+            std=(1.0,) * self.dimensions,
+            origin=name,
+            notes=(*notes, *([f"{wordless} train sentences have no known word, and are zeros"] if wordless else [])),
+        )
+
     def recognises(self, place: Place) -> str | None:
         """``text`` for a folder with a table of sentences that is named after a part."""
         names = visible(place.names()) if place.is_folder() else []
@@ -182,12 +227,14 @@ class Text(Plugin):
 
     @hookimpl
     def ddcore_network(
-        self, name: str, channels: int, size: int, classes: int, generator: Generator
+        self, name: str, channels: int, size: int, classes: int, generator: Generator, shape: tuple[int, ...]
     ) -> nn.Module | None:
-        """``transformerN-wD-hH``: N layers of width D with H heads."""
+        """``transformerN-wD-hH`` of token ids: N layers of width D with H heads; ``textcnn-wD`` of rows (E, L)."""
         found = TRANSFORMER.fullmatch(name)
         if found is None:
-            return None
+            return network_of_rows(name, shape, classes)
+        if len(shape) != 1:
+            raise InputError(f"network {name!r} is of token ids, and samples here are {shape}: give --network textcnn")
         width, heads = int(found["width"] or WIDTH), int(found["heads"] or HEADS)
         if width % heads:
             raise InputError(

@@ -157,7 +157,7 @@ def test_parts_may_be_named(folder):
 
 def test_heads_have_to_divide_the_width():
     with pytest.raises(InputError, match="10, which 4 heads do not divide"):
-        Text().ddcore_network("transformer1-w10", 9, 6, 2, torch.Generator())
+        Text().ddcore_network("transformer1-w10", 9, 6, 2, torch.Generator(), (6,))
 
 
 def test_text_is_not_for_students_of_images(tmp_path, capsys):

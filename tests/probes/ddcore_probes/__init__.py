@@ -43,6 +43,7 @@ class Pull(Plugin):
     learns: ClassVar[tuple[str, ...]] = ("pixels",)
     asks: ClassVar[tuple[str, ...]] = ("initialize", "view:match", "augment:match")
     presets: ClassVar[str | None] = "presets.toml"
+    cells: ClassVar[str | None] = "cells.toml"
 
     rate: float = option(0.5, help="learning rate of the pixels", validator=gt(0))
 
