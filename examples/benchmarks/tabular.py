@@ -45,12 +45,12 @@ def main() -> None:
 def arm(options: argparse.Namespace, folder: Path, data: str, ipc: int) -> dict[str, Any]:
     """One table and number of rows, all seeds."""
     size = ["--dataset", data, "--ipc", str(ipc), "--steps", str(options.steps)]
-    command = ["run", *PLUGINS, *size, *ALL, *SETTLED]
+    command = ["run", *PLUGINS, *size, *SETTLED]
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     start = time.perf_counter()
     for seed in options.seeds:
         out = folder / f"{data}-{ipc}-{seed}"
-        if invoke([*command, "--seed", str(seed), "--cache", str(folder / f"cache-{seed}"), "--out", str(out)]):
+        if invoke([*command, *ALL, "--seed", str(seed), "--cache", str(folder / f"cache-{seed}"), "--out", str(out)]):
             raise SystemExit(f"{data} at {ipc} rows a class, seed {seed}, failed")
         for row in json.loads((out / "scores.json").read_text())["rows"]:
             found[row["set"], row["network"], row.get("metric", "accuracy")].append(row)
@@ -71,7 +71,7 @@ def arm(options: argparse.Namespace, folder: Path, data: str, ipc: int) -> dict[
     for row in json.loads((out / "scores.json").read_text())["rows"]:
         found[row["set"], row["network"], row.get("metric", "accuracy")] = [row]
     return {
-        "command": f"ddcore {' '.join(command)} --seed SEED",
+        "command": f"ddcore {' '.join([*command, *ALL])} --seed SEED",
         "command of networks on all rows": f"ddcore {' '.join(whole)}",
         "seconds": round(time.perf_counter() - start, 1),
         "environment": json.loads((out / "run.json").read_text())["environment"],
