@@ -72,6 +72,7 @@ FIRST_PARTY += (
     "smooth",
     "sre2l",
     "submitit",
+    "tabular",
     "tensorboard",
     "text",
 )

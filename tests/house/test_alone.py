@@ -8,7 +8,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml"))
-COMMON = {"diagnose", "graphs", "hard", "hello", "infer", "quantize", "ray", "robust", "smooth", "tabular", "text", "torch"}
+COMMON = {
+    "diagnose",
+    "graphs",
+    "hard",
+    "hello",
+    "infer",
+    "quantize",
+    "ray",
+    "robust",
+    "smooth",
+    "tabular",
+    "text",
+    "torch",
+}
 """Names that are words of their own in a test: these count only where a plugin is asked for."""
 FILES = [
     path
