@@ -577,8 +577,8 @@ def ddcore_evaluate(run: Run) -> list[Row]:  # type: ignore[empty-body]
 
     Called once after the artifact is saved, in the driver.
 
-    Returns: Rows; a set's name must not be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``,
-        ``full``), unless the data are not images: then the core has no rows of its own.
+    Returns: Rows; a set's name may be one the core uses (``distilled``, ``random``, ``kcenter``, ``random-bytes``, ``full``) only under
+        a network that no row of the core's has. Of data that are not dense the core has no rows.
     Implemented by the core (the honest rows). New in 1.0.
     """
 

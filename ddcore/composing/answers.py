@@ -131,6 +131,8 @@ def rows(answer: object, who: str, taken: Collection[tuple[str, str]]) -> Sequen
         _kind(row, Row, who, "a Row")
         if (row.set, row.network) in taken:
             raise PluginError(f"{who} calls a row {row.set!r}, which is the core's name for another: rename it")
+        if "total" not in row.bytes:
+            raise PluginError(f"{who} does not say what {row.set!r} costs: give its bytes with a 'total'")
         if not row.values or not all(0 <= value <= 1 for value in row.values):
             raise PluginError(f"{who} scores {row.set!r} by {row.values}: give accuracies as fractions in [0, 1]")
     return found

@@ -102,7 +102,19 @@ def described(node: ast.ClassDef) -> dict[str, Any]:
     hooks = [
         f.name for f in node.body if isinstance(f, ast.FunctionDef) and any(_is_hookimpl(d) for d in f.decorator_list)
     ]
-    return {**values, "hooks": hooks}
+    return {**values, "modality": _modality(node), "hooks": hooks}
+
+
+def _modality(node: ast.ClassDef) -> list[str]:
+    """What a class works on: the words of its attribute, names of constants in small letters."""
+    found = [s for s in node.body if isinstance(s, ast.AnnAssign | ast.Assign) and s.value is not None]
+    for statement in found:
+        target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+        if isinstance(target, ast.Name) and target.id == "modality":
+            parts = [part for part in ast.walk(statement.value) if isinstance(part, ast.Constant | ast.Name)]  # type: ignore[arg-type]
+            words = {str(p.value) if isinstance(p, ast.Constant) else p.id.lower() for p in parts}
+            return sorted(words - {"frozenset"})
+    return sorted(Plugin.modality)
 
 
 def _is_hookimpl(decorator: ast.expr) -> bool:
@@ -114,8 +126,11 @@ def _is_hookimpl(decorator: ast.expr) -> bool:
 
 def listing_text(rows: list[dict[str, Any]]) -> str:
     """The rows as a table, with the interpreter that sees them."""
-    headings = ["name", "version", "role", "hooks", "summary", "status"]
-    cells = [[r["name"], r["version"], r["role"], _short(r["hooks"]), r["summary"], r["status"]] for r in rows]
+    headings = ["name", "version", "role", "works on", "hooks", "summary", "status"]
+    cells = [
+        [r["name"], r["version"], r["role"], on, _short(r["hooks"]), r["summary"], r["status"]]
+        for r, on in ((row, ", ".join(row.get("modality", ()))) for row in rows)
+    ]
     absent = [name for name in FIRST_PARTY if name not in {r["name"] for r in rows}]
     foot = [f"python {sys.executable}; `ddcore plugins show NAME` says more"]
     if absent:

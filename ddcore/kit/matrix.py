@@ -21,11 +21,13 @@ class Pair:
 
     Attributes:
         reason: why they do not go together; empty where they do.
+        data: what the matcher works on.
     """
 
     plugin: str
     matcher: str
     reason: str = ""
+    data: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -42,10 +44,10 @@ def matrix(names: Sequence[str] | None = None) -> list[Pair]:
     matchers = {name: cls for name, cls in classes.items() if cls.role == "matcher"}
     others = {name: cls for name, cls in classes.items() if cls.role != "matcher" or cls.gives_way}
     return [
-        Pair(plugin, matcher, refusal(cls(), plugin, matchers[matcher](), matcher) or "")
+        Pair(plugin, name, refusal(cls(), plugin, matcher(), name) or "", ", ".join(sorted(matcher.modality)))
         for plugin, cls in others.items()
-        for matcher in matchers
-        if plugin != matcher and not matchers[matcher].gives_way
+        for name, matcher in matchers.items()
+        if plugin != name and not matcher.gives_way
     ]
 
 
@@ -77,8 +79,8 @@ def one_step(pair: Pair, folder: Path) -> str:
 
 
 def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:
-    """Markdown: a row a plugin, or for several that go with the same matchers, a column a matcher,
-    the reasons below."""
+    """Markdown: what each matcher works on (``dense``: rows of one shape, whatever of); a row a plugin, or for several
+    that go with the same matchers, a column a matcher; the reasons below."""
     if not pairs:
         return "no pair of an enhancement and a matcher is installed"
     matchers = list(dict.fromkeys(pair.matcher for pair in pairs))
@@ -91,6 +93,8 @@ def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = Non
             reasons.append(reason)
         rows.setdefault(pair.plugin, {})[pair.matcher] = f"no ({reasons.index(reason) + 1})" if reason else "yes"
     lines = ["| | " + " | ".join(matchers) + " |", "| --- |" + " --- |" * len(matchers)]
+    if any(data := {pair.matcher: pair.data for pair in pairs}.values()):
+        lines.append(f"| *works on* | {' | '.join(data)} |")
     alike: dict[str, list[str]] = {}
     for plugin, cells in rows.items():
         alike.setdefault(" | ".join(cells.get(m, "") for m in matchers), []).append(plugin)

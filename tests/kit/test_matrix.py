@@ -56,4 +56,4 @@ def test_the_command_prints_json_for_machines(capsys):
         pytest.skip("no first-party plugin is installed")
     assert invoke(["plugins", "matrix", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {"plugin", "matcher", "reason", "composes", "failure"} == set(rows[0])
+    assert {"plugin", "matcher", "reason", "data", "composes", "failure"} == set(rows[0])

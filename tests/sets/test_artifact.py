@@ -342,7 +342,7 @@ def test_a_place_without_an_artifact_is_told_from_a_run_that_has_one(tmp_path):
         ({"pixels": torch.full((6, 3, 2, 2), torch.nan)}, "'pixels' of the set has values that are not finite"),
         ({"pixels": torch.full((6, 3, 2, 2), 1e5), "storage_dtype": "float16"}, "not finite as float16: use float32"),
         ({"storage_dtype": "uint16"}, "no storage type is named 'uint16'"),
-        ({"pixels": torch.zeros(6, 4), "storage_dtype": "uint8"}, "uint8 needs images"),
+        ({"pixels": torch.zeros(6, 4), "storage_dtype": "uint8"}, "have 4 channels where this normalisation has 3"),
     ],
 )
 def test_what_cannot_be_an_artifact_is_not_written(tmp_path, contents, words):

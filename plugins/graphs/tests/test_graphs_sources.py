@@ -374,7 +374,7 @@ def test_named_parts_of_tu_files_are_tenths_and_a_share_leaves_the_rest_to_the_t
         "A": [f"{a}, {b}" for pair in ends for a, b in (pair, pair[::-1])],
         "graph_indicator": [k + 1 for k in range(count) for _ in range(2)],
         "graph_labels": [k % 2 for k in range(count)],
-        "node_labels": [k for k in range(2 * count)],
+        "node_labels": list(range(2 * count)),
     }
     for name, lines in files.items():
         (folder / f"TOY_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
