@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Generator, Tensor
 
 from ddcore import Row, StudentData, Task
@@ -149,7 +149,8 @@ def set_of(run: Run, name: str, seed: int) -> Rows:
     classes = made.labels.classes.cpu()
     if name == DISTILLED:
         labels = HardLabels(classes, len(run.real.classes))
-        return _rows(made.images().float(), classes, made.nbytes["images"], labels)
+        rows = _rows(made.images().float(), classes, made.nbytes["images"], labels)
+        return evolve(rows, bytes=dict(made.nbytes)) if made.labels.kind == labels.kind else rows
     if name == FULL:
         return _real(run, torch.arange(len(run.source.train)))
     wanted = torch.bincount(classes, minlength=len(run.real.classes)).tolist()

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from ddcore_tabular import Tabular
 from ddcore_tabular.encoding import Encoding
-from ddcore_tabular.students import STUDENTS
+from ddcore_tabular.students import STUDENTS, set_of
 
-from ddcore import load_artifact
+from ddcore import Arm, load_artifact
 from ddcore.cli.app import invoke
+from ddcore.runs.opening import open_distillation
+from ddcore.scoring.evaluate import data_for
 from ddcore.testing import check_plugin
 
 pytest.importorskip("ddcore_dm")
@@ -58,13 +61,24 @@ def test_trees_and_neighbours_stand_beside_the_network_on_every_set(run):
 
 def test_all_students_of_a_seed_see_the_same_rows_at_the_same_price(run):
     of = {(row["set"], row["network"]): row for row in rows_of(run) if row.get("metric", "accuracy") == "accuracy"}
-    for name in SETS - {"distilled"}:
+    for name in SETS:
         sizes = {(row["bytes"]["total"], row["ipc"]) for (of_set, _), row in of.items() if of_set == name}
         assert len(sizes) == 1, name
     # age float32, town a byte, owner a bit; a byte for the label
     assert of["random", "tab-mlp"]["bytes"]["total"] == 4 * (6 + 1)
     # six places in float32, a byte for the label
     assert of["k-means", "tab-mlp"]["bytes"]["total"] == 4 * (6 * 4 + 1)
+
+
+@pytest.mark.parametrize("name", ["random", "random-bytes", "kcenter", "k-means", "distilled"])
+def test_trees_are_fitted_on_the_rows_of_the_network(name, run):
+    opened = open_distillation(str(run))
+    opened.artifact = load_artifact(run / "artifact")
+    for seed in range(2):
+        theirs = data_for(opened, Arm(name, "hard", "tabular-4", "tab-mlp"), seed, opened.artifact)
+        ours = set_of(opened, name, seed)
+        assert torch.equal(ours.samples, theirs.images) and torch.equal(ours.classes, theirs.labels.classes)
+        assert ours.bytes["total"] == theirs.bytes["total"]
 
 
 def test_the_set_is_a_table_again(run):
