@@ -73,6 +73,7 @@ FIRST_PARTY += (
     "sre2l",
     "series",
     "submitit",
+    "tabular",
     "tensorboard",
     "text",
 )

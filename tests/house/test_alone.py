@@ -19,6 +19,7 @@ COMMON = {
     "robust",
     "series",
     "smooth",
+    "tabular",
     "text",
     "torch",
 }
