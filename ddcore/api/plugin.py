@@ -44,7 +44,7 @@ class Plugin:
     moved: ClassVar[Mapping[str, str]] = {}
 
     # ---- what goes together ----
-    needs: ClassVar[tuple[str, ...]] = ()  # ``trajectories``, ``teachers``, ``class_logits`` of students, or words of ``asks``
+    needs: ClassVar[tuple[str, ...]] = ()  # assets, ``class_logits`` of students, words of a matcher's ``asks``
     may_need: ClassVar[tuple[str, ...]] = ()  # assets that only some option values need: see ``assets``
     conflicts: ClassVar[Mapping[str, str]] = {}  # plugin name to the reason why the two do not go together
     assumes: ClassVar[Mapping[str, str]] = {}  # fact about data (``mirror_symmetric``) to why: warned of if not so

@@ -209,7 +209,7 @@ def to_the_end(subject: Subject, partner: str, **more: Any) -> str:
 
     An executor sees tasks, not methods, and starting it takes longer than all of that: then the run is only planned.
     """
-    both = (subject.cls, load_class(partner)[0])
+    both: tuple[Any, ...] = (subject.cls, load_class(partner)[0])
     rows = {"rows": (DISTILLED, RANDOM)} if all(IMAGES in cls.modality for cls in both) else {}
     try:
         run = subject.run("--plugin", partner, **{"steps": 1, **rows, **more})
@@ -217,10 +217,10 @@ def to_the_end(subject: Subject, partner: str, **more: Any) -> str:
             _ = run.plan
             return ""
         scores = distil(run)
-        kept = run.packed.tensors if run.artifact is None else run.artifact.tensors
+        kept: Any = run.artifact or run.packed
     except DdcoreError as error:
         return str(error)
-    bad = [name for name, tensor in kept.items() if not torch.isfinite(tensor).all()]
+    bad = [name for name, tensor in kept.tensors.items() if not torch.isfinite(tensor).all()]
     bad += [f"the row {row.set!r}" for row in scores if not all(map(math.isfinite, row.values))]
     return f"{bad[0]} is not finite" if bad else "" if scores else "there are no rows"
 
