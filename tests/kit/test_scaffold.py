@@ -72,7 +72,7 @@ def test_a_preset_is_an_example_that_sets_every_option_to_its_default_or_the_rea
     assert "--preset an-idea/digits-ipc1" in about
     table = tomllib.loads(text)["digits-ipc1"]
     assert (table["dataset"], table["ipc"], table["auto"], table["plugins"][0]) == ("digits", 1, False, "an-idea")
-    defaults = dict(re.findall(r"^    (\w+): \w+ = option\(([\d.]+),", module, re.MULTILINE))
+    defaults = dict(re.findall(r"^    (\w+): \w+ = option\(\s*([\d.]+),", module, re.MULTILINE))
     assert {name: str(value) for name, value in table["plugin"]["an-idea"].items()} == defaults
 
 
