@@ -1,8 +1,4 @@
-"""Finding plugins: by entry point, one by one, and only those that were named. Nothing here imports torch.
-
-A plugin is an attrs class: its fields are the method's hyper-parameters, its ``@hookimpl`` methods are the method. What
-else ddcore has to know about it before a run stands in class attributes of ``Plugin``.
-"""
+"""``Plugin``, which every plugin class is derived from, and ``option``, which makes its fields; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 from attrs import field
 
+from ddcore._documented import with_attributes
 from ddcore.api import hooks as hookspecs
 
 if TYPE_CHECKING:
@@ -31,8 +28,23 @@ DENSE = "dense"  # in ``Plugin.modality``: rows of one shape in numbers, (D,), (
 ROLES = ("matcher", "enhancement", "labels", "student", "evaluator", PACK, "executor", "tracker")
 
 
+@with_attributes
 class Plugin:
-    """What every plugin class is derived from; override what is not so."""
+    """What every plugin class is derived from: a method, or a part of one, that a run selects by ``--plugin NAME``.
+
+    Its fields, made by ``option``, are the hyper-parameters; its methods marked ``@hookimpl`` are what it does, each called like
+    a hook of ``ddcore.api.hooks``; class attributes and the methods below say what else a run has to know. Override what is not so.
+
+        @frozen(kw_only=True, eq=False)
+        class Soften(Plugin):
+            view_phases: ClassVar[tuple[str, ...]] = ("match",)
+            factor: float = option(0.5, help="what pixels are multiplied by", validator=gt(0))
+            @hookimpl
+            def ddcore_view(self, batch: Batch) -> Batch:
+                return batch.with_inputs(self.factor * batch.inputs)
+
+    ``ddcore plugins new`` writes a package of each kind. Attributes, with what they are unless overridden:
+    """
 
     role: ClassVar[str] = "enhancement"  # one of ROLES; a run has exactly one matcher
     summary: ClassVar[str] = ""  # one line
@@ -43,25 +55,22 @@ class Plugin:
     cells: ClassVar[str | None] = None  # and one of published figures, each with the command that makes it anew
     neutral: ClassVar[Mapping[str, object]] = {}  # option values under which the plugin changes nothing
     tiny: ClassVar[Mapping[str, object]] = {}  # and under which a step on a few 8x8 images is cheap
-    # Option that it had once to where that is now, ``{"width": "graphs.width"}``: refused by name, and read in what was saved.
-    moved: ClassVar[Mapping[str, str]] = {}
+    moved: ClassVar[Mapping[str, str]] = {}  # former option to where it is now, ``{"width": "graphs.width"}``
 
     # ---- what goes together ----
-    needs: ClassVar[tuple[str, ...]] = ()  # ``trajectories``, ``teachers``, or words of a matcher's ``asks``
+    needs: ClassVar[tuple[str, ...]] = ()  # assets, ``class_logits`` of students, words of a matcher's ``asks``
     may_need: ClassVar[tuple[str, ...]] = ()  # assets that only some option values need: see ``assets``
     conflicts: ClassVar[Mapping[str, str]] = {}  # plugin name to the reason why the two do not go together
     assumes: ClassVar[Mapping[str, str]] = {}  # fact about data (``mirror_symmetric``) to why: warned of if not so
     packs: ClassVar[tuple[str, ...]] = ()  # plugins of role ``data``, selected with it, that it may import
     probe_file: ClassVar[str | None] = None  # of a pack: file with a matcher that the contract kit tries plugins with
     # ---- of a matcher ----
-    # What it asks of enhancements, as ``view:match``, and nothing else is heard; each ``setting:NAME`` must change what steps do.
-    asks: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[tuple[str, ...]] = ()  # of enhancements, as ``view:match``; each ``setting:NAME`` must change steps
     learns: ClassVar[tuple[str, ...]] = ()  # roles of what it learns
     steps: ClassVar[int | None] = None  # default outer steps
     of_classes: ClassVar[bool] = True  # whether it looks at labels: what does not works on data without any
     students: ClassVar[tuple[str, ...]] = ()  # of other data than images: networks of rows; empty: all on offer
-    # Beside another matcher it is an enhancement: its ``ddcore_learn`` is not asked, what it suggests for labels is not heard.
-    gives_way: ClassVar[bool] = False
+    gives_way: ClassVar[bool] = False  # beside another matcher it is an enhancement: neither learns nor suggests labels
 
     # ---- where hooks apply, and names they answer to ----
     view_phases: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_view``
@@ -69,8 +78,7 @@ class Plugin:
     settings: ClassVar[tuple[str, ...]] = ()  # of ``ddcore_setting``
     initializers: ClassVar[tuple[str, ...]] = ()  # for ``--init``, ``--rows``; it suggests the first, but for
     suggests: ClassVar[str | None] = None  # another, which may be the core's; empty: none
-    # Initialiser to what its images are, if they come from real ones: ``unchanged``, or words such as "patches of real images".
-    of_real: ClassVar[Mapping[str, str]] = {}
+    of_real: ClassVar[Mapping[str, str]] = {}  # initialiser to "unchanged", or what it makes of real images, in words
     labellers: ClassVar[tuple[str, ...]] = ()  # for ``--labels``; the first is what it suggests, but for
     suggests_labels: ClassVar[str | None] = None  # another, which may be the core's; empty: none
     label_kinds: ClassVar[Mapping[str, str]] = {}  # labeller to the kind it makes, if not called like it
@@ -79,13 +87,12 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``; a pack suggests the first for its data, or
     suggests_network: ClassVar[str | None] = None  # another, which may be the core's
-    # Numbers of its ``ddcore_examine`` in [0, 1] that have rows of their own, to which is better, ``larger`` or ``smaller``.
-    metrics: ClassVar[Mapping[str, str]] = {}
+    metrics: ClassVar[
+        Mapping[str, str]
+    ] = {}  # numbers of ``ddcore_examine`` in [0, 1] with rows: ``larger``, ``smaller``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
-    # ``class-names`` or ``row-order``, checks of the contract kit, to why it fails them.
-    exempt: ClassVar[Mapping[str, str]] = {}
-    # Operation of decoders to its class, of a local file; an installed plugin has an entry point ``ddcore.decoders`` for each.
-    decoders: ClassVar[Mapping[str, Any]] = {}
+    exempt: ClassVar[Mapping[str, str]] = {}  # ``class-names`` or ``row-order``, checks of the kit, to why it fails
+    decoders: ClassVar[Mapping[str, Any]] = {}  # of a local file: operation to class; else entry points are asked
     whole_batches: ClassVar[bool] = False  # whether its student loss compares rows: batches are not cut then
 
     def cost(self, run: Any) -> Any:
@@ -95,10 +102,7 @@ class Plugin:
         return Cost()
 
     def assets(self, initializer: str | None) -> tuple[str, ...]:
-        """What the run has to make before its tasks begin, of ``trajectories`` and ``teachers``, under these option values.
-
-        ``initializer`` is one that the run uses and this plugin offers, else None.
-        """
+        """Which of ``trajectories`` and ``teachers`` a run makes first: with ``initializer`` if that is one of this plugin's."""
         return tuple(asset for asset in self.needs if asset in ASSETS)
 
     def label_sizes(self, run: Any) -> Mapping[str, Any]:
@@ -106,10 +110,7 @@ class Plugin:
         return {}
 
     def suggests_protocol(self, subject: Subject) -> str | None:
-        """The name of the protocol, of this plugin or the core, that fits such a set and such labels: what ``--protocol auto`` takes.
-
-        Of several selected plugins the first that answers is heard, in the order of the command line. None: it suggests none.
-        """
+        """The protocol that fits such a set: what ``--protocol auto`` takes, of the first plugin selected that does not say None."""
         return None
 
     def recognises(self, place: Place) -> str | None:
@@ -125,7 +126,7 @@ class Plugin:
         return ()
 
     def visited(self, count: int) -> int:
-        """How many of ``count`` rows an epoch of a student visits under ``ddcore_student_rows``, as known beforehand: it turns epochs into steps."""
+        """How many of ``count`` rows ``ddcore_student_rows`` will choose for an epoch: a protocol's epochs become steps by it."""
         return count
 
     def student_identity(self, run: Any) -> Mapping[str, object] | None:
@@ -164,7 +165,7 @@ def option(
     validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     secret: bool = False,
 ) -> Any:
-    """A hyper-parameter of a plugin: a field of its attrs class.
+    """A hyper-parameter of a plugin: a field of its attrs class, and ``--my-plugin.name`` on the command line.
 
     Args:
         default, symbol: the paper's.

@@ -67,7 +67,9 @@ def new_plugin(name: str, kind: str, out: str, as_json: bool) -> None:
 
 
 @plugins.command("matrix")
-@click.option("--try", "tried", is_flag=True, help="Take a step with every pair that composes, on 8x8 images.")
+@click.option(
+    "--try", "tried", is_flag=True, help="Take every pair that composes through a run of one step, to its scores."
+)
 @AS_JSON
 @click.pass_context
 def plugin_matrix(context: click.Context, tried: bool, as_json: bool) -> None:

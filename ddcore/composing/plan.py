@@ -6,7 +6,7 @@ The plan is printed at the start, shown by ``--plan-only`` and kept in the run a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import asdict, field, frozen
@@ -15,11 +15,13 @@ from ddcore.api.hooks import KINDS
 from ddcore.api.plugin import DENSE, PACK
 from ddcore.composing.discovery import matching, packs_among
 from ddcore.composing.dispatch import CORE, Dispatch
-from ddcore.composing.recipes import RULES
+from ddcore.composing.recipes import OF_VIEWS, RULES, STATIC_MIXED
 from ddcore.composing.versions import deprecations
 from ddcore.errors import PluginError, near
 
 PROTOCOL = "protocol"
+CLASS_LOGITS = "class_logits"
+"""What a plugin needs whose student loss reads outputs as classes: nothing that learns vectors has them."""
 CORE_ASKS = (
     "project",
     "evaluate",
@@ -154,13 +156,43 @@ def refusal(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | No
     if not plugin.modality & matcher.modality:
         return f"{name!r} works on {_words(plugin.modality)}, {matcher_name!r} on {_words(matcher.modality)}"
     asked = asked_by(matcher)
-    there = {*asked, *matcher.needs, *matcher.may_need, TEACHERS}
+    there = {*asked, *matcher.needs, *matcher.may_need, TEACHERS, CLASS_LOGITS}
     missing = [need for need in plugin.needs if need not in there]
     if missing:
         return f"{name!r} needs {_words(missing)}, which {matcher_name!r} does not offer"
     if not offers(plugin) & asked and not only_protocols(plugin):
         return f"{name!r} changes {_words(sorted(offers(plugin)))}, none of which {matcher_name!r} asks for: it would do nothing"
     return None
+
+
+def unlabelled(plugin: Any, name: str, kind: str) -> str | None:
+    """Why a plugin does not go with labels of a kind; None when it does.
+
+    Labels of views say what each epoch of a student looks at, so that nothing else may choose or change it.
+    """
+    if kind == VECTORS and CLASS_LOGITS in plugin.needs:
+        return f"{name!r} reads what students answer as classes, and what learns vectors tells none: it goes with other labels"
+    if kind not in (*OF_VIEWS, STATIC_MIXED):
+        return None
+    if "student_rows" in offers(plugin):
+        return f"{name!r} chooses the rows of students' epochs, which labels of views say already: it goes with others"
+    if "augment:evaluate" in offers(plugin):
+        return f"{name!r} changes students' batches, and labels of views were made for these as they are: it goes with others"
+    return None
+
+
+def refusal_unasked(plugin: Any, name: str, matcher: Any, matcher_name: str) -> str | None:
+    """Why a plugin does not go with a matcher and the labels that the two suggest; None when it does."""
+    rule = _suggestion(plugin, "labellers") or _suggestion(matcher, "labellers") or "hard"
+    kind = _kind(rule, (plugin, matcher), None if plugin.labellers else matcher)
+    return refusal(plugin, name, matcher, matcher_name) or unlabelled(plugin, name, kind)
+
+
+def _kind(rule: str, plugins: Iterable[Any], matcher: Any) -> str:
+    """Of the labels that a rule makes, unless a matcher learns some."""
+    kinds = {rule: kind for plugin in plugins for rule, kind in plugin.label_kinds.items()}
+    learned = [role for role in LEARNED_LABELS if matcher and role in matcher.learns]
+    return learned[0] if learned else kinds.get(rule, rule)
 
 
 def resolve(
@@ -195,6 +227,7 @@ def resolve(
     initializer, init_by = _chosen("initializers", choices.init, plugins, name, "real", "--init", hooks)
     labeller, label_by = _chosen("labellers", choices.labels, plugins, name, "hard", "--labels", hooks)
     learned = [said for role, said in LEARNED_LABELS.items() if role in matcher.learns and choices.labels is None]
+    _refuse_unlabelled(plugins, labeller, matcher if choices.labels is None else None)
     steps = choices.steps if choices.steps is not None else matcher.steps
     if steps is None:
         raise PluginError(f"{hooks.who(name)} has no default number of steps: give --steps")
@@ -209,7 +242,15 @@ def resolve(
     return Plan(name, initializer, labeller, steps, choices.network, needs, tuple(stages))
 
 
-LEARNED_LABELS = {"labels": "learned, soft", "vectors": "learned, vectors"}
+def _refuse_unlabelled(plugins: Mapping[str, Any], labeller: str, matcher: Any = None) -> None:
+    kind = _kind(labeller, plugins.values(), matcher)
+    for name, plugin in plugins.items():
+        if reason := unlabelled(plugin, name, kind):
+            raise PluginError(f"{reason} (--labels hard, for one), or leave out --plugin {name}")
+
+
+VECTORS = "vectors"
+LEARNED_LABELS = {"labels": "learned, soft", VECTORS: "learned, vectors"}
 """Roles of learned labels, and what a plan says of them."""
 
 
@@ -311,6 +352,7 @@ def resolve_training(hooks: Dispatch, plugins: Mapping[str, Any], network: str, 
         if not offers(plugin) & STUDENT_ASKS and not only_protocols(plugin):
             raise PluginError(f"{hooks.who(name)} does nothing where a student is trained: leave out --plugin {name}")
     labeller, label_by = _chosen("labellers", labels, plugins, "", "hard", "--labels", hooks)
+    _refuse_unlabelled(plugins, labeller)
     needs = _assets(plugins, (), labeller)
     shaping = tuple(p for p, plugin in plugins.items() if offers(plugin) & STUDENT_SHAPING)
     stages = [Stage("label", labeller, label_by), Stage("student", network, CORE, shaping)]

@@ -1,4 +1,4 @@
-"""The composition matrix: which plugin goes with which matcher, from what both declare; and a step with each pair."""
+"""The composition matrix: which plugin goes with which matcher, from what both declare; and a run of each pair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from ddcore.composing.discovery import installed, load_class
-from ddcore.composing.plan import refusal
+from ddcore.composing.plan import refusal_unasked
 from ddcore.errors import PluginError
 from ddcore.kit.contract import stage
 
@@ -44,7 +44,7 @@ def matrix(names: Sequence[str] | None = None) -> list[Pair]:
     matchers = {name: cls for name, cls in classes.items() if cls.role == "matcher"}
     others = {name: cls for name, cls in classes.items() if cls.role != "matcher" or cls.gives_way}
     return [
-        Pair(plugin, name, refusal(cls(), plugin, matcher(), name) or "", ", ".join(sorted(matcher.modality)))
+        Pair(plugin, name, refusal_unasked(cls(), plugin, matcher(), name) or "", ", ".join(sorted(matcher.modality)))
         for plugin, cls in others.items()
         for name, matcher in matchers.items()
         if plugin != name and not matcher.gives_way
@@ -63,19 +63,23 @@ def _loaded(names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def try_pairs(pairs: Sequence[Pair]) -> dict[Pair, str]:
-    """One step on 8x8 images with every pair that composes; what went wrong, by pair."""
+    """A run of one step on tiny data, evaluation and all, with every pair that composes; what went wrong, by pair."""
     failures = {}
     with tempfile.TemporaryDirectory() as folder:
         for pair in pairs:
-            if not pair.reason and (problem := one_step(pair, Path(folder))):
+            if not pair.reason and (problem := to_the_end(pair, Path(folder))):
                 failures[pair] = problem
     return failures
 
 
-def one_step(pair: Pair, folder: Path) -> str:
-    """Take a step; empty if all went well, else what went wrong."""
+def to_the_end(pair: Pair, folder: Path) -> str:
+    """Do a run of one step, scores and all; empty if all went well, else what went wrong.
+
+    Args:
+        folder: scratch, whose cache the runs in it share: what a matcher's experts and teachers are is trained once.
+    """
     subject = stage.find_subject(pair.plugin, folder / f"{pair.plugin}-{pair.matcher}")
-    return stage.one_step(subject, pair.matcher, cache=str(folder / "cache"))
+    return stage.to_the_end(subject, pair.matcher, cache=str(folder / "cache"))
 
 
 def matrix_text(pairs: Sequence[Pair], failures: Mapping[Pair, str] | None = None) -> str:

@@ -20,13 +20,22 @@ RESERVED = ("core", "experts", "probe", "teachers", "testing", "tiny", "torch", 
 
 @frozen
 class Kind:
-    """What the README and the metadata of a kind say; ``{name}`` is the plugin's name."""
+    """What README, metadata and presets of a kind say; ``{name}`` is the plugin's name.
+
+    Attributes:
+        plugins, shared, settings: of the example in ``presets.toml``: whose it is, shared options, its own.
+        no_presets: why there is none; empty where there is.
+    """
 
     summary: str
     idea: str
     command: str
     options: str
     composes: str
+    plugins: str = '["{name}", "dm"]'
+    shared: str = "steps = 100"
+    settings: str = ""
+    no_presets: str = ""
 
 
 KINDS: dict[str, Kind] = {
@@ -37,6 +46,8 @@ KINDS: dict[str, Kind] = {
         "| `--{name}.lr-img` | | 10.0 | a step | learning rate of the pixels |\n"
         "| `--{name}.batch-real` | | 64 | images | real images of a class in a step |",
         "Every enhancement that changes the view or the augmentation in the phase `match`, and every initialiser.",
+        plugins='["{name}"]',
+        settings="lr_img = 10.0\nbatch_real = 64",
     ),
     "enhancement": Kind(
         "noise on every image that is compared",
@@ -44,6 +55,7 @@ KINDS: dict[str, Kind] = {
         "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
         "| `--{name}.strength` | | 0.1 | of a normalised pixel | standard deviation of the noise; 0 changes nothing |",
         "Every matcher of images that draws augmentations in the phases `match`, `inner` or `student_step`.",
+        settings="strength = 0.1",
     ),
     "labels": Kind(
         "label smoothing as a rule for any images",
@@ -51,6 +63,8 @@ KINDS: dict[str, Kind] = {
         "ddcore run --plugin dm --plugin {name} --labels {name} --dataset digits --ipc 1",
         "| `--{name}.share` | epsilon | 0.1 | | probability spread over all classes |",
         "Every matcher. Real images of the other rows are labelled by the same rule.",
+        shared='steps = 100\nlabels = "{name}"',
+        settings="share = 0.1",
     ),
     "student": Kind(
         "a penalty on students that are too sure",
@@ -58,6 +72,7 @@ KINDS: dict[str, Kind] = {
         "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
         "| `--{name}.weight` | beta | 0.1 | | weight of the entropy; 0 changes nothing |",
         "Every matcher. All rows of an evaluation are trained alike, so they stay comparable.",
+        settings="weight = 0.1",
     ),
     "evaluator": Kind(
         "a row for the nearest-mean classifier",
@@ -65,6 +80,7 @@ KINDS: dict[str, Kind] = {
         "ddcore run --plugin dm --plugin {name} --dataset digits --ipc 1",
         "| none | | | | |",
         "Every matcher of images.",
+        no_presets="None: it measures sets that others' settings made, and has no settings of its own.",
     ),
     "data": Kind(
         "computed images of bars, a class an angle",
@@ -74,6 +90,7 @@ KINDS: dict[str, Kind] = {
         "| `--{name}.images` | | 40 | images | training images of a class; a quarter as many test images |\n"
         "| `--{name}.size` | | 8 | pixels | height and width |",
         "Every matcher of images.",
+        no_presets="None: settings for these data are a method's, and stand in the presets of its plugin.",
     ),
     "executor": Kind(
         "do tasks again when disk or network fail",
@@ -82,6 +99,7 @@ KINDS: dict[str, Kind] = {
         "| `--{name}.attempts` | | 3 | | times a task is tried |\n"
         "| `--{name}.pause` | | 1.0 | seconds | wait between attempts |",
         "Every matcher: an executor sees tasks, not methods.",
+        no_presets="None: where tasks are done changes no result, so that no paper's settings name it.",
     ),
 }
 
@@ -131,7 +149,8 @@ def render(name: str, kind: str) -> dict[str, str]:
         "api": API_VERSION,
         "idea": about.idea,
     }
-    values |= {n: getattr(about, n).format(name=name) for n in ("command", "options", "composes")}
+    words = ("command", "options", "composes", "plugins", "shared", "settings", "no_presets")
+    values |= {n: getattr(about, n).format(name=name) for n in words}
     files = {
         "pyproject.toml": "pyproject.toml.j2",
         "README.md": "README.md.j2",
@@ -139,6 +158,8 @@ def render(name: str, kind: str) -> dict[str, str]:
         "conftest.py": "conftest.py.j2",
         f"tests/test_{module.removeprefix('ddcore_')}.py": f"{kind}/test.py.j2",
     }
+    if not about.no_presets:
+        files[f"{module}/presets.toml"] = "presets.toml.j2"
     return {**{path: _rendered(template, values) for path, template in files.items()}, f"{module}/py.typed": ""}
 
 

@@ -19,7 +19,7 @@ from ddcore.api.services import Samples
 from ddcore.api.types import Batch, Progress, Seen, Vote
 from ddcore.composing import answers
 from ddcore.composing.dispatch import PerPlugin
-from ddcore.composing.plan import STUDENT_SHAPING, TEACHERS, offers, student_shapers
+from ddcore.composing.plan import CLASS_LOGITS, STUDENT_SHAPING, TEACHERS, offers, student_shapers
 from ddcore.errors import InputError
 from ddcore.storage.places import canonical, sha256_of
 from ddcore.training.loop import Beside, Choose, Generators, Reshape
@@ -126,12 +126,14 @@ def shaped(
         steps, rate: of its training.
 
     Raises:
-        InputError: rows are to be chosen of labels that say themselves which views an epoch visits.
+        InputError: rows are to be chosen of labels that say themselves which views an epoch visits; classes to be read
+            from what learns none.
     """
     shaping = [p for _, p in student_shapers(run.plugins) if offers(p) & (STUDENT_SHAPING - {"augment:evaluate"})]
     if not shaping:
         yield Shape(network)
         return
+    _refuse_vectors(run, labels)
     names = tuple(dict.fromkeys(name for plugin in shaping for name in plugin.taps()))
     votes = run.votes("student") if taught(run) else []
     samples = Held(images, labels.classes) if isinstance(images, Tensor) else images
@@ -214,6 +216,15 @@ def _optimizers(run: Run, modules: Mapping[str, Module], rate: float) -> dict[st
         for name, optimizer in made.items()
         if optimizer is not None
     }
+
+
+def _refuse_vectors(run: Run, labels: Labels) -> None:
+    for name, plugin in student_shapers(run.plugins):
+        if not labels.of_classes and CLASS_LOGITS in plugin.needs:
+            raise InputError(
+                f"{name!r} reads what students answer as classes, and what learns {labels.kind} labels tells none: leave out "
+                f"--plugin {name} or choose other --labels"
+            )
 
 
 def _choose(

@@ -1,10 +1,12 @@
 """The hook API keeps its promises: what was recorded of the last version is there, and its number says what changed."""
 
 import json
+import pydoc
 from pathlib import Path
 
 import pytest
 
+from ddcore import Plugin, option
 from ddcore.api import hooks as hookspecs
 from ddcore.api.hooks import API_VERSION, KINDS
 from ddcore.cli.app import invoke
@@ -81,3 +83,13 @@ def test_a_plugin_that_does_not_use_it_is_not_told(monkeypatch):
             """Without run."""
 
     assert deprecations(View, "'v'") == [] and deprecations(object, "'o'") == []
+
+
+def test_help_on_plugin_says_what_it_is_with_an_example_and_the_meaning_of_every_attribute():
+    said = pydoc.plain(pydoc.render_doc(Plugin)).partition("Methods defined here")[0]
+    lines = [line.removeprefix(" |").strip() for line in said.splitlines()]
+    assert "What every plugin class is derived from" in said and "@hookimpl" in lines and "ddcore.api.hooks" in said
+    for name in vars(Plugin)["__annotations__"]:
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
+        assert len(lines[at + 1].split()) >= 2, f"no meaning beside {name}"
+    assert "--my-plugin.name" in pydoc.render_doc(option)

@@ -8,7 +8,7 @@ from attrs import frozen
 from ddcore import Plugin, hookimpl
 from ddcore.api import hooks as hookspecs
 from ddcore.composing.asking import Hooks
-from ddcore.composing.plan import Choices, data_warnings, recorded_order, refusal, refuse_idle, resolve
+from ddcore.composing.plan import Choices, data_warnings, recorded_order, refusal, refusal_unasked, refuse_idle, resolve
 from ddcore.errors import PluginError
 
 ANY = Choices(steps=None, network="convnet", init=None, labels=None)
@@ -325,3 +325,70 @@ def test_who_brings_a_protocol_alone_is_not_idle():
     refuse_idle(hooks, {"recipe": Recipe()}, "mine")
     with pytest.raises(PluginError, match="was asked nothing in the first step: leave out --plugin both"):
         refuse_idle(hooks, {"both": Both()}, "mine")
+
+
+@frozen(kw_only=True, eq=False)
+class Rows(Plugin):
+    role = "student"
+
+    @hookimpl
+    def ddcore_student_rows(self, samples):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Batches(Plugin):
+    role = "student"
+    augment_phases = ("evaluate",)
+
+    @hookimpl
+    def ddcore_augment(self, transform):
+        """Nothing."""
+
+
+@frozen(kw_only=True, eq=False)
+class Logits(Plugin):
+    role = "student"
+    needs = ("class_logits",)
+
+    @hookimpl
+    def ddcore_student_loss(self, output):
+        """Nothing."""
+
+
+class Views(Matcher):
+    suggests_labels = "per-view"
+
+
+class OwnViews(Matcher):
+    labellers = ("mine",)
+    label_kinds = {"mine": "static-mixed"}
+
+
+class Vectors(Matcher):
+    learns = ("pixels", "vectors")
+
+
+@pytest.mark.parametrize(
+    ("matcher", "student", "reason"),
+    [
+        (Views, Rows, "chooses the rows of students' epochs, which labels of views say already"),
+        (OwnViews, Rows, "chooses the rows of students' epochs, which labels of views say already"),
+        (Views, Batches, "changes students' batches, and labels of views were made for these"),
+        (Vectors, Logits, "what learns vectors tells none"),
+    ],
+)
+def test_what_shapes_students_is_refused_beside_labels_that_leave_it_nothing_and_goes_with_hard_ones(
+    matcher, student, reason
+):
+    assert reason in refusal_unasked(student(), "s", matcher(), "m")
+    with pytest.raises(PluginError, match=f"'s' .*{reason}.* \\(--labels hard, for one\\), or leave out --plugin s"):
+        planned(m=matcher(), s=student())
+    assert planned(attrs.evolve(ANY, labels="hard"), m=matcher(), s=student()).labeller == "hard"
+
+
+@pytest.mark.parametrize("student", [Rows, Batches, Logits])
+def test_what_shapes_students_goes_with_hard_and_learned_labels(student):
+    for matcher in (Matcher, Trajectories):
+        assert refusal_unasked(student(), "s", matcher(), "m") is None
+        assert planned(m=matcher(), s=student()).matcher == "m"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ddcore.cli.app import invoke
 from ddcore.composing.discovery import FIRST_PARTY, installed
 from ddcore.composing.plan import CORE_ASKS
 from ddcore.kit.contract import behaviour, check_plugin, examine
-from ddcore.kit.contract.checks import ENTRIES
+from ddcore.kit.contract.checks import ENTRIES, Broken, declarations_and_hooks_agree
 from ddcore.kit.contract.probe import Probe
 from ddcore.kit.contract.stage import PROBE, TINY, first_party
 from ddcore.kit.contract.tiny import RENAMED, tiny_images
@@ -132,6 +133,28 @@ GRAPHS = """
             right = float(((test.stored > means.mean()) == test.labels.bool()).double().mean())
             score = (right,)
             return [Row(s, "p", "threshold", "hard", 1, {"total": 8}, score, 0, 0.0) for s in ("distilled", "full")]
+"""
+MIXED = """
+    @frozen(kw_only=True, eq=False)
+    class Mine(Plugin):
+        api = "2.0"
+        summary = "class-mixed batches in features of a network with 32 outputs"
+        role = "matcher"
+        steps = 4
+        learns = ("pixels",)
+        asks = ("initialize",)
+
+        @hookimpl
+        def ddcore_learn(self, images: torch.Tensor) -> Learn:
+            pixels = images.requires_grad_()
+            return Learn({"pixels": pixels}, {"pixels": torch.optim.SGD([pixels], lr=0.5)}, {"pixels": "pixels"})
+
+        @hookimpl
+        def ddcore_matching_loss(self, task: Task, step: int, learn: Learn, run: Any) -> Iterator[Loss]:
+            network = run.network(run.generator("mine", "network", step), classes=32)
+            index = torch.randperm(len(run.real.train), generator=run.generator("mine", "rows", step))[:12]
+            real = network(run.real.train.inputs(index)).mean(0)
+            yield Loss((network(learn.tensors["pixels"]).mean(0) - real).square().sum())
 """
 PROTOCOL = (
     VIEW
@@ -284,6 +307,31 @@ def test_a_check_that_a_method_opts_out_of_is_listed_with_the_reason(tmp_path):
     assert (result.status, result.detail) == ("skipped", "it opts out: classes weigh by number")
     (result,) = examine(written(tmp_path, exempt.replace('"class-names"', '"seed"')), only=["declarations"])
     assert result.status == "failed" and "only for row-order or class-names" in result.detail
+
+
+def test_networks_of_other_widths_and_batches_that_mix_classes_are_no_dependence_on_numbers(tmp_path):
+    for words in ("classes=32", "classes=3"):
+        (result,) = examine(written(tmp_path, MIXED.replace("classes=32", words)), only=["class-names"])
+        assert result.status == "passed", result
+
+
+def test_a_whole_run_that_fails_is_told_the_words_that_select_the_plugin(tmp_path):
+    body, old, new, _ = BREAKS["whole-run"]
+    path = written(tmp_path, body.replace(old, new))
+    (result,) = examine(path, only=["whole-run"])
+    assert f"`ddcore run --plugin MATCHER --plugin-path {path} --dataset digits --steps 2`" in result.remedy
+
+
+def test_presets_of_options_that_there_are_not_are_found(tmp_path, monkeypatch):
+    package = tmp_path / "with_presets"
+    package.mkdir()
+    (package / "presets.toml").write_text('[a]\ndataset = "digits"\nipc = 1\n[a.plugin.mine]\nstrenght = 1.0\n')
+    presets = VIEW.replace("neutral = ", 'presets = "presets.toml"\n        neutral = ')
+    (package / "__init__.py").write_text(dedent(HEAD) + dedent(presets))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    subject = SimpleNamespace(cls=__import__("with_presets").Mine, name="mine", is_matcher=False)
+    with pytest.raises(Broken, match=r"preset mine/a names \['strenght'\], which are no options of it"):
+        declarations_and_hooks_agree(subject)
 
 
 @pytest.mark.parametrize("name", PROTOCOL_BREAKS)

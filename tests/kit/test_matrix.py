@@ -1,4 +1,4 @@
-"""The composition matrix: what is declared is what happens, for every pair of first-party plugins, on 8x8 images."""
+"""The composition matrix: what is declared is what happens, for every pair of first-party plugins, to the scores."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,25 @@ import pytest
 
 from ddcore.cli.app import invoke
 from ddcore.composing.discovery import FIRST_PARTY, installed
-from ddcore.kit.matrix import Pair, matrix, matrix_text, one_step
+from ddcore.kit.matrix import Pair, matrix, matrix_text, to_the_end
 
 HERE = [name for name in FIRST_PARTY if name in installed()]
 PAIRS = matrix(HERE)
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A folder for all pairs, so that experts and teachers of a matcher are trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("pairs")
+        patch.setenv("DDCORE_CACHE", str(folder / "cache"))
+        yield folder
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.plugin}-{pair.matcher}")
-def test_a_pair_takes_a_step_or_is_refused_with_the_reason_it_declares(pair, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDCORE_CACHE", str(tmp_path / "cache"))
-    problem = one_step(pair, tmp_path)
+def test_a_pair_runs_to_its_scores_or_is_refused_with_the_reason_it_declares(pair, scratch):
+    problem = to_the_end(pair, scratch)
     if pair.reason:
         assert pair.reason in problem
     else:

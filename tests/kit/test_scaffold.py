@@ -3,8 +3,10 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,32 @@ def test_generated_packages_install_and_pass_the_contract_and_their_own_tests(tm
         assert "failed" not in results.values(), (name, results)
         concerned = {check for check, status in results.items() if status == "passed"}
         assert {"hooks", "declarations", "options", "seed", "resume", "whole-run", "public"} <= concerned, name
+    listed = run(["-m", "ddcore", "presets", "--json"], site, tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    shown = {preset["name"]: preset["plugins"][0] for preset in json.loads(listed.stdout)}
+    with_presets = {
+        name: f"{name}/digits-ipc1" for name, kind in zip(names, KINDS, strict=True) if not KINDS[kind].no_presets
+    }
+    assert {preset: shown.get(preset) for preset in with_presets.values()} == {p: n for n, p in with_presets.items()}
     own = ["-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", "not contract"]
     tested = run([*own, *folders], site, tmp_path)  # their contract has just been seen
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_preset_is_an_example_that_sets_every_option_to_its_default_or_the_readme_says_why_there_is_none(kind):
+    files = render("an-idea", kind)
+    module, text = files["ddcore_an_idea/__init__.py"], files.get("ddcore_an_idea/presets.toml")
+    assert ('presets: ClassVar[str | None] = "presets.toml"' in module) is (text is not None)
+    about = files["README.md"].partition("## Presets\n")[2].partition("\n## ")[0]
+    if text is None:
+        assert KINDS[kind].no_presets in about and KINDS[kind].no_presets.startswith("None: ")
+        return
+    assert "--preset an-idea/digits-ipc1" in about
+    table = tomllib.loads(text)["digits-ipc1"]
+    assert (table["dataset"], table["ipc"], table["auto"], table["plugins"][0]) == ("digits", 1, False, "an-idea")
+    defaults = dict(re.findall(r"^    (\w+): \w+ = option\(\s*([\d.]+),", module, re.MULTILINE))
+    assert {name: str(value) for name, value in table["plugin"]["an-idea"].items()} == defaults
 
 
 def code_lines(text: str) -> int:

@@ -131,7 +131,7 @@ def test_a_stopped_student_keeps_the_plugins_state_modules_and_their_optimiser(t
 def test_labels_of_views_visit_what_they_were_made_for(tmp_path, plugin, capsys):
     words = ["--labels=per-view", "--teachers.networks=convnet1-bn-w4", "--teachers.epochs=1", "--teachers.no-check"]
     assert train(tmp_path / "a", *plugin(HALF), *words, f"--cache={tmp_path / 'cache'}") == 2
-    assert "per-view labels say which views an epoch visits" in capsys.readouterr().err
+    assert "chooses the rows of students' epochs, which labels of views say already" in capsys.readouterr().err
 
 
 def test_rows_that_are_not_there_are_refused(tmp_path, plugin, capsys):

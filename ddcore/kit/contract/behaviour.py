@@ -15,7 +15,7 @@ from torch.nn.utils import vector_to_parameters
 
 from ddcore import devices
 from ddcore.api.types import Batch, Learn, Progress, Row, Task
-from ddcore.composing.plan import only_protocols, refusal
+from ddcore.composing.plan import only_protocols, refusal_unasked
 from ddcore.errors import near
 from ddcore.kit.contract.checks import Broken, check
 from ddcore.kit.contract.stage import (
@@ -23,11 +23,11 @@ from ddcore.kit.contract.stage import (
     Subject,
     distilled,
     first_party,
-    one_step,
     outcome,
     outcome_in_pieces,
     same_bits,
     scored,
+    to_the_end,
     untouched_randomness,
 )
 from ddcore.kit.contract.stand_in import cutting_alike, standing_in
@@ -411,8 +411,8 @@ def _goes_with(subject: Subject, name: str, other: Any) -> bool:
         return False
     if other.role == "matcher":
         beside = subject.cls.gives_way or not subject.is_matcher
-        return beside and refusal(subject.cls(), subject.name, other(), name) is None
-    return subject.is_matcher and refusal(other(), name, subject.cls(), subject.name) is None
+        return beside and refusal_unasked(subject.cls(), subject.name, other(), name) is None
+    return subject.is_matcher and refusal_unasked(other(), name, subject.cls(), subject.name) is None
 
 
 @check("composition", "see which plugin it fails with; what cannot work declares it in conflicts, needs or modality")
@@ -422,9 +422,9 @@ def composes_with_every_first_party_plugin_it_says(subject: Subject) -> str:
     if not partners:
         raise Skipped("no first-party plugin that it goes with is installed")
     if every.get(subject.name) is subject.cls:
-        raise Skipped("a first-party plugin itself: the matrix's tests take a step with every pair of them")
+        raise Skipped("a first-party plugin itself: the matrix's tests take every pair of them to its scores")
     for name in partners:
-        if problem := one_step(subject, name):
+        if problem := to_the_end(subject, name):
             raise Broken(f"with {name}: {problem}")
     return ", ".join(partners)
 

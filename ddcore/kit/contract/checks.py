@@ -25,6 +25,7 @@ from ddcore.api.types import Subject as OfStudents
 from ddcore.composing.answers import recipe
 from ddcore.composing.discovery import add_packs, check_hooks, installed
 from ddcore.composing.options import as_json, click_options, fields, from_json, resolve, to_toml
+from ddcore.composing.presets import presets_of
 from ddcore.composing.recipes import OF_VIEWS, STATIC_MIXED
 from ddcore.composing.versions import deprecations
 from ddcore.kit.contract.public import is_public
@@ -135,6 +136,9 @@ def declarations_and_hooks_agree(subject: Subject) -> None:
         strange = set(getattr(cls, attribute)) - set(fields(cls))
         if strange:
             raise Broken(f"{attribute} names {sorted(strange)}, which are no options of it")
+    for preset in presets_of(subject.name, cls).values():
+        if strange := set(preset.tables.get("plugin", {}).get(subject.name, {})) - set(fields(cls)):
+            raise Broken(f"preset {preset.name} names {sorted(strange)}, which are no options of it")
     for name, why in cls.exempt.items():
         if name not in MAY_OPT_OUT or not why:
             raise Broken(f"exempt says {name!r}: {why!r}; give a reason, and only for {' or '.join(MAY_OPT_OUT)}")

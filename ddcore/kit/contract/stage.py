@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
+import math
 import random
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +29,11 @@ from ddcore.runs.distil import distil, joined
 from ddcore.runs.opening import open_distillation
 from ddcore.runs.record import write_record
 from ddcore.runs.run import Run
+from ddcore.scoring.rows import DISTILLED, RANDOM
 from ddcore.storage.places import Place
 from ddcore.storage.progress import Reporter
 from ddcore.training.experts import EXPERT_HOOKS
+from ddcore.training.protocols import PRETRAIN
 
 HERE = Path(__file__).parent
 IMAGES = "images"
@@ -169,6 +172,8 @@ def staged(words: Sequence[str], folder: Path, given: Mapping[str, Any], kind: t
     selection = select([*words, *(TINY if on_images else ()), "--preset", "none"], {})
     given = {**given, "steps": 0} if matchers and all(cls.steps == 0 for cls in matchers) else given
     small = {f"{name}__{n}": v for name, cls in selection.classes.items() for n, v in cls.tiny.items()}
+    if any("vectors" in cls.learns for cls in matchers):
+        quick = {**quick, "protocol": (f"{PRETRAIN}-1",)}
     experts = EXPERTS if "experts" in selection.groups else {}
     run = kind(setup_from(selection, {**quick, **experts, **small, **given}, {}), Place.at(folder), silent())
     claim(run.place)
@@ -200,23 +205,26 @@ def outcome(run: Run) -> dict[str, Tensor]:
     return {**scored(run), **distilled(run)}
 
 
-def one_step(subject: Subject, partner: str, **more: Any) -> str:
-    """Take a step with another installed plugin; empty if all went well, else what went wrong.
+def to_the_end(subject: Subject, partner: str, **more: Any) -> str:
+    """A run of one step with another installed plugin, from data to the scores of the set and of real images labelled
+    like it; empty if all went well, else what went wrong.
 
-    Where a plugin only shapes students, there is nothing to see in a step, and an executor sees tasks, not methods,
-    whose starting takes longer than a step: then the run is planned.
+    An executor sees tasks, not methods, and starting it takes longer than all of that: then the run is only planned.
     """
-    pair = (subject.cls, load_class(partner)[0])
+    both: tuple[Any, ...] = (subject.cls, load_class(partner)[0])
+    rows = {"rows": (DISTILLED, RANDOM)} if all(IMAGES in cls.modality for cls in both) else {}
     try:
-        run = subject.run("--plugin", partner, steps=1, **more)
-        if subject.cls.executors or any(offers(cls) <= OF_STUDENTS for cls in pair):
+        run = subject.run("--plugin", partner, **{"steps": 1, **rows, **more})
+        if subject.cls.executors:
             _ = run.plan
             return ""
-        result = distilled(run)
+        scores = distil(run)
+        kept: Any = run.artifact or run.packed
     except DdcoreError as error:
         return str(error)
-    bad = [name for name, tensor in result.items() if not torch.isfinite(tensor).all()]
-    return f"{bad[0]} is not finite" if bad else ""
+    bad = [name for name, tensor in kept.tensors.items() if not torch.isfinite(tensor).all()]
+    bad += [f"the row {row.set!r}" for row in scores if not all(map(math.isfinite, row.values))]
+    return f"{bad[0]} is not finite" if bad else "" if scores else "there are no rows"
 
 
 def outcome_in_pieces(run: Run) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ class HARD(Plugin):
     paper: ClassVar[str] = "HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890"
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "hard_share": 0.0, "label_weight": 1.0}
 
     temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))

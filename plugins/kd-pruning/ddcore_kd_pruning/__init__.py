@@ -150,6 +150,7 @@ class KDPruning(Plugin):
     paper: ClassVar[str] = "Distilling the Knowledge in Data Pruning, ICML 2025, arXiv:2403.07854"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
+    needs: ClassVar[tuple[str, ...]] = ("class_logits",)
     may_need: ClassVar[tuple[str, ...]] = ("teachers",)
     neutral: ClassVar[Mapping[str, object]] = {"share": 1.0, "alpha": 0.0}
     tiny: ClassVar[Mapping[str, object]] = {"epochs": 1, "rate": 0.01}

@@ -209,7 +209,7 @@ class KD(Plugin):
     cells: ClassVar[str | None] = "cells.toml"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
     temperature: float = option(4.0, help="both distributions are softened by it", symbol="T", validator=gt(0))

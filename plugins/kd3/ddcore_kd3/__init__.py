@@ -215,7 +215,7 @@ class KD3(Plugin):
     )
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     whole_batches: ClassVar[bool] = True
     tiny: ClassVar[Mapping[str, object]] = {"layer": "stage2"}
 

@@ -126,7 +126,7 @@ class MEALV2(Plugin):
     role: ClassVar[str] = "student"
     protocols: ClassVar[tuple[str, ...]] = tuple(PROTOCOLS)
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "label_weight": 1.0}
 
     weight: float = option(1.0, help="weight of the similarity loss", symbol="w_sim", validator=ge(0))

@@ -94,7 +94,7 @@ class MIAlpha(Plugin):
     paper: ClassVar[str] = "Distiller: A Systematic Study of Model Distillation Methods in NLP, arXiv:2109.11105"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     whole_batches: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0, "logit_weight": 0.0, "label_weight": 1.0}
     tiny: ClassVar[Mapping[str, object]] = {"hidden": 8}

@@ -146,7 +146,7 @@ class MixupKD(Plugin):
         "Understanding the Role of Mixup in Knowledge Distillation: An Empirical Study, WACV 2023, arXiv:2211.03946"
     )
     role: ClassVar[str] = "student"
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     augment_phases: ClassVar[tuple[str, ...]] = ("evaluate",)
     neutral: ClassVar[Mapping[str, object]] = {
         "mixed_fraction": 0.0,

@@ -166,7 +166,7 @@ class RAD(Plugin):
     paper: ClassVar[str] = "Robust Active Distillation, ICLR 2023, arXiv:2210.01213"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     neutral: ClassVar[Mapping[str, object]] = {
         "share": 1.0,
         "rounds": 1,

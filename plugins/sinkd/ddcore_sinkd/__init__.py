@@ -80,7 +80,7 @@ class SinKD(Plugin):
     paper: ClassVar[str] = "Sinkhorn Distance Minimization for Knowledge Distillation, arXiv:2402.17110"
     role: ClassVar[str] = "student"
     modality: ClassVar[frozenset[str]] = frozenset({"images", "text", "dense"})
-    needs: ClassVar[tuple[str, ...]] = ("teachers",)
+    needs: ClassVar[tuple[str, ...]] = ("teachers", "class_logits")
     whole_batches: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, object]] = {"weight": 0.0}
 
