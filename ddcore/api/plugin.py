@@ -87,9 +87,7 @@ class Plugin:
     datasets: ClassVar[tuple[str, ...]] = ()  # for ``--dataset``
     networks: ClassVar[tuple[str, ...]] = ()  # for ``--network``; a pack suggests the first for its data, or
     suggests_network: ClassVar[str | None] = None  # another, which may be the core's
-    metrics: ClassVar[
-        Mapping[str, str]
-    ] = {}  # numbers of ``ddcore_examine`` in [0, 1] with rows: ``larger``, ``smaller``
+    metrics: ClassVar[Mapping[str, str]] = {}  # numbers of ``ddcore_examine`` with rows: ``larger`` or ``smaller``
     executors: ClassVar[tuple[str, ...]] = ()  # for ``--executor``
     exempt: ClassVar[Mapping[str, str]] = {}  # ``class-names`` or ``row-order``, checks of the kit, to why it fails
     decoders: ClassVar[Mapping[str, Any]] = {}  # of a local file: operation to class; else entry points are asked

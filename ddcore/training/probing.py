@@ -110,7 +110,7 @@ def probed(
     """
     network.eval().requires_grad_(False)
     found = Standardised(network, samples, probe_rows(samples.labels.cpu(), classes, probe))
-    head = nn.Linear(len(found.mean), classes).to(found.mean)
+    head = nn.Linear(len(found.mean), classes).to(device=found.mean.device, dtype=found.mean.dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     steps = probe.steps(len(found))
