@@ -32,7 +32,9 @@ class Run(Opened):
         config = self.config
         check_rows(config, self.plugins)
         rows = initialisers_among(chosen_rows(config), self.plugins)
-        choices = Choices(config.steps, self.network_name, config.init, config.labels, rows)
+        told = next(filter(None, map(suggested_network, self.plugins.values())), "auto")
+        network = config.network if config.network != "auto" else told
+        choices = Choices(config.steps, network, config.init, config.labels, rows)
         return resolve(self.hooks, self.plugins, choices, partial(known_matchers, self))
 
     @property
@@ -51,8 +53,9 @@ class Run(Opened):
         other data what the first plugin of such data suggests, else ``mlp``."""
         if self.config.network != "auto":
             return str(self.config.network)
-        if own := [name for plugin in self.plugins.values() if (name := suggested_network(plugin))]:
-            return own[0]
+        for plugin in self.plugins.values():
+            if (told := suggested_network(plugin)) and self.source.modality in plugin.modality:
+                return told
         if self.dense and not self.of_images:
             return "mlp"
         return "convnet" if devices.is_cuda(self.device) else f"convnet-w{CPU_WIDTH}"

@@ -79,7 +79,8 @@ def drawn(run: Run, artifact: Artifact) -> bytes:
     if run.of_images:
         return b""
     for name, plugin in run.plugins.items():
-        if found := plugin.preview(artifact.pixels(), artifact.labels.classes, run):
+        own = run.source.modality in plugin.modality
+        if own and (found := plugin.preview(artifact.pixels(), artifact.labels.classes, run)):
             return answers.picture(found, f"preview of {run.hooks.who(name)}")
     return b""
 

@@ -60,7 +60,7 @@ class Estimate:
     def sentence(self) -> str:
         """For people."""
         if not self.rate:
-            return "estimate: none, passes are measured on images and other rows of one shape only"
+            return "estimate: none, passes are measured on rows of one shape only"
         stages = {"experts": self.experts, "distilling": self.distil, "evaluation": self.evaluate}
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items() if seconds)
         return f"estimate: {parts}; about {self.peak_bytes / 1e9:.1f} GB of memory ({self.rate:,.0f} samples/s forward, measured)"

@@ -128,8 +128,8 @@ def edit(place, change):
 def unscored(monkeypatch):
     """``evaluate`` and ``train`` up to where work begins: the runs that they would do."""
     runs = []
-    monkeypatch.setattr("ddcore.commands.evaluating.evaluate_on", lambda run, loaded: runs.append(run) or [])
-    monkeypatch.setattr("ddcore.cli.app._train", lambda run, as_json: runs.append(run))
+    monkeypatch.setattr("ddcore.commands.evaluating.evaluate_on", lambda run, *_: runs.append(run) or [])
+    monkeypatch.setattr("ddcore.cli.app._train", lambda run, *_: runs.append(run))
     return runs
 
 

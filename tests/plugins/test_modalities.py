@@ -143,6 +143,7 @@ RUNS = frozenset(
         *("dm", "dc", "mtt", "datm", "coresets", "quantize"),
         *("kd", "kd-pruning", "meal-v2", "nd", "rad", "rs2", "sinkd"),
         *("ray", "submitit", "mlflow", "tensorboard"),
+        *("series", "tabular", "text"),  # packs, whose data these are not
     }
 )
 """What works on rows (D,) as it is; everything else says why not."""

@@ -96,6 +96,6 @@ def test_images_made_class_by_class_come_back_in_the_order_asked():
 def test_ddcore_evaluate_of_the_core_is_the_honest_rows(monkeypatch):
 
     monkeypatch.setattr("ddcore.runs.builtin.evaluate_artifact", lambda run: ["rows", run])
-    images, graphs = SimpleNamespace(dense=True), SimpleNamespace(dense=False)
+    images, graphs = (SimpleNamespace(dense=dense, source=SimpleNamespace(labelled=True)) for dense in (True, False))
     assert Core().ddcore_evaluate(run=images) == ["rows", images]
     assert Core().ddcore_evaluate(run=graphs) == []

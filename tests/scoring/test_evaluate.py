@@ -326,7 +326,7 @@ def test_an_initialisers_row_has_no_more_of_a_class_than_there_are(run):
     index = kcenter_index(run, asked)
     assert torch.equal(index[-9:], kcenter_index(run, CLASSES)[1:])
     assert len(index[: there[0]].unique()) == there[0] and torch.equal(index[there[0] : there[0] + 5], index[:5])
-    many = SimpleNamespace(labels=HardLabels(asked, 10))
+    many = SimpleNamespace(labels=HardLabels(asked, 10), labelled=True)
     row = evaluate.data_for(run, evaluate.Arm("kcenter", "hard", "quick-3", "mlp"), 0, many)
     assert torch.bincount(row.labels.classes).tolist() == [there[0], *[1] * 9]
 
