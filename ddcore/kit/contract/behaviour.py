@@ -163,6 +163,10 @@ class _First:
 def _first(subject: Subject) -> _First:
     """One run, done once for all checks that compare with it or watch it."""
     if "first" not in subject.kept:
+        if subject.cls.executors:
+            distilled(
+                subject.run(steps=1)
+            )  # what an executor does to begin at all, such as drawing a port, is not watched
         run = subject.run(steps=STEPS)
         with untouched_randomness() as moved:
             scores = scored(run)
