@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from two_classes import two  # noqa: F401
 
 PLUGIN = """
     from attrs import frozen

@@ -22,7 +22,7 @@ from ddcore.composing.options import SHARED, fields, variable
 from ddcore.composing.tables import table
 from ddcore.config import Config
 from ddcore.errors import DdcoreError, in_short, near
-from ddcore.storage.places import DRIVERS, Place, default_cache
+from ddcore.storage.places import DRIVERS, Place, default_cache, standing
 from ddcore.storage.writable import unwritable
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -259,9 +259,7 @@ def _written(name: str, place: Any) -> Finding:
         )
     if path is None:
         return Finding(name, OK, f"{place.url} can be written")
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
+    there = standing(path)
     free = shutil.disk_usage(there).free
     little = free < ROOM
     return Finding(name, NOTE if little else OK, f"{path}: {free / 1e9:,.1f} GB free", "make room" if little else "")

@@ -129,7 +129,7 @@ def warn_of_data(run: Run) -> None:
 
 
 def check_data_aloud(run: Run) -> None:
-    """Both."""
+    """Refuse data that the plan cannot use, and warn of what else its plugins should not be given."""
     check_data(run)
     warn_of_data(run)
 

@@ -730,9 +730,15 @@ def _append(path: Path, line: bytes) -> None:
 def _free(place: Place) -> str:
     """Bytes that are free where a local place lies."""
     path = place.local_path()
-    while path is not None and not path.exists():
-        path = path.parent
-    return "none" if path is None else f"{shutil.disk_usage(path).free:,}"
+    return "none" if path is None else f"{shutil.disk_usage(standing(path)).free:,}"
+
+
+def standing(path: Path) -> Path:
+    """The nearest that is there of a path and the folders above it."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def _below(folder: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import os
 import tempfile
 
 from ddcore.errors import DdcoreError
-from ddcore.storage.places import Place
+from ddcore.storage.places import Place, standing
 
 PROBE = ".ddcore-probe"
 
@@ -27,9 +27,7 @@ def unwritable(place: Place, *, write: bool = False) -> str | None:
         except DdcoreError as error:
             return str(error)
         return None
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
+    there = standing(path)
     if not there.is_dir():
         return f"{there} is no folder"
     if not os.access(there, os.W_OK | os.X_OK):
