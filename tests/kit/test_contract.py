@@ -363,6 +363,12 @@ def test_a_plugin_with_protocols_of_its_own_passes(tmp_path):
     assert (result.status, result.detail) == ("passed", "mine, mine-small")
 
 
+def test_a_recipe_of_other_epochs_or_with_a_probe_may_be_suggested(tmp_path):
+    body = PROTOCOL.replace('"mine-small" if', '"mine-small-20" if').replace('"augmented"', '"probed-plain-50"')
+    (result,) = examine(written(tmp_path, body), only=["protocols"])
+    assert result.status == "passed", result
+
+
 def test_a_matcher_is_not_to_ask_for_a_setting_that_there_is_not(tmp_path):
     asking = MATCHER.replace("setting:match.variance_weight", "setting:student.label_weight")
     (result,) = examine(written(tmp_path, asking), only=["settings"])

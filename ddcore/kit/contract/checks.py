@@ -163,7 +163,7 @@ def protocols_are_answered_and_suggestions_are_known(subject: Subject) -> str:
         raise Broken("ddcore_protocol answers 'of-nobody', which protocols does not list")
     for asked in _subjects(cls.modality):
         said = plugin.suggests_protocol(asked)
-        if said is not None and said not in (*cls.protocols, *PROTOCOLS):
+        if said is not None and stem_of(said) not in (*cls.protocols, *PROTOCOLS):
             raise Broken(f"suggests_protocol of {asked} is {said!r}, which is neither its own nor the core's")
     return ", ".join(cls.protocols)
 
