@@ -54,9 +54,7 @@ def open_source(
 
         wanted = Wanted(known, rest, data_root, split, size, skip_broken)
         source = read_unlabelled(wanted, PICTURE_FILES, read, named=knows(rest.partition(":")[0]))
-        check_varied(source)
-        return settled(source, mirror)
-    if not knows(known):
+    elif not knows(known):
         if (kind := taken_for(name, data_root)) is None:
             raise InputError(unknown(name, [n for n, _ in known_sources()]))
         source = READERS[kind].read(Wanted(kind, name, data_root, split, size, skip_broken))

@@ -361,7 +361,7 @@ def notes_on(run: Run, artifact: Artifact, arm: Arm, results: Sequence[Result]) 
     each = stored_as(run) if run.of_images else f"{run.source.price} bytes"
     real = f"{each} {samples}" if run.of_images else f"{samples} of {each}"
     if arm.set in BASELINES:
-        values = "pixels" if run.of_images else run.source.samples
+        values = "pixels" if run.of_images else samples
         notes.append(f"chosen on {'features of expert 0' if sees_features(run) else f'normalised {values}'}")
     if initialisers_among([arm.set], run.plugins):
         notes.append(f"{samples} of this initialiser, each counted as a real one of {each}")
